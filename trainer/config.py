@@ -1,0 +1,113 @@
+"""``FinetuneConfig``: every argument of a fine-tuning, declared once.
+
+The fields are exactly those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``).
+The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
+``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
+were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
+to torchcodec.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
+VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
+ReportTo = Literal["wandb", "tensorboard", "azure_ml"]
+
+
+class FinetuneConfig(BaseModel):
+    """The arguments of one fine-tuning, in upstream's names and order."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    dataset_path: Annotated[list[str], Field(min_length=1)]
+    """Datasets to train on: names in the object store, hub ids or folders. More than one makes a mixture."""
+
+    output_dir: Annotated[str, Field(min_length=1)] = "/tmp/gr00t"
+    """Folder for checkpoints. A relative one lies in the run's own folder."""
+
+    data_config: Annotated[str, Field(min_length=1)] = "fourier_gr1_arms_only"
+    """Cameras, states and actions to use, by name, or `module.path:ClassName` for one of your own."""
+
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Samples per GPU and step. The global batch is this x num_gpus x gradient_accumulation_steps."""
+
+    max_steps: Annotated[int, Field(ge=1)] = 10_000
+    """Optimizer steps."""
+
+    num_gpus: Annotated[int, Field(ge=1)] = 1
+    """GPUs to train on, on one machine."""
+
+    save_steps: Annotated[int, Field(ge=1)] = 1000
+    """Steps between two checkpoints."""
+
+    base_model_path: Annotated[str, Field(min_length=1)] = "nvidia/GR00T-N1.5-3B"
+    """Base model: a hub id, a folder, a name in the object store, or `tiny` for one that trains on a CPU."""
+
+    tune_llm: bool = False
+    """Train the language model of the backbone."""
+
+    tune_visual: bool = False
+    """Train the vision tower and its connector."""
+
+    tune_projector: bool = True
+    """Train the state encoder, the action encoder and decoder of the embodiment, and the position embedding."""
+
+    tune_diffusion_model: bool = True
+    """Train the diffusion transformer (DiT) of the action head."""
+
+    resume: bool = False
+    """Continue from the latest checkpoint in output_dir."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
+    """Peak learning rate of AdamW; linear warmup, then a cosine to zero."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 1e-5
+    """Weight decay of AdamW (not applied to biases and LayerNorm)."""
+
+    warmup_ratio: Annotated[float, Field(ge=0, le=1)] = 0.05
+    """Share of max_steps spent warming up."""
+
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the LoRA adapters; 0 trains without LoRA."""
+
+    lora_alpha: Annotated[int, Field(ge=1)] = 16
+    """LoRA alpha: the adapters' output is scaled by alpha / rank."""
+
+    lora_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout before the LoRA adapters."""
+
+    lora_full_model: bool = False
+    """Put LoRA adapters in the backbone too, not only in the action head."""
+
+    dataloader_num_workers: Annotated[int, Field(ge=0)] = 8
+    """Data loading processes per GPU."""
+
+    gradient_accumulation_steps: Annotated[int, Field(ge=1)] = 1
+    """Forward and backward passes per optimizer step."""
+
+    dataloader_prefetch_factor: Annotated[int, Field(ge=1)] = 4
+    """Batches each data loading process prepares ahead."""
+
+    report_to: ReportTo = "wandb"
+    """Where metrics go. Without a W&B key the run is recorded offline."""
+
+    embodiment_tag: EmbodimentTag = "new_embodiment"
+    """Embodiment tag: which projector of the action head is trained, and the key of the dataset's statistics."""
+
+    video_backend: VideoBackend = "decord"
+    """Video decoder of the upstream engines. The native engine decodes with PyAV whichever is named."""
+
+    balance_dataset_weights: bool = True
+    """Mixtures: draw from each dataset in proportion to its length."""
+
+    balance_trajectory_weights: bool = True
+    """Mixtures: draw each trajectory in proportion to its length."""
+
+
+def field_help() -> dict[str, str]:
+    """One line of help per field of ``FinetuneConfig``, from the docstring below the field."""
+    return {name: field.description or "" for name, field in FinetuneConfig.model_fields.items()}

@@ -1,0 +1,74 @@
+"""The errors a user can cause, and the exit codes they end in (docs/troubleshooting.md lists both)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a ``pippa`` or ``trainer`` process says on its way out."""
+
+    DONE = 0
+    FAILED = 1
+    """A defect of pippa itself: anything that is not one of the named cases below."""
+    USAGE = 2
+    DATASET = 3
+    STORE = 4
+    OUT_OF_MEMORY = 5
+    DISK_FULL = 6
+    ENGINE = 7
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+class PippaError(Exception):
+    """An error with a cure: what was wrong and where (``message``), and what to do about it (``hint``).
+
+    ``str()`` gives both, so that a traceback or a log that only prints the exception still tells the cure.
+    """
+
+    exit_code: ExitCode = ExitCode.FAILED
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n{self.hint}" if self.hint else self.message
+
+
+class UsageError(PippaError):
+    """An unknown preset, flag or name, or a combination that can't work."""
+
+    exit_code = ExitCode.USAGE
+
+
+class DatasetError(PippaError):
+    """A dataset that training would fail on."""
+
+    exit_code = ExitCode.DATASET
+
+
+class StoreError(PippaError):
+    """The object store can't be reached, refuses the credentials, or holds something damaged."""
+
+    exit_code = ExitCode.STORE
+
+
+class OutOfMemoryError(PippaError):
+    """CUDA, host or shared memory ran out; the message says which, the hint what to lower."""
+
+    exit_code = ExitCode.OUT_OF_MEMORY
+
+
+class DiskFullError(PippaError):
+    """No space left where pippa writes."""
+
+    exit_code = ExitCode.DISK_FULL
+
+
+class EngineError(PippaError):
+    """The fine-tuning engine ended with an error of its own."""
+
+    exit_code = ExitCode.ENGINE

@@ -1,0 +1,114 @@
+"""What a training says while it runs: one JSON object per line on stdout, each with ``event`` and ``time``.
+
+Launchers turn these lines into progress bars and Prefect artifacts; logs for people go to stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TextIO
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    time: datetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class PhaseEvent(_Event):
+    """The run entered a phase: ``prepare``, ``check``, ``load``, ``train``, ``evaluate``, ``upload`` …"""
+
+    event: Literal["phase"] = "phase"
+    phase: str
+    message: str = ""
+
+
+class ProgressEvent(_Event):
+    """A training step ended. ``loss``, ``lr`` and ``grad_norm`` are those of the last logged step."""
+
+    event: Literal["progress"] = "progress"
+    step: int
+    of: int
+    loss: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    samples_per_second: float | None = None
+    eta_seconds: float | None = None
+
+
+class CheckpointEvent(_Event):
+    """A checkpoint is complete and verified in the registry."""
+
+    event: Literal["checkpoint"] = "checkpoint"
+    step: int
+    digest: str
+    bytes_uploaded: int
+    seconds: float
+
+
+class EvaluationEvent(_Event):
+    """An open-loop evaluation ended; metrics are in the action's raw units."""
+
+    event: Literal["evaluation"] = "evaluation"
+    step: int
+    metrics: dict[str, float]
+
+
+class WarningEvent(_Event):
+    """Something went wrong that does not stop the run."""
+
+    event: Literal["warning"] = "warning"
+    message: str
+    hint: str = ""
+
+
+class ErrorEvent(_Event):
+    """What ends the run. ``code`` is the exit code that follows."""
+
+    event: Literal["error"] = "error"
+    code: int
+    message: str
+    hint: str = ""
+
+
+class DoneEvent(_Event):
+    """The run ended well."""
+
+    event: Literal["done"] = "done"
+    message: str = ""
+
+
+Event = Annotated[
+    PhaseEvent | ProgressEvent | CheckpointEvent | EvaluationEvent | WarningEvent | ErrorEvent | DoneEvent,
+    Field(discriminator="event"),
+]
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)
+
+
+def parse_event(line: str) -> Event | None:
+    """The event on ``line``, or None when the line is something else (a library's own print, half a line)."""
+    if not line.startswith("{"):
+        return None
+    try:
+        return _ADAPTER.validate_json(line)
+    except ValidationError:
+        return None
+
+
+class Emitter:
+    """Writes events as whole lines, from any thread."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stdout
+        self._lock = threading.Lock()
+
+    def __call__(self, event: Event) -> None:
+        line = json.dumps(event.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
+        with self._lock:
+            self._stream.write(line + "\n")
+            self._stream.flush()

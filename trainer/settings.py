@@ -1,0 +1,90 @@
+"""Settings from the environment, for the parts that run in the training image. ``.env.example`` documents each."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, SecretStr
+
+from trainer.errors import StoreError, UsageError
+
+
+def pippa_home(environ: Mapping[str, str] = os.environ) -> Path:
+    """The folder for everything pippa leaves on this machine: ``PIPPA_HOME``, by default ``.pippa`` here."""
+    return Path(environ.get("PIPPA_HOME") or ".pippa").absolute()
+
+
+def secret_from(environ: Mapping[str, str], name: str) -> str | None:
+    """The secret ``name``: from the file named by ``<name>_FILE`` (as Docker secrets are), else from ``name`` itself.
+
+    Raises ``UsageError`` when the file can't be read.
+    """
+    file = environ.get(f"{name}_FILE")
+    if not file:
+        return environ.get(name) or None
+    try:
+        return Path(file).read_text().strip() or None
+    except OSError as error:
+        raise UsageError(
+            f"{name}_FILE: can't read {file} ({error.strerror})", "Point it at a readable file."
+        ) from error
+
+
+class StoreSettings(BaseModel):
+    """Where the object store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
+
+    model_config = ConfigDict(frozen=True)
+
+    endpoint: str
+    """URL of the S3 endpoint, such as ``http://minio:9000``; the scheme decides about TLS."""
+    access_key: SecretStr
+    secret_key: SecretStr
+    bucket: str = "pippa"
+    region: str = "us-east-1"
+
+    @property
+    def host(self) -> str:
+        """Host and port, as the minio SDK takes them."""
+        return urlsplit(self.endpoint).netloc
+
+    @property
+    def secure(self) -> bool:
+        """Whether the endpoint speaks TLS."""
+        return urlsplit(self.endpoint).scheme == "https"
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> StoreSettings:
+        """Read ``PIPPA_S3_*``. Raises ``StoreError`` when the endpoint or a key is missing."""
+        endpoint = environ.get("PIPPA_S3_ENDPOINT", "")
+        access_key = secret_from(environ, "PIPPA_S3_ACCESS_KEY")
+        secret_key = secret_from(environ, "PIPPA_S3_SECRET_KEY")
+        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
+            raise StoreError(
+                f"PIPPA_S3_ENDPOINT is {endpoint or 'not set'!r}, not the URL of an S3 endpoint.",
+                "Set it to one, such as http://127.0.0.1:9000, or use `pippa train`, which starts a store itself.",
+            )
+        if not access_key or not secret_key:
+            raise StoreError(
+                f"No keys for the object store {endpoint}.",
+                "Set PIPPA_S3_ACCESS_KEY and PIPPA_S3_SECRET_KEY (or …_FILE with the path of a secret file).",
+            )
+        return cls(
+            endpoint=endpoint.rstrip("/"),
+            access_key=SecretStr(access_key),
+            secret_key=SecretStr(secret_key),
+            bucket=environ.get("PIPPA_S3_BUCKET") or "pippa",
+            region=environ.get("PIPPA_S3_REGION") or "us-east-1",
+        )
+
+    def to_environ(self) -> dict[str, str]:
+        """The variables ``from_environ`` reads, for a child process. Holds the keys: never log it."""
+        return {
+            "PIPPA_S3_ENDPOINT": self.endpoint,
+            "PIPPA_S3_ACCESS_KEY": self.access_key.get_secret_value(),
+            "PIPPA_S3_SECRET_KEY": self.secret_key.get_secret_value(),
+            "PIPPA_S3_BUCKET": self.bucket,
+            "PIPPA_S3_REGION": self.region,
+        }
