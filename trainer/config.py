@@ -26,7 +26,7 @@ class FinetuneConfig(BaseModel):
     dataset_path: Annotated[list[str], Field(min_length=1)]
     """Datasets to train on: names in the object store, hub ids or folders. More than one makes a mixture."""
 
-    output_dir: Annotated[str, Field(min_length=1)] = "/tmp/gr00t"
+    output_dir: Annotated[str, Field(min_length=1)] = "/tmp/gr00t"  # noqa: S108 - upstream's default
     """Folder for checkpoints. A relative one lies in the run's own folder."""
 
     data_config: Annotated[str, Field(min_length=1)] = "fourier_gr1_arms_only"

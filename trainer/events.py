@@ -108,6 +108,7 @@ class Emitter:
         self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
+        """Write ``event`` as one line and flush it."""
         line = json.dumps(event.model_dump(mode="json", exclude_none=True), separators=(",", ":"))
         with self._lock:
             self._stream.write(line + "\n")

@@ -1,7 +1,7 @@
 """The presets: named, complete sets of fine-tuning arguments, declared once, with the reason beside each value.
 
-``blog`` is the official recipe (Hugging Face blog, "Post-training Isaac GR00T N1.5 for LeRobot SO-101"); ``overfit-demo``
-and ``overfit-long`` are the team's own scripts; ``smoke`` proves the whole path on a CPU.
+``blog`` is the official recipe (Hugging Face blog, "Post-training Isaac GR00T N1.5 for LeRobot SO-101");
+``overfit-demo`` and ``overfit-long`` are the team's own scripts; ``smoke`` proves the whole path on a CPU.
 """
 
 from __future__ import annotations
