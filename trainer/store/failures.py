@@ -1,0 +1,102 @@
+"""What the S3 client library raises, turned into ``StoreError`` with its cure."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from trainer.errors import StoreError
+from trainer.settings import StoreSettings
+
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+"""Answers that may be another one next time."""
+
+_DENIED = ("AccessDenied", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+# MinIO: XMinioStorageFull (507), QuotaExceeded. SeaweedFS: a 500 that quotes its volume server or master.
+_FULL = ("storagefull", "no space", "no free volume", "no writable volume", "quota", "not enough space")
+
+
+class MissingObjectError(StoreError):
+    """There is no object of that key."""
+
+
+@contextlib.contextmanager
+def explained(settings: StoreSettings, what: str) -> Iterator[None]:
+    """Raise ``StoreError`` for whatever the client library raises in the block; ``what`` is what was being done.
+
+    Errors are not chained where they could carry a signed URL.
+    """
+    import urllib3
+    from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
+
+    try:
+        yield
+    except S3Error as error:
+        raise refusal(settings, what, error.code or "", error.message or "", error.response.status) from None
+    except ServerError as error:
+        raise refusal(settings, what, "", "", error.status_code) from None
+    except InvalidResponseError as error:
+        raise StoreError(
+            f"{settings.endpoint} does not answer as an S3 store does; could not {what}: {str(error)[:200]}",
+            "Check PIPPA_S3_ENDPOINT: it must be the port of the S3 API, not of a console or a proxy.",
+        ) from None
+    except urllib3.exceptions.HTTPError as error:
+        raise _unreachable(settings, what, error) from None
+    except MinioException as error:
+        raise StoreError(f"{settings.endpoint}: could not {what}: {error}") from None
+    except ValueError as error:
+        # The library's own checks: the endpoint's form, names of buckets and objects.
+        raise StoreError(
+            f"Could not {what}: {error}.", "Check PIPPA_S3_ENDPOINT, PIPPA_S3_BUCKET and the name."
+        ) from None
+
+
+def refusal(settings: StoreSettings, what: str, code: str, message: str, status: int) -> StoreError:
+    """The error for an answer that is not a success: S3's error code and message (may be empty), HTTP status."""
+    endpoint, bucket = settings.endpoint, settings.bucket
+    said = " ".join(part for part in (code or f"HTTP {status}", message) if part)
+    if code in ("NoSuchKey", "NoSuchObject"):
+        return MissingObjectError(f"The object store {endpoint} lacks an object; could not {what}.")
+    if code == "NoSuchBucket":
+        return StoreError(
+            f"There is no bucket {bucket!r} at {endpoint}; could not {what}.",
+            f"Create it (`mc mb STORE/{bucket}`), or set PIPPA_S3_BUCKET to one that exists.",
+        )
+    if code == "RequestTimeTooSkewed":
+        return StoreError(
+            f"{endpoint} refuses to {what}: the clocks of this machine and of the store differ too much.",
+            "Set this machine's clock (`timedatectl set-ntp true`), or the store's.",
+        )
+    if code in _DENIED or status in (401, 403):
+        return StoreError(
+            f"{endpoint} refuses to {what} with these keys ({said}).",
+            f"Check PIPPA_S3_ACCESS_KEY and PIPPA_S3_SECRET_KEY; they must read and write the bucket {bucket!r}.",
+        )
+    if status == 507 or any(word in said.lower() for word in _FULL):
+        return StoreError(
+            f"The object store {endpoint} is full; could not {what} ({said}).",
+            "Free space on its disk; `pippa checkpoints gc` deletes what nothing refers to.",
+        )
+    if status in TRANSIENT:
+        return StoreError(
+            f"The object store {endpoint} is in trouble; could not {what} ({said}).", "Look at its log, or try later."
+        )
+    return StoreError(f"The object store {endpoint} refuses to {what} ({said}).")
+
+
+def _unreachable(settings: StoreSettings, what: str, error: Exception) -> StoreError:
+    import urllib3
+
+    # MaxRetryError prints the URL, which may be a signed one; only its reason is shown.
+    reason = getattr(error, "reason", None) or error
+    if isinstance(reason, urllib3.exceptions.SSLError):
+        return StoreError(
+            f"{settings.endpoint}: TLS failed; could not {what}: {reason}",
+            "If its certificate is signed by a CA of your own, set SSL_CERT_FILE to that CA's bundle.",
+        )
+    cause = reason.__cause__ or reason.__context__ or reason
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(reason).__name__
+    return StoreError(
+        f"The object store {settings.endpoint} can't be reached ({said}); could not {what}.",
+        "Is it running, and is PIPPA_S3_ENDPOINT right?",
+    )
