@@ -1,0 +1,16 @@
+"""Fixtures of the data tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.data.configs import get_data_config
+from trainer.data.dataset import DatasetReader
+
+
+@pytest.fixture(scope="session")
+def demo_reader(demo_dataset: Path) -> DatasetReader:
+    """The real demo dataset, read through its data config."""
+    return DatasetReader(demo_dataset, get_data_config("fourier_gr1_arms_only"))

@@ -1,0 +1,43 @@
+"""Batches samples into the model's inputs (upstream's ``DefaultDataCollator``, ``gr00t/model/transforms.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from trainer.data.transforms.sample import Sample
+
+
+class PromptEncoder(Protocol):
+    """What the collator needs of ``trainer.gr00t.processor.EagleProcessor``."""
+
+    def encode(self, texts: list[str], images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Texts and uint8 ``[V, H, W, 3]`` images to left-padded ids, mask and pixel values, under ``eagle_`` keys."""
+        ...
+
+
+class Collator:
+    """Stacks B samples and encodes their prompts in one go."""
+
+    def __init__(self, processor: PromptEncoder) -> None:
+        self.processor = processor
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+        """``eagle_*``, ``state`` ``[B, 1, 64]`` and its mask, ``embodiment_id`` ``[B]`` and, unless at inference,
+        ``action`` ``[B, 16, 32]`` and its mask. Floats are float32.
+        """
+        batch = self.processor.encode([sample["text"] for sample in samples], [sample["images"] for sample in samples])
+        batch["state"] = _stack([sample["state"] for sample in samples])
+        batch["state_mask"] = _stack([sample["state_mask"] for sample in samples])
+        if all("action" in sample for sample in samples):
+            batch["action"] = _stack([sample["action"] for sample in samples])
+            batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
+        batch["embodiment_id"] = torch.tensor([sample["embodiment_id"] for sample in samples], dtype=torch.int64)
+        return batch
+
+
+def _stack(arrays: list[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays))
