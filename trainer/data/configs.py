@@ -65,8 +65,8 @@ class DataConfig:
         return {name: keys for name, keys in absent.items() if keys}
 
 
-def _features(keys: str, normalise: Normalisation | None = None, **options: bool) -> tuple[Feature, ...]:
-    return tuple(Feature(key, normalise, **options) for key in keys.split())
+def _features(keys: str, normalise: Normalisation | None = None, sin_cos: bool = False) -> tuple[Feature, ...]:
+    return tuple(Feature(key, normalise, sin_cos=sin_cos) for key in keys.split())
 
 
 def _min_max(
@@ -93,9 +93,7 @@ def _fourier_arms(name: str, keys: str, language: str) -> DataConfig:
     )
 
 
-def _bimanual_panda(
-    name: str, cameras: str, hand_state: str, hand_action: str, normalise: Normalisation
-) -> DataConfig:
+def _bimanual_panda(name: str, cameras: str, hand_state: str, hand_action: str, normalise: Normalisation) -> DataConfig:
     state, action = [], []
     for side in ("right", "left"):
         state += [

@@ -91,9 +91,9 @@ class FrameStore:
         self._evict({name: size for name, size in stored.items() if name not in self._keys.values()}, budget - total)
         if len(chosen) < len(videos):
             log.warning(
-                "%d of %d videos fit the frame cache %s (%.1f GB); the others are decoded for every sample, which is slow.",
-                len(chosen), len(videos), self.cache_dir, budget / 1e9,
-            )  # fmt: skip
+                "%d of %d videos fit the frame cache %s (%.1f GB); the others are decoded for every sample.",
+                *(len(chosen), len(videos), self.cache_dir, budget / 1e9),
+            )
         return len(chosen)
 
     def _evict(self, others: dict[str, int], room: int) -> None:

@@ -157,6 +157,8 @@ def read_metadata(folder: Path, embodiment_tag: str) -> DatasetMetadata:
             )
         return DatasetMetadata.model_validate(document[embodiment_tag])
     except FileNotFoundError:
-        raise UsageError(f"{file}: missing.", "A checkpoint is a folder with experiment_cfg/ beside its weights.") from None
+        raise UsageError(
+            f"{file}: missing.", "A checkpoint is a folder with experiment_cfg/ beside its weights."
+        ) from None
     except (json.JSONDecodeError, ValidationError) as error:
         raise UsageError(f"{file}: not readable ({error}).", "Pull the checkpoint again.") from error

@@ -1,8 +1,8 @@
 """Per-dimension statistics of state and action columns (``meta/stats.json``).
 
-Missing or unusable statistics are computed from the tables, as upstream's ``calculate_dataset_statistics`` does: float32
-values, population standard deviation, linearly interpolated quantiles. Unlike upstream the result is not written into
-the dataset: a dataset folder is a snapshot whose digest names its bytes, and computing takes less time than a download.
+Missing or unusable statistics are computed from the tables, as upstream's ``calculate_dataset_statistics`` does:
+float32 values, population standard deviation, linearly interpolated quantiles. Unlike upstream's, the result is not
+written into the dataset: a dataset folder is a snapshot whose digest names its bytes, and computing is quick.
 """
 
 from __future__ import annotations

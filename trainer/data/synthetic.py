@@ -36,7 +36,7 @@ SLICES: dict[str, tuple[int, int]] = {
 }
 """GR1's joints, in radians, in state and action alike."""
 
-HOME = np.array([206.0, 214.0])
+HOME = np.array([206.0, 236.0])
 """Where the gripper starts and ends, in pixels."""
 
 
@@ -135,7 +135,15 @@ def joints(motion: Motion) -> np.ndarray:
         0.3 - 0.3 * motion.lift,
         0.15 * motion.grip,
     ]
-    left_arm = [0.02 + 0.08 * away[:, 0], 0.05 - 0.1 * away[:, 1], still, -2.07 + 0.04 * motion.lift, still, still, still]
+    left_arm = [
+        0.02 + 0.08 * away[:, 0],
+        0.05 - 0.1 * away[:, 1],
+        still,
+        -2.07 + 0.04 * motion.lift,
+        still,
+        still,
+        still,
+    ]
     right_hand = [1.2 * motion.grip] * 4 + [0.8 * motion.grip, still + 1.74]
     angles = np.zeros((len(still), DIMENSIONS))
     for name, columns in {"left_arm": left_arm, "right_arm": right_arm, "right_hand": right_hand}.items():

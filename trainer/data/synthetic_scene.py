@@ -11,7 +11,7 @@ OBJECTS: dict[str, tuple[int, int, int]] = {
     "pear": (120, 190, 60),
     "sweet potato": (190, 90, 60),
     "meat": (170, 40, 50),
-    "salt": (240, 240, 245),
+    "salt": (70, 110, 200),
     "cupcake": (230, 130, 190),
 }
 """Objects and their colours, RGB."""
@@ -63,7 +63,7 @@ class Scene:
         image[76:84] = (120, 84, 56)
         grain = 6 * np.sin(np.arange(84, HEIGHT) / 3.1)[:, None, None]
         image[84:] = np.array((176, 132, 92)) + grain
-        _disc(image, self.plate + [2, 4], 33, (120, 88, 60), squash=0.8)
+        _disc(image, self.plate + np.array([2, 4]), 33, (120, 88, 60), squash=0.8)
         _disc(image, self.plate, 32, (248, 248, 250), squash=0.8)
         _disc(image, self.plate, 22, (214, 222, 236), squash=0.8)
         return image
@@ -73,7 +73,7 @@ class Scene:
     ) -> np.ndarray:
         """The picture, uint8 ``[256, 256, 3]``: the object at ``position``, the gripper closed by ``grip``."""
         image = self._background.copy()
-        _disc(image, position + [2, 5], 13, (105, 76, 50), squash=0.6)
+        _disc(image, position + np.array([2, 5]), 13, (105, 76, 50), squash=0.6)
         shown = position + lift * LIFTED
         _disc(image, shown, 13, self.colour)
         _disc(image, shown - [4, 4], 3.5, tuple(0.5 * channel + 127 for channel in self.colour))
@@ -84,15 +84,14 @@ class Scene:
         _bar(image, elbow, hand - [0, 16], 10, (120, 128, 142))
         _disc(image, elbow, 11, (70, 76, 88))
         spread = 18 - 6 * grip
-        _bar(image, hand + [-spread, -16], hand + [spread, -16], 5, (50, 54, 62))
+        _bar(image, hand - np.array([spread, 16]), hand + np.array([spread, -16]), 5, (50, 54, 62))
         for side in (-1, 1):
-            _bar(image, hand + [side * spread, -16], hand + [side * spread, 6], 4, (50, 54, 62))
+            finger = hand + np.array([side * spread, 0])
+            _bar(image, finger - np.array([0, 16]), finger + np.array([0, 6]), 4, (50, 54, 62))
         return np.clip(image, 0, 255).astype(np.uint8)
 
 
-def _disc(
-    image: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[float, ...], squash: float = 1.0
-) -> None:
+def _disc(image: np.ndarray, centre: np.ndarray, radius: float, colour: tuple[float, ...], squash: float = 1.0) -> None:
     """A filled circle, or with ``squash`` an ellipse as seen at a slant, with smooth edges."""
     x, y, region = _region(image, centre - radius, centre + radius)
     distance = np.hypot(x - centre[0], (y - centre[1]) / squash) - radius

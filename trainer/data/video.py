@@ -61,7 +61,8 @@ def index_frames(path: Path) -> FrameIndex:
         time_base = float(stream.time_base or 0)
     if not packets or any(packet.pts is None for packet in packets):
         raise DatasetError(
-            f"{path}: no frames with timestamps.", "Re-encode it, for example with `ffmpeg -i in.mp4 -c:v libx264 out.mp4`."
+            f"{path}: no frames with timestamps.",
+            "Re-encode it, for example with `ffmpeg -i in.mp4 -c:v libx264 out.mp4`.",
         )
     pts = np.array(sorted(packet.pts for packet in packets if packet.pts is not None), dtype=np.int64)
     keys = sorted((packet.pts or 0, packet.dts or 0) for packet in packets if packet.is_keyframe)
@@ -108,7 +109,9 @@ class VideoDecoder:
                 self._seek(self.index.keyframes[0][1])
                 found = self._advance(target)
         if found is None:
-            raise DatasetError(f"{self.path}: frame {position} can't be decoded.", "Record or download the video again.")
+            raise DatasetError(
+                f"{self.path}: frame {position} can't be decoded.", "Record or download the video again."
+            )
         return to_rgb(found)
 
     def _seek(self, dts: int) -> None:

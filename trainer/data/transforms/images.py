@@ -49,7 +49,7 @@ def transform_images(views: Sequence[np.ndarray], generator: torch.Generator | N
 
 
 def jitter_colours(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """torchvision's ``ColorJitter`` on float images ``[V, 3, H, W]`` in [0, 1], in its order of draws.
+    """Apply torchvision's ``ColorJitter`` to float images ``[V, 3, H, W]`` in [0, 1], in its order of draws.
 
     torchvision's own class draws from the global generator, which depends on the worker and on what ran before.
     """

@@ -38,7 +38,9 @@ def to_matrix(values: np.ndarray, source: RotationType) -> np.ndarray:
         return _quaternion_to_matrix(_axis_angle_to_quaternion(values))
     if source == "rotation_6d":
         return _6d_to_matrix(values)
-    matrices = [_about_axis(_AXES[letter], values[..., i]) for i, letter in enumerate(source.removeprefix("euler_angles_"))]
+    matrices = [
+        _about_axis(_AXES[letter], values[..., i]) for i, letter in enumerate(source.removeprefix("euler_angles_"))
+    ]
     return matrices[0] @ matrices[1] @ matrices[2]
 
 
