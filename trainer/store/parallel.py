@@ -1,0 +1,60 @@
+"""Several transfers at once: the first failure, or Ctrl-C, ends the others soon."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class StoppedError(Exception):
+    """Raised inside a transfer because another one failed; never seen outside."""
+
+
+class Progress:
+    """Counts bytes from several threads and reports ``(done, total)``."""
+
+    def __init__(self, total: int, report: Callable[[int, int], None] | None = None) -> None:
+        self.total = total
+        self.done = 0
+        self._report = report
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def advance(self, count: int) -> None:
+        """Add ``count`` bytes. Transfers call it often, so it is also where a stopped one ends (``StoppedError``)."""
+        if self._stopped.is_set():
+            raise StoppedError
+        with self._lock:
+            self.done += count
+            if self._report is not None:
+                self._report(self.done, self.total)
+
+    def stop(self) -> None:
+        """End the transfers that use this."""
+        self._stopped.set()
+
+
+def for_each(
+    function: Callable[[Item], Result], items: Iterable[Item], *, workers: int, progress: Progress | None = None
+) -> list[Result]:
+    """``function`` of each item, on ``workers`` threads; the results in the items' order.
+
+    Raises the first error after the transfers under way have ended, which ``progress`` makes them do soon.
+    """
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pippa-store")
+    try:
+        futures = [pool.submit(function, item) for item in items]
+        done, _ = wait(futures, return_when=FIRST_EXCEPTION)
+        for future in done:
+            if error := future.exception():
+                raise error
+        return [future.result() for future in futures]
+    finally:
+        if progress is not None:
+            progress.stop()
+        pool.shutdown(cancel_futures=True)

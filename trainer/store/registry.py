@@ -1,0 +1,221 @@
+"""The checkpoint registry: snapshots with their lineage, and movable names (aliases) for them.
+
+An entry is written once, after every blob was found in the store, and only its metrics change. ``latest``,
+``<preset>/latest`` and ``<preset>/best`` are aliases that pippa moves itself; others are the user's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from trainer.errors import StoreError, UsageError
+from trainer.spec import RUN_ID, RunSpec, SnapshotRef
+from trainer.store.client import ObjectStore
+from trainer.store.intents import relying_on
+from trainer.store.manifest import manifest_key, read_manifest
+from trainer.store.parallel import for_each
+from trainer.store.snapshots import LOOKUPS, missing_blobs
+
+CHECKPOINTS = "checkpoints/"
+ALIASES = "aliases/"
+BEST_METRIC = "open_loop_mse"
+"""The metric whose lowest value makes ``<preset>/best``."""
+
+_ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
+_KEY = re.compile(rf"{CHECKPOINTS}({RUN_ID.pattern})/(\d+)\.json")
+
+
+class CheckpointEntry(BaseModel):
+    """One registered checkpoint."""
+
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
+
+    run_id: Annotated[str, Field(pattern=rf"^{RUN_ID.pattern}$")]
+    step: Annotated[int, Field(ge=0)]
+    snapshot: SnapshotRef
+    spec: RunSpec
+    """Lineage: preset, resolved configuration, datasets, base model, engine, code and image."""
+    metrics: dict[str, float] = {}
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    wandb_run: str | None = None
+    """Address or path of the W&B run."""
+    bytes_total: int = 0
+    """Size of the checkpoint's files; ``register`` fills it in."""
+
+    @property
+    def name(self) -> str:
+        """``<run id>/<step>``, which ``resolve`` takes."""
+        return f"{self.run_id}/{self.step}"
+
+    @property
+    def key(self) -> str:
+        """Where it lies in the store."""
+        return f"{CHECKPOINTS}{self.name}.json"
+
+
+def register(store: ObjectStore, entry: CheckpointEntry) -> None:
+    """Make a pushed checkpoint part of the registry, and ``latest`` of its preset and of all.
+
+    Doing it again with the same snapshot changes nothing. Of several contents for one run and step exactly one wins;
+    the others, like a snapshot of which the store lacks a blob, raise ``StoreError``.
+    """
+    manifest = read_manifest(store, entry.snapshot)
+    with relying_on(store, {entry.key, manifest_key(entry.snapshot), *manifest.blob_keys()}):
+        # Read again under the intent's protection: a collection may have just ended.
+        manifest = read_manifest(store, entry.snapshot)
+        if missing := missing_blobs(store, manifest):
+            raise StoreError(
+                f"Checkpoint {entry.name} can't be registered: the object store lacks {len(missing)} of its "
+                f"{len(manifest.files)} files ({missing[0]} …).",
+                "Push the checkpoint again.",
+            )
+        complete = entry.model_copy(update={"bytes_total": manifest.size})
+        if not store.write_json(entry.key, complete.model_dump(mode="json"), if_absent=True):
+            existing = _read(store, entry.key)
+            if existing is None or existing.snapshot.digest != entry.snapshot.digest:
+                raise StoreError(
+                    f"Checkpoint {entry.name} is registered already, with another content"
+                    f"{f' ({existing.snapshot.digest[:12]}, not {entry.snapshot.digest[:12]})' if existing else ''}.",
+                    "A registered checkpoint never changes: train into a new run.",
+                )
+        for alias in ("latest", f"{entry.spec.preset}/latest"):
+            current = _aliased(store, alias)
+            # A late registration of an older checkpoint does not move them back.
+            if current is None or (current.created, current.step) <= (entry.created, entry.step):
+                _write_alias(store, alias, entry)
+        _move_best(store, complete)
+
+
+def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, float]) -> CheckpointEntry:
+    """Add (or replace) metrics of a checkpoint; a better ``open_loop_mse`` moves ``<preset>/best``.
+
+    Meant for the run that made the checkpoint: of two processes that do it at once, one may be lost. Raises
+    ``UsageError`` when there is no such checkpoint.
+    """
+    key = f"{CHECKPOINTS}{run_id}/{step}.json"
+    # Under an intent, lest a collection delete the entry between the reading and the writing.
+    with relying_on(store, {key}):
+        entry = _read(store, key)
+        if entry is None:
+            raise UsageError(f"There is no checkpoint {run_id}/{step}.", "`pippa checkpoints` lists them.")
+        entry = entry.model_copy(update={"metrics": {**entry.metrics, **metrics}})
+        store.write_json(key, entry.model_dump(mode="json"))
+        _move_best(store, entry)
+    return entry
+
+
+def list_checkpoints(store: ObjectStore, run_id: str | None = None) -> list[CheckpointEntry]:
+    """Registered checkpoints (of one run), the oldest first; those of one run by step."""
+    prefix = f"{CHECKPOINTS}{run_id}/" if run_id else CHECKPOINTS
+    keys = [found.key for found in store.list(prefix) if _KEY.fullmatch(found.key)]
+    entries = [entry for entry in for_each(lambda key: _read(store, key), keys, workers=LOOKUPS) if entry]
+    started = {entry.run_id: entry.spec.created for entry in entries}
+    return sorted(entries, key=lambda entry: (started[entry.run_id], entry.run_id, entry.step))
+
+
+def resolve(store: ObjectStore, name: str) -> CheckpointEntry:
+    """The checkpoint called ``name``: an alias, ``<run id>`` (its newest step) or ``<run id>/<step>``.
+
+    Raises ``UsageError``, with the nearest names, when there is none.
+    """
+    run_id, _, step = name.partition("/")
+    if RUN_ID.fullmatch(run_id) and step.isdecimal() and (entry := _read(store, f"{CHECKPOINTS}{name}.json")):
+        return entry
+    if RUN_ID.fullmatch(name) and (entries := list_checkpoints(store, name)):
+        return entries[-1]
+    if _ALIAS.fullmatch(name) and (entry := _aliased(store, name)):
+        return entry
+    names = [found.key for found in store.list(CHECKPOINTS)]
+    known = {*aliases(store), *(m[1] for key in names if (m := _KEY.fullmatch(key)))}
+    known |= {f"{m[1]}/{m[2]}" for key in names if (m := _KEY.fullmatch(key)) and m[1] == run_id}
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"Did you mean {' or '.join(near)}? " if near else ""
+    raise UsageError(f"There is no checkpoint {name!r}.", f"{hint}`pippa checkpoints` lists them all.")
+
+
+def set_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None:
+    """Make ``alias`` a name of ``entry``, wherever it pointed before; garbage collection keeps what has a name.
+
+    Raises ``UsageError`` for a name that is no alias or that pippa moves itself.
+    """
+    check_alias(alias)
+    with relying_on(store, {entry.key}):
+        if not store.exists(entry.key):
+            raise UsageError(f"There is no checkpoint {entry.name} any more.", "`pippa checkpoints` lists them.")
+        _write_alias(store, alias, entry)
+
+
+def remove_alias(store: ObjectStore, alias: str) -> None:
+    """Forget an alias; the checkpoint stays."""
+    check_alias(alias)
+    store.delete(f"{ALIASES}{alias}.json")
+
+
+def aliases(store: ObjectStore) -> dict[str, str]:
+    """All aliases: name to ``<run id>/<step>``."""
+    names = [found.key.removeprefix(ALIASES).removesuffix(".json") for found in store.list(ALIASES)]
+    targets = for_each(lambda alias: _target(store, alias), names, workers=LOOKUPS)
+    return {alias: target for alias, target in zip(names, targets, strict=True) if target is not None}
+
+
+def check_alias(alias: str) -> None:
+    """Raise ``UsageError`` unless a user may set ``alias``."""
+    if not _ALIAS.fullmatch(alias) or RUN_ID.fullmatch(alias.partition("/")[0]):
+        raise UsageError(
+            f"{alias!r} can't be an alias.",
+            "Use lower-case letters, digits, '.', '_' and '-', with at most one '/': for example table-cleanup/good.",
+        )
+    if alias == "latest" or alias.endswith(("/latest", "/best")):
+        raise UsageError(f"The alias {alias!r} is moved by pippa itself.", "Choose another name.")
+
+
+def parse_entry_key(key: str) -> tuple[str, int] | None:
+    """Run id and step an entry's key stands for; None for another key."""
+    found = _KEY.fullmatch(key)
+    return (found[1], int(found[2])) if found else None
+
+
+def _move_best(store: ObjectStore, entry: CheckpointEntry) -> None:
+    value = entry.metrics.get(BEST_METRIC, math.nan)
+    if math.isfinite(value):
+        alias = f"{entry.spec.preset}/best"
+        best = _aliased(store, alias)
+        if best is None or best.name == entry.name or not best.metrics.get(BEST_METRIC, math.inf) <= value:
+            _write_alias(store, alias, entry)
+
+
+def _write_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None:
+    store.write_json(f"{ALIASES}{alias}.json", {"checkpoint": entry.name, "set": datetime.now(UTC).isoformat()})
+
+
+def _target(store: ObjectStore, alias: str) -> str | None:
+    document = store.read_json(f"{ALIASES}{alias}.json")
+    if document is None:
+        return None
+    target = document.get("checkpoint") if isinstance(document, dict) else None
+    if not isinstance(target, str) or not parse_entry_key(f"{CHECKPOINTS}{target}.json"):
+        raise StoreError(f"The alias {alias} is damaged.", f"Set it again: `pippa checkpoints alias {alias} …`.")
+    return target
+
+
+def _aliased(store: ObjectStore, alias: str) -> CheckpointEntry | None:
+    target = _target(store, alias)
+    return None if target is None else _read(store, f"{CHECKPOINTS}{target}.json")
+
+
+def _read(store: ObjectStore, key: str) -> CheckpointEntry | None:
+    document = store.read_json(key)
+    try:
+        return None if document is None else CheckpointEntry.model_validate(document)
+    except ValidationError as error:
+        reason = error.errors()[0]
+        raise StoreError(
+            f"The registry entry {key} is damaged: {'.'.join(map(str, reason['loc']))}: {reason['msg']}.",
+            "It may come from a newer pippa; else delete it and register the checkpoint again.",
+        ) from error
