@@ -57,39 +57,49 @@ def build_metadata(meta: DatasetMeta, embodiment_tag: str) -> DatasetMetadata:
     """Describe a dataset, all entries of its ``modality.json`` included. Raises ``DatasetError``."""
     columns = load_statistics(meta)
     statistics: dict[str, dict[str, Statistics]] = {"state": {}, "action": {}}
-    described: dict[str, dict[str, StateActionMetadata]] = {"state": {}, "action": {}}
-    for modality in statistics:
+    for modality, keys in statistics.items():
         for key, entry in getattr(meta.modality, modality).items():
-            column = columns[meta.modality.column(modality, key)]
-            if len(column.mean) < entry.end:
+            name = meta.modality.column(modality, key)
+            if len(columns[name].mean) < entry.end:
                 raise DatasetError(
                     f"{meta.path / 'meta/modality.json'}: {modality}.{key} ends at {entry.end}, but its column "
-                    f"{meta.modality.column(modality, key)!r} has {len(column.mean)} dimensions.",
+                    f"{name!r} has {len(columns[name].mean)} dimensions.",
                     "Correct start and end.",
                 )
-            statistics[modality][key] = column.slice(entry.start, entry.end)
-            described[modality][key] = StateActionMetadata(
+            keys[key] = columns[name].slice(entry.start, entry.end)
+    return DatasetMetadata(
+        statistics=DatasetStatistics(**statistics),
+        modalities=describe_modalities(meta),
+        embodiment_tag=embodiment_tag,
+    )
+
+
+def describe_modalities(meta: DatasetMeta) -> Modalities:
+    """What every entry of ``modality.json`` is. Raises ``DatasetError`` for a camera ``info.json`` lacks."""
+    described = {
+        modality: {
+            key: StateActionMetadata(
                 absolute=entry.absolute,
                 rotation_type=entry.rotation_type,
                 shape=(entry.width,),
                 continuous=entry.continuous,
             )
+            for key, entry in getattr(meta.modality, modality).items()
+        }
+        for modality in ("state", "action")
+    }
     cameras = {}
     for key in meta.modality.video:
         feature = meta.modality.column("video", key)
         try:
             cameras[key] = meta.info.camera(feature)
-        except (KeyError, ValueError, IndexError) as error:
+        except (KeyError, ValueError, IndexError, TypeError) as error:
             raise DatasetError(
                 f"{meta.path / 'meta/info.json'}: camera {feature!r} (video.{key} of modality.json) is not described: "
                 f"{error} is missing or wrong.",
                 "Its entry in features needs shape, names (height, width, channel) and the frame rate.",
             ) from error
-    return DatasetMetadata(
-        statistics=DatasetStatistics(**statistics),
-        modalities=Modalities(video=cameras, **described),
-        embodiment_tag=embodiment_tag,
-    )
+    return Modalities(video=cameras, **described)
 
 
 def merge_metadata(parts: Sequence[DatasetMetadata], weights: Sequence[float]) -> DatasetMetadata:

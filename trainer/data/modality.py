@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import DatasetError
 
@@ -111,6 +111,17 @@ class Info(BaseModel):
     features: dict[str, dict[str, Any]]
     codebase_version: str = ""
     fps: float | None = None
+
+    @field_validator("data_path", "video_path")
+    @classmethod
+    def _can_be_filled_in(cls, template: str | None) -> str | None:
+        try:
+            (template or "").format(episode_chunk=0, episode_index=0, video_key="camera")
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise ValueError(
+                f"{template!r} can't be filled in ({error}); v2 datasets use episode_chunk, episode_index and video_key"
+            ) from error
+        return template
 
     def camera(self, feature: str) -> Camera:
         """What the feature says about its frames. Raises ``KeyError`` or ``ValueError`` when it says too little.

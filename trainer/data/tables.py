@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +19,34 @@ def read_columns(file: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
 
     Raises ``DatasetError`` when the file or a column is missing or broken, or when the lists differ in length.
     """
+    with _opened(file) as table:
+        missing = sorted(set(columns) - set(table.schema_arrow.names))
+        if missing:
+            raise DatasetError(
+                f"{file}: no column {missing[0]!r}; it has {', '.join(table.schema_arrow.names)}.",
+                "Correct original_key in meta/modality.json.",
+            )
+        data = table.read(columns=list(dict.fromkeys(columns)))
+    return {name: _array(data.column(name), file, name) for name in dict.fromkeys(columns)}
+
+
+def row_count(file: Path) -> int:
+    """Rows of an episode, from the file's footer. Raises ``DatasetError`` when it is missing or broken."""
+    with _opened(file) as table:
+        return table.metadata.num_rows
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(file, memory_map=True) as table:
-            missing = sorted(set(columns) - set(table.schema_arrow.names))
-            if missing:
-                raise DatasetError(
-                    f"{file}: no column {missing[0]!r}; it has {', '.join(table.schema_arrow.names)}.",
-                    "Correct original_key in meta/modality.json.",
-                )
-            data = table.read(columns=list(dict.fromkeys(columns)))
+            yield table
     except FileNotFoundError:
-        raise DatasetError(f"{file}: missing.", "Download the dataset again.") from None
+        raise DatasetError(f"{file}: missing.", "Download it again, or remove it from meta/episodes.jsonl.") from None
     except (OSError, pa.ArrowException) as error:
-        if file.is_file() and is_lfs_pointer(file):
+        if is_lfs_pointer(file):
             raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull`.") from error
         raise DatasetError(f"{file}: not a readable parquet file ({error}).", "Download it again.") from error
-    return {name: _array(data.column(name), file, name) for name in dict.fromkeys(columns)}
 
 
 def _array(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:

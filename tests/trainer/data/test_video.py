@@ -1,0 +1,188 @@
+"""The right frame for any timestamp: h264 and AV1, long and short groups of pictures, cached or not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainer.data.videos import number_in, write_video
+from trainer.data import frames as frames_module
+from trainer.data.frames import FrameStore, build_entry, cache_key
+from trainer.data.video import VideoDecoder, decode_video, frames_at, index_frames
+from trainer.errors import DatasetError
+
+FRAMES = 270
+
+KINDS = [
+    pytest.param(codec, gop, fps, suffix, id=f"{codec}-gop{gop}-{fps}fps{suffix}")
+    for codec, gop, fps, suffix in (
+        ("libx264", 250, 20, ".mp4"),
+        ("libx264", 250, 30, ".mp4"),
+        ("libx264", 2, 30, ".mp4"),
+        ("libx264", 12, 30, ".mkv"),  # a time base of 1 ms, too coarse for 30 fps
+        ("libsvtav1", 250, 30, ".mp4"),
+        ("libsvtav1", 2, 20, ".mp4"),
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    folder = tmp_path_factory.mktemp("videos")
+
+    def video(codec: str = "libx264", gop: int = 250, fps: int = 20, suffix: str = ".mp4") -> Path:
+        path = folder / f"{codec}-{gop}-{fps}{suffix}"
+        return path if path.exists() else write_video(path, FRAMES, codec=codec, fps=fps, gop=gop)
+
+    return video
+
+
+@pytest.mark.parametrize(("codec", "gop", "fps", "suffix"), KINDS)
+def test_float32_timestamps_give_their_frame(
+    make: Callable[..., Path], tmp_path: Path, codec: str, gop: int, fps: int, suffix: str
+) -> None:
+    path = make(codec, gop, fps, suffix)
+    timestamps = (np.arange(FRAMES) / fps).astype(np.float32)
+    assert [number_in(frame) for frame in FrameStore().frames(path, timestamps)] == list(range(FRAMES))
+    cached = FrameStore(tmp_path)
+    assert cached.plan([(path, 1)]) == 1
+    assert [number_in(frame) for frame in cached.frames(path, timestamps)] == list(range(FRAMES))
+    # In between frames, before the first and after the last.
+    odd = np.array([-1.0, 0.4 / fps, 7.9 / fps, 1e6])
+    assert [number_in(frame) for frame in cached.frames(path, odd)] == [0, 0, 7, FRAMES - 1]
+
+
+@pytest.mark.parametrize(("codec", "gop", "fps", "suffix"), KINDS)
+def test_random_access_equals_sequential_decoding(
+    make: Callable[..., Path], codec: str, gop: int, fps: int, suffix: str
+) -> None:
+    path = make(codec, gop, fps, suffix)
+    expected = [frame for _, frame in decode_video(path)]
+    decoder = VideoDecoder(path)
+    order = list(range(FRAMES))
+    random.Random(0).shuffle(order)
+    for position in [*order[:60], FRAMES - 1, 0, 0, 1, FRAMES - 1]:
+        np.testing.assert_array_equal(decoder.frame(position), expected[position], err_msg=str(position))
+
+
+def test_about_half_of_float32_timestamps_lie_below_the_exact_time() -> None:
+    """Why times are compared in float32: exactly compared, these would give the frame before."""
+    exact = np.arange(1000) / 30
+    stored = exact.astype(np.float32)
+    assert 0.4 < (stored.astype(np.float64) < exact).mean() < 0.6
+    assert (np.searchsorted(exact, stored.astype(np.float64), side="right") - 1 != np.arange(1000)).any()
+    np.testing.assert_array_equal(frames_at(exact, stored), np.arange(1000))
+
+
+def test_a_timestamp_further_below_than_rounding_keeps_the_earlier_frame() -> None:
+    """The demo dataset's rows lie 1e-6 (relative) below the next frame; upstream takes the earlier one."""
+    starts = np.arange(500) / 20
+    rows = (np.arange(499) + 1) / 20 * (1 - 1e-6)
+    np.testing.assert_array_equal(frames_at(starts, rows), np.arange(499))
+
+
+@pytest.mark.parametrize("content", [b"", b"not a video at all", b"version https://git-lfs.github.com/spec/v1\noid"])
+def test_what_is_no_video_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "episode_000000.mp4"
+    path.write_bytes(content)
+    with pytest.raises(DatasetError, match=r"episode_000000\.mp4"):
+        index_frames(path)
+
+
+def test_a_new_recording_under_the_same_name_is_decoded_again(make: Callable[..., Path], tmp_path: Path) -> None:
+    path = tmp_path / "video.mp4"
+    shutil.copyfile(make(fps=20), path)
+    before = path.stat()
+    first = FrameStore(tmp_path / "cache")
+    first.plan([(path, 1)])
+    assert number_in(first.frames(path, np.array([2.0]))[0]) == 40
+    shutil.copyfile(make(fps=30), path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second = FrameStore(tmp_path / "cache")
+    second.plan([(path, 1)])
+    assert number_in(second.frames(path, np.array([2.0]))[0]) == 60
+
+
+def test_videos_beyond_the_bound_are_decoded_on_the_fly(make: Callable[..., Path], tmp_path: Path) -> None:
+    size = FRAMES * 48 * 64 * 3
+    videos = [(make(fps=20), size), (make(fps=30), size)]
+    store = FrameStore(tmp_path, max_bytes=size + size // 2)
+    assert store.plan(videos) == 1
+    for path, _ in videos:
+        assert number_in(store.frames(path, np.array([0.0]))[0]) == 0
+    assert sum(file.stat().st_size for file in tmp_path.rglob("frames.npy")) <= size + size // 2
+
+
+def test_the_longest_unused_entries_make_room(make: Callable[..., Path], tmp_path: Path) -> None:
+    size = FRAMES * 48 * 64 * 3 + 128
+    paths = [make(fps=20), make(fps=30), make(gop=2, fps=30)]
+    for age, path in ((300, paths[0]), (100, paths[1])):
+        store = FrameStore(tmp_path)
+        store.plan([(path, size)])
+        store.prepare()
+        os.utime(tmp_path / cache_key(path), (tmp_path.stat().st_mtime - age,) * 2)
+    FrameStore(tmp_path, max_bytes=2 * size).plan([(paths[2], size)])
+    assert not (tmp_path / cache_key(paths[0])).exists()
+    assert (tmp_path / cache_key(paths[1])).exists()
+
+
+def test_a_full_disk_falls_back_to_decoding(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(frames_module, "_decode_into", full)
+    store = FrameStore(tmp_path)
+    store.plan([(make(), 1)])
+    assert number_in(store.frames(make(), np.array([1.0]))[0]) == 20
+    assert "the disk is full" in caplog.text
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
+
+
+def test_what_a_killed_builder_left_is_no_entry(make: Callable[..., Path], tmp_path: Path) -> None:
+    path = make()
+    store = FrameStore(tmp_path)
+    store.plan([(path, 1)])
+    left = tmp_path / f"{cache_key(path)}.building"
+    left.mkdir()
+    (left / "frames.npy").write_bytes(b"half a file")
+    assert number_in(store.frames(path, np.array([1.0]))[0]) == 20
+    assert not left.exists()
+
+
+def _build(barrier: multiprocessing.Barrier, folder: Path, path: Path) -> None:  # type: ignore[valid-type]
+    barrier.wait(timeout=60)
+    build_entry(folder, path)
+
+
+def test_processes_building_one_entry_at_once(make: Callable[..., Path], tmp_path: Path) -> None:
+    path = make()
+    folder = tmp_path / cache_key(path)
+    context = multiprocessing.get_context("fork")
+    barrier = context.Barrier(3)
+    builders = [context.Process(target=_build, args=(barrier, folder, path)) for _ in range(3)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join(timeout=60)
+    assert [builder.exitcode for builder in builders] == [0, 0, 0]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [folder.name, f"{folder.name}.lock"]
+    assert np.load(folder / "frames.npy").shape == (FRAMES, 48, 64, 3)
+
+
+def test_a_store_goes_to_another_process_without_its_open_files(make: Callable[..., Path], tmp_path: Path) -> None:
+    store = FrameStore(tmp_path)
+    store.plan([(make(), 1)])
+    store.frames(make(), np.array([0.0]))
+    store.frames(make(fps=30), np.array([0.0]))  # not planned: an open decoder
+    copy = pickle.loads(pickle.dumps(store))
+    assert number_in(copy.frames(make(), np.array([1.0]))[0]) == 20

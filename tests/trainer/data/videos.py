@@ -1,0 +1,41 @@
+"""Makes videos whose frames say their own number."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import av
+import numpy as np
+
+BITS = 12
+
+
+def picture(number: int) -> np.ndarray:
+    """A frame with ``number`` in black and white blocks, uint8 ``[48, 64, 3]``."""
+    frame = np.full((48, 64, 3), 128, dtype=np.uint8)
+    for bit in range(BITS):
+        row, column = divmod(bit, 4)
+        frame[row * 16 : row * 16 + 16, column * 16 : column * 16 + 16] = 235 if number >> bit & 1 else 20
+    return frame
+
+
+def number_in(frame: np.ndarray) -> int:
+    """The number a decoded frame shows."""
+    number = 0
+    for bit in range(BITS):
+        row, column = divmod(bit, 4)
+        number |= int(frame[row * 16 + 4 : row * 16 + 12, column * 16 + 4 : column * 16 + 12].mean() > 128) << bit
+    return number
+
+
+def write_video(path: Path, frames: int, *, codec: str = "libx264", fps: int = 20, gop: int = 250) -> Path:
+    """Encode pictures 0 to ``frames`` - 1."""
+    options = {"preset": "10", "crf": "20"} if codec == "libsvtav1" else {"preset": "veryfast"}
+    with av.open(path, "w") as container:
+        stream = container.add_stream(codec, rate=fps, options={**options, "g": str(gop)})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
+        container.mux(stream.encode())
+    return path
