@@ -1,0 +1,63 @@
+"""A way to an S3 server that a test can cut, while the server itself lives on for other tests."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+
+
+class Proxy:
+    """Forwards a port of 127.0.0.1; ``cut`` drops every connection and refuses new ones until ``mend``."""
+
+    def __init__(self, target: tuple[str, int]) -> None:
+        self._target = target
+        self._open: set[socket.socket] = set()
+        self._server: socket.socket | None = None
+        self.port = 0
+        self.mend()
+
+    def mend(self) -> None:
+        self._server = server = socket.create_server(("127.0.0.1", self.port))
+        self.port = server.getsockname()[1]
+        threading.Thread(target=self._accept, args=(server,), daemon=True).start()
+
+    def cut(self) -> None:
+        if self._server:
+            # Closing alone doesn't wake a thread that is in accept().
+            with contextlib.suppress(OSError):
+                self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
+            self._server = None
+        for each in list(self._open):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+
+    def _accept(self, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = server.accept()
+                upstream = socket.create_connection(self._target)
+                for source, sink in ((client, upstream), (upstream, client)):
+                    self._open.add(source)
+                    threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _copy(self, source: socket.socket, sink: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                sink.sendall(data)
+        for each in (source, sink):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+        self._open.discard(source)
+        source.close()
+
+
+@contextlib.contextmanager
+def proxy(host: str, port: int) -> Iterator[Proxy]:
+    forwarding = Proxy((host, port))
+    try:
+        yield forwarding
+    finally:
+        forwarding.cut()

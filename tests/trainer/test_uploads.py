@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import bucket_of_its_own
+from tests.support.fake_engine import write
+from tests.support.proxy import proxy
+from trainer.events import CheckpointEvent, WarningEvent
+from trainer.presets import get_preset
+from trainer.spec import RunSpec, SnapshotRef, new_run_id
+from trainer.store import registry, snapshots
+from trainer.store.client import ObjectStore
+from trainer.tracking import default_wandb
+from trainer.uploads import PENDING, Uploader
+
+
+@pytest.fixture(scope="module")
+def object_store(s3_server) -> Iterator[ObjectStore]:
+    with bucket_of_its_own(s3_server) as settings:
+        yield ObjectStore(settings)
+
+
+@pytest.fixture
+def spec() -> RunSpec:
+    preset = get_preset("smoke")
+    run_id = new_run_id("smoke")
+    return RunSpec(
+        run_id=run_id,
+        preset="smoke",
+        config=preset.config,
+        provenance={},
+        datasets=[SnapshotRef(kind="dataset", name="data", digest="0" * 64)],
+        base_model=SnapshotRef(kind="model", name="base", digest="0" * 64),
+        wandb=default_wandb(preset, run_id, {}),
+    )
+
+
+class Uploading:
+    def __init__(self, store: ObjectStore, spec: RunSpec, folder: Path, **options) -> None:
+        self.store, self.spec, self.folder = store, spec, folder
+        self.events: list[object] = []
+        self.uploader = Uploader(store, spec, folder, self.events.append, **options)
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(entry.step for entry in registry.list_checkpoints(self.store, self.spec.run_id))
+
+    @property
+    def warnings(self) -> list[str]:
+        return [event.message for event in self.events if isinstance(event, WarningEvent)]
+
+    def commit(self, step: int) -> Path:
+        """As the native engine does."""
+        write(self.folder / f".checkpoint-{step}", step)
+        return (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+
+
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen within 30 s"
+        time.sleep(0.02)
+
+
+def test_checkpoints_are_registered_in_order_while_the_training_goes_on(object_store, spec, tmp_path):
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    for step in (5, 10):
+        job.commit(step)
+        wait_until(lambda step=step: step in job.steps)
+    assert job.uploader.finish()
+    uploaded = [event for event in job.events if isinstance(event, CheckpointEvent)]
+    assert [event.step for event in uploaded] == [5, 10]
+    assert uploaded[1].bytes_uploaded < uploaded[0].bytes_uploaded - 50_000  # the frozen shard is there already
+    assert registry.aliases(object_store) == {
+        "latest": f"{spec.run_id}/10",
+        "smoke/latest": f"{spec.run_id}/10",
+    }
+    pulled = snapshots.pull(object_store, registry.resolve(object_store, "latest").snapshot, tmp_path / "pulled")
+    for file in (tmp_path / "checkpoint-10").rglob("*"):
+        if file.is_file():
+            assert (pulled / file.relative_to(tmp_path / "checkpoint-10")).read_bytes() == file.read_bytes()
+
+
+def test_a_checkpoint_the_engine_deletes_at_once_is_still_uploaded(object_store, spec, tmp_path, monkeypatch):
+    wait, real = threading.Event(), snapshots.push
+
+    def held(*arguments, **options):
+        wait.wait()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(snapshots, "push", held)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    for step in (5, 10, 15):
+        folder = job.commit(step)
+        wait_until(lambda name=folder.name: (tmp_path / PENDING / name).is_dir())
+        shutil.rmtree(folder)
+    wait.set()
+    assert job.uploader.finish()
+    assert job.steps == [5, 10, 15]
+    assert not list((tmp_path / PENDING).iterdir())
+
+
+def test_what_is_written_in_place_is_taken_only_when_it_is_whole(object_store, spec, tmp_path):
+    job = Uploading(object_store, spec, tmp_path, atomic=False, quiet_seconds=0.5)
+    job.uploader.start()
+    write(tmp_path / "checkpoint-5", 5)
+    shards = tmp_path / "checkpoint-5" / "model-00002-of-00002.safetensors"
+    whole = shards.read_bytes()
+    for _ in range(5):  # still being written, however long it takes
+        shards.write_bytes(whole[: len(whole) // 2])
+        time.sleep(0.2)
+        assert job.steps == []
+    shards.write_bytes(whole)
+    wait_until(lambda: job.steps == [5])
+    write(tmp_path / "checkpoint-10", 10)
+    write(tmp_path / "checkpoint-15", 15)  # the engine goes on: the one before is complete
+    wait_until(lambda: 10 in job.steps)
+    assert job.uploader.finish()
+    assert job.steps == [5, 10, 15] and job.warnings == []
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_half_a_checkpoint_is_never_registered(object_store, spec, tmp_path, atomic):
+    job = Uploading(object_store, spec, tmp_path, atomic=atomic)
+    job.uploader.start()
+    folder = job.commit(5)
+    wait_until(lambda: atomic is False or job.steps == [5])
+    write(tmp_path / ".checkpoint-10", 10)
+    (tmp_path / ".checkpoint-10" / "model-00001-of-00002.safetensors").unlink()
+    (tmp_path / ".checkpoint-10").rename(tmp_path / "checkpoint-10")
+    assert job.uploader.finish()
+    assert job.steps == [5] and folder.is_dir()
+    assert len(job.warnings) == 1 and "checkpoint-10 is not a whole checkpoint" in job.warnings[0]
+
+
+def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, spec, tmp_path):
+    host, _, port = object_store.settings.host.partition(":")
+    with proxy(host, int(port)) as way:
+        settings = object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"})
+        job = Uploading(ObjectStore(settings, patience=0.5), spec, tmp_path, atomic=True)
+        job.uploader.start()
+        job.commit(5)
+        wait_until(lambda: any(isinstance(event, CheckpointEvent) for event in job.events))
+        way.cut()
+        for step in (10, 15):
+            folder = job.commit(step)
+            wait_until(lambda name=folder.name: (tmp_path / PENDING / name).is_dir())
+            shutil.rmtree(folder)
+        wait_until(lambda: job.warnings)
+        assert not job.uploader.finish(patience_seconds=0.5)  # given up, but kept
+        assert len(job.warnings) == 1 and "uploaded yet" in job.warnings[0]
+        way.mend()
+        again = Uploading(ObjectStore(settings), spec, tmp_path, atomic=True, ignore=[5])
+        again.uploader.start()
+        assert again.uploader.finish()
+    job.store = object_store
+    assert job.steps == [5, 10, 15]
+    assert [event.step for event in again.events if isinstance(event, CheckpointEvent)] == [10, 15]
+    assert registry.aliases(object_store)["latest"] == f"{spec.run_id}/15"
+
+
+def test_an_outage_ends_by_itself(object_store, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.uploads.BACKOFF_SECONDS", (0.05, 0.1))
+    real, failures = snapshots.push, [OSError("a cable"), RuntimeError("anything"), OSError("again")]
+
+    def flaky(*arguments, **options):
+        if failures:
+            raise failures.pop()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(snapshots, "push", flaky)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    job.commit(5)
+    assert job.uploader.finish()
+    assert job.steps == [5] and len(job.warnings) == 1 and job.uploader.outage == ""
+
+
+def test_a_step_registered_elsewhere_keeps_what_is_registered(object_store, spec, tmp_path):
+    first = Uploading(object_store, spec, tmp_path / "a", atomic=True)
+    second = Uploading(object_store, spec, tmp_path / "b", atomic=True)
+    for job in (first, second):
+        job.folder.mkdir()
+        folder = job.commit(5)
+        (folder / "optimizer.pt").write_bytes(job.folder.name.encode())
+        job.uploader.start()
+        assert job.uploader.finish()
+    (entry,) = registry.list_checkpoints(object_store, spec.run_id)
+    pulled = snapshots.pull(object_store, entry.snapshot, tmp_path / "pulled")
+    assert (pulled / "optimizer.pt").read_bytes() == b"a"
+    assert "not registered again" in second.warnings[0]

@@ -1,0 +1,176 @@
+"""Flags and configurations: ``FinetuneConfig`` as upstream's command line, and back.
+
+Flags are written as upstream's tyro takes them: ``--kebab-case`` (an underscore does as well), several values after one
+``--dataset-path``, and ``--flag`` / ``--no-flag`` for what is on or off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import functools
+import io
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import ValidationError
+
+from trainer.config import FinetuneConfig, field_help
+from trainer.errors import UsageError
+from trainer.presets import Preset, get_preset
+
+Provenance = dict[str, Literal["default", "preset", "flag"]]
+
+_FIELDS = FinetuneConfig.model_fields
+_SWITCHES = {name for name, field in _FIELDS.items() if field.annotation is bool}
+_TRUTH = re.compile(r"true|false|yes|no|on|off|0|1", re.IGNORECASE)
+_NUMBER = re.compile(r"-\.?\d")
+
+
+def to_argv(config: FinetuneConfig) -> list[str]:
+    """Every field of ``config`` as flags, in upstream's order; ``parse_flags`` and upstream's tyro read them back.
+
+    Raises ``UsageError`` for a value that begins with a dash, which no such command line can carry.
+    """
+    argv: list[str] = []
+    for name in _FIELDS:
+        value = getattr(config, name)
+        if isinstance(value, bool):
+            argv.append(flag(name, on=value))
+            continue
+        texts = value if isinstance(value, list) else [repr(value) if isinstance(value, float) else str(value)]
+        for text in texts:
+            if text.startswith("-"):
+                raise UsageError(f"{flag(name)}: {text!r} begins with a dash.", f"Write it as a path: ./{text}")
+        argv += [flag(name), *texts]
+    return argv
+
+
+def flag(name: str, *, on: bool = True) -> str:
+    """The flag of a field: ``tune_llm`` is ``--tune-llm``, switched off ``--no-tune-llm``."""
+    return f"--{'' if on else 'no-'}{name.replace('_', '-')}"
+
+
+def parse_flags(
+    argv: Sequence[str], base: FinetuneConfig, prog: str = "trainer finetune"
+) -> tuple[FinetuneConfig, set[str]]:
+    """``base`` with the flags of ``argv`` applied, and the names of the fields they set.
+
+    ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. Anything wrong
+    is a ``UsageError`` that names the flag and the right form.
+    """
+    if {"-h", "--help"} & set(argv):
+        _tyro(argv, base, prog)
+    given = _given(argv)
+    values = _tyro(argv, base, prog)
+    try:
+        return FinetuneConfig.model_validate(values), given
+    except ValidationError as error:
+        problems = [f"{flag(str(e['loc'][0]))}: {_sentence(e['msg'])} (got {e['input']!r})" for e in error.errors()]
+        raise UsageError("\n".join(problems), f"`{prog} --help` explains every flag.") from None
+
+
+def resolve(
+    preset_name: str, argv: Sequence[str], prog: str = "trainer run"
+) -> tuple[Preset, FinetuneConfig, Provenance]:
+    """The preset, its configuration with the flags of ``argv`` applied, and where each field's value came from.
+
+    Raises ``UsageError`` for an unknown preset or flag, or a value out of bounds.
+    """
+    preset = get_preset(preset_name)
+    config, given = parse_flags(argv, preset.config, f"{prog} {preset_name}")
+    provenance: Provenance = {
+        name: "flag" if name in given else "preset" if name in preset.arguments else "default" for name in _FIELDS
+    }
+    return preset, config, provenance
+
+
+def _given(argv: Sequence[str]) -> set[str]:
+    """The fields that ``argv`` names. Refuses what tyro would refuse with less help, or take in silence."""
+    given: set[str] = set()
+    takes: str | None = None  # the field whose value may come next; "" after a switch
+    for token in argv:
+        if not token.startswith("-") or _NUMBER.match(token):
+            if takes in _SWITCHES and _TRUTH.fullmatch(token):
+                _refuse_value(takes, token)
+            if takes is None or takes in _SWITCHES:
+                raise UsageError(f"{token!r} belongs to no flag.", "Flags come as `--name value`.")
+            if takes != "dataset_path":
+                takes = None
+            continue
+        text, equals, value = token.partition("=")
+        name = text[2:].replace("-", "_")
+        off = name.startswith("no_") and name[3:] in _SWITCHES
+        name = name[3:] if off else name
+        if not token.startswith("--") or name not in _FIELDS:
+            raise UsageError(f"There is no flag {text}.", _nearest(text))
+        if equals and name in _SWITCHES:
+            _refuse_value(name, value)
+        if name == "dataset_path" and name in given:
+            # tyro, upstream's as ours, would keep the last and drop the others without a word.
+            raise UsageError("--dataset-path is given twice.", "Name all datasets after one: --dataset-path A B")
+        given.add(name)
+        takes = None if equals and name != "dataset_path" else name
+    return given
+
+
+def _refuse_value(name: str, value: str) -> None:
+    on = value.lower() in ("true", "yes", "on", "1")
+    raise UsageError(
+        f"{flag(name)} takes no value (got {value!r}).",
+        f"To switch it {'on' if on else 'off'}, write {flag(name, on=on)}",
+    )
+
+
+def _nearest(text: str) -> str:
+    flags = [flag(name) for name in _FIELDS] + [flag(name, on=False) for name in _SWITCHES]
+    near = difflib.get_close_matches("--" + text.lstrip("-").replace("_", "-").lower(), flags, n=1)
+    return f"Did you mean {near[0]}?" if near else "`--help` lists every flag."
+
+
+@functools.cache
+def _form() -> type[Any]:
+    """A dataclass of the same fields without their bounds, so that pydantic reports all that are broken, not tyro."""
+    import tyro
+
+    help_of = field_help()
+    types: dict[str, Any] = {name: info.annotation for name, info in _FIELDS.items()}
+    return dataclasses.make_dataclass(
+        "Flags", [(name, Annotated[type_, tyro.conf.arg(help=help_of[name])]) for name, type_ in types.items()]
+    )
+
+
+def _tyro(argv: Sequence[str], base: FinetuneConfig, prog: str) -> dict[str, Any]:
+    import tyro
+
+    form = _form()
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(printed):
+            flags = tyro.cli(
+                form,
+                args=list(argv),
+                default=form(**base.model_dump()),
+                prog=prog,
+                description="Arguments as in Isaac-GR00T's scripts/gr00t_finetune.py.",
+            )
+    except SystemExit as exit_:
+        if not exit_.code:
+            raise
+        raise UsageError(_unboxed(printed.getvalue()), f"`{prog} --help` explains every flag.") from None
+    return dataclasses.asdict(flags)
+
+
+def _unboxed(text: str) -> str:
+    """The first paragraph in tyro's box of an error, as one line."""
+    lines = [line.strip("│ \r") for line in text.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
+    line = " ".join(lines[:rule]) or text.strip()
+    line = re.sub(r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not a whole number", line)
+    return re.sub(r"could not convert string to float: (.+)", r"\1 is not a number", line)
+
+
+def _sentence(text: str) -> str:
+    return text[:1].lower() + text[1:]

@@ -1,0 +1,132 @@
+"""``trainer``: the commands inside the training image."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import runpy
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.events import Emitter, ErrorEvent
+
+USAGE = """\
+usage: trainer COMMAND …
+
+  run PRESET [--flag …]       train, upload checkpoints while it goes on, evaluate
+  run --run-id RUN            the same for a run whose spec is in the object store; continues where it stopped
+  prepare dataset NAME        bring a dataset into the object store (a folder, a hub id, synthetic.PickNPlace)
+  prepare base-model NAME     bring a base model into the object store (a folder, a hub id, tiny)
+  finetune [--flag …]         the native engine alone, with the flags of Isaac-GR00T's gr00t_finetune.py
+  evaluate [--flag …]         open-loop evaluation of one checkpoint
+  doctor                      what this machine has: versions, devices, object store
+  --version
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point: exits with the code of ``trainer.errors.ExitCode`` that fits.
+
+    Every ``PippaError`` becomes two lines on stderr and an ``error`` event on stdout; a traceback only with
+    ``PIPPA_DEBUG=1``, or when the error is a defect of pippa.
+    """
+    try:
+        sys.exit(_dispatch(list(sys.argv[1:] if argv is None else argv)))
+    except PippaError as error:
+        if os.environ.get("PIPPA_DEBUG") == "1":
+            traceback.print_exc()
+        report(error)
+        sys.exit(int(error.exit_code))
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.INTERRUPTED))
+    except BrokenPipeError:
+        # Whoever read our stdout is gone; Python would complain again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(int(ExitCode.FAILED))
+    except Exception as error:
+        known = _known(error)
+        if known is None:
+            raise
+        report(known)
+        sys.exit(int(known.exit_code))
+
+
+def report(error: PippaError) -> None:
+    """``error`` for people on stderr, for programs on stdout."""
+    sys.stderr.write(f"error: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
+    Emitter()(ErrorEvent(code=int(error.exit_code), message=error.message, hint=error.hint))
+
+
+def _known(error: Exception) -> PippaError | None:
+    from trainer.settings import pippa_home
+    from trainer.workspace import as_pippa_error
+
+    return as_pippa_error(error, pippa_home())
+
+
+def _dispatch(argv: list[str]) -> int:
+    command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
+    match command:
+        case "run":
+            from trainer.run import main as run
+
+            return run(rest)
+        case "prepare":
+            return _prepare(rest)
+        case "finetune" | "evaluate":
+            sys.argv = [f"trainer {command}", *rest]
+            runpy.run_module(f"trainer.{command}", run_name="__main__", alter_sys=False)
+            return ExitCode.DONE
+        case "doctor":
+            from trainer.doctor import main as doctor
+
+            return doctor()
+        case "-h" | "--help" | "help":
+            sys.stdout.write(USAGE)
+            return ExitCode.DONE
+        case "--version":
+            from importlib.metadata import version
+
+            sys.stdout.write(f"pippa {version('pippa')}\n")
+            return ExitCode.DONE
+    import difflib
+
+    near = difflib.get_close_matches(command, ["run", "prepare", "finetune", "evaluate", "doctor"], n=1)
+    hint = f"Did you mean `trainer {near[0]}`?" if near else "`trainer --help` lists the commands."
+    raise UsageError(f"There is no command `trainer {command}`.", hint)
+
+
+def _prepare(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser("trainer prepare", description="Bring a dataset or base model into the store.")
+    parser.add_argument("kind", choices=["dataset", "base-model"])
+    parser.add_argument("name", help="a folder (begins with / . ~), a hub id OWNER/NAME[@REVISION], or a known name")
+    parser.add_argument("--name", dest="store_name", help="for a folder: its name in the store")
+    parser.add_argument("--data-config", help="for a dataset: check it against this data config first")
+    arguments = parser.parse_args(argv)
+
+    from trainer import sources
+    from trainer.settings import StoreSettings, pippa_home
+    from trainer.store.client import ObjectStore
+
+    store = ObjectStore(StoreSettings.from_environ())
+    store.ensure_bucket()
+    work: Path = pippa_home() / "tmp"
+
+    def log(line: str) -> None:
+        sys.stderr.write(line + "\n")
+
+    if arguments.kind == "dataset":
+        ref = sources.dataset(
+            store, arguments.name, work, data_config=arguments.data_config, store_name=arguments.store_name, log=log
+        )
+    else:
+        ref = sources.base_model(store, arguments.name, work, store_name=arguments.store_name, log=log)
+    sys.stdout.write(f"{ref.name}@{ref.digest}\n")
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    main()

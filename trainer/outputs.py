@@ -1,0 +1,62 @@
+"""The output directory of an engine: which checkpoints lie there, and whether one is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def checkpoints(output_dir: Path) -> dict[int, Path]:
+    """The ``checkpoint-<step>`` folders in ``output_dir`` by step, lowest first, whole or not."""
+    try:
+        entries = list(os.scandir(output_dir))
+    except FileNotFoundError:
+        return {}
+    found = {int(match[1]): Path(entry.path) for entry in entries if (match := _NAME.fullmatch(entry.name))}
+    return dict(sorted(found.items()))
+
+
+def problem(folder: Path, step: int) -> str | None:
+    """Why ``folder`` is not a whole checkpoint of ``step``, or None when it is.
+
+    Reads a few kilobytes: the trainer state, the index of the shards, and the header of each safetensors file, whose
+    offsets tell how long the file must be. Upstream's engines write in place, without any marker of completeness.
+    """
+    try:
+        state = json.loads((folder / "trainer_state.json").read_text())
+        if state.get("global_step") != step:
+            return f"trainer_state.json is of step {state.get('global_step')}"
+        weights = sorted(folder.glob("*.safetensors"))
+        if not weights:
+            return "it has no weights (*.safetensors)"
+        for index in folder.glob("*.safetensors.index.json"):
+            shards = set(json.loads(index.read_text())["weight_map"].values())
+            if missing := sorted(shards - {file.name for file in weights}):
+                return f"{index.name} names {missing[0]}, which is missing"
+        for file in weights:
+            if file.stat().st_size != (size := _safetensors_size(file)):
+                return f"{file.name} has {file.stat().st_size} bytes instead of {size}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def newest(output_dir: Path) -> int | None:
+    """The step of the newest whole checkpoint in ``output_dir``."""
+    whole = [step for step, folder in checkpoints(output_dir).items() if problem(folder, step) is None]
+    return whole[-1] if whole else None
+
+
+def _safetensors_size(file: Path) -> int:
+    """How many bytes ``file`` must have: 8 for the header's length, the header, the data up to the last offset."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 0 < length <= 100_000_000:
+            raise ValueError(f"{file.name} is not a safetensors file")
+        header = json.loads(stream.read(length))
+    ends = [tensor["data_offsets"][1] for name, tensor in header.items() if name != "__metadata__"]
+    return 8 + length + max(ends, default=0)

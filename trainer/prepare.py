@@ -1,0 +1,86 @@
+"""From a resolved configuration to a run spec, with everything it needs in the object store."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import get_args
+
+from trainer import sources
+from trainer.argv import Provenance
+from trainer.config import FinetuneConfig
+from trainer.errors import UsageError
+from trainer.presets import Preset
+from trainer.settings import pippa_home
+from trainer.spec import Engine, RunSpec, SnapshotRef, new_run_id
+from trainer.store.client import ObjectStore
+from trainer.tracking import default_wandb
+
+
+def prepare_sources(
+    store: ObjectStore, config: FinetuneConfig, home: Path | None = None, log: sources.Log = lambda _: None
+) -> tuple[list[SnapshotRef], SnapshotRef]:
+    """The snapshots of the configuration's datasets, in its order, and its base model. Raises as ``sources`` does."""
+    work = (home or pippa_home()) / "tmp"
+    # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
+    datasets = [
+        sources.dataset(store, name, work, data_config=config.data_config, log=log) for name in config.dataset_path
+    ]
+    return datasets, sources.base_model(store, config.base_model_path, work, log=log)
+
+
+def new_spec(
+    preset: Preset,
+    config: FinetuneConfig,
+    provenance: Provenance,
+    datasets: list[SnapshotRef],
+    base_model: SnapshotRef,
+    engine: Engine = "native",
+    environ: Mapping[str, str] = os.environ,
+    run_id: str | None = None,
+) -> RunSpec:
+    """A new run: its id (made here unless given), and everything that decides what it trains."""
+    run_id = run_id or new_run_id(preset.name)
+    return RunSpec(
+        run_id=run_id,
+        preset=preset.name,
+        engine=engine,
+        config=config,
+        provenance=provenance,
+        datasets=datasets,
+        base_model=base_model,
+        wandb=default_wandb(preset, run_id, environ),
+        git_sha=git_sha(environ),
+        image=environ.get("PIPPA_IMAGE") or None,
+    )
+
+
+def engine_from(environ: Mapping[str, str] = os.environ) -> Engine:
+    """The engine this image carries: ``PIPPA_ENGINE``, by default the native one. Raises ``UsageError``."""
+    name = environ.get("PIPPA_ENGINE") or "native"
+    for engine in get_args(Engine):
+        if name == engine:
+            return engine
+    raise UsageError(f"PIPPA_ENGINE is {name!r}.", f"The engines are {', '.join(get_args(Engine))}.")
+
+
+def git_sha(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The commit of pippa: ``PIPPA_GIT_SHA``, as images have it, else that of the checkout this file lies in."""
+    if sha := environ.get("PIPPA_GIT_SHA"):
+        return sha
+    here = Path(__file__).parent
+    try:
+        # --show-prefix is `trainer/` only where pippa itself is the checkout, not where it is installed inside one.
+        found = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD", "--show-prefix"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    sha, _, prefix = found.stdout.strip().partition("\n")
+    return sha if prefix.strip() == "trainer/" else None

@@ -1,0 +1,190 @@
+"""Weights & Biases: what the engine's environment says, and the native engine's bounded start of its run.
+
+W&B down, slow or misconfigured never stops a training: without a usable key, or with a server that doesn't answer, the
+run is recorded offline and kept with the run in the object store, from where ``wandb sync`` uploads it any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import netrc
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from trainer.errors import UsageError
+from trainer.events import Event, WarningEvent
+from trainer.presets import Preset
+from trainer.settings import secret_from
+from trainer.spec import RunSpec, WandbSpec
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+ENTITY = "wild-ai"
+PROJECT = "pippa"
+INIT_TIMEOUT_SECONDS = 30
+PROBE_TIMEOUT_SECONDS = 10
+_NO_NETWORK = ("offline", "disabled", "dryrun")
+
+
+def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ) -> WandbSpec:
+    """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, grouped by preset."""
+    return WandbSpec(
+        entity=environ.get("WANDB_ENTITY") or ENTITY,
+        project=environ.get("WANDB_PROJECT") or PROJECT,
+        name=run_id.rsplit("-", 1)[0],
+        run_id=run_id,
+        group=preset.name,
+        tags=list(preset.wandb_tags),
+    )
+
+
+def wandb_environment(
+    spec: WandbSpec, folder: Path, environ: Mapping[str, str] = os.environ
+) -> tuple[dict[str, str], WarningEvent | None]:
+    """The variables that make any engine report to ``spec``, and a warning when that can only happen offline.
+
+    ``folder`` is the run's own; W&B's files lie in ``folder/wandb`` and its caches beside it. A ``WANDB_MODE`` the user
+    set wins. The key, which may come from ``WANDB_API_KEY_FILE``, goes into the result: never log it.
+    """
+    variables = {
+        "WANDB_ENTITY": spec.entity,
+        "WANDB_PROJECT": spec.project,
+        "WANDB_NAME": spec.name,
+        "WANDB_RUN_ID": spec.run_id,
+        "WANDB_RESUME": "allow",
+        "WANDB_RUN_GROUP": spec.group,
+        "WANDB_TAGS": ",".join(spec.tags),
+        "WANDB_DIR": str(folder),
+        "WANDB_CACHE_DIR": str(folder / "wandb-cache"),
+        "WANDB_DATA_DIR": str(folder / "wandb-cache" / "data"),
+        "WANDB_ARTIFACT_DIR": str(folder / "wandb-cache" / "artifacts"),
+    }
+    mode = environ.get("WANDB_MODE", "").lower()
+    if mode in _NO_NETWORK:
+        return {**variables, "WANDB_MODE": mode}, None
+    try:
+        key = secret_from(environ, "WANDB_API_KEY")
+    except UsageError as error:
+        return {**variables, "WANDB_MODE": "offline"}, _offline(error.message)
+    if key:
+        variables["WANDB_API_KEY"] = key
+    elif not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := _netrc_key(environ)):
+        return {**variables, "WANDB_MODE": "offline"}, _offline("There is no W&B key on this machine")
+    if key and (reason := _refused(_base_url(environ), key)):
+        return {**variables, "WANDB_MODE": "offline"}, _offline(reason)
+    return variables, None
+
+
+def start_run(spec: RunSpec, emit: Callable[[Event], None], environ: Mapping[str, str] = os.environ) -> Run | None:
+    """Start the W&B run of ``spec`` in this process; Hugging Face's callback then logs to it.
+
+    Entity, mode and folders come from ``wandb_environment``. Never raises and never takes longer than the timeout: when
+    the server can't be used, the run starts offline; when even that fails, the answer is None and the caller must
+    keep Hugging Face's callback from trying itself.
+    """
+    import wandb
+
+    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, console="off")
+    config = {**spec.config.model_dump(mode="json"), "lineage": _lineage(spec)}
+    common = {
+        "entity": spec.wandb.entity,
+        "project": spec.wandb.project,
+        "name": spec.wandb.name,
+        "id": spec.wandb.run_id,
+        "group": spec.wandb.group,
+        "tags": spec.wandb.tags,
+        "resume": "allow",
+        "config": config,
+        "dir": environ.get("WANDB_DIR"),
+        "settings": settings,
+    }
+    mode = environ.get("WANDB_MODE", "online").lower()
+    for attempt in dict.fromkeys([mode, "offline"]):
+        try:
+            return wandb.init(**common, mode=attempt)  # pyrefly: ignore[bad-argument-type]
+        except Exception as error:  # whatever W&B raises, the training goes on
+            first = str(error).partition("\n")[0]
+            emit(_offline(f"W&B could not start the run ({type(error).__name__}: {first})"))
+            # W&B's background service still holds the run's id.
+            with contextlib.suppress(Exception):
+                wandb.teardown()
+    return None
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    """The offline runs recorded under the run's ``folder``, oldest first (a resumed run has one per part)."""
+    return sorted((folder / "wandb").glob("offline-run-*"))
+
+
+def sync_command(folder: Path) -> str:
+    """The command that uploads what was recorded offline; it joins the parts of a resumed run."""
+    return " ".join(["wandb sync", *(str(run) for run in offline_runs(folder))])
+
+
+def _lineage(spec: RunSpec) -> dict[str, object]:
+    return {
+        "run_id": spec.run_id,
+        "preset": spec.preset,
+        "engine": spec.engine,
+        "datasets": [str(ref) for ref in spec.datasets],
+        "base_model": str(spec.base_model),
+        "git_sha": spec.git_sha,
+        "image": spec.image,
+    }
+
+
+def _offline(reason: str) -> WarningEvent:
+    return WarningEvent(
+        message=f"{reason.rstrip('.')}: this run is recorded offline.",
+        hint="Its files are kept with the run; `wandb sync` uploads them later. WANDB_API_KEY reports live.",
+    )
+
+
+def _base_url(environ: Mapping[str, str]) -> str:
+    return (environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").rstrip("/")
+
+
+def _netrc_key(environ: Mapping[str, str]) -> str | None:
+    """The key ``wandb login`` left in the netrc file, which wandb itself reads."""
+    files = [Path(environ["NETRC"])] if environ.get("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
+    for file in files:
+        try:
+            entry = netrc.netrc(file.expanduser()).authenticators(urlsplit(_base_url(environ)).hostname or "")
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry and entry[2]:
+            return entry[2]
+    return None
+
+
+def _refused(base_url: str, key: str) -> str | None:
+    """Why the server at ``base_url`` can't be used with ``key``, or None. Takes seconds at most.
+
+    Upstream's engines start W&B themselves, with nothing to catch a refused key, so it is asked beforehand.
+    """
+    request = urllib.request.Request(  # noqa: S310 - http(s) only, checked below
+        f"{base_url}/graphql",
+        data=json.dumps({"query": "query { viewer { username } }"}).encode(),
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(f"api:{key}".encode()).decode(),
+        },
+    )
+    if urlsplit(base_url).scheme not in ("http", "https"):
+        return f"WANDB_BASE_URL is not a URL: {base_url}"
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_SECONDS) as response:  # noqa: S310
+            viewer = (json.load(response).get("data") or {}).get("viewer")
+    except urllib.error.HTTPError as error:
+        return f"W&B at {base_url} answers {error.code} ({error.reason})"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"W&B at {base_url} can't be reached ({getattr(error, 'reason', None) or type(error).__name__})"
+    return None if viewer else f"W&B at {base_url} does not know this key"

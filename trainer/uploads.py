@@ -1,0 +1,239 @@
+"""Checkpoints on their way into the object store, while the training goes on.
+
+One thread watches the engine's output directory and takes every complete ``checkpoint-<step>`` aside by hard links, so
+that the engine may delete it (``save_total_limit``) before it is uploaded. Another uploads what was taken aside, lowest
+step first, and registers it. The training waits for neither; the store may be down for as long as it likes.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from trainer import outputs
+from trainer.errors import PippaError, StoreError
+from trainer.events import CheckpointEvent, Event, WarningEvent
+from trainer.spec import RunSpec
+from trainer.store import registry, snapshots
+from trainer.store.client import ObjectStore
+
+PENDING = "pending-uploads"
+"""Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""
+
+POLL_SECONDS = 0.2
+QUIET_SECONDS = 5.0
+"""An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
+BACKOFF_SECONDS = (0.5, 30.0)
+
+
+class Uploader:
+    """Uploads and registers the checkpoints of one run in the background.
+
+    ``atomic`` says that the engine commits a checkpoint by renaming it into place (the native engine); upstream's
+    writes in place. ``ignore`` are steps that lie in ``output_dir`` but are not this run's to register.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        spec: RunSpec,
+        output_dir: Path,
+        emit: Callable[[Event], None],
+        *,
+        atomic: bool,
+        ignore: Iterable[int] = (),
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        self._store = store
+        self._spec = spec
+        self._output_dir = output_dir
+        self._emit = emit
+        self._atomic = atomic
+        self._quiet_seconds = quiet_seconds
+        self._seen: set[int] = set(ignore)
+        self._signatures: dict[int, tuple[object, float]] = {}
+        self._engine_ended = threading.Event()
+        self._abandoned = threading.Event()
+        self._progress = time.monotonic()
+        self.pending_dir = output_dir / PENDING
+        self.registered: list[int] = []
+        self.outage: str = ""
+        self._watcher = threading.Thread(target=self._watch, name="checkpoint-watch", daemon=True)
+        self._worker = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
+
+    def start(self) -> None:
+        """Start watching. What an earlier attempt of this run took aside but didn't upload goes first."""
+        self._seen.update(outputs.checkpoints(self.pending_dir))
+        self._watcher.start()
+        self._worker.start()
+
+    def finish(self, patience_seconds: float = 3600, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """After the engine's end: upload what is left. Returns whether everything is in the registry.
+
+        Gives up when nothing got through for ``patience_seconds`` or when ``stopped()``; nothing is lost then, it lies
+        in ``pending_dir`` and the next ``trainer run --run-id`` uploads it.
+        """
+        self._engine_ended.set()
+        self._progress = time.monotonic()
+        while self._worker.is_alive():
+            self._worker.join(timeout=0.1)
+            if stopped() or time.monotonic() - self._progress > patience_seconds:
+                self._abandoned.set()
+                self._worker.join(timeout=5)
+                break
+        return not outputs.checkpoints(self.pending_dir)
+
+    def _watch(self) -> None:
+        while True:
+            ended = self._engine_ended.is_set()
+            found = outputs.checkpoints(self._output_dir)
+            kept = True
+            for step, folder in found.items():
+                if step not in self._seen and self._complete(step, folder, max(found), ended=ended):
+                    kept = self._take_aside(step, folder) and kept
+            if (ended and kept) or self._abandoned.wait(POLL_SECONDS if ended else 0):
+                return
+            self._engine_ended.wait(POLL_SECONDS)
+
+    def _complete(self, step: int, folder: Path, newest: int, *, ended: bool) -> bool:
+        if not self._atomic and not ended and step == newest and not self._is_quiet(step, folder):
+            return False
+        problem = outputs.problem(folder, step)
+        if problem and (self._atomic or ended or step < newest) and folder.exists():
+            self._seen.add(step)
+            self._emit(
+                WarningEvent(
+                    message=f"{folder.name} is not a whole checkpoint and was not uploaded: {problem}.",
+                    hint="The engine was probably stopped while it saved; the checkpoint before it is whole.",
+                )
+            )
+        return problem is None
+
+    def _is_quiet(self, step: int, folder: Path) -> bool:
+        signature = tuple(
+            (str(file), stat.st_size, stat.st_mtime_ns)
+            for file in sorted(folder.rglob("*"))
+            if (stat := _stat(file)) is not None
+        )
+        now = time.monotonic()
+        before, since = self._signatures.get(step, (None, now))
+        if signature != before:
+            self._signatures[step] = (signature, now)
+            return False
+        return now - since >= self._quiet_seconds
+
+    def _take_aside(self, step: int, folder: Path) -> bool:
+        """Link ``folder`` into the pending ones. False when it must be tried again (a full disk, say)."""
+        staging = self.pending_dir / f".{folder.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            shutil.copytree(folder, staging, copy_function=_link)
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            if not folder.exists():
+                self._seen.add(step)
+                self._emit(WarningEvent(message=f"{folder.name} was deleted before it could be uploaded."))
+            else:
+                self._warn_outage(f"{folder.name} can't be set aside for uploading ({error})")
+            return step in self._seen
+        staging.rename(self.pending_dir / folder.name)
+        self._seen.add(step)
+        return True
+
+    def _work(self) -> None:
+        delay = BACKOFF_SECONDS[0]
+        while not self._abandoned.is_set():
+            # Asked before looking: the watcher's last round may still set something aside.
+            over = self._engine_ended.is_set() and not self._watcher.is_alive()
+            waiting = outputs.checkpoints(self.pending_dir)
+            if not waiting:
+                if over:
+                    return
+                self._abandoned.wait(POLL_SECONDS)
+                continue
+            step, folder = next(iter(waiting.items()))
+            try:
+                self._upload(step, folder)
+            except Exception as error:  # a checkpoint is never given up, whatever went wrong
+                self._warn_outage(str(error).partition("\n")[0])
+                self._abandoned.wait(delay)
+                delay = min(delay * 2, BACKOFF_SECONDS[1])
+            else:
+                delay = BACKOFF_SECONDS[0]
+                self.outage = ""
+                self._progress = time.monotonic()
+
+    def _upload(self, step: int, folder: Path) -> None:
+        started = time.monotonic()
+        spec = self._spec
+        origin = {"run_id": spec.run_id, "step": str(step)}
+        pushed = snapshots.push(self._store, folder, "checkpoint", spec.run_id, origin=origin)
+        known = {entry.step: entry.snapshot.digest for entry in registry.list_checkpoints(self._store, spec.run_id)}
+        if known.get(step, pushed.ref.digest) != pushed.ref.digest:
+            # Another machine went on with the run from an earlier step; trying again would never help.
+            self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
+            shutil.rmtree(folder)
+            return
+        # Also moves the aliases `latest` and `<preset>/latest`.
+        registry.register(
+            self._store,
+            registry.CheckpointEntry(
+                run_id=spec.run_id, step=step, snapshot=pushed.ref, spec=spec, wandb_run=_wandb(spec)
+            ),
+        )
+        shutil.rmtree(folder)
+        self.registered.append(step)
+        self._emit(
+            CheckpointEvent(
+                step=step,
+                digest=pushed.ref.digest,
+                bytes_uploaded=pushed.bytes_uploaded,
+                seconds=round(time.monotonic() - started, 3),
+            )
+        )
+
+    def _warn_outage(self, reason: str) -> None:
+        """One warning per outage, however often it is tried again."""
+        if not self.outage:
+            self._emit(
+                WarningEvent(
+                    message=f"A checkpoint can't be uploaded yet: {reason}",
+                    hint="The training goes on; the checkpoint is kept on this disk and tried again until it is in.",
+                )
+            )
+        self.outage = reason
+
+
+def failure(uploader: Uploader, run_id: str) -> PippaError:
+    """The error for a run whose last checkpoints are still on this disk only."""
+    return StoreError(
+        f"Checkpoints of {run_id} could not be uploaded: {uploader.outage or 'stopped before they were'}.",
+        f"They are safe in {uploader.pending_dir}; `trainer run --run-id {run_id}` on this machine uploads them.",
+    )
+
+
+def _wandb(spec: RunSpec) -> str | None:
+    if spec.config.report_to != "wandb":
+        return None
+    return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link where the file system has them: no bytes and no time; a copy elsewhere."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None
