@@ -114,9 +114,10 @@ class FrameStore:
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode all planned videos now, ``progress(done, of)`` after each; else each is decoded at first use."""
         with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
-            for done, _ in enumerate(pool.map(self._build_or_warn, self._keys), start=1):
+            planned = list(self._keys)  # one that can't be written leaves self._keys meanwhile
+            for done, _ in enumerate(pool.map(self._build_or_warn, planned), start=1):
                 if progress:
-                    progress(done, len(self._keys))
+                    progress(done, len(planned))
 
     def frames(self, path: Path, timestamps: np.ndarray) -> np.ndarray:
         """Frames of ``path`` on screen at ``timestamps`` (seconds, ``[T]``): uint8 RGB ``[T, H, W, 3]``.

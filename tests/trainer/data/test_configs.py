@@ -1,0 +1,64 @@
+"""Data configs: upstream's keys and widths, and configs of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from trainer.data.configs import DATA_CONFIGS, PROJECTOR_INDEX, get_data_config
+from trainer.data.modality import DatasetMeta
+from trainer.errors import UsageError
+
+
+def test_upstreams_names_and_horizon() -> None:
+    assert set(DATA_CONFIGS) == {
+        "fourier_gr1_arms_only", "fourier_gr1_arms_waist", "fourier_gr1_full_upper_body", "so100", "so100_dualcam",
+        "unitree_g1", "unitree_g1_full_body", "bimanual_panda_gripper", "bimanual_panda_hand", "single_panda_gripper",
+        "oxe_droid", "agibot_genie1",
+    }  # fmt: skip
+    assert {config.action_horizon for config in DATA_CONFIGS.values()} == {16}
+    assert PROJECTOR_INDEX == {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
+
+
+def test_order_of_keys_is_upstreams() -> None:
+    assert get_data_config("so100_dualcam").keys("video") == ["front", "wrist"]
+    assert get_data_config("fourier_gr1_arms_waist").keys("state") == [
+        "left_arm", "right_arm", "left_hand", "right_hand", "waist",
+    ]  # fmt: skip
+    assert get_data_config("unitree_g1_full_body").keys("action") == [
+        "left_arm", "left_hand", "right_arm", "right_hand",
+    ]  # fmt: skip
+    panda = get_data_config("bimanual_panda_gripper")
+    assert panda.keys("state")[:3] == ["right_arm_eef_pos", "right_arm_eef_quat", "right_gripper_qpos"]
+    assert [feature.normalise for feature in panda.action] == [None, None, "binary"] * 2
+    assert get_data_config("agibot_genie1").keys("action")[-1] == "robot_velocity"
+
+
+def test_which_configs_fit_the_demo(demo_dataset: Path) -> None:
+    modality = DatasetMeta.load(demo_dataset).modality
+    fitting = [name for name, config in DATA_CONFIGS.items() if not config.missing(modality)]
+    assert fitting == ["fourier_gr1_arms_only", "fourier_gr1_arms_waist"]
+    assert DATA_CONFIGS["fourier_gr1_full_upper_body"].missing(modality) == {"video": ["front_view"]}
+
+
+def test_a_config_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "my_robot.py").write_text(
+        "from trainer.data.configs import DataConfig, Feature\n"
+        "ARM = DataConfig('arm', ('top',), (Feature('joints', 'q99'),), (Feature('joints', 'min_max'),),\n"
+        "                 'annotation.task', action_horizon=8)\n"
+        "def make(): return ARM\n"
+        "class Upstream:\n"
+        "    def modality_config(self): ...\n"
+        "    def transform(self): ...\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", __import__("sys").path[:])
+    assert get_data_config("my_robot:ARM") is get_data_config("my_robot:make")
+    assert get_data_config("my_robot:ARM").action_horizon == 8
+    with pytest.raises(UsageError, match="an Isaac-GR00T class"):
+        get_data_config("my_robot:Upstream")
+    with pytest.raises(UsageError, match="can't be loaded: AttributeError"):
+        get_data_config("my_robot:LEG")
+    with pytest.raises(UsageError, match="can't be loaded: ModuleNotFoundError"):
+        get_data_config("her_robot:ARM")

@@ -1,0 +1,104 @@
+"""States and actions of every data config: widths, rotations, and actions coming back."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from trainer.data.configs import DATA_CONFIGS, DataConfig, Feature, get_data_config
+from trainer.data.metadata import DatasetMetadata, DatasetStatistics, Modalities, StateActionMetadata
+from trainer.data.statistics import statistics_of
+from trainer.data.transforms.sample import SampleTransform
+from trainer.data.transforms.state_action import StateActionTransform
+from trainer.errors import DatasetError, UsageError
+
+
+def raw_data(config: DataConfig, rows: int = 40) -> dict[str, np.ndarray]:
+    """Random raw data: quaternions where a state is turned into another rotation, else three dimensions."""
+    rng = np.random.default_rng(0)
+    raw = {}
+    for modality in ("state", "action"):
+        for feature in getattr(config, modality):
+            width = 4 if feature.rotation == "rotation_6d" else 3
+            values = rng.normal(size=(rows, width))
+            if width == 4:
+                values /= np.linalg.norm(values, axis=1, keepdims=True)
+            raw[f"{modality}.{feature.key}"] = (values > 0).astype(float) if feature.normalise == "binary" else values
+    return raw
+
+
+def metadata_of(config: DataConfig, raw: dict[str, np.ndarray], **changes: object) -> DatasetMetadata:
+    described, statistics = {"state": {}, "action": {}}, {"state": {}, "action": {}}
+    for modality in described:
+        for feature in getattr(config, modality):
+            values = raw[f"{modality}.{feature.key}"]
+            rotation = None
+            if feature.rotation:
+                rotation = "quaternion" if values.shape[1] == 4 else "axis_angle"
+            fields = {"absolute": True, "rotation_type": rotation, "shape": (values.shape[1],), "continuous": True}
+            described[modality][feature.key] = StateActionMetadata.model_validate({**fields, **changes})
+            statistics[modality][feature.key] = statistics_of(values)
+    return DatasetMetadata(
+        statistics=DatasetStatistics(**statistics), modalities=Modalities(video={}, **described), embodiment_tag="gr1"
+    )
+
+
+@pytest.mark.parametrize("name", DATA_CONFIGS)
+def test_every_config_transforms_and_brings_actions_back(name: str) -> None:
+    config = get_data_config(name)
+    raw = raw_data(config)
+    transform = SampleTransform(config, metadata_of(config, raw), "gr1")
+    state, action = transform.state.forward(raw), transform.action.forward(raw)
+    assert state.shape == (40, transform.state.width) and np.isfinite(state).all()
+    expected = sum(6 if f.sin_cos or f.rotation == "rotation_6d" else 3 for f in config.state)
+    assert transform.state.width == expected
+    back = transform.unapply(np.pad(action, ((0, 0), (0, config.max_action_dim - action.shape[1]))))
+    assert list(back) == [f"action.{key}" for key in config.keys("action")]
+    for key, values in back.items():
+        np.testing.assert_allclose(values, raw[key], atol=1e-5, err_msg=key)
+
+
+def test_a_converted_rotation_is_normalised_with_its_bounds_which_changes_nothing() -> None:
+    config = DataConfig("r", (), (Feature("pose", "min_max", rotation="rotation_6d"),), (Feature("x"),), "annotation.t")
+    raw = {"state.pose": np.array([[0.0, 0.0, 0.0, 1.0]]), "action.x": np.zeros((1, 3))}
+    state = StateActionTransform("state", config.state, metadata_of(config, raw)).forward(raw)
+    np.testing.assert_allclose(state, [[-1, 0, 0, 0, -1, 0]], atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("feature", "changes", "message"),
+    [
+        (Feature("pose", rotation="rotation_6d"), {"rotation_type": None}, "what rotation it is"),
+        (Feature("pose", "min_max", rotation="rotation_6d"), {"absolute": False}, "only be normalised when"),
+        (Feature("pose", "q99", rotation="rotation_6d"), {}, "only be normalised when"),
+        (Feature("pose", "min_max"), {"continuous": False}, "holds integers"),
+        (Feature("pose", rotation="rotation_6d"), {"rotation_type": "axis_angle"}, "of type axis_angle has 3"),
+    ],
+)
+def test_what_can_not_be_processed_is_refused(feature: Feature, changes: dict, message: str) -> None:
+    config = DataConfig("r", (), (feature,), (), "annotation.t")
+    raw = {"state.pose": np.tile([0.0, 0.0, 0.0, 1.0], (2, 1))}
+    with pytest.raises(DatasetError, match=message):
+        StateActionTransform("state", config.state, metadata_of(config, raw, **changes))
+
+
+def test_actions_keep_their_width() -> None:
+    config = DataConfig("r", (), (), (Feature("joints", sin_cos=True),), "annotation.t")
+    raw = {"action.joints": np.zeros((2, 3))}
+    with pytest.raises(UsageError, match="from 3 to 6"):
+        StateActionTransform("action", config.action, metadata_of(config, raw))
+
+
+def test_an_observation_that_does_not_fit_is_refused() -> None:
+    config = get_data_config("so100")
+    raw = raw_data(config)
+    transform = SampleTransform(config, metadata_of(config, raw), "new_embodiment")
+    state = {key: values[:1] for key, values in raw.items() if key.startswith("state")}
+    frames = np.zeros((1, 48, 64, 3), np.uint8)
+    assert transform.apply({**state, "video.webcam": frames})["text"] == "Perform the default behavior."
+    with pytest.raises(UsageError, match=r"lacks video\.webcam"):
+        transform.apply(state)
+    with pytest.raises(UsageError, match="must be uint8"):
+        transform.apply({**state, "video.webcam": frames.astype(float)})
+    with pytest.raises(UsageError, match="has 2 dimensions, not 3"):
+        transform.apply({**state, "video.webcam": frames, "state.gripper": np.zeros((1, 2))})
