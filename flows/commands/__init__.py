@@ -1,0 +1,78 @@
+"""The commands of ``pippa``, one module per first word: ``function(argv) -> exit code``. What they share is here."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.table import Table
+
+from flows.embedded.s3 import object_store
+from flows.terminal import waiting
+from trainer.settings import pippa_home
+from trainer.store.client import ObjectStore
+
+PIPE_WIDTH = 160
+
+
+def console() -> Console:
+    """For results: stdout, without colouring what looks like a number."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, width=PIPE_WIDTH if wide else None)
+
+
+def notes() -> Console:
+    """For what is not the result: stderr."""
+    return Console(stderr=True, highlight=False)
+
+
+def columns(*headings: str) -> Table:
+    """A table without lines; without headings, titles and their values."""
+    table = Table(box=None, show_header=bool(headings), pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in headings or ("", ""):
+        table.add_column(heading, overflow="fold")
+    table.columns[0].no_wrap = True
+    return table
+
+
+def nothing_stored() -> bool:
+    """Whether this machine has no object store yet, so that a list of what is in it need not start one."""
+    return not os.environ.get("PIPPA_S3_ENDPOINT") and not (pippa_home() / "s3").is_dir()
+
+
+@contextmanager
+def opened_store() -> Iterator[ObjectStore]:
+    """The object store of the settings, or the embedded one, started for this command."""
+    with object_store(pippa_home()) as settings:
+        store = ObjectStore(settings)
+        store.ensure_bucket()
+        yield store
+
+
+@contextmanager
+def said(text: str) -> Iterator[None]:
+    """A spinner on stderr while something takes its time."""
+    with waiting(notes(), text):
+        yield
+
+
+class ByteBar:
+    """A progress bar on stderr for ``progress(done, total)`` in bytes; nothing without a terminal."""
+
+    def __init__(self, title: str) -> None:
+        screen = notes()
+        parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        self._progress = Progress(*parts, console=screen, transient=True, disable=not screen.is_terminal)
+        self._task = self._progress.add_task(escape(title), total=None)
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        self._progress.start()
+        return lambda done, total: self._progress.update(self._task, completed=done, total=total)
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()

@@ -1,0 +1,101 @@
+"""``pippa runs``: what was trained here, how it went, and going on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from rich.markup import escape
+
+from flows.cli import Parser
+from flows.commands import columns, console, nothing_stored, opened_store
+from flows.terminal import duration
+from trainer.errors import ExitCode, UsageError
+from trainer.store.client import ObjectStore
+
+ALIVE = timedelta(seconds=60)
+"""A run that goes on renews its state every few seconds; one that was silent for longer was killed."""
+
+
+def show_all(argv: Sequence[str]) -> int:
+    """``pippa runs list``"""
+    Parser("pippa runs list", description="List runs, the oldest first.").parse_args(argv)
+    screen = console()
+    if nothing_stored():
+        screen.print("No runs yet. `pippa train smoke` is one.")
+        return ExitCode.DONE
+    with opened_store() as store:
+        from trainer.store.runs import list_runs
+
+        found = list_runs(store)
+    table = columns("run", "status", "step", "loss", "took", "")
+    colours = {"done": "green", "failed": "red", "running": "cyan"}
+    for run in found:
+        state = run.state
+        status = state.status if state else "preparing"
+        if (state is None or state.active) and not is_alive(state.updated if state else run.spec.created):
+            status = "lost"
+        loss = state.metrics.get("loss") if state else None
+        took = (
+            duration(((state.ended or state.updated) - state.started).total_seconds())
+            if state and state.started
+            else ""
+        )
+        table.add_row(
+            escape(run.spec.run_id),
+            f"[{colours.get(status, 'yellow')}]{status}[/]",
+            f"{state.step}/{state.of}" if state else "",
+            f"{loss:.4f}" if loss is not None else "",
+            took,
+            escape(state.message.partition("\n")[0]) if state and status == "failed" else "",
+        )
+    screen.print(table)
+    return ExitCode.DONE
+
+
+def show(argv: Sequence[str]) -> int:
+    """``pippa runs show RUN``"""
+    parser = Parser("pippa runs show", description="The report of a run.")
+    parser.add_argument("run", help="run id, as `pippa runs` lists them")
+    parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
+    arguments = parser.parse_args(argv)
+    with opened_store() as store:
+        from flows.report import build_report, print_report, to_markdown
+
+        report = build_report(store, arguments.run)
+    screen = console()
+    if arguments.markdown:
+        screen.file.write(to_markdown(report) + "\n")
+    else:
+        print_report(screen, report)
+    return ExitCode.DONE
+
+
+def resume(argv: Sequence[str]) -> int:
+    """``pippa runs resume RUN``"""
+    parser = Parser(
+        "pippa runs resume", description="Continue a run from its last checkpoint, with the configuration it had."
+    )
+    parser.add_argument("run", help="run id, as `pippa runs` lists them")
+    arguments = parser.parse_args(argv)
+    with opened_store() as store:
+        preset = _resumable(store, arguments.run)
+        # Within the store's context, so that an embedded server is not stopped and started again in between.
+        from flows.commands.train import carry_out
+
+        return carry_out(preset, {}, "process", arguments.run, None)
+
+
+def is_alive(updated: datetime) -> bool:
+    """Whether a run that was heard of then can still be going on."""
+    return datetime.now(UTC) - updated < ALIVE
+
+
+def _resumable(store: ObjectStore, run_id: str) -> str:
+    """The preset of a run that can be continued. Raises ``UsageError`` for one that can't."""
+    from trainer.store import runs
+
+    spec, state = runs.read_spec(store, run_id), runs.read_state(store, run_id)
+    if state is not None and state.status == "done":
+        raise UsageError(f"{run_id} is done.", f"`pippa runs show {run_id}` tells how it went.")
+    return spec.preset

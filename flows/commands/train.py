@@ -1,0 +1,134 @@
+"""``pippa train``, and the part of it that ``pippa runs resume`` shares."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from rich.console import Console
+from rich.markup import escape
+
+from flows.cli import Parser
+from flows.commands import console
+from flows.launch import LauncherName
+from trainer.argv import resolve
+from trainer.config import FinetuneConfig
+from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.presets import PRESETS
+from trainer.settings import pippa_home
+from trainer.spec import new_run_id
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+HELP = """\
+usage: pippa train PRESET [--flag …] [--dry-run] [--launcher {launchers}]
+
+  --dry-run     show what would be trained and the engine's command line; touch nothing
+  --launcher    where the trainer runs (process: on this machine, with this Python)
+
+Every argument of the preset can be given as a flag: `pippa train PRESET --help` lists them.
+The presets are {presets}.
+"""
+
+
+def train(argv: Sequence[str]) -> int:
+    """``pippa train PRESET [--flag …]``"""
+    launchers = ", ".join(get_args(LauncherName))
+    if not argv or argv[0].startswith("-"):
+        if argv and argv[0] in ("-h", "--help"):
+            sys.stdout.write(HELP.format(launchers=launchers, presets=", ".join(PRESETS)))
+            return ExitCode.DONE
+        raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
+    name, launcher, dry_run, flags = argv[0], *_own_flags(argv[1:])
+    preset, config, provenance = resolve(name, flags, "pippa train")
+    _check_folders(config)
+    if dry_run:
+        from flows.plan import print_plan
+        from trainer.prepare import engine_from
+
+        print_plan(console(), preset, config, provenance, launcher, engine_from())
+        return ExitCode.DONE
+    overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
+    return carry_out(name, overrides, launcher, new_run_id(name), config)
+
+
+def carry_out(
+    preset: str, overrides: dict[str, Any], launcher: LauncherName, run_id: str, config: FinetuneConfig | None
+) -> int:
+    """Start what is needed, run the flow under the terminal's eyes, print the report; returns the exit code."""
+    from flows.startup import started
+
+    screen, home = console(), pippa_home()
+    screen.print(f"[bold]{escape(run_id)}[/]")
+    with started(home, config, screen) as store:
+        from flows.report import build_report, print_report
+        from flows.terminal import Terminal
+        from flows.train import OBSERVER
+        from flows.train import train as flow
+
+        with Terminal(run_id, screen) as terminal:
+            token = OBSERVER.set(terminal)
+            try:
+                run: Callable[..., State] = flow  # its overloads depend on return_state
+                state = run(preset, overrides, launcher, run_id, return_state=True)
+            except BaseException as error:
+                # Prefect's answer to SIGTERM, raised again after the trainer has saved and ended.
+                if type(error).__name__ != "TerminationSignal":
+                    raise
+                _say_how_to_resume(screen, run_id)
+                return ExitCode.TERMINATED
+            finally:
+                OBSERVER.reset(token)
+        if state.is_cancelled():
+            _say_how_to_resume(screen, run_id)
+            return ExitCode.INTERRUPTED
+        error = None if state.is_completed() else state.result(raise_on_failure=False)
+        if isinstance(error, PippaError):
+            _say_failure(screen, home, run_id, error)
+            return error.exit_code
+        if isinstance(error, BaseException):
+            raise error
+        print_report(screen, build_report(store, run_id))
+        return ExitCode.DONE
+
+
+def _own_flags(argv: Sequence[str]) -> tuple[LauncherName, bool, list[str]]:
+    """Launcher, whether it is a dry run, and the flags of the configuration that are left."""
+    parser = Parser("pippa train", add_help=False, allow_abbrev=False)
+    parser.add_argument("--dry-run", action="store_true")
+    parser.add_argument("--launcher", choices=get_args(LauncherName), default=get_args(LauncherName)[0])
+    own, rest = parser.parse_known_args(argv)
+    return own.launcher, own.dry_run, rest
+
+
+def _check_folders(config: FinetuneConfig) -> None:
+    """Check datasets that are folders here and now. Raises ``DatasetError`` with every problem and its fix."""
+    from trainer.sources import is_folder, require_valid
+
+    for name in config.dataset_path:
+        if is_folder(name):
+            folder = Path(name).expanduser()
+            if not folder.is_dir():
+                raise UsageError(f"There is no folder {name}.", f"It would be {folder.resolve()}.")
+            require_valid(folder, config.data_config, name)
+    if is_folder(config.base_model_path) and not (Path(config.base_model_path).expanduser() / "config.json").is_file():
+        raise UsageError(
+            f"{config.base_model_path} is not a model: it has no config.json.", "Name the folder that has one."
+        )
+
+
+def _say_how_to_resume(screen: Console, run_id: str) -> None:
+    screen.print(f"[yellow]![/] Stopped. To continue from its last checkpoint: [bold]pippa runs resume {run_id}[/]")
+
+
+def _say_failure(screen: Console, home: Path, run_id: str, error: PippaError) -> None:
+    sys.stdout.flush()
+    sys.stderr.write(f"error: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
+    folder = home / "runs" / run_id
+    logs = [file for name in ("log.txt", "trainer.log") if (file := folder / name).is_file()]
+    if logs:
+        screen.print(f"log   {escape(str(logs[0]))}", soft_wrap=True)
+        screen.print(f"next  once that is mended: [bold]pippa runs resume {run_id}[/]", soft_wrap=True)

@@ -1,0 +1,161 @@
+"""Follows a trainer from its start to its end, and stops it in good order when it must stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import FrameType
+
+from flows.launch import Training
+from trainer.errors import (
+    DatasetError,
+    DiskFullError,
+    EngineError,
+    ExitCode,
+    OutOfMemoryError,
+    PippaError,
+    StoreError,
+    UsageError,
+)
+from trainer.events import ErrorEvent, Event, WarningEvent
+
+TICK_SECONDS = 0.2
+LOG_TAIL_LINES = 15
+
+_ERRORS: dict[int, type[PippaError]] = {
+    kind.exit_code: kind
+    for kind in (UsageError, DatasetError, StoreError, OutOfMemoryError, DiskFullError, EngineError)
+}
+
+
+class TrainerLostError(PippaError):
+    """The trainer was killed from outside, or its machine went away; it resumes from its last checkpoint."""
+
+
+class StoppedError(PippaError):
+    """The trainer was stopped by a signal that pippa did not send; it saved before it ended."""
+
+    exit_code = ExitCode.TERMINATED
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a training ended."""
+
+    exit_code: int
+    error: ErrorEvent | None
+    interrupted: bool
+    """Ctrl-C asked for it."""
+
+
+class Interrupts:
+    """Ctrl-C while a training runs, as a context manager: counted, so that it never lands in the middle of a call.
+
+    In any thread but the main one Python delivers no signals; there the count stays 0.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._main = threading.current_thread() is threading.main_thread()
+        self._before: object = None
+
+    def __enter__(self) -> Interrupts:
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
+
+    def _note(self, _number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+
+
+def follow(training: Training, observe: Callable[[Event], None], grace: float) -> Outcome:
+    """Pass every event to ``observe`` until the trainer has ended, and say how it did.
+
+    The first Ctrl-C asks the trainer to save and end, which may take ``grace`` seconds; the second ends it at once.
+    Any other exception (Prefect's cancellation among them) stops it in the same way and is raised again. No process of
+    the trainer is left when this returns or raises.
+    """
+    with Interrupts() as interrupts:
+        run = _Run(training, observe, grace, interrupts)
+        try:
+            run.until_ended()
+        except BaseException:
+            run.stop("The flow is ending.")
+            run.until_ended()
+            raise
+        finally:
+            training.kill()
+        return Outcome(training.exit_code or 0, run.error, interrupts.count > 0)
+
+
+class _Run:
+    def __init__(
+        self, training: Training, observe: Callable[[Event], None], grace: float, interrupts: Interrupts
+    ) -> None:
+        self.error: ErrorEvent | None = None
+        self._training = training
+        self._observe = observe
+        self._grace = grace
+        self._interrupts = interrupts
+        self._deadline = float("inf")
+        self._killed = False
+
+    def until_ended(self) -> None:
+        while True:
+            event = self._training.next_event(TICK_SECONDS)
+            if event is not None:
+                if isinstance(event, ErrorEvent):
+                    self.error = event
+                self._observe(event)
+            elif self._training.exit_code is not None:
+                return
+            if self._interrupts.count:
+                self.stop(
+                    "Stopping the training: it saves and uploads a last checkpoint. Ctrl-C again ends it at once."
+                )
+            if (self._interrupts.count > 1 or time.monotonic() > self._deadline) and not self._killed:
+                self._killed = True
+                self._training.kill()
+
+    def stop(self, message: str) -> None:
+        if self._deadline == float("inf"):
+            self._deadline = time.monotonic() + self._grace
+            self._training.terminate()
+            self._observe(WarningEvent(message=message))
+
+
+def failure(outcome: Outcome, training: Training) -> PippaError | None:
+    """The error that a bad end means; None when the training was done."""
+    code = outcome.exit_code
+    if code == 0:
+        return None
+    if outcome.error is not None:
+        return _ERRORS.get(outcome.error.code, PippaError)(outcome.error.message, outcome.error.hint)
+    where = f"The trainer's log is {training.log}."
+    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+        return StoppedError("The trainer was stopped from outside.", where)
+    if code < 0:
+        return TrainerLostError(f"The trainer was killed by {signal.Signals(-code).name}.", where)
+    return _ERRORS.get(code, PippaError)(
+        f"The trainer ended with exit code {code} and did not say why. The end of its log:\n{_tail(training)}", where
+    )
+
+
+def can_heal(error: BaseException) -> bool:
+    """Whether starting the same run again may succeed: the store was away, or the trainer was lost."""
+    return isinstance(error, StoreError | TrainerLostError)
+
+
+def _tail(training: Training) -> str:
+    try:
+        lines = training.log.read_text(errors="replace").splitlines()
+    except OSError:
+        return "(none)"
+    return "\n".join(lines[-LOG_TAIL_LINES:]) or "(empty)"

@@ -1,0 +1,107 @@
+"""Runs the trainer as a child process on this machine, with the same Python."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.errors import PippaError
+from trainer.events import Event, parse_event
+from trainer.parent import child_environment
+
+KILL_SECONDS = 5.0
+
+
+class ProcessLauncher:
+    """Starts ``python -m trainer.cli run --run-id ID``; its stderr goes to ``<home>/runs/<run id>/trainer.log``."""
+
+    def __init__(self, home: Path, command: Sequence[str] = (sys.executable, "-m", "trainer.cli", "run")) -> None:
+        self._home = home
+        self._command = list(command)
+
+    def start(self, run_id: str, environ: Mapping[str, str]) -> TrainerProcess:
+        """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
+
+        It ends by itself when pippa is killed: ``trainer.parent`` watches for that.
+        """
+        log = self._home / "runs" / run_id / "trainer.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        command = [*self._command, "--run-id", run_id]
+        with log.open("wb") as errors:
+            try:
+                process = subprocess.Popen(
+                    command,
+                    env={**environ, **child_environment()},
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise PippaError(f"Can't start {command[0]}: {error.strerror}.") from error
+        return TrainerProcess(process, log)
+
+
+class TrainerProcess:
+    """A trainer in a process. Its events are read by a thread, so that a signal never interrupts half a line."""
+
+    def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.log = log
+        self._process = process
+        self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self._drained = False
+        threading.Thread(target=self._read, name="trainer-events", daemon=True).start()
+
+    @property
+    def pid(self) -> int:
+        """The trainer's process id."""
+        return self._process.pid
+
+    def next_event(self, timeout: float) -> Event | None:
+        """The next event, or None when ``timeout`` seconds passed without one, or none will follow."""
+        if self._drained:
+            return None
+        with contextlib.suppress(queue.Empty):
+            event = self._events.get(timeout=timeout)
+            self._drained = event is None
+            return event
+        return None
+
+    @property
+    def exit_code(self) -> int | None:
+        """The exit code once the trainer has ended and every event was read."""
+        return self._process.poll() if self._drained else None
+
+    def terminate(self) -> None:
+        """SIGTERM to the trainer only: its engine must live on until it has saved."""
+        self._process.terminate()
+
+    def kill(self) -> None:
+        """End the trainer and its engine: a second SIGTERM makes it kill the engine's group, SIGKILL ends the rest."""
+        deadline = time.monotonic() + KILL_SECONDS
+        while self._process.poll() is None and time.monotonic() < deadline:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(0.5)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def _read(self) -> None:
+        stdout = self._process.stdout
+        assert stdout is not None  # noqa: S101 - a pipe
+        with stdout:
+            for line in stdout:
+                if event := parse_event(line.decode(errors="replace").rstrip()):
+                    self._events.put(event)
+        # Whoever reads the end must find the exit code.
+        self._process.wait()
+        self._events.put(None)

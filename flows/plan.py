@@ -1,0 +1,105 @@
+"""``pippa train PRESET --dry-run``: what a training would be, without touching anything."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.compare import cameras, components
+from trainer.argv import Provenance, flag, to_argv
+from trainer.config import FinetuneConfig
+from trainer.presets import Preset
+from trainer.settings import pippa_home, secret_from
+from trainer.sources import SYNTHETIC, TINY, is_folder
+from trainer.spec import Engine
+from trainer.tracking import default_wandb
+
+
+def print_plan(
+    console: Console,
+    preset: Preset,
+    config: FinetuneConfig,
+    provenance: Provenance,
+    launcher: str,
+    engine: Engine,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Print the resolved configuration with the origin of each value, and the engine's command line."""
+    wandb = default_wandb(preset, f"{preset.name}-", environ)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for title, value in {
+        "preset": f"{preset.name}: {preset.summary}",
+        "dataset": "\n".join(describe(name, "dataset") for name in config.dataset_path),
+        "cameras": cameras(config),
+        "base model": describe(config.base_model_path, "base model"),
+        "components tuned": components(config),
+        "launcher": launcher,
+        "engine": engine,
+        "object store": environ.get("PIPPA_S3_ENDPOINT") or f"embedded, in {pippa_home(environ) / 's3'}",
+        "Prefect": environ.get("PREFECT_API_URL") or f"embedded, in {pippa_home(environ) / 'prefect'}",
+        "W&B": f"{wandb.entity}/{wandb.project}, tags {', '.join(wandb.tags)}; {_wandb_mode(config, environ)}",
+    }.items():
+        table.add_row(title, escape(value))
+    console.print(table)
+
+    values = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("argument", "value", "from", "why"):
+        values.add_column(heading, overflow="fold", no_wrap=heading in ("argument", "from"))
+    for name in FinetuneConfig.model_fields:
+        origin = provenance[name]
+        style = {"flag": "bold cyan", "preset": "", "default": "dim"}[origin]
+        reason = preset.reason(name) if origin == "preset" else ""
+        values.add_row(name, escape(_shown(getattr(config, name))), origin, f"[dim]{escape(reason)}[/]", style=style)
+    console.print()
+    console.print(values)
+    console.print()
+    console.print("The engine's command; in a run, names stand for their folders in the cache, and a relative")
+    console.print("output_dir lies in the run's own folder:\n")
+    # Not through rich: a line that it wraps or colours can't be pasted.
+    console.file.write(command_text(config, environ) + "\n")
+
+
+def command_text(config: FinetuneConfig, environ: Mapping[str, str] = os.environ) -> str:
+    """The engine's command line, quoted for a shell, one flag per line."""
+    engine = environ.get("PIPPA_FINETUNE_COMMAND") or shlex.join([sys.executable, "-m", "trainer.finetune"])
+    return " \\\n  ".join([engine, *_by_flag(to_argv(config))])
+
+
+def _by_flag(argv: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    for token in argv:
+        if token.startswith("--"):
+            lines.append(token)
+        else:
+            lines[-1] += f" {shlex.quote(token)}"
+    return lines
+
+
+def describe(name: str, what: str) -> str:
+    """``name``, and where it comes from."""
+    if is_folder(name):
+        return f"{name} (this folder)"
+    if name in (SYNTHETIC, TINY):
+        return f"{name} (generated)"
+    where = "the object store, else the Hugging Face hub" if "/" in name else "the object store"
+    return f"{name} (a {what} in {where})"
+
+
+def _wandb_mode(config: FinetuneConfig, environ: Mapping[str, str]) -> str:
+    if config.report_to != "wandb":
+        return f"not used ({flag('report_to')} {config.report_to})"
+    if mode := environ.get("WANDB_MODE"):
+        return mode
+    return "online" if secret_from(environ, "WANDB_API_KEY") else "offline unless you are logged in (no WANDB_API_KEY)"
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
