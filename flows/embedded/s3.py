@@ -53,7 +53,8 @@ def s3_service(home: Path, environ: Mapping[str, str] = os.environ) -> SharedSer
         prepare=lambda folder: _prepare(folder, bucket),
         healthy=_healthy,
         timeout=60.0,
-        grace=10.0,
+        # It stops in 1 to 2 s, or else hangs on idle connections of its own parts; its files are then written already.
+        grace=4.0,
         error=StoreError,
     )
 

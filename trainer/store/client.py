@@ -10,20 +10,20 @@ import contextlib
 import hashlib
 import io
 import json
+import logging
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.errors import StoreError
 from trainer.settings import StoreSettings
-from trainer.store.failures import TRANSIENT, MissingObjectError, explained, refusal
+from trainer.store.failures import TRANSIENT, MissingObjectError, explained
 
 if TYPE_CHECKING:
     import urllib3
@@ -75,8 +75,9 @@ class ObjectStore:
             pauses += min(longest, factor * 2**total)
         retries = urllib3.Retry(
             total=total,
-            # A request that was sent and never answered costs read_seconds each time.
-            read=min(total, 3),
+            # A request that was sent and never answered costs read_seconds each time. Not fewer: each pooled connection
+            # to a server that was restarted breaks once.
+            read=min(total, 5),
             backoff_factor=factor,
             backoff_max=longest,
             backoff_jitter=factor if total else 0.0,
@@ -98,6 +99,8 @@ class ObjectStore:
         # The SDK takes a third of a second to import; commands that never ask the store don't pay it.
         from minio import Minio
 
+        # It warns of each repeated request, on stderr when nobody configured logging; the last failure is ours to tell.
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         return Minio(
             self.settings.host,
             access_key=self.settings.access_key.get_secret_value(),
@@ -232,6 +235,19 @@ class ObjectStore:
         with self._explained("delete", key):
             self._client.remove_object(self.settings.bucket, key)
 
+    def abort_uploads(self, prefix: str, before: datetime) -> int:
+        """Free what uploads of large files left that were begun before a time (server's) and never ended; their number.
+
+        MinIO lists none, as it drops them itself after a day.
+        """
+        with self._explained("list unfinished uploads of", prefix):
+            found = self._client._list_multipart_uploads(self.settings.bucket, prefix=prefix).uploads
+            stale = [each for each in found if each.initiated_time is not None and each.initiated_time < before]
+            for each in stale:
+                if each.object_name and each.upload_id:
+                    self._client._abort_multipart_upload(self.settings.bucket, each.object_name, each.upload_id)
+        return len(stale)
+
     def _chunks(self, key: str, offset: int = 0) -> Iterator[bytes]:
         import urllib3
 
@@ -255,22 +271,28 @@ class ObjectStore:
                 response.release_conn()
 
     def _create(self, key: str, content: bytes) -> bool:
-        """Write unless there is one (``If-None-Match: *``); through a presigned URL, as the SDK has no such call."""
+        """Write unless there is one: ``If-None-Match: *``, for which the SDK has no call of its own.
+
+        Not through a presigned URL: urllib3 logs URLs, and that one carries a signature.
+        """
+        from minio.error import S3Error
+
         with self._explained("write", key):
             for attempt in range(6):
-                url = self._client.presigned_put_object(self.settings.bucket, key, timedelta(minutes=15))
-                answer = self._http.request("PUT", url, body=content, headers={"If-None-Match": "*"})
-                if answer.status != 409:  # two at the same moment; S3 asks to try again
-                    break
-                time.sleep(0.1 * 2**attempt)
-        if answer.status == 412:
-            # It is ours all the same when the answer to a first try was lost.
-            return self.read_bytes(key) == content
-        if answer.status not in (200, 201, 204):
-            said = {tag: re.search(f"<{tag}>([^<]*)</{tag}>", answer.data.decode()) for tag in ("Code", "Message")}
-            code, message = (found[1] if found else "" for found in said.values())
-            raise refusal(self.settings, f"write {key}", code, message, answer.status)
-        return True
+                try:
+                    self._client._execute(
+                        "PUT", self.settings.bucket, key, body=content, headers={"If-None-Match": "*"}
+                    )
+                except S3Error as error:
+                    if error.code == "PreconditionFailed":
+                        # It is ours all the same when the answer to a first try was lost.
+                        return self.read_bytes(key) == content
+                    if error.code != "ConditionalRequestConflict" or attempt == 5:
+                        raise
+                    time.sleep(0.1 * 2**attempt)  # two at the same moment; S3 asks to try again
+                else:
+                    return True
+        raise AssertionError("unreachable")
 
     def _explained(self, action: str, key: str = "") -> contextlib.AbstractContextManager[None]:
         return explained(self.settings, f"{action} {key}" if key else action)

@@ -12,8 +12,8 @@ TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Answers that may be another one next time."""
 
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
-# MinIO: XMinioStorageFull (507), QuotaExceeded. SeaweedFS: a 500 that quotes its volume server or master.
-_FULL = ("storagefull", "no space", "no free volume", "no writable volume", "quota", "not enough space")
+# MinIO: XMinioStorageFull (507), QuotaExceeded. SeaweedFS only says InternalError, and the reason in its log.
+_FULL = ("storagefull", "no space", "quota")
 
 
 class MissingObjectError(StoreError):
@@ -24,7 +24,7 @@ class MissingObjectError(StoreError):
 def explained(settings: StoreSettings, what: str) -> Iterator[None]:
     """Raise ``StoreError`` for whatever the client library raises in the block; ``what`` is what was being done.
 
-    Errors are not chained where they could carry a signed URL.
+    The library's errors are not chained: their texts hold whole requests.
     """
     import urllib3
     from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
@@ -32,9 +32,9 @@ def explained(settings: StoreSettings, what: str) -> Iterator[None]:
     try:
         yield
     except S3Error as error:
-        raise refusal(settings, what, error.code or "", error.message or "", error.response.status) from None
+        raise _refusal(settings, what, error.code or "", error.message or "", error.response.status) from None
     except ServerError as error:
-        raise refusal(settings, what, "", "", error.status_code) from None
+        raise _refusal(settings, what, "", "", error.status_code) from None
     except InvalidResponseError as error:
         raise StoreError(
             f"{settings.endpoint} does not answer as an S3 store does; could not {what}: {str(error)[:200]}",
@@ -51,8 +51,8 @@ def explained(settings: StoreSettings, what: str) -> Iterator[None]:
         ) from None
 
 
-def refusal(settings: StoreSettings, what: str, code: str, message: str, status: int) -> StoreError:
-    """The error for an answer that is not a success: S3's error code and message (may be empty), HTTP status."""
+def _refusal(settings: StoreSettings, what: str, code: str, message: str, status: int) -> StoreError:
+    """The error for an answer that is not a success: S3's error code and message (either may be empty), HTTP status."""
     endpoint, bucket = settings.endpoint, settings.bucket
     said = " ".join(part for part in (code or f"HTTP {status}", message) if part)
     if code in ("NoSuchKey", "NoSuchObject"):
@@ -79,7 +79,8 @@ def refusal(settings: StoreSettings, what: str, code: str, message: str, status:
         )
     if status in TRANSIENT:
         return StoreError(
-            f"The object store {endpoint} is in trouble; could not {what} ({said}).", "Look at its log, or try later."
+            f"The object store {endpoint} is in trouble; could not {what} ({said}).",
+            "Look at its log: its disk may be full, or it is starting or overloaded; then try again.",
         )
     return StoreError(f"The object store {endpoint} refuses to {what} ({said}).")
 
@@ -87,7 +88,6 @@ def refusal(settings: StoreSettings, what: str, code: str, message: str, status:
 def _unreachable(settings: StoreSettings, what: str, error: Exception) -> StoreError:
     import urllib3
 
-    # MaxRetryError prints the URL, which may be a signed one; only its reason is shown.
     reason = getattr(error, "reason", None) or error
     if isinstance(reason, urllib3.exceptions.SSLError):
         return StoreError(

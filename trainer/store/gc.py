@@ -17,7 +17,7 @@ from datetime import timedelta
 from trainer.errors import UsageError
 from trainer.spec import SnapshotRef
 from trainer.store.client import ObjectInfo, ObjectStore
-from trainer.store.intents import SWEEP_VALID, SWEEPS, Sweep, intended_keys
+from trainer.store.intents import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key, parse_manifest_key, read_manifest
 from trainer.store.parallel import for_each
 from trainer.store.registry import CheckpointEntry, aliases, list_checkpoints
@@ -122,6 +122,7 @@ def _delete(store: ObjectStore, sweep: Sweep, plan: _Plan) -> None:
     for key in keys + plan.litter:
         sweep.check()
         impatient.delete(key)
+    store.abort_uploads(BLOBS, sweep.now - INTENT_VALID)
 
 
 def _surplus(

@@ -94,10 +94,10 @@ def _wait_for_sweeps(store: ObjectStore, intent_key: str) -> None:
 
 
 def _server_time(store: ObjectStore, key: str) -> datetime:
-    info = store.info(key)
-    if info is None:
-        raise StoreError(f"{key} vanished from the object store right after it was written.", "Is its disk all right?")
-    return info.modified
+    # From a listing, as all other times here are: MinIO gives milliseconds there, and seconds for one object.
+    for found in store.list(key):
+        return found.modified
+    raise StoreError(f"{key} vanished from the object store right after it was written.", "Is its disk all right?")
 
 
 class Sweep:

@@ -1,0 +1,337 @@
+"""Garbage collection never takes what is in use, whatever happens at the same time."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.support.fake_store import FakeStore
+from tests.trainer.store.conftest import a_spec
+from trainer.errors import StoreError, UsageError
+from trainer.spec import RunSpec, SnapshotRef
+from trainer.store import gc, intents, registry, runs, snapshots
+from trainer.store.client import ObjectStore
+from trainer.store.manifest import manifest_key
+from trainer.store.registry import CheckpointEntry
+
+NOW = timedelta(0)
+
+
+def push(store: ObjectStore, files: dict[str, str], name: str, kind: str = "dataset") -> SnapshotRef:
+    with tempfile.TemporaryDirectory() as folder:
+        for path, content in files.items():
+            (Path(folder) / path).write_text(content)
+        return snapshots.push(store, Path(folder), kind, name).ref  # pyrefly: ignore
+
+
+def a_run(store: ObjectStore, status: str = "done") -> RunSpec:
+    spec = a_spec()
+    runs.write_spec(store, spec)
+    runs.write_state(store, spec.run_id, runs.RunState.model_validate({"status": status}))
+    return spec
+
+
+def checkpoint(store: ObjectStore, spec: RunSpec, step: int) -> CheckpointEntry:
+    ref = push(store, {"frozen": spec.run_id, "tuned": f"{spec.run_id} {step}"}, spec.run_id, "checkpoint")
+    entry = CheckpointEntry(run_id=spec.run_id, step=step, snapshot=ref, spec=spec)
+    registry.register(store, entry)
+    return entry
+
+
+def age(store: FakeStore, by: timedelta, prefix: str = "") -> None:
+    for key, (content, modified) in store.objects.items():
+        if key.startswith(prefix):
+            store.objects[key] = content, modified - by
+
+
+def test_what_nothing_refers_to_goes_and_the_rest_stays(object_store: ObjectStore) -> None:
+    old = push(object_store, {"a": "shared", "b": "old"}, "data")
+    new = push(object_store, {"a": "shared", "b": "new"}, "data")
+    used = push(object_store, {"c": "used"}, "used")
+    push(object_store, {"c": "newer"}, "used")
+    spec = a_spec([used])
+    runs.write_spec(object_store, spec)
+    runs.write_state(object_store, spec.run_id, runs.RunState(status="done"))
+    kept = checkpoint(object_store, spec, 1)
+    stray = push(object_store, {"d": "never registered"}, spec.run_id, "checkpoint")
+
+    assert gc.collect(object_store) == gc.Collected()  # everything is younger than a day
+    planned = gc.collect(object_store, grace=NOW, dry_run=True)
+    assert set(planned.snapshots) == {old, stray}
+    assert (planned.blobs, planned.bytes_freed) == (2, len("old") + len("never registered"))
+    assert snapshots.verify(object_store, old) == []
+    assert gc.collect(object_store, grace=NOW) == planned
+    for ref in (new, used, kept.snapshot):
+        assert snapshots.verify(object_store, ref) == []
+    assert snapshots.verify(object_store, old)
+    assert gc.collect(object_store, grace=NOW) == gc.Collected()
+    assert not list(object_store.list("gc/"))
+
+
+def test_keeping_the_newest_few_spares_aliases_and_runs_that_go_on(object_store: ObjectStore) -> None:
+    done, live = a_run(object_store), a_run(object_store, "running")
+    entries = {
+        (spec.run_id, step): checkpoint(object_store, spec, step) for spec in (done, live) for step in (1, 9, 10)
+    }
+    registry.set_alias(object_store, "good", entries[done.run_id, 1])
+    collected = gc.collect(object_store, keep=1, grace=NOW)
+    assert collected.checkpoints == [f"{done.run_id}/9"]
+    assert len(registry.list_checkpoints(object_store)) == 5
+    for entry in registry.list_checkpoints(object_store):
+        assert snapshots.verify(object_store, entry.snapshot) == []
+    with pytest.raises(UsageError, match="would delete every checkpoint"):
+        gc.collect(object_store, keep=0)
+
+
+def test_a_live_run_keeps_what_it_has_not_registered_yet() -> None:
+    store = FakeStore()
+    spec = a_run(store, "running")
+    ref = push(store, {"a": "b"}, spec.run_id, "checkpoint")
+    gc.collect(store, grace=NOW)
+    assert snapshots.verify(store, ref) == []
+
+
+def test_an_intent_protects_what_does_not_exist_yet_until_it_expires() -> None:
+    store = FakeStore()
+    store.write_bytes("blobs/sha256/aa/aa", b"x")
+    store.write_json("gc/intents/killed.json", {"keys": ["blobs/sha256/aa/aa"]})
+    age(store, timedelta(days=6))
+    gc.collect(store)
+    assert store.exists("blobs/sha256/aa/aa")
+    age(store, timedelta(days=2))
+    gc.collect(store)
+    assert not store.exists("blobs/sha256/aa/aa")
+    assert not store.objects
+
+
+def test_a_writer_whose_intent_expired_starts_over(tmp_path: Path) -> None:
+    class Slow(FakeStore):
+        loads = 0
+
+        def put_file(self, path: Path, key: str, **options: object) -> None:  # pyrefly: ignore
+            super().put_file(path, key, **options)  # pyrefly: ignore
+            self.loads += 1
+            if self.loads == 1:  # a week passes, and a collection
+                age(self, timedelta(days=8))
+                gc.collect(self)
+                assert not self.exists(key)
+
+    store = Slow()
+    (tmp_path / "a").write_text("content")
+    ref = snapshots.push(store, tmp_path, "dataset", "a").ref
+    assert snapshots.verify(store, ref) == []
+    assert store.loads == 2
+
+
+def test_a_writer_waits_for_a_sweep_that_goes_on_but_not_for_a_dead_one() -> None:
+    store = FakeStore()
+    sweep = intents.Sweep(store)
+    inside = threading.Event()
+
+    def write() -> None:
+        with intents.relying_on(store, ["blobs/x"]):
+            inside.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    assert not inside.wait(0.5)
+    sweep.end()
+    assert inside.wait(5)
+    writer.join()
+    intents.Sweep(store)  # never ended: its process was killed
+    age(store, intents.SWEEP_VALID + timedelta(seconds=1), intents.SWEEPS)
+    inside.clear()
+    write()
+    assert inside.is_set()
+
+
+def test_a_collection_that_was_suspended_deletes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore()
+    push(store, {"a": "old"}, "data")
+    push(store, {"a": "new"}, "data")
+    before = {key for key in store.objects if not key.startswith("gc/")}
+    clocks = intents._clocks
+    monkeypatch.setattr(gc, "_delete", lambda *args, original=gc._delete: (sleep(), original(*args)))
+
+    def sleep() -> None:  # the machine sleeps between the plan and the first delete
+        monkeypatch.setattr(intents, "_clocks", lambda: tuple(clock + 3600 for clock in clocks()))
+
+    with pytest.raises(StoreError, match="interrupted for too long"):
+        gc.collect(store, grace=NOW)
+    assert {key for key in store.objects if not key.startswith("gc/")} == before
+
+
+@pytest.mark.parametrize("damage", ["manifest", "entry", "alias", "no manifest"])
+def test_what_cannot_be_read_stops_it_before_it_deletes(damage: str) -> None:
+    store = FakeStore()
+    entry = checkpoint(store, a_run(store), 1)
+    push(store, {"a": "old"}, "data")
+    push(store, {"a": "new"}, "data")
+    key = {"entry": entry.key, "alias": "aliases/latest.json"}.get(damage, manifest_key(entry.snapshot))
+    if damage == "no manifest":
+        store.delete(key)
+    else:
+        store.write_bytes(key, b'{"files": []}')
+    before = store.objects.keys() - {"gc"}
+    with pytest.raises(StoreError):
+        gc.collect(store, keep=1, grace=NOW)
+    assert store.objects.keys() == before
+
+
+def test_a_crash_half_way_leaves_nothing_broken() -> None:
+    class Crashing(FakeStore):
+        left = 1 << 30
+
+        def delete(self, key: str) -> None:
+            if not key.startswith("gc/"):
+                self.left -= 1
+                if self.left < 0:
+                    raise StoreError("killed")
+            super().delete(key)
+
+    for deletes in range(1, 9):
+        store = Crashing()
+        spec = a_run(store)
+        for step in (1, 2, 3):
+            checkpoint(store, spec, step)
+        push(store, {"a": "old"}, "data")
+        push(store, {"a": "new"}, "data")
+        store.left = deletes
+        try:
+            gc.collect(store, keep=1, grace=NOW)
+        except StoreError:
+            for info in snapshots.list_snapshots(store):
+                assert snapshots.verify(store, info.ref) == []
+            for entry in registry.list_checkpoints(store):
+                assert snapshots.verify(store, entry.snapshot) == []
+        else:
+            assert deletes >= 8  # two entries, three manifests, three blobs
+            break
+
+
+def test_writers_and_collectors_at_the_same_moment() -> None:
+    """Contents are garbage again and again, just when others push them anew; requests mix in random order."""
+    store = FakeStore(jitter=0.002)
+    end = time.monotonic() + 4
+    contents = {str(i): f"content {i}" for i in range(4)}
+
+    def write(writer: int) -> int:
+        rounds = 0
+        while time.monotonic() < end:
+            name = f"writer-{writer}"
+            # The same blobs under a name's new snapshot; what it replaces becomes garbage.
+            ref = push(store, {**contents, "own": f"{writer} {rounds}"}, name)
+            assert snapshots.verify(store, ref) == []
+            assert snapshots.latest(store, "dataset", name) == ref
+            # Nobody refers to the common contents while all writers are here.
+            push(store, {"own": f"{writer} {rounds}"}, name)
+            rounds += 1
+        return rounds
+
+    def collect(_: int) -> int:
+        blobs = 0
+        while time.monotonic() < end:
+            blobs += gc.collect(store, grace=NOW).blobs
+            time.sleep(random.uniform(0, 0.3))
+        return blobs
+
+    with ThreadPoolExecutor(5) as pool:
+        writers = [pool.submit(write, i) for i in range(3)]
+        collectors = [pool.submit(collect, i) for i in range(2)]
+        assert all(future.result() > 1 for future in writers)
+        assert sum(future.result() for future in collectors) > 4
+
+
+STEPS = st.sampled_from([1, 2, 3, 4])
+RUNS = st.sampled_from([0, 1])
+HISTORY = st.lists(
+    st.one_of(
+        st.tuples(st.just("register"), RUNS, STEPS),
+        st.tuples(st.just("alias"), RUNS, STEPS, st.sampled_from(["a", "b"])),
+        st.tuples(st.just("unalias"), st.sampled_from(["a", "b"])),
+        st.tuples(st.just("metrics"), RUNS, STEPS, st.floats(0, 1)),
+        st.tuples(st.just("finish"), RUNS),
+        st.tuples(st.just("gc"), st.sampled_from([None, 1, 2])),
+    ),
+    max_size=25,
+)
+
+
+def play(store: ObjectStore, history: list[tuple]) -> None:
+    """Carry out a history; after each collection look whether all that is protected is there and intact."""
+    specs = [a_run(store, "running"), a_run(store, "running")]
+    finished: set[str] = set()
+    known: dict[str, CheckpointEntry] = {}
+
+    def existing(run: int, step: int, action: Callable[[CheckpointEntry], object]) -> None:
+        if entry := known.get(f"{specs[run].run_id}/{step}"):
+            action(entry)
+
+    for event in [*history, ("gc", 1)]:
+        match event:
+            case "register", run, step:
+                # A step registered again after its removal has the same content.
+                entry = checkpoint(store, specs[run], step)
+                known[entry.name] = entry
+            case "alias", run, step, alias:
+                existing(run, step, lambda entry, alias=alias: registry.set_alias(store, alias, entry))
+            case "unalias", str(alias):
+                registry.remove_alias(store, alias)
+            case "metrics", run, step, value:
+                existing(
+                    run,
+                    step,
+                    lambda entry, value=value: registry.add_metrics(
+                        store, entry.run_id, entry.step, {"open_loop_mse": value}
+                    ),
+                )
+            case "finish", run:
+                runs.write_state(store, specs[run].run_id, runs.RunState(status="done"))
+                finished.add(specs[run].run_id)
+            case "gc", keep:
+                aliased = set(registry.aliases(store).values())
+                newest: dict[str, int] = {}
+                for entry in known.values():
+                    newest[entry.run_id] = max(newest.get(entry.run_id, 0), entry.step)
+                protected = {
+                    name
+                    for name, entry in known.items()
+                    if keep is None
+                    or name in aliased
+                    or entry.step == newest[entry.run_id]
+                    or entry.run_id not in finished
+                }
+                removed = gc.collect(store, keep=keep, grace=NOW).checkpoints
+                left = {entry.name: entry for entry in registry.list_checkpoints(store)}
+                assert left.keys() | set(removed) == known.keys()
+                assert protected <= left.keys()
+                assert not protected & set(removed)
+                for entry in left.values():
+                    assert snapshots.verify(store, entry.snapshot) == []
+                for alias in aliased:
+                    assert registry.resolve(store, alias).name == alias
+                known = {name: known[name] for name in left}
+
+
+@settings(max_examples=40, deadline=None)
+@given(HISTORY)
+def test_any_history_keeps_what_is_protected(history: list[tuple]) -> None:
+    play(FakeStore(), history)
+
+
+@settings(max_examples=2, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HISTORY)
+def test_a_history_on_a_real_server(object_store: ObjectStore, history: list[tuple]) -> None:
+    for found in list(object_store.list("")):
+        object_store.delete(found.key)
+    play(object_store, history)
