@@ -57,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 def report(error: PippaError) -> None:
     """``error`` for people on stderr, for programs on stdout."""
     sys.stderr.write(f"error: {error.message}\n" + (f"{error.hint}\n" if error.hint else ""))
+    if sys.stdout.isatty():
+        return
     Emitter()(ErrorEvent(code=int(error.exit_code), message=error.message, hint=error.hint))
 
 

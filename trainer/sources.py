@@ -12,6 +12,7 @@ What a name means, first rule that fits:
 from __future__ import annotations
 
 import difflib
+import errno
 import hashlib
 import importlib.util
 import re
@@ -210,11 +211,8 @@ def _download(hub_id: str, revision: str | None, kind: Kind, work: Path, log: Lo
                 f"The Hugging Face hub has no {kind} {hub_id}{f' at {revision}' if revision else ''} for this account.",
                 "Check the spelling. For a private or gated one, accept its terms on the hub and set HF_TOKEN.",
             ) from error
-        except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, errors.LocalEntryNotFoundError) as error:
-            raise _unreachable(hub_id, error, command, push) from error
-        except Exception as error:
-            # The hub's client lets its HTTP library's own errors through, whichever it is built on.
-            if type(error).__module__.partition(".")[0] not in ("httpx", "httpcore", "requests"):
+        except Exception as error:  # the client lets through the errors of whichever HTTP library it is built on
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise _unreachable(hub_id, error, command, push) from error
         shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own bookkeeping
@@ -222,7 +220,8 @@ def _download(hub_id: str, revision: str | None, kind: Kind, work: Path, log: Lo
 
 
 def _unreachable(hub_id: str, error: Exception, download: str, push: str) -> UsageError:
+    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
     return UsageError(
-        f"{hub_id} is not in the store, and the Hugging Face hub can't be reached ({type(error).__name__}).",
+        f"{hub_id} is not in the store, and it can't be had from the Hugging Face hub ({reason}).",
         f"On a machine with network: `{download}`; then here: `{push}`.",
     )

@@ -186,7 +186,9 @@ def _move_best(store: ObjectStore, entry: CheckpointEntry) -> None:
     if math.isfinite(value):
         alias = f"{entry.spec.preset}/best"
         best = _aliased(store, alias)
-        if best is None or best.name == entry.name or not best.metrics.get(BEST_METRIC, math.inf) <= value:
+        # Errors on two datasets can't be compared; the one trained on last counts.
+        same_data = best is not None and best.spec.datasets == entry.spec.datasets
+        if best is None or not same_data or not best.metrics.get(BEST_METRIC, math.inf) <= value:
             _write_alias(store, alias, entry)
 
 
