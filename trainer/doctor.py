@@ -8,6 +8,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from trainer.errors import ExitCode, PippaError
@@ -35,7 +36,7 @@ def main() -> int:
     return _store(out)
 
 
-def _store(out) -> int:
+def _store(out: Callable[[str], object]) -> int:
     if not os.environ.get("PIPPA_S3_ENDPOINT"):
         out(f"{'object store':<14} PIPPA_S3_ENDPOINT is not set (`pippa train` starts one itself)\n")
         return ExitCode.DONE

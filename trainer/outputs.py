@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 _NAME = re.compile(r"checkpoint-(\d+)")
@@ -45,10 +46,12 @@ def problem(folder: Path, step: int) -> str | None:
     return None
 
 
-def newest(output_dir: Path) -> int | None:
-    """The step of the newest whole checkpoint in ``output_dir``."""
-    whole = [step for step, folder in checkpoints(output_dir).items() if problem(folder, step) is None]
-    return whole[-1] if whole else None
+def newest(output_dir: Path, without: Collection[int] = ()) -> int | None:
+    """The step of the newest whole checkpoint in ``output_dir``, leaving out the steps in ``without``."""
+    for step, folder in reversed(checkpoints(output_dir).items()):
+        if step not in without and problem(folder, step) is None:
+            return step
+    return None
 
 
 def _safetensors_size(file: Path) -> int:

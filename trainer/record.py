@@ -55,10 +55,10 @@ class Record:
         """Tell whoever follows the run, and keep it."""
         event = self._redact_event(event)
         with self._lock:
-            # A launcher that went away must not end the training; the events are in the file all the same.
-            with contextlib.suppress(BrokenPipeError):
-                self._emit_out(event)
-            self._emit_file(event)
+            # Neither a launcher that went away nor a full disk may end the thread that drains the engine's output.
+            for emit in (self._emit_out, self._emit_file):
+                with contextlib.suppress(OSError):
+                    emit(event)
         if isinstance(event, PhaseEvent):
             self.update(phase=event.phase, message=event.message)
         elif isinstance(event, ProgressEvent):
@@ -72,11 +72,10 @@ class Record:
         """One line for people: on stderr and in log.txt."""
         text = self.redact(text)
         with self._lock:
-            self._log.write(text + "\n")
-            self._log.flush()
-            with contextlib.suppress(BrokenPipeError):
-                sys.stderr.write(text + "\n")
-                sys.stderr.flush()
+            for stream in (self._log, sys.stderr):
+                with contextlib.suppress(OSError):
+                    stream.write(text + "\n")
+                    stream.flush()
 
     def update(self, **fields: object) -> None:
         """Change fields of the run's state; the store hears of it within seconds."""
@@ -101,12 +100,13 @@ class Record:
             write_state(self._store, self._run_id, self.state)
             self._upload(self._store)
         except PippaError as error:
-            with contextlib.suppress(BrokenPipeError):
+            with contextlib.suppress(OSError):
                 sys.stderr.write(f"The run's last state is not in the store: {error}\n")
             return False
         finally:
-            self._events.close()
-            self._log.close()
+            for file in (self._events, self._log):
+                with contextlib.suppress(OSError):
+                    file.close()
         return True
 
     def _redact_event(self, event: Event) -> Event:

@@ -72,7 +72,13 @@ def _stored(argv: Sequence[str], signals: Signals) -> int:
     if option.replace("_", "-") != "--run-id" or len(rest) != 1:
         raise UsageError(f"trainer run {shlex.join(argv)}: this is neither a preset nor --run-id RUN.", USAGE.strip())
     store = ObjectStore(StoreSettings.from_environ())
-    return Run(runs.read_spec(store, rest[0]), store, signals).carry_out()
+    spec = runs.read_spec(store, rest[0])
+    if spec.engine != (engine := engine_from()):
+        raise UsageError(
+            f"{spec.run_id} is a run of the engine {spec.engine}; this image carries {engine}.",
+            f"Use the image with {spec.engine}, or set PIPPA_ENGINE to what this one really carries.",
+        )
+    return Run(spec, store, signals).carry_out()
 
 
 class Run:
@@ -87,6 +93,7 @@ class Run:
         self.environ = environ
         self.home = pippa_home(environ)
         self.folder = workspace.run_folder(self.home, spec.run_id)
+        self.upload_patience = _patience(environ)
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
         self.record: Record
@@ -102,7 +109,7 @@ class Run:
             try:
                 self._phases(lock)
             except Interrupted:
-                return self._end("stopped", self.signals.exit_code, "Stopped by a signal.")
+                return self._stopped()
             except BaseException as error:
                 known = workspace.as_pippa_error(error, self.folder)
                 message, hint = (known.message, known.hint) if known else (f"{type(error).__name__}: {error}", "")
@@ -113,12 +120,17 @@ class Run:
                     raise
                 return code
             if self.signals.received is not None:
-                return self._end("stopped", self.signals.exit_code, "Stopped by a signal.")
+                return self._stopped()
             self.record.emit(DoneEvent(message=f"{self.spec.run_id} is done."))
             return self._end("done", ExitCode.DONE, "")
 
     def _phases(self, lock: int) -> None:
         emit, log, spec = self.record.emit, self.record.log, self.spec
+        registered = workspace.registered_steps(self.store, spec.run_id)
+        foreign = workspace.claim_output_dir(
+            self.output_dir, spec.run_id, resume=spec.config.resume, registered=bool(registered)
+        )
+
         emit(PhaseEvent(phase="prepare", message="Fetching dataset and base model from the store."))
         datasets = [workspace.cached(self.store, ref, self.home, log) for ref in spec.datasets]
         base_model = workspace.cached(self.store, spec.base_model, self.home, log)
@@ -126,8 +138,7 @@ class Run:
         emit(PhaseEvent(phase="check", message=f"Checking the dataset against {spec.config.data_config}."))
         for folder, ref in zip(datasets, spec.datasets, strict=True):
             sources.require_valid(folder, spec.config.data_config, ref.name)
-        foreign = workspace.claim_output_dir(self.output_dir, spec.run_id, resume=spec.config.resume)
-        registered = workspace.registered_steps(self.store, spec.run_id)
+
         step = workspace.resume_step(self.store, self.output_dir, registered, emit)
         if warning := workspace.disk_warning(spec, base_model, self.output_dir):
             emit(warning)
@@ -150,7 +161,9 @@ class Run:
 
         emit(PhaseEvent(phase="upload", message="Uploading what is left."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
-        if not uploader.finish(_patience(self.environ), stopped=stopped) and problem is None:
+        if not uploader.finish(self.upload_patience, stopped=stopped) and problem is None:
+            if self.signals.impatient:
+                raise Interrupted
             problem = uploads.failure(uploader, spec.run_id)
         self._keep_wandb()
         if (
@@ -213,11 +226,11 @@ class Run:
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
-        steps = [step for step in outputs.checkpoints(self.output_dir) if step not in foreign]
+        step = outputs.newest(self.output_dir, without=foreign)
         command = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "trainer.evaluate")
-        if not steps or not command:
+        if step is None or not command:
             return
-        step, report = steps[-1], self.folder / "report"
+        report = self.folder / "report"
         report.mkdir(exist_ok=True)
         flags = {
             "--model-path": self.output_dir / f"checkpoint-{step}",
@@ -257,8 +270,17 @@ class Run:
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""
         if tracking.offline_runs(self.folder):
-            with suppress(PippaError):  # they are on this disk too, and the training is what counts
-                runs.upload_folder(self.store, self.spec.run_id, self.folder / "wandb", "wandb")
+            try:
+                # Without its `latest-run` and the like, links for people.
+                runs.upload_folder(
+                    self.store,
+                    self.spec.run_id,
+                    self.folder / "wandb",
+                    "wandb",
+                    ignore=lambda path: not path.startswith("offline-run-"),
+                )
+            except PippaError as error:
+                self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
             self.record.log(f"W&B recorded offline. To upload it: {tracking.sync_command(self.folder)}")
 
     def _restore_record(self) -> None:
@@ -272,6 +294,12 @@ class Run:
         """The environment of this process without the store's address and keys, which no engine needs."""
         kept = {name: value for name, value in self.environ.items() if not name.startswith("PIPPA_S3_")}
         return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
+
+    def _stopped(self) -> int:
+        """The end by a signal."""
+        message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
+        self.record.log(message)
+        return self._end("stopped", self.signals.exit_code, message)
 
     def _end(self, status: str, code: int, message: str) -> int:
         self.record.close(status=status, exit_code=int(code), message=message, ended=datetime.now(UTC))

@@ -138,7 +138,9 @@ def run_child(
 
     def read(stream: BinaryIO, *, stdout: bool) -> None:
         for line in _lines(stream):
-            relay(line, stdout=stdout)
+            # ValueError: a straggler's line after the log was closed. The pipe must be drained, or the engine stops.
+            with contextlib.suppress(ValueError):
+                relay(line, stdout=stdout)
 
     child = subprocess.Popen(
         command,

@@ -90,11 +90,15 @@ class Uploader:
     def _watch(self) -> None:
         while True:
             ended = self._engine_ended.is_set()
-            found = outputs.checkpoints(self._output_dir)
             kept = True
-            for step, folder in found.items():
-                if step not in self._seen and self._complete(step, folder, max(found), ended=ended):
-                    kept = self._take_aside(step, folder) and kept
+            try:
+                found = outputs.checkpoints(self._output_dir)
+                for step, folder in found.items():
+                    if step not in self._seen and self._complete(step, folder, max(found), ended=ended):
+                        kept = self._take_aside(step, folder) and kept
+            except OSError as error:  # a network disk that hiccups
+                self._warn_outage(str(error))
+                kept = False
             if (ended and kept) or self._abandoned.wait(POLL_SECONDS if ended else 0):
                 return
             self._engine_ended.wait(POLL_SECONDS)

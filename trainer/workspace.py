@@ -64,13 +64,12 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
 def cached(store: ObjectStore, ref: SnapshotRef, home: Path, log: Callable[[str], None]) -> Path:
     """The snapshot's files in the cache that all runs of this machine share; pulled and verified if need be."""
     folder = home / "cache" / ref.kind / ref.digest
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Runs that start side by side would each download gigabytes.
-    with locked(home / "cache" / "locks" / ref.digest, log, seconds=24 * 3600):
-        return snapshots.pull(store, ref, folder)
+    if not folder.exists():
+        log(f"Fetching {ref} from the store.")
+    return snapshots.pull(store, ref, folder)
 
 
-def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool) -> set[int]:
+def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool, registered: bool) -> set[int]:
     """Make ``output_dir`` the run's; returns the steps of checkpoints in it that another training left.
 
     Raises ``UsageError`` when it holds another training's checkpoints and the run isn't meant to resume from them, or
@@ -86,7 +85,7 @@ def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool) -> set[int]
                 f"{output_dir} holds checkpoints of another training (step {max(foreign)}).",
                 "Choose another --output-dir, or --resume to continue from them.",
             )
-        if resume and not foreign:
+        if resume and not (foreign or registered):
             raise UsageError(
                 f"--resume: there is no checkpoint in {output_dir}.",
                 "`trainer run --run-id RUN` continues a run of the store; without --resume the training starts afresh.",

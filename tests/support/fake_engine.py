@@ -106,6 +106,13 @@ def main() -> None:
     if NATIVE:
         signal.signal(signal.SIGTERM, stop)
     say("not an event")
+    if os.environ.get("WANDB_MODE") == "offline":  # as wandb leaves it, with its link
+        recorded = Path(os.environ["WANDB_DIR"]) / "wandb" / f"offline-run-{os.getpid()}-{os.environ['WANDB_RUN_ID']}"
+        recorded.mkdir(parents=True)
+        (recorded / "run.wandb").write_bytes(b"recorded")
+        link = recorded.with_name("latest-run")
+        link.unlink(missing_ok=True)
+        link.symlink_to(recorded.name)
     step = 0
     if config.resume:
         step = list(checkpoints(output_dir))[-1]

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from tests.conftest import bucket_of_its_own
-from tests.support.fake_engine import safetensors
+from tests.support.fake_engine import safetensors, write
 from tests.support.proxy import proxy
 from tests.trainer.test_uploads import wait_until
 from trainer import cli
@@ -144,6 +144,8 @@ def test_a_whole_run(trainer):
 
     kept = {found.key.removeprefix(f"runs/{run_id}/") for found in trainer.store.list(f"runs/{run_id}/")}
     assert {"spec.json", "state.json", "events.jsonl", "log.txt", "report/open_loop.txt"} <= kept
+    assert [name for name in kept if name.startswith("wandb/offline-run-") and name.endswith("/run.wandb")]
+    assert "wandb sync" in trainer.stderr
     recorded = trainer.store.read_bytes(f"runs/{run_id}/events.jsonl")
     assert recorded is not None and len(recorded.splitlines()) == len(events) - 1  # the first came before the run
     assert b"not an event" in (trainer.store.read_bytes(f"runs/{run_id}/log.txt") or b"")
@@ -230,6 +232,8 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
     assert any("checkpoint-15 is not a whole checkpoint" in str(event) for event in events)
     trainer.engine = {"style": "isaac"}
     code, events = trainer.finish(trainer.start("--run-id", trainer.run_id))
+    assert code == 2 and "is a run of the engine isaac-uv" in str(events[-1])
+    code, events = trainer.finish(trainer.start("--run-id", trainer.run_id, PIPPA_ENGINE="isaac-uv"))
     assert code == 0, trainer.stderr
     assert "Continuing from step 10." in [event.message for event in events if event.event == "phase"]
     assert trainer.steps == [5, 10, 15, 20]
@@ -314,10 +318,12 @@ def test_a_store_that_is_down_is_exit_code_4(trainer, monkeypatch, capsys):
 
 def test_an_output_folder_of_another_training_is_not_taken_over(trainer, tmp_path):
     output = tmp_path / "mine"
-    code, _ = trainer.finish(trainer.preset("--output-dir", str(output)))
-    assert code == 0, trainer.stderr
+    output.mkdir()
+    write(output / "checkpoint-20", 20)
     code, events = trainer.finish(trainer.preset("--output-dir", str(output)))
     assert code == 2 and "another training" in str(events[-1])
     code, events = trainer.finish(trainer.preset("--output-dir", str(output), "--max-steps", "25", "--resume"))
     assert code == 0, trainer.stderr
     assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [25]
+    code, events = trainer.finish(trainer.preset("--resume"))
+    assert code == 2 and "there is no checkpoint in" in str(events[-1])
