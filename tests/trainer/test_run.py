@@ -186,17 +186,14 @@ def test_upstreams_engine_is_followed_by_its_lines(trainer):
     assert "evaluation failed" in warning and "no policy came out" in warning
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(trainer, tmp_path, number, code):
+def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(trainer, tmp_path):
     reached = trainer.pause(7)
     process = trainer.preset()
     wait_until(reached.exists)
-    process.send_signal(number)
-    assert trainer.finish(process)[0] == code
+    process.send_signal(signal.SIGTERM)
+    assert trainer.finish(process)[0] == 143
     run_id = trainer.run_id
-    assert trainer.steps == [5, 7] and trainer.state().status == "stopped" and trainer.state().exit_code == code
-    if number == signal.SIGINT:
-        return
+    assert trainer.steps == [5, 7] and trainer.state().status == "stopped" and trainer.state().exit_code == 143
     trainer.home = tmp_path / "another-machine"
     trainer.engine = {}
     returncode, events = trainer.finish(trainer.start("--run-id", run_id))
@@ -260,10 +257,8 @@ def test_the_store_may_be_away_during_the_training(trainer):
 @pytest.mark.parametrize(
     ("how", "code", "says"),
     [
-        ("cuda", 5, "Lower --batch-size"),
         ("disk", 6, "PIPPA_HOME"),
         ("reported", 3, "frame missing at step 6"),
-        ("crash", 7, "something else at step 6"),
     ],
 )
 def test_an_engine_that_fails(trainer, how, code, says):
