@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
-import runpy
 import sys
 import traceback
 from collections.abc import Sequence
@@ -79,9 +79,7 @@ def _dispatch(argv: list[str]) -> int:
         case "prepare":
             return _prepare(rest)
         case "finetune" | "evaluate":
-            sys.argv = [f"trainer {command}", *rest]
-            runpy.run_module(f"trainer.{command}", run_name="__main__", alter_sys=False)
-            return ExitCode.DONE
+            return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
             from trainer.doctor import main as doctor
 

@@ -154,8 +154,9 @@ class Run:
         uploader.start()
         problem: PippaError | None = None
         if step is None or step < spec.config.max_steps:
-            message = f"Continuing from step {step}." if step else f"{spec.config.max_steps} steps."
-            emit(PhaseEvent(phase="train", message=message))
+            message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
+            # The native engine says itself when it has loaded and begins to train.
+            emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
             problem = self._train(datasets, base_model, lock, resume=step is not None)
 

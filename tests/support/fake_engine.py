@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from trainer.argv import parse_flags
-from trainer.events import Emitter, ErrorEvent, ProgressEvent
+from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent
 from trainer.outputs import checkpoints
 from trainer.parent import die_with_parent
 from trainer.presets import PRESETS
@@ -117,6 +117,8 @@ def main() -> None:
     if config.resume:
         step = list(checkpoints(output_dir))[-1]
         assert (output_dir / f"checkpoint-{step}" / "trainer_state.json").is_file()
+    if NATIVE:
+        Emitter()(PhaseEvent(phase="train"))
     while step < config.max_steps and not stopping:
         time.sleep(OPTIONS.get("step_seconds", 0.01))
         step += 1

@@ -125,7 +125,7 @@ def test_a_whole_run(trainer):
     code, events = trainer.finish(trainer.preset(**environ))
     assert code == 0, trainer.stderr
     phases = list(dict.fromkeys(event.phase for event in events if event.event == "phase"))
-    assert phases == ["prepare", "check", "train", "upload", "evaluate"]
+    assert phases == ["prepare", "check", "load", "train", "upload", "evaluate"]
     assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [5, 10, 15, 20]
     assert [event.step for event in events if isinstance(event, ProgressEvent)] == list(range(1, 21))
     assert events[-1].event == "done"
