@@ -115,7 +115,7 @@ def guard(folder: Path, token: str, grace: float, command: list[str]) -> None:
             kill_group(process.pid)
             process = None
             quick_deaths = quick_deaths + 1 if time.monotonic() - started < QUICK_DEATH_SECONDS else 1
-            restart_at = time.monotonic() + 0.5 * 2**quick_deaths
+            restart_at = time.monotonic() + 0.25 * 2**quick_deaths
         if process is None:
             if not holds_token(folder / "ready", token) or quick_deaths > QUICK_DEATHS:
                 break

@@ -113,7 +113,7 @@ def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path
     with service as connection:
         store = ObjectStore(store_settings(connection), patience=60)
         path = tmp_path / "large"
-        content = os.urandom(48 << 20)
+        content = os.urandom(33 << 20)
         path.write_bytes(content)
         killed = threading.Event()
 
@@ -147,7 +147,7 @@ def test_unfinished_uploads_are_freed(object_store: ObjectStore, request: pytest
 class TestErrors:
     """Each is a ``StoreError`` with its cure, in bounded time, without a secret."""
 
-    def failure(self, settings: StoreSettings, patience: float = 0.5) -> StoreError:
+    def failure(self, settings: StoreSettings, patience: float = 0.1) -> StoreError:
         store = ObjectStore(settings, patience=patience)
         errors = []
         for request in (
@@ -214,7 +214,7 @@ class TestErrors:
 
     def test_passing_trouble_is_waited_out(self) -> None:
         body = b"<Error><Code>SlowDown</Code><Message>m</Message></Error>"
-        with answering(503, body, first=4) as settings:
+        with answering(503, body, first=2) as settings:
             ObjectStore(settings, patience=20).write_bytes("a", b"x")
             assert ObjectStore(settings, patience=20).write_json("a", {}, if_absent=True)
 

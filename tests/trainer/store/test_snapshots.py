@@ -344,7 +344,7 @@ def test_kill_9_never_shows_a_broken_checkpoint(
     object_store: ObjectStore, s3_settings: StoreSettings, tmp_path: Path
 ) -> None:
     environ = {**os.environ, **s3_settings.to_environ(), "PYTHONPATH": str(Path(__file__).parents[3])}
-    for attempt in range(4):
+    for attempt in range(3):
         folder = tmp_path / str(attempt)
         folder.mkdir()
         process = subprocess.Popen(
