@@ -114,6 +114,7 @@ def _prepare(folder: Path, bucket: str) -> Program:
         # Bounds what is in flight; requests beyond it wait.
         "s3.concurrentUploadLimitMB": 128,
         "volume.concurrentUploadLimitMB": 128,
+        "s3.readerCacheSizeMB": 512,  # unbounded otherwise: several large downloads took 1 GB and more
         # Relative to the service's folder: a socket's path may be 107 bytes long at most.
         "filer.localSocket": "filer.sock",
         "s3.localSocket": "s3.sock",
