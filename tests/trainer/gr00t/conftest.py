@@ -1,0 +1,82 @@
+"""Models and batches the tests of the architecture share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer.gr00t.config import GR00TN15Config
+from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.processor import EagleProcessor
+from trainer.gr00t.tiny import make_tiny_base_model
+
+EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no fight over the two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def golden_config(golden: Path) -> GR00TN15Config:
+    """Configuration of the small model upstream's code was run with."""
+    document = json.loads((golden / "tiny_model_config.json").read_text())
+    return GR00TN15Config(**document["gr00t_config"], eagle_config=document["eagle_config"])
+
+
+@pytest.fixture(scope="session")
+def golden_state(golden: Path) -> dict[str, torch.Tensor]:
+    """That model's weights, under upstream's names."""
+    state = load_file(golden / "tiny_state_dict.safetensors")
+    rows, values = state.pop(f"{EMBEDDINGS}.__rows"), state.pop(f"{EMBEDDINGS}.__values")
+    state[EMBEDDINGS] = torch.zeros(151680, 64).index_copy_(0, rows, values)
+    return state
+
+
+@pytest.fixture
+def golden_model(golden_config: GR00TN15Config, golden_state: dict[str, torch.Tensor]) -> Callable[..., GR00TN15]:
+    """Makes that model, in eval mode; the arguments are the four tune flags (defaults: the head only)."""
+
+    def make(llm: bool = False, visual: bool = False, projector: bool = True, dit: bool = True) -> GR00TN15:
+        model = GR00TN15(golden_config)
+        model.load_state_dict(golden_state, strict=True)
+        model.set_trainable(llm, visual, projector, dit)
+        return model.eval()
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base model. Not to be written to."""
+    return make_tiny_base_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def batch(tiny: Path) -> dict[str, torch.Tensor]:
+    """Four samples as the collator gives them, with random pictures and smooth actions."""
+    rng = np.random.default_rng(0)
+    images = list(rng.integers(0, 255, (4, 1, 224, 224, 3), dtype=np.uint8))
+    inputs = EagleProcessor.from_directory(tiny).encode(["pick the cube", "pick", "place", "put it"], images)
+    steps = torch.linspace(-1, 1, 16)[None, :, None]
+    return {
+        "eagle_input_ids": inputs["eagle_input_ids"],
+        "eagle_attention_mask": inputs["eagle_attention_mask"],
+        "eagle_pixel_values": inputs["eagle_pixel_values"],
+        "state": torch.from_numpy(rng.normal(size=(4, 1, 64))),
+        "state_mask": torch.ones(4, 1, 64, dtype=torch.bool),
+        "action": (steps * torch.from_numpy(rng.uniform(-1, 1, (4, 1, 32)))).to(torch.float64),
+        "action_mask": torch.ones(4, 16, 32, dtype=torch.bool),
+        "embodiment_id": torch.full((4,), 31),
+    }

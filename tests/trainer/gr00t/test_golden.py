@@ -1,0 +1,93 @@
+"""Upstream's own numbers, reproduced through the public classes (golden/README.md says how they were made)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainer.gr00t.model import GR00TN15
+
+MakeModel = Callable[..., GR00TN15]
+
+
+@pytest.fixture(scope="session")
+def results(golden: Path) -> dict[str, Any]:
+    return json.loads((golden / "results.json").read_text())
+
+
+def forward(model: GR00TN15, golden: Path, batch: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Our outputs and upstream's, from the same noise and time."""
+    want = load_file(golden / f"forward_{batch}_sdpa.safetensors")
+    return model(load_file(golden / f"batch_{batch}.safetensors"), noise=want["noise"], time=want["t"]), want
+
+
+def assert_close(ours: torch.Tensor, upstream: torch.Tensor, tolerance: float) -> None:
+    # The relative part is for exp, cos and sin, which differ in the last digit between versions of torch.
+    torch.testing.assert_close(ours, upstream, atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.parametrize("batch", ["A", "B"])
+def test_forward(golden: Path, golden_model: MakeModel, batch: str) -> None:
+    model = golden_model()
+    inputs = load_file(golden / f"batch_{batch}.safetensors")
+    with torch.no_grad():
+        got, want = forward(model, golden, batch)
+        features = model.backbone(
+            inputs["eagle_input_ids"], inputs["eagle_attention_mask"], inputs["eagle_pixel_values"]
+        )
+        assert_close(features, want["backbone_features"], 2e-5)
+        assert_close(model.action_head.context(features), want["vl_self_attention_out"], 2e-5)
+    assert_close(got["predicted_velocity"], want["predicted_velocity"], 2e-5)
+    assert_close(got["loss"], want["loss"][0], 2e-5)
+
+
+@pytest.mark.parametrize("batch", ["A", "B"])
+def test_sampled_actions(golden: Path, golden_model: MakeModel, batch: str) -> None:
+    want = load_file(golden / f"forward_{batch}_sdpa.safetensors")
+    inputs = load_file(golden / f"batch_{batch}.safetensors")
+    got = golden_model().get_action(inputs, noise=want["get_action_noise"])
+    assert_close(got["action_pred"], want["action_pred"], 2e-5)
+
+
+@pytest.mark.parametrize(("variant", "tune_all"), [("A_sdpa", False), ("B_sdpa", False), ("A_sdpa_tune_all", True)])
+def test_gradients(golden: Path, golden_model: MakeModel, results: Any, variant: str, tune_all: bool) -> None:
+    model, want = golden_model(llm=tune_all, visual=tune_all), results[variant]
+    forward(model, golden, variant[0])[0]["loss"].backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    norms = {name: p.grad.norm().item() for name, p in trained.items() if p.grad is not None}
+    assert sum(p.numel() for p in trained.values()) == want["n_trainable"]
+    assert sorted(set(trained) - set(norms)) == sorted(want["trainable_without_grad"])
+    assert set(norms) == set(want["grad_norms"])
+    for name, norm in norms.items():
+        assert norm == pytest.approx(want["grad_norms"][name], rel=1e-4, abs=1e-5), name
+    if variant == "A_sdpa":
+        for name, grad in load_file(golden / "grads_A_sdpa_selected.safetensors").items():
+            ours = trained[name].grad
+            assert ours is not None
+            ours = ours[31] if name.endswith("W2.W") else ours
+            assert (ours - grad).norm() <= 1e-4 * grad.norm(), name
+
+
+def test_ten_steps_of_adamw(golden: Path, golden_model: MakeModel, results: Any) -> None:
+    model, want = golden_model(), results["adamw_10_steps_batch_A_fixed_noise"]
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=5e-4, betas=(0.95, 0.999), eps=1e-8, weight_decay=0.0)
+    losses, norms = [], []
+    for _ in range(10):
+        loss = forward(model, golden, "A")[0]["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        norms.append(torch.nn.utils.clip_grad_norm_(trained, 1.0).item())
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses == pytest.approx(want["losses"], rel=1e-4)
+    assert norms == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
+    state = model.state_dict()
+    for name, value in load_file(golden / "adamw_after_10_steps_selected.safetensors").items():
+        assert_close(state[name], value, 1e-4)

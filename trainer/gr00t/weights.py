@@ -1,0 +1,164 @@
+"""Weights on disk: upstream's names in safetensors, single or sharded, with an index.
+
+Checkpoints keep frozen and trained parameters in separate shards with the same bytes every time, so that a store that
+addresses contents keeps the frozen ones once per base model, and each further checkpoint costs what was trained.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from trainer.errors import UsageError
+from trainer.gr00t.config import read_config
+
+if TYPE_CHECKING:
+    from trainer.gr00t.model import GR00TN15
+
+log = logging.getLogger(__name__)
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
+LM_HEAD = "backbone.eagle_model.language_model.lm_head.weight"
+"""The same matrix as ``EMBEDDINGS``; a file may hold either or both. Never computed with, never written."""
+_LEROBOT_PREFIX = "_groot_model."
+_SHARD_BYTES = 5_000_000_000
+
+
+def resolve_folder(path: str | PathLike[str]) -> Path:
+    """The folder of a model: ``path`` itself where it is one, else a download of that name from the hub.
+
+    Raises ``UsageError`` when it is neither, or the hub can't be reached.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder.absolute()
+    hint = "Give the folder of a GR00T N1.5 base model or checkpoint, or a hub id such as nvidia/GR00T-N1.5-3B."
+    if folder.is_absolute() or str(path).count("/") != 1:
+        raise UsageError(f"There is no model folder {path}.", hint)
+    try:
+        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"{path} is not a folder here, and could not be had from the Hugging Face Hub ({type(error).__name__}).",
+            hint + " Offline, download it beforehand; a gated model needs HF_TOKEN.",
+        ) from error
+
+
+def _shards(folder: Path) -> dict[str, Path]:
+    """Every tensor's name in the files of ``folder`` and the file it is in. Reads the files' headers only."""
+    hint = "Download or copy the model again: the folder is incomplete."
+    if (index := folder / INDEX).is_file():
+        try:
+            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UsageError(f"{index} is not an index of safetensors shards.", hint) from error
+    else:
+        files = [folder / SINGLE]
+    names: dict[str, Path] = {}
+    for file in files:
+        if not file.is_file():
+            raise UsageError(f"{file} does not exist.", hint)
+        try:
+            with safe_open(file, "pt") as tensors:
+                names.update(dict.fromkeys(tensors.keys(), file))
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f"{file} is damaged or cut short ({error}).", hint) from error
+    return names
+
+
+def _match(folder: Path, found: Mapping[str, Path], wanted: set[str]) -> dict[str, tuple[Path, str]]:
+    """For every wanted parameter the file and the name it has there. Raises ``UsageError`` where they don't agree."""
+    sources = {name.removeprefix(_LEROBOT_PREFIX): (file, name) for name, file in found.items()}
+    head = sources.pop(LM_HEAD, None)
+    if head is not None:
+        sources.setdefault(EMBEDDINGS, head)
+    missing, unexpected = sorted(wanted - set(sources)), sorted(set(sources) - wanted)
+    if missing or unexpected:
+        files = ", ".join(sorted({file.name for file in found.values()}))
+        problems = [
+            f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+            for kind, names in (("missing", missing), ("unexpected", unexpected))
+            if names
+        ]
+        raise UsageError(
+            f"The weights in {folder} ({files}) are not those of its config.json: {'; '.join(problems)}.",
+            "Use config.json and weights of the same model.",
+        )
+    return sources
+
+
+def load_checkpoint(model_class: type[GR00TN15], folder: Path, dtype: torch.dtype | None = None) -> GR00TN15:
+    """Build the model of ``folder/config.json`` and fill it with the weights beside it, each read once.
+
+    Tensors are cast to ``dtype`` or, without one, to what the model has them in (see ``GR00TN15.from_pretrained``).
+    Names, shapes and files are checked before anything is read. Raises ``UsageError`` naming the file and the tensor.
+    """
+    config = read_config(folder)
+    with torch.device("meta"):
+        model = model_class(config)
+    empty = model.state_dict()
+    sources = _match(folder, _shards(folder), set(empty))
+    by_file: dict[Path, dict[str, str]] = {}
+    for name, (file, stored) in sources.items():
+        by_file.setdefault(file, {})[stored] = name
+    state: dict[str, torch.Tensor] = {}
+    for file, names in by_file.items():
+        with safe_open(file, "pt") as tensors:
+            for stored, name in names.items():
+                shape, expected = tuple(tensors.get_slice(stored).get_shape()), tuple(empty[name].shape)
+                if shape != expected:
+                    raise UsageError(
+                        f"{file}: {stored} has shape {shape}, config.json means {expected}.",
+                        "Use config.json and weights of the same model.",
+                    )
+                # A copy, so that no parameter is a window into a file that may be replaced while we train.
+                state[name] = tensors.get_tensor(stored).to(dtype or empty[name].dtype, copy=True)
+    model.load_state_dict(state, assign=True)
+    model.backbone.reset_buffers()
+    model.config.name_or_path = str(folder)
+    return model
+
+
+def save_checkpoint(model: GR00TN15, folder: Path, *, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Write ``config.json``, the weights in shards of at most 5 GB, and their index.
+
+    Shards hold either frozen or trained parameters, in the order of the model, so that the frozen shards have the same
+    names and bytes at every step. ``state_dict`` replaces the model's own (gathered from several processes, say).
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state = dict(state_dict if state_dict is not None else model.state_dict())
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    shards: list[dict[str, torch.Tensor]] = []
+    for names in ([n for n in state if n not in trained], [n for n in state if n in trained]):
+        room = 0
+        for name in names:
+            tensor = state[name].detach()
+            size = tensor.numel() * tensor.element_size()
+            if size > room:
+                shards.append({})
+                room = max(_SHARD_BYTES, size)
+            shards[-1][name] = tensor.contiguous()
+            room -= size
+    weight_map: dict[str, str] = {}
+    for number, shard in enumerate(shards, 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, folder / file, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(shard, file))
+    total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    config = model.config.to_diff_dict()
+    config["architectures"] = ["GR00T_N1_5"]
+    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
