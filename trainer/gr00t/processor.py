@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -21,23 +20,13 @@ from transformers import Qwen2Tokenizer
 
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.config import EagleConfig, read_config
+from trainer.gr00t.weights import resolve_folder
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
 PAD_TOKEN = "<|endoftext|>"  # noqa: S105
 SPECIAL_TOKENS = (PAD_TOKEN, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>")
 HUB_TOKENIZER = "lerobot/eagle2hg-processor-groot-n1p5"
 """Tokenizer files of the official backbone; nvidia/GR00T-N1.5-3B has none, upstream ships them in its package."""
-
-
-class EagleInputs(TypedDict):
-    """What the backbone reads."""
-
-    eagle_input_ids: torch.Tensor
-    """int64 [B, N], left-padded."""
-    eagle_attention_mask: torch.Tensor
-    """int64 [B, N], 0 where padded."""
-    eagle_pixel_values: torch.Tensor
-    """float32 [B x views, 3, H, W] in [-1, 1]."""
 
 
 def prompt_text(instruction: str, views: int, image_tokens: int) -> str:
@@ -69,12 +58,12 @@ class EagleProcessor:
 
     @classmethod
     def from_directory(cls, path: str | PathLike[str]) -> EagleProcessor:
-        """The processor of the base model or checkpoint in folder ``path``.
+        """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
 
         A folder without tokenizer files, as the official one, gets those of ``HUB_TOKENIZER`` from the hub or its
         cache. Raises ``UsageError`` when there is no config.json, or the tokenizer can't be had.
         """
-        folder = Path(path)
+        folder = resolve_folder(path)
         return cls(_load_tokenizer(folder), read_config(folder).eagle)
 
     def save_pretrained(self, folder: str | PathLike[str]) -> None:
@@ -88,9 +77,11 @@ class EagleProcessor:
         }
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
-    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> EagleInputs:
-        """Inputs for a batch of instructions and, for each, its camera images uint8 [V, H, W, 3].
+    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+        """Inputs for a batch of B instructions and, for each, its camera images uint8 [V, H, W, 3].
 
+        ``eagle_input_ids`` int64 [B, N], left-padded, ``eagle_attention_mask`` int64 [B, N], 0 where padded, and
+        ``eagle_pixel_values`` float32 [B x V, 3, H, W] in [-1, 1].
         Raises ``DatasetError`` for images of another size or type, or an instruction with a special token in it.
         """
         prompts = [self._prompt(text, len(views)) for text, views in zip(texts, images, strict=True)]

@@ -71,9 +71,7 @@ def batch(tiny: Path) -> dict[str, torch.Tensor]:
     inputs = EagleProcessor.from_directory(tiny).encode(["pick the cube", "pick", "place", "put it"], images)
     steps = torch.linspace(-1, 1, 16)[None, :, None]
     return {
-        "eagle_input_ids": inputs["eagle_input_ids"],
-        "eagle_attention_mask": inputs["eagle_attention_mask"],
-        "eagle_pixel_values": inputs["eagle_pixel_values"],
+        **inputs,
         "state": torch.from_numpy(rng.normal(size=(4, 1, 64))),
         "state_mask": torch.ones(4, 1, 64, dtype=torch.bool),
         "action": (steps * torch.from_numpy(rng.uniform(-1, 1, (4, 1, 32)))).to(torch.float64),

@@ -1,0 +1,90 @@
+"""``Policy``: a checkpoint that acts (upstream's ``Gr00tPolicy``, ``gr00t/model/policy.py``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+
+from trainer.data.collate import Collator
+from trainer.data.configs import DataConfig, get_data_config
+from trainer.data.metadata import read_metadata
+from trainer.data.transforms.sample import SampleTransform
+from trainer.errors import UsageError
+from trainer.gr00t.model import GR00TN15, resize_action_head
+from trainer.gr00t.processor import EagleProcessor
+from trainer.gr00t.weights import resolve_folder
+
+
+class Policy:
+    """Raw observations in, raw action chunks out: the checkpoint's model between evaluation's transforms.
+
+    On a GPU everything runs in bfloat16, as upstream's policy does; on a CPU in the dtypes it is trained in.
+    """
+
+    def __init__(
+        self,
+        model_path: str | PathLike[str],
+        data_config: DataConfig | str,
+        embodiment_tag: str,
+        denoising_steps: int | None = None,
+        device: str | torch.device | None = None,
+    ) -> None:
+        """Load a checkpoint from a folder or the hub.
+
+        ``data_config`` is the one it was trained with (checkpoints don't store it); ``denoising_steps`` replaces the
+        checkpoint's number of Euler steps; ``device`` is by default a GPU where there is one. Raises ``UsageError``
+        when the folder is no checkpoint, or has no statistics for ``embodiment_tag`` (experiment_cfg/metadata.json).
+        """
+        if denoising_steps is not None and denoising_steps < 1:
+            raise UsageError(f"denoising_steps is {denoising_steps}.", "Take one step or more; upstream takes 4.")
+        folder = resolve_folder(model_path)
+        self.data_config = get_data_config(data_config) if isinstance(data_config, str) else data_config
+        metadata = read_metadata(folder / "experiment_cfg", embodiment_tag)
+        self.transform = SampleTransform(self.data_config, metadata, embodiment_tag)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._half = self.device.type == "cuda"
+        self.model = GR00TN15.from_pretrained(folder, dtype=torch.bfloat16 if self._half else None)
+        resize_action_head(self.model, self.data_config.action_horizon, self.data_config.max_action_dim)
+        if denoising_steps is not None:
+            self.model.action_head.num_inference_timesteps = denoising_steps
+        self.model.requires_grad_(False).eval().to(self.device)  # pyrefly: ignore[bad-argument-type]
+        self._collate = Collator(EagleProcessor.from_directory(folder))
+
+    @torch.inference_mode()
+    def get_action(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Predict the next ``action_horizon`` actions (H), as ``action.<key>`` float64 [H, D] in the data's own units.
+
+        ``observation``: ``video.<key>`` uint8 [1, H, W, 3], ``state.<key>`` [1, D], the annotation a list of one
+        text. With a leading batch axis everywhere (and a text per sample) the actions have one too. Other keys are
+        ignored. The noise it starts from is drawn from torch's global generator. Raises ``UsageError`` when a key is
+        absent or of another shape.
+        """
+        batched = self._is_batched(observation)
+        samples = [self.transform.apply(one) for one in (self._split(observation) if batched else [observation])]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
+            actions = self.model.get_action(self._collate(samples))["action_pred"].cpu().numpy()
+        return self.transform.unapply(actions if batched else actions[0])
+
+    def _is_batched(self, observation: Mapping[str, Any]) -> bool:
+        """Whether every state has a batch axis before time and dimension, as upstream tells."""
+        states = [np.ndim(value) for key, value in observation.items() if key.startswith("state.")]
+        return bool(states) and min(states) >= 3
+
+    def _split(self, observation: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """A batched observation as one per sample."""
+        names = [f"video.{key}" for key in self.data_config.video]
+        names += [f"state.{key}" for key in self.data_config.keys("state")]
+        names += [self.data_config.language]
+        present = {name: observation[name] for name in names if name in observation}
+        sizes = {name: len(value) for name, value in present.items()}
+        if len(set(sizes.values())) > 1:
+            described = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise UsageError(
+                f"The observation's batch sizes differ: {described}.", "Give each sample a frame, state and text."
+            )
+        batch = min(sizes.values(), default=0)
+        return [{name: value[row] for name, value in present.items()} for row in range(batch)]
