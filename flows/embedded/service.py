@@ -25,6 +25,7 @@ Lock files are never deleted: a lock on a deleted file excludes nobody.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -33,7 +34,7 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -261,6 +262,30 @@ class SharedService:
         if self._users is not None:
             os.close(self._users)
             self._users = None
+
+
+@contextlib.contextmanager
+def held(home: Path, name: str) -> Iterator[list[int]]:
+    """Descriptors to start a child with (``pass_fds``) that keep the server ``name`` running while the child lives.
+
+    A trainer whose pippa was killed still saves, and needs the store until its checkpoint is in. Empty where no such
+    server was ever started, or where it is going down.
+    """
+    path = home.absolute() / name / "users.lock"
+    if not path.is_file():
+        yield []
+        return
+    users = _open_lock(path)
+    try:
+        # A lock belongs to the open file, which the child shares; closing it here does not release it.
+        try:
+            fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            descriptors = [users]
+        except BlockingIOError:
+            descriptors = []
+        yield descriptors
+    finally:
+        os.close(users)
 
 
 def _open_lock(path: Path) -> int:

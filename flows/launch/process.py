@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from flows.embedded.service import held
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
 from trainer.parent import child_environment
@@ -30,12 +31,13 @@ class ProcessLauncher:
     def start(self, run_id: str, environ: Mapping[str, str]) -> TrainerProcess:
         """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
 
-        It ends by itself when pippa is killed: ``trainer.parent`` watches for that.
+        It ends by itself when pippa is killed: ``trainer.parent`` watches for that. An embedded store outlives pippa
+        until then.
         """
         log = self._home / "runs" / run_id / "trainer.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         command = [*self._command, "--run-id", run_id]
-        with log.open("wb") as errors:
+        with log.open("wb") as errors, held(self._home, "s3") as descriptors:
             try:
                 process = subprocess.Popen(
                     command,
@@ -44,6 +46,7 @@ class ProcessLauncher:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     start_new_session=True,
+                    pass_fds=descriptors,
                 )
             except OSError as error:
                 raise PippaError(f"Can't start {command[0]}: {error.strerror}.") from error
