@@ -19,6 +19,7 @@ from trainer.events import Event, parse_event
 from trainer.parent import child_environment
 
 KILL_SECONDS = 5.0
+DRAIN_SECONDS = 5.0
 
 
 class ProcessLauncher:
@@ -61,6 +62,7 @@ class TrainerProcess:
         self._process = process
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._drained = False
+        self._ended: float | None = None
         threading.Thread(target=self._read, name="trainer-events", daemon=True).start()
 
     @property
@@ -72,11 +74,13 @@ class TrainerProcess:
         """The next event, or None when ``timeout`` seconds passed without one, or none will follow."""
         if self._drained:
             return None
-        with contextlib.suppress(queue.Empty):
+        try:
             event = self._events.get(timeout=timeout)
-            self._drained = event is None
-            return event
-        return None
+        except queue.Empty:
+            self._unblock()
+            return None
+        self._drained = event is None
+        return event
 
     @property
     def exit_code(self) -> int | None:
@@ -94,9 +98,20 @@ class TrainerProcess:
             self._process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
+        self._kill_group()
+        self._process.wait()
+
+    def _unblock(self) -> None:
+        """A process the trainer left behind may hold its stdout open, and the reader would wait for it for ever."""
+        if self._process.poll() is None:
+            return
+        self._kill_group()
+        self._ended = self._ended or time.monotonic()
+        self._drained = time.monotonic() - self._ended > DRAIN_SECONDS
+
+    def _kill_group(self) -> None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.wait()
 
     def _read(self) -> None:
         stdout = self._process.stdout
