@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from rich.markup import escape
 from rich.table import Table
 
 from trainer.argv import flag
@@ -75,9 +76,9 @@ def comparison_table(presets: Sequence[Preset]) -> Table:
     for heading in ("", "default", *(preset.name for preset in presets)):
         table.add_column(heading, overflow="fold")
     for row in compare(presets):
-        cells = [f"{cell.value}\n[dim]{cell.reason}[/]" if cell.reason else cell.value for cell in row.cells]
+        cells = [escape(cell.value) + (f"\n[dim]{escape(cell.reason)}[/]" if cell.reason else "") for cell in row.cells]
         differs = len({cell.value for cell in row.cells}) > 1
-        table.add_row(f"[bold]{row.title}[/]" if differs else row.title, row.default, *cells)
+        table.add_row(f"[bold]{row.title}[/]" if differs else row.title, escape(row.default), *cells)
     return table
 
 
@@ -99,8 +100,8 @@ def overview_table(presets: Sequence[Preset]) -> Table:
         batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{_text(config.dataset_path)}, {config.max_steps} steps of {batch}, "
-            f"{config.base_model_path}, {preset.environment} environment[/]",
+            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of {batch}, "
+            f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from flows.compare import components
 from flows.terminal import duration, size
@@ -183,22 +182,21 @@ def print_report(console: Console, report: Report) -> None:
         console.print(f"  {escape(report.message)}", soft_wrap=True)
         if report.hint:
             console.print(f"  [dim]{escape(report.hint)}[/]", soft_wrap=True)
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(overflow="fold")
-    for title, value in _rows(report).items():
-        table.add_row(title, escape(value))
     lines = [
         escape(line.name)
         + (f"  [dim]{size(line.uploaded)} uploaded[/]" if line.uploaded is not None else "")
         + (f"  [cyan]{escape(', '.join(line.aliases))}[/]" if line.aliases else "")
         for line in report.checkpoints
     ]
-    table.add_row("checkpoints", "\n".join(lines) or "none")
-    for title, value in _looks(report).items():
-        table.add_row(title, escape(value))
-    table.add_row("next", f"[bold]{escape(next_command(report))}[/]")
-    console.print(table)
+    rows = {title: escape(value) for title, value in _rows(report).items()}
+    rows["checkpoints"] = "\n".join(lines) or "none"
+    rows |= {title: escape(value) for title, value in _looks(report).items()}
+    rows["next"] = f"[bold]{escape(next_command(report))}[/]"
+    # Not a table: rich would fold a path, and it could not be copied any more.
+    width = max(map(len, rows))
+    for title, value in rows.items():
+        for index, line in enumerate(value.splitlines()):
+            console.print(f"[dim]{'' if index else title:<{width}}[/]  {line}", soft_wrap=True)
 
 
 def to_markdown(report: Report) -> str:

@@ -74,12 +74,10 @@ def carry_out(
             try:
                 run: Callable[..., State] = flow  # its overloads depend on return_state
                 state = run(preset, overrides, launcher, run_id, return_state=True)
-            except BaseException as error:
-                # Prefect's answer to SIGTERM, raised again after the trainer has saved and ended.
-                if type(error).__name__ != "TerminationSignal":
-                    raise
+            except SystemExit:
+                # SIGTERM: Prefect lets the flow end first, with the trainer saved, and then hands it to our handler.
                 _say_how_to_resume(screen, run_id)
-                return ExitCode.TERMINATED
+                raise
             finally:
                 OBSERVER.reset(token)
         if state.is_cancelled():

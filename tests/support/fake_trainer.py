@@ -1,7 +1,7 @@
 """A trainer that only talks: events on stdout, as ``FAKE_TRAINER`` (JSON) says.
 
-``lines`` are written first (``{"event": …}`` or text); ``exit`` is the exit code, or ``-9`` to be killed; ``wait`` waits
-for SIGTERM, which is answered with ``last_words`` and exit code 143; ``deaf`` ignores SIGTERM; ``child`` starts one
+``lines`` are written first (``{"event": …}`` or text); ``exit`` is the exit code, or ``-9`` to be killed; ``wait``
+waits for SIGTERM, answered with ``last_words`` and exit code 143; ``deaf`` ignores SIGTERM; ``child`` starts one
 that outlives it; ``count`` is a file that counts the starts, and ``heal_after`` how many of them end badly.
 """
 
