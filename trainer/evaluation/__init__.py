@@ -1,0 +1,1 @@
+"""Open-loop evaluation: does the policy predict the demonstrated actions from what the robot saw?"""

@@ -1,0 +1,1 @@
+"""The native engine's training loop: transformers' ``Trainer`` with upstream's arguments and atomic checkpoints."""

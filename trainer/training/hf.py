@@ -1,0 +1,138 @@
+"""transformers' ``Trainer``, changed where upstream changes it and where a lost power cord must not cost a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import Sampler
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_parameter_names
+
+from trainer.gr00t.weights import load_weights, save_checkpoint
+from trainer.training.sampler import EpochSampler
+
+CHECKPOINTS_KEPT = 5
+"""Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
+
+_STAGING = ".saving"
+
+
+class _TellEpoch(TrainerCallback):
+    def __init__(self, sampler: EpochSampler) -> None:
+        self._sampler = sampler
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # transformers has no whole epoch number in its state while one runs: state.epoch counts steps taken.
+        self._sampler.set_epoch(int(state.epoch or 0))
+
+
+class FinetuneTrainer(Trainer):
+    """Trains a ``GR00TN15`` as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
+
+    A checkpoint appears under its final name ``checkpoint-<step>`` only when it is complete: transformers writes in
+    place, so that a crash while saving leaves a torn folder that ``--resume`` then picks.
+
+    Args:
+        experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
+    """
+
+    def __init__(self, *, experiment_cfg: Path, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._experiment_cfg = experiment_cfg
+        self._saving = False
+        # Left by a save that was cut short; never a checkpoint.
+        if self.args.should_save:
+            shutil.rmtree(Path(self.args.output_dir) / _STAGING, ignore_errors=True)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        sampler = EpochSampler(len(dataset), self.args.seed)
+        self.add_callback(_TellEpoch(sampler))
+        return sampler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Parameters weight decay applies to: transformers 4.51's rule, which upstream trains with.
+
+        Newer versions also spare every name with ``norm`` in it, among them Qwen3's RMSNorm weights.
+        """
+        return [name for name in get_parameter_names(model, [nn.LayerNorm]) if "bias" not in name]
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,  # noqa: ARG002 - transformers' signature
+    ) -> Any:
+        """The flow-matching loss of one batch; the model takes the batch as one dict, as upstream's does."""
+        outputs = model(inputs)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
+        """Zero: transformers' estimate knows language models only."""
+        return 0
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(Path(folder) / _STAGING) if self._saving else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        output_dir = Path(self.args.output_dir)
+        if (output_dir / name).is_dir():
+            # A run resumed at its last step, or stopped right after a save.
+            return
+        self._saving = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saving = False
+        if self.args.world_size > 1:
+            # Every rank writes its own random state into the staging folder.
+            torch.distributed.barrier()
+        if not self.args.should_save:
+            return
+        staged = output_dir / _STAGING / name
+        shutil.copytree(self._experiment_cfg, staged / "experiment_cfg", dirs_exist_ok=True)
+        _sync(staged)
+        staged.rename(output_dir / name)
+        _sync_folder(output_dir)
+        (output_dir / _STAGING).rmdir()
+        self._remove_old_checkpoints(output_dir)
+
+    def _remove_old_checkpoints(self, output_dir: Path) -> None:
+        steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in output_dir.glob("checkpoint-*"))
+        for step in steps[:-CHECKPOINTS_KEPT]:
+            # Renamed first: a half-deleted checkpoint must not be found by --resume either.
+            doomed = output_dir / f".removing-{step}"
+            (output_dir / f"checkpoint-{step}").rename(doomed)
+            shutil.rmtree(doomed, ignore_errors=True)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        if self.args.should_save:
+            save_checkpoint(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
+
+
+def _sync(folder: Path) -> None:
+    """Push every file of ``folder`` to the disk, so that the rename can't overtake the contents."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,68 @@
+"""Tells the launcher how the training is going, one event per line."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trainer.events import Event, ProgressEvent
+
+SECONDS_BETWEEN_EVENTS = 0.5
+_WINDOW = 50
+"""Steps over which the speed is averaged: short enough to show a change, long enough to be steady."""
+
+
+class EmitProgress(TrainerCallback):
+    """Emits a ``progress`` event at each logged step and, in between, at most twice a second."""
+
+    def __init__(self, emit: Callable[[Event], None]) -> None:
+        self._emit = emit
+        self._ends: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        self._last_emitted = 0.0
+        self._metrics: dict[str, float] = {}
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._ends.append((state.global_step, time.monotonic()))
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        now = time.monotonic()
+        self._ends.append((state.global_step, now))
+        if now - self._last_emitted >= SECONDS_BETWEEN_EVENTS:
+            self._send(args, state)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        if not logs or "loss" not in logs:
+            return
+        self._metrics = {"loss": logs["loss"], "lr": logs["learning_rate"]}
+        if "grad_norm" in logs:
+            self._metrics["grad_norm"] = float(logs["grad_norm"])
+        self._send(args, state)
+
+    def _send(self, args: TrainingArguments, state: TrainerState) -> None:
+        if not state.is_world_process_zero:
+            return
+        self._last_emitted = time.monotonic()
+        (first_step, first_time), (last_step, last_time) = self._ends[0], self._ends[-1]
+        seconds_per_step = (last_time - first_time) / max(last_step - first_step, 1)
+        samples_per_step = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+        known = seconds_per_step > 0
+        self._emit(
+            ProgressEvent(
+                step=state.global_step,
+                of=state.max_steps,
+                samples_per_second=round(samples_per_step / seconds_per_step, 2) if known else None,
+                eta_seconds=round((state.max_steps - state.global_step) * seconds_per_step, 1) if known else None,
+                **self._metrics,
+            )
+        )
