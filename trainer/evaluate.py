@@ -119,3 +119,9 @@ def _write_report(folder: Path, model_path: Path, trajectories: list, metrics: d
         "loss": history,
     }
     (folder / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    from trainer.cli import main as trainer
+
+    trainer(["evaluate", *sys.argv[1:]])

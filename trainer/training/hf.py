@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from trainer.gr00t.weights import load_weights, save_checkpoint
+from trainer.data.dataset import TrainingDataset
+from trainer.gr00t.processor import EagleProcessor
+from trainer.gr00t.weights import save_checkpoint
 from trainer.training.sampler import EpochSampler
 
 CHECKPOINTS_KEPT = 5
@@ -23,12 +25,17 @@ _STAGING = ".saving"
 
 
 class _TellEpoch(TrainerCallback):
-    def __init__(self, sampler: EpochSampler) -> None:
+    """Tells the sampler (order) and the dataset (augmentation, draws from a mixture) which epoch begins."""
+
+    def __init__(self, sampler: EpochSampler, dataset: TrainingDataset) -> None:
         self._sampler = sampler
+        self._dataset = dataset
 
     def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # transformers has no whole epoch number in its state while one runs: state.epoch counts steps taken.
-        self._sampler.set_epoch(int(state.epoch or 0))
+        # state.epoch counts epochs taken, in fractions: whole at the start of an epoch, in between after a resume.
+        epoch = int(state.epoch or 0)
+        self._sampler.set_epoch(epoch)
+        self._dataset.set_epoch(epoch)
 
 
 class FinetuneTrainer(Trainer):
@@ -38,11 +45,15 @@ class FinetuneTrainer(Trainer):
     place, so that a crash while saving leaves a torn folder that ``--resume`` then picks.
 
     Args:
+        processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
     """
 
-    def __init__(self, *, experiment_cfg: Path, **kwargs: Any) -> None:
+    def __init__(self, *, processor: EagleProcessor, experiment_cfg: Path, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # It prints on stdout, which belongs to the events.
+        self.remove_callback(PrinterCallback)
+        self._processor = processor
         self._experiment_cfg = experiment_cfg
         self._saving = False
         # Left by a save that was cut short; never a checkpoint.
@@ -52,7 +63,7 @@ class FinetuneTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
         sampler = EpochSampler(len(dataset), self.args.seed)
-        self.add_callback(_TellEpoch(sampler))
+        self.add_callback(_TellEpoch(sampler, dataset))
         return sampler
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -115,10 +126,33 @@ class FinetuneTrainer(Trainer):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         if self.args.should_save:
-            save_checkpoint(self.accelerator.unwrap_model(self.model), Path(output_dir or self.args.output_dir))
+            folder = Path(output_dir or self.args.output_dir)
+            save_checkpoint(self.accelerator.unwrap_model(self.model), folder)
+            self._processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_weights(model if model is not None else self.model, Path(resume_from_checkpoint))
+        """Nothing: the engine loads a resumed model from its checkpoint to begin with."""
+
+    def save_final(self) -> None:
+        """Leave the final model in the output folder itself, where upstream leaves it.
+
+        The files are hard links to those of the last checkpoint where the file system has them: no second copy.
+        """
+        if not self.args.should_save:
+            return
+        output_dir = Path(self.args.output_dir)
+        last = output_dir / f"checkpoint-{self.state.global_step}"
+        for file in last.iterdir():
+            if file.is_file() and file.suffix in {".json", ".safetensors"}:
+                _link_or_copy(file, output_dir / file.name)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def _sync(folder: Path) -> None:

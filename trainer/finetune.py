@@ -1,0 +1,134 @@
+"""The native engine: a drop-in for upstream's ``scripts/gr00t_finetune.py``, with its flags and its output folder.
+
+Beside upstream's files it prints events (``trainer.events``) on stdout; everything for people goes to stderr.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from trainer.argv import parse_flags
+from trainer.config import FinetuneConfig
+from trainer.errors import EngineError, ExitCode, UsageError
+from trainer.events import Emitter, Event, PhaseEvent
+from trainer.failures import explain
+from trainer.parent import die_with_parent
+from trainer.settings import pippa_home
+from trainer.training.devices import check_device_count, choose_devices, needs_torchrun, run_under_torchrun
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train as ``argv`` says. Returns 0, or 128 + the signal that stopped the training after a checkpoint.
+
+    Raises:
+        PippaError: whatever the user can cure, with its exit code.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config, given = parse_flags(argv, FinetuneConfig(dataset_path=["…"]), prog="trainer finetune")
+    if "dataset_path" not in given:
+        raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
+    die_with_parent()
+    choose_devices(config.num_gpus)
+    if needs_torchrun(config.num_gpus):
+        import torch
+
+        check_device_count(config.num_gpus, torch.cuda.device_count())
+        return run_under_torchrun(config.num_gpus, argv)
+    emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
+    try:
+        return finetune(config, emit)
+    except (RuntimeError, MemoryError, OSError) as error:
+        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"])
+        if isinstance(problem, EngineError):  # nothing it knows a cure for
+            raise
+        raise problem from error
+
+
+def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
+    """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code."""
+    from trainer.training.stop import StopOnSignal
+
+    stop = StopOnSignal()
+    emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
+    import torch
+    from transformers import set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+
+    from trainer.data.collate import Collator
+    from trainer.data.configs import get_data_config
+    from trainer.data.dataset import TrainingDataset
+    from trainer.data.metadata import write_metadata
+    from trainer.gr00t.model import GR00TN15, resize_action_head
+    from trainer.gr00t.processor import EagleProcessor
+    from trainer.training.arguments import SEED, training_arguments
+    from trainer.training.hf import FinetuneTrainer
+    from trainer.training.progress import EmitProgress
+    from trainer.training.reporting import reporting
+
+    output_dir = Path(config.output_dir).absolute()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    resume_from = get_last_checkpoint(str(output_dir)) if config.resume else None
+    if config.resume and resume_from is None:
+        raise UsageError(
+            f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
+        )
+    check_device_count(config.num_gpus, torch.cuda.device_count())
+
+    data_config = get_data_config(config.data_config)
+    dataset = TrainingDataset(
+        [Path(path) for path in config.dataset_path],
+        data_config,
+        config.embodiment_tag,
+        seed=SEED,
+        cache_dir=pippa_home() / "cache" / "frames",
+        balance_dataset_weights=config.balance_dataset_weights,
+        balance_trajectory_weights=config.balance_trajectory_weights,
+    )
+    # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was.
+    source = Path(resume_from) if resume_from else Path(config.base_model_path)
+    model = GR00TN15.from_pretrained(
+        source,
+        tune_llm=config.tune_llm,
+        tune_visual=config.tune_visual,
+        tune_projector=config.tune_projector,
+        tune_diffusion_model=config.tune_diffusion_model,
+    )
+    resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
+    if torch.cuda.is_available():
+        model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
+    processor = EagleProcessor.from_directory(source)
+    write_metadata(output_dir / "experiment_cfg", dataset.metadata)
+
+    set_seed(SEED)
+    trainer = FinetuneTrainer(
+        model=model,
+        args=training_arguments(config, output_dir),
+        train_dataset=dataset,
+        data_collator=Collator(processor),
+        processor=processor,
+        experiment_cfg=output_dir / "experiment_cfg",
+        callbacks=[stop, EmitProgress(emit), *reporting(config.report_to, output_dir, emit)],
+    )
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    emit(
+        PhaseEvent(
+            phase="train",
+            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames",
+        )
+    )
+    trainer.train(resume_from_checkpoint=resume_from)
+    trainer.save_final()
+    return 128 + stop.received if stop.received else ExitCode.DONE
+
+
+def _silent(_: Event) -> None:
+    """Ranks other than 0 have nothing to add."""
+
+
+if __name__ == "__main__":
+    from trainer.cli import main as trainer
+
+    trainer(["finetune", *sys.argv[1:]])

@@ -1,0 +1,49 @@
+"""Where the curves go: the W&B run of the spec, or TensorBoard."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from trainer.config import ReportTo
+from trainer.errors import UsageError
+from trainer.events import Event
+from trainer.spec import RunSpec
+from trainer.tracking import start_run
+
+RUN_SPEC = "PIPPA_RUN_SPEC"
+"""Path of the run's spec, which names the W&B run and its lineage; not set when the engine is used by itself."""
+
+
+def reporting(report_to: ReportTo, output_dir: Path, emit: Callable[[Event], None]) -> list[TrainerCallback]:
+    """The callbacks that send metrics where ``report_to`` says; only the first rank reports.
+
+    With a run spec the W&B run is started here, before transformers' callback would start one of its own settings. A
+    W&B that can't be reached never stops a training.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        return []
+    if report_to == "tensorboard":
+        from transformers.integrations import TensorBoardCallback
+
+        os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
+        return [TensorBoardCallback()]
+    if report_to == "azure_ml":
+        from transformers.integrations import AzureMLCallback
+
+        try:
+            return [AzureMLCallback()]
+        except RuntimeError as error:
+            raise UsageError(
+                "--report-to azure_ml needs the package azureml-mlflow.",
+                "Install it with `uv pip install azureml-mlflow`, or use --report-to wandb.",
+            ) from error
+    from transformers.integrations import WandbCallback
+
+    spec = os.environ.get(RUN_SPEC)
+    if spec and start_run(RunSpec.model_validate_json(Path(spec).read_text()), emit) is None:
+        return []
+    return [WandbCallback()]
