@@ -7,11 +7,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import tyro
 
 from trainer.config import EmbodimentTag
+from trainer.errors import UsageError
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
 
 
@@ -30,7 +30,7 @@ class EvaluateOptions:
     checkpoint trained with defaults)."""
     modality_keys: tuple[str, ...] = ()
     """Action keys to compare, such as right_arm; default: all of the data config's."""
-    steps: Annotated[int, tyro.conf.arg(constructor=int)] = 150
+    steps: int = 150
     """Frames of each episode to compare."""
     trajs: int = 1
     """Episodes to evaluate."""
@@ -57,33 +57,37 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     """Run the evaluation ``options`` describe and return its metrics (``open_loop.summarise``).
 
     Raises:
-        DatasetError: when the dataset lacks what the data config needs, or has fewer episodes than asked for.
-        UsageError: when the folder is no checkpoint, or lacks the embodiment tag's statistics.
+        DatasetError: when the dataset lacks what the data config needs.
+        UsageError: when the dataset has no such episode, the folder is no checkpoint, or lacks the tag's statistics.
     """
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
     import torch
 
     from trainer.data.configs import get_data_config
-    from trainer.data.dataset import EpisodeReader
+    from trainer.data.dataset import DatasetReader
     from trainer.evaluation.open_loop import evaluate_episodes, summarise
     from trainer.gr00t.policy import Policy
 
     torch.manual_seed(options.seed)
     data_config = get_data_config(options.data_config)
-    source = EpisodeReader(options.dataset_path, data_config)
+    source = DatasetReader(options.dataset_path, data_config)
     policy = Policy(
         options.model_path,
         data_config=data_config,
         embodiment_tag=options.embodiment_tag,
         denoising_steps=options.denoising_steps,
     )
-    keys = options.modality_keys or tuple(key.removeprefix("action.") for key in data_config.action_keys)
-    last = min(options.start_traj + options.trajs, len(source.episodes))
+    episodes = source.trajectory_ids[options.start_traj : options.start_traj + options.trajs]
+    if not episodes:
+        raise UsageError(
+            f"--start-traj {options.start_traj}: {options.dataset_path} has {len(source.trajectory_ids)} episodes.",
+            "Count from 0.",
+        )
     trajectories = evaluate_episodes(
         policy,
         source,
-        range(options.start_traj, last),
-        keys=keys,
+        episodes,
+        keys=options.modality_keys or data_config.keys("action"),
         steps=options.steps,
         action_horizon=options.action_horizon or data_config.action_horizon,
         on_episode=lambda trajectory: print(  # noqa: T201 - a person reads stderr

@@ -21,11 +21,10 @@ from trainer.errors import EngineError
 class ObservationSource(Protocol):
     """Raw data of a dataset's frames, before any transform."""
 
-    def episode_length(self, episode: int) -> int:
-        """Frames of the episode at position ``episode``."""
-        ...
+    lengths: dict[int, int]
+    """Frames of each episode, by episode id."""
 
-    def step_data(self, episode: int, frame: int) -> dict[str, Any]:
+    def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
         """``video.*`` uint8 (T,H,W,C), ``state.*`` (T,D), ``action.*`` (H,D), annotations as lists of str."""
         ...
 
@@ -43,7 +42,7 @@ class Trajectory:
     """Demonstrated and predicted actions of one episode.
 
     Attributes:
-        episode: Position of the episode in the dataset.
+        episode: The episode's id.
         demonstrated: (steps, D) in raw units.
         predicted: (steps, D) in raw units.
         queried: Frames at which the policy was asked.
@@ -81,11 +80,11 @@ def evaluate_episode(
     Raises:
         EngineError: when the policy predicts something that is not a number.
     """
-    steps = min(steps, source.episode_length(episode))
+    steps = min(steps, source.lengths[episode])
     demonstrated, predicted = [], []
     queried = tuple(range(0, steps, action_horizon))
     for frame in queried:
-        data = source.step_data(episode, frame)
+        data = source.get_step_data(episode, frame)
         observation = {name: value for name, value in data.items() if not name.startswith("action.")}
         chunk = policy.get_action(observation)
         demonstrated.append(_rows(data, keys, action_horizon))
