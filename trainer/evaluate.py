@@ -13,6 +13,7 @@ import tyro
 from trainer.config import EmbodimentTag
 from trainer.errors import UsageError
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
+from trainer.parent import die_with_parent
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     Raises:
         DatasetError: when the dataset lacks what the data config needs.
         UsageError: when the dataset has no such episode, the folder is no checkpoint, or lacks the tag's statistics.
+
     """
+    die_with_parent()
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
     import torch
 

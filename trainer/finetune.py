@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
 from trainer.argv import parse_flags
 from trainer.config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
@@ -24,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Raises:
         PippaError: whatever the user can cure, with its exit code.
+
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     config, given = parse_flags(argv, FinetuneConfig(dataset_path=["…"]), prog="trainer finetune")
@@ -56,7 +58,6 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     from transformers import set_seed
     from transformers.trainer_utils import get_last_checkpoint
 
-    from trainer.data.collate import Collator
     from trainer.data.configs import get_data_config
     from trainer.data.dataset import TrainingDataset
     from trainer.data.metadata import write_metadata
@@ -106,7 +107,6 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
         model=model,
         args=training_arguments(config, output_dir),
         train_dataset=dataset,
-        data_collator=Collator(processor),
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
         callbacks=[stop, EmitProgress(emit), *reporting(config.report_to, output_dir, emit)],

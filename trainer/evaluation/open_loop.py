@@ -47,6 +47,7 @@ class Trajectory:
         predicted: (steps, D) in raw units.
         queried: Frames at which the policy was asked.
         names: One name per action dimension, such as ``right_arm[3]``.
+
     """
 
     episode: int
@@ -79,6 +80,7 @@ def evaluate_episode(
 
     Raises:
         EngineError: when the policy predicts something that is not a number.
+
     """
     steps = min(steps, source.lengths[episode])
     demonstrated, predicted = [], []
@@ -117,8 +119,9 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, float]:
 
     Returns:
         ``open_loop_mse``: mean of the episodes' errors, as upstream averages them; ``action_variance``: mean over
-        dimensions of the demonstrated actions' variance over all compared frames; ``open_loop_mse_over_variance``: their
-        ratio, where 0 is perfect and 1 is no better than always predicting the mean action.
+        dimensions of the demonstrated actions' variance over all compared frames; ``open_loop_mse_over_variance``:
+        their ratio, where 0 is perfect and 1 is no better than always predicting the mean action.
+
     """
     mse = float(np.mean([trajectory.mse for trajectory in trajectories]))
     variance = float(np.concatenate([trajectory.demonstrated for trajectory in trajectories]).var(axis=0).mean())

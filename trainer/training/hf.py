@@ -13,7 +13,9 @@ from torch.utils.data import Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
+from trainer.data.collate import Collator
 from trainer.data.dataset import TrainingDataset
+from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.weights import save_checkpoint
 from trainer.training.sampler import EpochSampler
@@ -47,10 +49,29 @@ class FinetuneTrainer(Trainer):
     Args:
         processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
+
     """
 
-    def __init__(self, *, processor: EagleProcessor, experiment_cfg: Path, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        *,
+        model: GR00TN15,
+        args: TrainingArguments,
+        train_dataset: TrainingDataset,
+        processor: EagleProcessor,
+        experiment_cfg: Path,
+        callbacks: list[TrainerCallback],
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=Collator(processor),
+            callbacks=callbacks,
+        )
+        self._groot = model
+        self._dataset = train_dataset
+        self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
         self.remove_callback(PrinterCallback)
         self._processor = processor
@@ -58,12 +79,11 @@ class FinetuneTrainer(Trainer):
         self._saving = False
         # Left by a save that was cut short; never a checkpoint.
         if self.args.should_save:
-            shutil.rmtree(Path(self.args.output_dir) / _STAGING, ignore_errors=True)
+            shutil.rmtree(self._output_dir / _STAGING, ignore_errors=True)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
-        dataset = train_dataset if train_dataset is not None else self.train_dataset
-        sampler = EpochSampler(len(dataset), self.args.seed)
-        self.add_callback(_TellEpoch(sampler, dataset))
+        sampler = EpochSampler(len(self._dataset), self.args.seed)
+        self.add_callback(_TellEpoch(sampler, self._dataset))
         return sampler
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
@@ -78,13 +98,13 @@ class FinetuneTrainer(Trainer):
         model: nn.Module,
         inputs: dict[str, torch.Tensor],
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,  # noqa: ARG002 - transformers' signature
+        num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The flow-matching loss of one batch; the model takes the batch as one dict, as upstream's does."""
         outputs = model(inputs)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:  # noqa: ARG002
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Zero: transformers' estimate knows language models only."""
         return 0
 
@@ -94,7 +114,7 @@ class FinetuneTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        output_dir = Path(self.args.output_dir)
+        output_dir = self._output_dir
         if (output_dir / name).is_dir():
             # A run resumed at its last step, or stopped right after a save.
             return
@@ -124,10 +144,10 @@ class FinetuneTrainer(Trainer):
             (output_dir / f"checkpoint-{step}").rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            save_checkpoint(self.accelerator.unwrap_model(self.model), folder)
+            folder = Path(output_dir) if output_dir else self._output_dir
+            save_checkpoint(self._groot, folder)
             self._processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -140,11 +160,10 @@ class FinetuneTrainer(Trainer):
         """
         if not self.args.should_save:
             return
-        output_dir = Path(self.args.output_dir)
-        last = output_dir / f"checkpoint-{self.state.global_step}"
+        last = self._output_dir / f"checkpoint-{self.state.global_step}"
         for file in last.iterdir():
             if file.is_file() and file.suffix in {".json", ".safetensors"}:
-                _link_or_copy(file, output_dir / file.name)
+                _link_or_copy(file, self._output_dir / file.name)
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

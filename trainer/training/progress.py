@@ -23,7 +23,9 @@ class EmitProgress(TrainerCallback):
         self._emit = emit
         self._ends: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._last_emitted = 0.0
-        self._metrics: dict[str, float] = {}
+        self._loss: float | None = None
+        self._lr: float | None = None
+        self._grad_norm: float | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._ends.append((state.global_step, time.monotonic()))
@@ -44,9 +46,7 @@ class EmitProgress(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        self._metrics = {"loss": logs["loss"], "lr": logs["learning_rate"]}
-        if "grad_norm" in logs:
-            self._metrics["grad_norm"] = float(logs["grad_norm"])
+        self._loss, self._lr, self._grad_norm = logs["loss"], logs["learning_rate"], logs.get("grad_norm")
         self._send(args, state)
 
     def _send(self, args: TrainingArguments, state: TrainerState) -> None:
@@ -61,8 +61,10 @@ class EmitProgress(TrainerCallback):
             ProgressEvent(
                 step=state.global_step,
                 of=state.max_steps,
+                loss=self._loss,
+                lr=self._lr,
+                grad_norm=self._grad_norm,
                 samples_per_second=round(samples_per_step / seconds_per_step, 2) if known else None,
                 eta_seconds=round((state.max_steps - state.global_step) * seconds_per_step, 1) if known else None,
-                **self._metrics,
             )
         )
