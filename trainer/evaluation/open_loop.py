@@ -71,16 +71,11 @@ def evaluate_episode(
     steps: int,
     action_horizon: int,
 ) -> Trajectory:
-    """Run the protocol on one episode.
+    """Run the protocol on one episode of ``source``.
 
-    Args:
-        keys: Action keys without prefix (``right_arm``), concatenated in this order.
-        steps: Frames to compare; an episode that is shorter is compared over its own length.
-        action_horizon: Actions taken from each predicted chunk.
-
-    Raises:
-        EngineError: when the policy predicts something that is not a number.
-
+    ``keys`` are action keys without prefix (``right_arm``), concatenated in this order; ``steps`` is the number of
+    frames to compare (a shorter episode is compared over its own length); ``action_horizon`` is the number of actions
+    taken from each predicted chunk. Raises ``EngineError`` when the policy predicts something that is not a number.
     """
     steps = min(steps, source.lengths[episode])
     demonstrated, predicted = [], []
@@ -121,7 +116,6 @@ def summarise(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         ``open_loop_mse``: mean of the episodes' errors, as upstream averages them; ``action_variance``: mean over
         dimensions of the demonstrated actions' variance over all compared frames; ``open_loop_mse_over_variance``:
         their ratio, where 0 is perfect and 1 is no better than always predicting the mean action.
-
     """
     mse = float(np.mean([trajectory.mse for trajectory in trajectories]))
     variance = float(np.concatenate([trajectory.demonstrated for trajectory in trajectories]).var(axis=0).mean())
