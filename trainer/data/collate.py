@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from trainer.data.transforms.sample import Sample
 class PromptEncoder(Protocol):
     """What the collator needs of ``trainer.gr00t.processor.EagleProcessor``."""
 
-    def encode(self, texts: list[str], images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> Mapping[str, object]:
         """Texts and uint8 ``[V, H, W, 3]`` images to left-padded ids, mask and pixel values, under ``eagle_`` keys."""
         ...
 
@@ -25,11 +25,12 @@ class Collator:
     def __init__(self, processor: PromptEncoder) -> None:
         self.processor = processor
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
         """``eagle_*``, ``state`` ``[B, 1, 64]`` and its mask, ``embodiment_id`` ``[B]`` and, unless at inference,
         ``action`` ``[B, 16, 32]`` and its mask. Floats are float32.
         """
-        batch = self.processor.encode([sample["text"] for sample in samples], [sample["images"] for sample in samples])
+        texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
+        batch: dict[str, Any] = dict(self.processor.encode(texts, images))
         batch["state"] = _stack([sample["state"] for sample in samples])
         batch["state_mask"] = _stack([sample["state_mask"] for sample in samples])
         if all("action" in sample for sample in samples):

@@ -6,6 +6,7 @@ import json
 import pickle
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -229,7 +230,7 @@ def test_mixtures_of_different_robots_are_refused(pair: list[Path], tmp_path: Pa
 class Encoder:
     """Stands in for the model's processor."""
 
-    def encode(self, texts: list[str], images: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         assert all(image.shape == (1, 224, 224, 3) for image in images)
         return {"eagle_input_ids": torch.tensor([[len(text)] for text in texts])}
 
