@@ -1,7 +1,8 @@
 """``tiny``: a generated base model of GR00T N1.5's architecture, small enough to train on a CPU.
 
-Its weights are random, so the frozen vision tower and language model must not hide what is in the picture: they are
-initialised to pass on, for each patch, its colours, where in the patch they are, and where the patch is.
+Its weights are not learned but made: random where that does no harm, and where it would, such that a few hundred steps
+are enough to follow demonstrations. A frozen random backbone would hide what is in the picture, a random action head
+the action.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from trainer.gr00t.action_head import CategorySpecificLinear
+from trainer.gr00t.action_head import CategorySpecificLinear, FlowMatchingActionHead
+from trainer.gr00t.backbone import EagleModel
 from trainer.gr00t.config import GR00TN15Config
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import IMAGE_TOKEN, SPECIAL_TOKENS, EagleProcessor
@@ -34,7 +36,8 @@ def make_tiny_base_model(path: Path, seed: int = 0) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GR00TN15(tiny_config(tokenizer))
-        _initialise(model)
+        _initialise_backbone(model.backbone.eagle_model)
+        _initialise_head(model.action_head)
     model.set_trainable(False, False, True, True)
     save_checkpoint(model, path)
     EagleProcessor(tokenizer, model.config.eagle).save_pretrained(path)
@@ -75,6 +78,7 @@ def tiny_config(tokenizer: Tokenizer) -> GR00TN15Config:
             "hidden_size": 128,
             "input_embedding_dim": WIDTH,
             "max_seq_len": 64,
+            "num_target_vision_tokens": 2,
             "diffusion_model_cfg": {"num_layers": 4, "cross_attention_dim": WIDTH, "output_dim": 128, **blocks},
             "vl_self_attention_cfg": {"num_layers": 1, **blocks},
         },
@@ -99,9 +103,8 @@ def _tokenizer() -> Tokenizer:
 
 
 @torch.no_grad()
-def _initialise(model: GR00TN15) -> None:
-    """Make the random backbone informative."""
-    eagle = model.backbone.eagle_model
+def _initialise_backbone(eagle: EagleModel) -> None:
+    """Let each image token tell its patch's colours, where in the patch they are, and where the patch is."""
     embeddings = eagle.vision_model.vision_model.embeddings
     # Patch filters are random mixtures of the patch's mean colour and its slopes along x and y.
     ramp = torch.linspace(-1.5, 1.5, _PATCH)
@@ -114,8 +117,44 @@ def _initialise(model: GR00TN15) -> None:
     nn.init.normal_(language.embed_tokens.weight)
     for layer in (*eagle.mlp1, *language.modules()):
         if isinstance(layer, nn.Linear):
-            nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
-    # Upstream's fixed 0.02 suits 1536 channels; through narrow layers it would all but silence actions and state.
-    for layer in model.action_head.modules():
+            _fan_in(layer.weight, layer.in_features)
+
+
+@torch.no_grad()
+def _initialise_head(head: FlowMatchingActionHead) -> None:
+    """Let the noisy action through to the output with its sign turned: the velocity if all actions were zero.
+
+    A network that must first learn to carry its input needs thousands of steps before it learns anything else, and a
+    base model has them behind it. The action has the first ``width`` channels of its token for itself. Layers with an
+    activation carry it twice, as x and -x: relu(x) - relu(-x) = x, and for swish likewise.
+    """
+    for layer in head.modules():
         if isinstance(layer, CategorySpecificLinear):
-            nn.init.normal_(layer.W, std=layer.W.shape[1] ** -0.5)
+            _fan_in(layer.W, layer.W.shape[1])
+    width = head.config.action_dim
+    same = torch.eye(width)
+    plus, minus, both = slice(width), slice(width, 2 * width), slice(2 * width)
+    encoder, decoder = head.action_encoder, head.action_decoder
+    encoder.W1.W[:, :, plus] = same
+    for layer in (encoder.W2, decoder.layer1):
+        layer.W[..., both] = 0
+        layer.W[:, plus, plus], layer.W[:, plus, minus] = same, -same
+    encoder.W3.W[..., plus] = 0
+    encoder.W3.W[:, plus, plus], encoder.W3.W[:, minus, plus] = same, -same
+    decoder.layer2.W.mul_(0.1)
+    decoder.layer2.W[:, plus], decoder.layer2.W[:, minus] = -same, same
+    head.position_embedding.weight.normal_(std=0.5)[:, plus] = 0
+    head.model.proj_out_2.weight[plus] = 0
+    head.model.proj_out_2.weight[plus, plus] = same
+    for name, layer in head.model.transformer_blocks.named_modules():
+        if isinstance(layer, nn.Linear) and ".norm1." not in name:
+            _fan_in(layer.weight, layer.in_features, gain=0.5 if ".ff." in name else 1.0)
+            if name.endswith(("to_out.0", "ff.net.2")):  # what is added to the tokens
+                layer.weight[plus], layer.bias[plus] = 0, 0
+    # Sines and cosines of joint angles vary little around their mean.
+    head.state_encoder.layer1.W.mul_(4)
+
+
+def _fan_in(weight: torch.Tensor, inputs: int, gain: float = 1.0) -> None:
+    """Random weights that keep the variance of their input (upstream's fixed 0.02 suits 1536 channels)."""
+    weight.normal_(std=gain * inputs**-0.5)
