@@ -9,6 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from trainer.config import FinetuneConfig
+from trainer.training.devices import under_torchrun
 
 SEED = 42
 """Upstream's constant; no version of its command line changes it."""
@@ -42,6 +43,7 @@ def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArgu
         bf16=on_gpu,
         tf32=True if on_gpu else None,
         use_cpu=not on_gpu,
+        ddp_backend="gloo" if under_torchrun() and not on_gpu else None,
         dataloader_num_workers=workers,
         dataloader_prefetch_factor=config.dataloader_prefetch_factor if workers else None,
         dataloader_persistent_workers=workers > 0,

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 
-from trainer.errors import UsageError
+from trainer.errors import ExitCode, UsageError
+from trainer.parent import child_environment
 
-_UNDER_TORCHRUN = "LOCAL_RANK"
+CPU_PROCESSES = "PIPPA_CPU_PROCESSES"
+"""Set to 1, ``--num-gpus N`` means N processes on the CPU where there is no GPU: to try a distributed training out."""
+
+_SECONDS_TO_SAVE = 3600
+"""How long a rank may take to finish its step and save once it was told to stop, before it is killed."""
+
+
+def under_torchrun(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether this process is one of several that train together."""
+    return "LOCAL_RANK" in environ
 
 
 def choose_devices(num_gpus: int, environ: MutableMapping[str, str] = os.environ) -> None:
@@ -18,7 +27,7 @@ def choose_devices(num_gpus: int, environ: MutableMapping[str, str] = os.environ
     More would make transformers wrap the model in ``DataParallel``. Upstream always takes GPU 0, whatever
     ``CUDA_VISIBLE_DEVICES`` says (issue #302). Without a GPU nothing is changed: one process trains on the CPU.
     """
-    if _UNDER_TORCHRUN in environ:
+    if under_torchrun(environ):
         return
     allowed = environ.get("CUDA_VISIBLE_DEVICES")
     devices = [device for device in allowed.split(",") if device] if allowed is not None else None
@@ -28,8 +37,10 @@ def choose_devices(num_gpus: int, environ: MutableMapping[str, str] = os.environ
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices[:num_gpus])
 
 
-def check_device_count(num_gpus: int, available: int) -> None:
+def check_device_count(num_gpus: int, available: int, environ: Mapping[str, str] = os.environ) -> None:
     """Raise ``UsageError`` when more GPUs are asked for than there are (a machine without any counts as one)."""
+    if not available and (environ.get(CPU_PROCESSES) == "1" or under_torchrun(environ)):
+        return
     if num_gpus > max(available, 1):
         raise UsageError(
             f"--num-gpus {num_gpus}, but this machine offers {available}.",
@@ -37,12 +48,40 @@ def check_device_count(num_gpus: int, available: int) -> None:
         )
 
 
-def needs_torchrun(num_gpus: int, environ: MutableMapping[str, str] = os.environ) -> bool:
+def needs_torchrun(num_gpus: int, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process has to start one process per GPU instead of training itself."""
-    return num_gpus > 1 and _UNDER_TORCHRUN not in environ
+    return num_gpus > 1 and not under_torchrun(environ)
 
 
 def run_under_torchrun(num_gpus: int, argv: Sequence[str]) -> int:
-    """Train with ``num_gpus`` processes and the same arguments; returns the exit code."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={num_gpus}"]
-    return subprocess.call([*command, "-m", "trainer.finetune", *argv])
+    """Train with ``num_gpus`` processes and the same arguments; returns the exit code.
+
+    This is ``torchrun --standalone``, called as a library: the command line would turn every failure into exit code 1,
+    and kill ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    # Read by the ranks: they stop when this process is gone, and don't fight over the cores (as torchrun sees to).
+    os.environ.update(child_environment())
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_gpus,
+        run_id=f"pippa-{os.getpid()}",
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "trainer.finetune", *argv)
+    except SignalException as error:
+        return 128 + error.sigval
+    except ChildFailedError as error:
+        codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
+        # When one rank fails, the others fail after it with nothing to say.
+        return next((code for code in codes if code in set(ExitCode) and code != ExitCode.FAILED), codes[0])
+    return ExitCode.DONE

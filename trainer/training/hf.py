@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
 from trainer.data.collate import Collator
 from trainer.data.dataset import TrainingDataset
+from trainer.failures import disk_full
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.weights import save_checkpoint
+from trainer.training.noise import draw_noise
 from trainer.training.sampler import EpochSampler
 
 CHECKPOINTS_KEPT = 5
 """Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
 
 _STAGING = ".saving"
+_NO_SPACE = 1 << 20
+"""Bytes; a disk with less is full, whatever the error says."""
 
 
 class _TellEpoch(TrainerCallback):
@@ -38,6 +44,16 @@ class _TellEpoch(TrainerCallback):
         epoch = int(state.epoch or 0)
         self._sampler.set_epoch(epoch)
         self._dataset.set_epoch(epoch)
+
+
+class _CountBatches(TrainerCallback):
+    """Counts the micro-batches of an optimizer step."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.taken = 0
 
 
 class FinetuneTrainer(Trainer):
@@ -77,9 +93,28 @@ class FinetuneTrainer(Trainer):
         self._processor = processor
         self._experiment_cfg = experiment_cfg
         self._saving = False
+        self._micro_batches = _CountBatches()
+        self.add_callback(self._micro_batches)
+        # Dropout must differ between the ranks; what has to be equal (model, noise, order) doesn't depend on this.
+        torch.manual_seed(args.seed + args.process_index)
         # Left by a save that was cut short; never a checkpoint.
         if self.args.should_save:
             shutil.rmtree(self._output_dir / _STAGING, ignore_errors=True)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training batches. Their loader draws its own seed for its workers from a generator of its own.
+
+        From the global one it would draw once per epoch, or once per start where workers persist: the random state, and
+        with it the dropout, would depend on the number of workers and on where a run was resumed.
+        """
+        loader = super().get_train_dataloader()
+        generator = torch.Generator().manual_seed(self.args.seed)
+        # accelerate's wrapper iterates the loader in it, but makes the one that skips batches from its own attributes.
+        for each in (loader, getattr(loader, "base_dataloader", loader)):
+            each.generator = generator
+            if self.args.world_size > 1:
+                each.worker_init_fn = _leave_process_group
+        return loader
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
         sampler = EpochSampler(len(self._dataset), self.args.seed)
@@ -101,7 +136,17 @@ class FinetuneTrainer(Trainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
         """The flow-matching loss of one batch; the model takes the batch as one dict, as upstream's does."""
-        outputs = model(inputs)
+        batch, ranks = self.args.per_device_train_batch_size, self.args.world_size
+        noise, time = draw_noise(
+            self._groot.action_head,
+            inputs["action"],
+            seed=self.args.seed,
+            step=self.state.global_step,
+            first=(self._micro_batches.taken * ranks + self.args.process_index) * batch,
+            samples_per_step=batch * ranks * self.args.gradient_accumulation_steps,
+        )
+        self._micro_batches.taken += 1
+        outputs = model(inputs, noise, time)
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -119,18 +164,19 @@ class FinetuneTrainer(Trainer):
             # A run resumed at its last step, or stopped right after a save.
             return
         self._saving = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._saving = False
-        if self.args.world_size > 1:
-            # Every rank writes its own random state into the staging folder.
-            torch.distributed.barrier()
-        if not self.args.should_save:
-            return
         staged = output_dir / _STAGING / name
-        shutil.copytree(self._experiment_cfg, staged / "experiment_cfg", dirs_exist_ok=True)
-        _sync(staged)
+        with _disk_full_explained(output_dir):
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._saving = False
+            if self.args.world_size > 1:
+                # Every rank writes its own random state into the staging folder.
+                torch.distributed.barrier()
+            if not self.args.should_save:
+                return
+            shutil.copytree(self._experiment_cfg, staged / "experiment_cfg", dirs_exist_ok=True)
+            _sync(staged)
         staged.rename(output_dir / name)
         _sync_folder(output_dir)
         (output_dir / _STAGING).rmdir()
@@ -164,6 +210,30 @@ class FinetuneTrainer(Trainer):
         for file in last.iterdir():
             if file.is_file() and file.suffix in {".json", ".safetensors"}:
                 _link_or_copy(file, self._output_dir / file.name)
+
+
+def _leave_process_group(_worker: int) -> None:
+    """Runs in each data loading process. torchrun stops a rank by a signal to its whole process group; loading has to
+    go on until the rank has finished its step and saved. A rank that is killed takes its loaders with it all the same.
+    """
+    os.setpgid(0, 0)
+
+
+@contextlib.contextmanager
+def _disk_full_explained(output_dir: Path) -> Iterator[None]:
+    """Turns what a full disk looks like while saving into ``DiskFullError``, and removes what was half saved.
+
+    safetensors raises an error class of its own, and torch.save one that doesn't mention the disk at all ("unexpected
+    pos 576 vs 534"), so that only the free space tells.
+    """
+    try:
+        yield
+    except Exception as error:
+        full = "No space left on device" in str(error) or shutil.disk_usage(output_dir).free < _NO_SPACE
+        shutil.rmtree(output_dir / _STAGING, ignore_errors=True)
+        if full:
+            raise disk_full(output_dir) from error
+        raise
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

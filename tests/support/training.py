@@ -1,0 +1,142 @@
+"""Trainings by the native engine's command line, in this process or in one of their own, and what they leave."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from trainer.argv import flag
+from trainer.events import Event, parse_event
+
+# A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
+_SERVER = multiprocessing.get_context("forkserver")
+_SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.hf", "trainer.training.reporting"])
+
+
+class Training:
+    """One command line of ``trainer finetune``."""
+
+    def __init__(self, flags: dict[str, Any]) -> None:
+        self.flags = flags
+        self.output_dir = Path(flags["output_dir"])
+        self.events: list[Event] = []
+
+    def argv(self, **changes: Any) -> list[str]:
+        """The flags, with ``changes``."""
+        argv: list[str] = []
+        for name, value in {**self.flags, **changes}.items():
+            if isinstance(value, bool):
+                argv.append(flag(name, on=value))
+            else:
+                argv += [flag(name), *map(str, value if isinstance(value, list) else [value])]
+        return argv
+
+    def run(self, **changes: Any) -> int:
+        """Train in this process; returns the exit code. Raises what the engine raises."""
+        from trainer.finetune import main
+
+        printed = io.StringIO()
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            with contextlib.redirect_stdout(printed):
+                return main(self.argv(**changes))
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.events = [event for line in printed.getvalue().splitlines() if (event := parse_event(line))]
+
+    def start(self, environ: dict[str, str] | None = None, **changes: Any) -> ForkServerProcess:
+        """Train in a process of its own, whose output goes to ``log``."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self.log.write_text("")
+        variables = {name: os.environ[name] for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
+        process = _SERVER.Process(
+            target=_child, args=(self.argv(**changes), {**variables, **(environ or {})}, str(self.log))
+        )
+        process.start()
+        return process
+
+    @property
+    def log(self) -> Path:
+        """Both streams of a training started with ``start``."""
+        return self.output_dir.with_name(f"{self.output_dir.name}.log")
+
+    def wait_for(self, condition: Callable[[], bool], process: ForkServerProcess, seconds: float = 120) -> None:
+        """Wait until ``condition`` holds; fails when the training ends before, or takes far too long."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert process.is_alive(), f"The training ended early:\n{self.log.read_text()}"
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.01)
+
+    def wait_for_event(self, name: str, process: ForkServerProcess) -> None:
+        """Wait until the training says ``name``: an event, or a phase."""
+        self.wait_for(lambda: f'"{name}"' in self.log.read_text(), process)
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, lowest first."""
+        return sorted(int(path.name.removeprefix("checkpoint-")) for path in self.output_dir.glob("checkpoint-*"))
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of one."""
+        return self.output_dir / f"checkpoint-{step}"
+
+    def weights(self, step: int) -> dict[str, torch.Tensor]:
+        """All weights of a checkpoint by name."""
+        files = sorted(self.checkpoint(step).glob("*.safetensors"))
+        return {name: tensor for file in files for name, tensor in load_file(file).items()}
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Optimizer, schedule and random state of a checkpoint, and the trainer's own."""
+        folder = self.checkpoint(step)
+        parts = {file.name: torch.load(file, weights_only=False) for file in sorted(folder.glob("*.pt*"))}
+        return {**parts, "trainer_state.json": json.loads((folder / "trainer_state.json").read_text())}
+
+    def losses(self, step: int) -> list[float]:
+        """What was logged up to a checkpoint."""
+        history = json.loads((self.checkpoint(step) / "trainer_state.json").read_text())["log_history"]
+        return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def _child(argv: list[str], environ: dict[str, str], log: str) -> None:
+    with open(log, "a") as file:  # noqa: PTH123 - a descriptor is wanted
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update(environ)
+    torch.set_num_threads(1)
+    from trainer.cli import main
+
+    sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True)
+    main(["finetune", *argv])
+
+
+def assert_same(ours: Any, theirs: Any, where: str = "") -> None:
+    """Equal to the last bit, through dictionaries and lists of tensors."""
+    if isinstance(ours, dict):
+        assert ours.keys() == theirs.keys(), where
+        for key in ours:
+            assert_same(ours[key], theirs[key], f"{where}/{key}")
+    elif isinstance(ours, list | tuple):
+        assert len(ours) == len(theirs), where
+        for index, (one, other) in enumerate(zip(ours, theirs, strict=True)):
+            assert_same(one, other, f"{where}/{index}")
+    elif isinstance(ours, torch.Tensor):
+        assert torch.equal(ours, theirs), f"{where}: {(ours - theirs).abs().max()}"
+    elif hasattr(ours, "tobytes"):
+        assert ours.tobytes() == theirs.tobytes(), where
+    else:
+        assert ours == theirs, where

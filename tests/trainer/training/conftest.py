@@ -1,0 +1,89 @@
+"""A dataset of a dozen frames, a tiny model with dropout, and two ways to train: here, or in a process to be killed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from tests.support.training import Training
+from trainer.data.synthetic import make_synthetic
+from trainer.gr00t.tiny import make_tiny_base_model
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Sums in one order, and no fight over the two cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny base model with upstream's dropout: without it, a wrong random state would go unnoticed."""
+    path = make_tiny_base_model(tmp_path_factory.mktemp("models") / "tiny")
+    config = json.loads((path / "config.json").read_text())
+    for part in ("diffusion_model_cfg", "vl_self_attention_cfg"):
+        config["action_head_cfg"][part]["dropout"] = 0.2
+    (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of six and five steps: six batches of two make an epoch, the last one short."""
+    return shortened(tmp_path_factory.mktemp("datasets") / "short", [6, 5], seed=0)
+
+
+@pytest.fixture(scope="session")
+def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another one, to mix in."""
+    return shortened(tmp_path_factory.mktemp("datasets") / "other", [4], seed=1)
+
+
+def shortened(path: Path, lengths: list[int], seed: int) -> Path:
+    """A synthetic dataset cut to ``lengths``: one pass over it takes seconds."""
+    make_synthetic(path, episodes=len(lengths), seed=seed)
+    lines = [json.loads(line) for line in (path / "meta/episodes.jsonl").read_text().splitlines()]
+    for line, length in zip(lines, lengths, strict=True):
+        file = path / f"data/chunk-000/episode_{line['episode_index']:06d}.parquet"
+        pq.write_table(pq.read_table(file).slice(0, length), file)
+        line["length"] = length
+    (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+@pytest.fixture
+def training(
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    dataset: Path,
+    base_model: Path,
+) -> Callable[..., Training]:
+    """Makes a training in a folder of this test: ``training("name", max_steps=4, …)``, the rest by default."""
+    # One cache of decoded frames for all tests of the process.
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path_factory.getbasetemp() / "pippa-home"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+    def make(name: str, **flags: object) -> Training:
+        defaults = {
+            "dataset_path": [dataset],
+            "base_model_path": base_model,
+            "output_dir": tmp_path / name,
+            "batch_size": 2,
+            "max_steps": 4,
+            "save_steps": 2,
+            "dataloader_num_workers": 0,
+            "report_to": "tensorboard",
+        }
+        return Training({**defaults, **flags})
+
+    return make
