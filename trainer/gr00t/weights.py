@@ -132,7 +132,7 @@ def load_checkpoint(model_class: type[GR00TN15], folder: Path, dtype: torch.dtyp
 
 
 def save_checkpoint(model: GR00TN15, folder: Path, *, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Write ``config.json``, the weights in shards of at most 5 GB, and their index.
+    """Write ``config.json``, the weights in shards of at most 5 GB, and last their index: without it nothing loads.
 
     Shards hold either frozen or trained parameters, in the order of the model, so that the frozen shards have the same
     names and bytes at every step. ``state_dict`` replaces the model's own (gathered from several processes, say).
@@ -151,14 +151,16 @@ def save_checkpoint(model: GR00TN15, folder: Path, *, state_dict: Mapping[str, t
                 room = max(_SHARD_BYTES, size)
             shards[-1][name] = tensor.contiguous()
             room -= size
+    config = model.config.to_diff_dict()
+    config["architectures"] = ["GR00T_N1_5"]
+    config_file = folder / "config.json"
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
-        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, folder / file, metadata={"format": "pt"})
-        weight_map.update(dict.fromkeys(shard, file))
+        file = folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        save_file(shard, file, metadata={"format": "pt"})
+        file.chmod(config_file.stat().st_mode)  # safetensors lets nobody but the owner read
+        weight_map.update(dict.fromkeys(shard, file.name))
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    config = model.config.to_diff_dict()
-    config["architectures"] = ["GR00T_N1_5"]
-    (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
-from trainer.gr00t.config import GR00TN15Config
+from trainer.gr00t.config import GR00TN15Config, read_config
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 
@@ -124,6 +127,39 @@ def test_parameters_per_part(official: GR00TN15) -> None:
 def test_dtypes_are_those_upstream_trains_in(official: GR00TN15) -> None:
     assert {p.dtype for p in official.backbone.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in official.action_head.parameters()} == {torch.float32}
+
+
+def test_the_official_config_is_read(official: GR00TN15, tmp_path: Path) -> None:
+    """The keys upstream's file has (reference, 7.1) mean what our defaults mean, and survive a save."""
+    document = {
+        "model_type": "gr00t_n1_5",
+        "architectures": ["GR00T_N1_5"],
+        "action_dim": 32,
+        "action_horizon": 16,
+        "hidden_size": 2048,
+        "model_dtype": "float32",
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.51.3",
+        "attn_implementation": None,
+        "backbone_cfg": {"select_layer": 12, "project_to_dim": None, "reproject_vision": False, "load_bf16": False},
+        "action_head_cfg": {
+            "backbone_embedding_dim": 2048,
+            "hidden_size": 1024,
+            "input_embedding_dim": 1536,
+            "noise_s": 0.999,
+            "a_key_of_upstream": 7,
+            "diffusion_model_cfg": {"num_layers": 16, "num_attention_heads": 32, "attention_head_dim": 48},
+            "vl_self_attention_cfg": {"num_layers": 4, "num_attention_heads": 32, "attention_head_dim": 64},
+        },
+    }
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    config = read_config(tmp_path)
+    saved = config.to_diff_dict()
+    assert saved["action_head_cfg"].pop("a_key_of_upstream") == 7
+    assert saved["action_head_cfg"] == official.config.action_head_cfg
+    assert config.eagle == official.config.eagle
+    with torch.device("meta"):
+        assert GR00TN15(config).action_head.dtype == torch.float32
 
 
 BACKBONE_LLM, BACKBONE_VISUAL = 914_674_688, 427_680_704 + 2_361_344

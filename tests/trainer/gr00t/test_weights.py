@@ -81,6 +81,7 @@ def test_layout_is_the_standard_sharded_one(tiny: Path) -> None:
     )
     assert all(name.startswith("backbone.") for name in tensors[files[0]])
     assert all(name.startswith("action_head.") for name in tensors[files[1]])
+    assert {file.stat().st_mode for file in tiny.iterdir()} == {(tiny / "config.json").stat().st_mode}
     config = json.loads((tiny / "config.json").read_text())
     assert (config["model_type"], config["architectures"]) == ("gr00t_n1_5", ["GR00T_N1_5"])
     assert config["action_head_cfg"]["diffusion_model_cfg"]["norm_type"] == "ada_norm"
@@ -154,6 +155,19 @@ def refusal(folder: Path) -> str:
     return caught.value.message
 
 
+def test_mixed_precision_training(tiny: Path, batch: State) -> None:
+    """A bfloat16 backbone under autocast, as on a GPU, padding included: finite, and near the full precision."""
+    exact = GR00TN15.from_pretrained(tiny, tune_llm=True, tune_visual=True)
+    mixed = GR00TN15.from_pretrained(tiny, tune_llm=True, tune_visual=True).train()
+    mixed.backbone.to(torch.bfloat16)
+    noise, time = torch.randn(4, 16, 32), torch.rand(4)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = mixed(batch, noise, time)["loss"]
+    loss.backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in mixed.parameters())
+    torch.testing.assert_close(loss, exact(batch, noise, time)["loss"], rtol=0.05, atol=0.05)
+
+
 def test_missing_and_unexpected_tensors_are_named(single: Callable[[Callable[[State], object]], Path]) -> None:
     def change(state: State) -> None:
         state["action_head.extra"] = state.pop("action_head.vlln.weight")
@@ -197,6 +211,23 @@ def test_broken_folders_are_refused(tiny: Path, tmp_path: Path) -> None:
     (wrong / "config.json").write_text(json.dumps(config))
     assert "action_horizon" in refusal(wrong)
     assert "no model folder" in refusal(tmp_path / "nowhere")
+
+
+def test_the_hub_out_of_reach(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is not here and can't be downloaded is named, with what to do."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(UsageError, match="nvidia/no-such-model is not a folder here") as caught:
+        GR00TN15.from_pretrained("nvidia/no-such-model")
+    assert "Offline, download it beforehand" in caught.value.hint
+    bare = Path(shutil.copytree(tiny, tmp_path / "bare"))
+    (bare / "tokenizer.json").unlink()
+    with pytest.raises(UsageError, match=r"bare has no tokenizer\.json") as caught:
+        EagleProcessor.from_directory(bare)
+    assert "hf download lerobot/eagle2hg-processor-groot-n1p5" in caught.value.hint
+    (bare / "tokenizer.json").write_text("{")
+    with pytest.raises(UsageError, match="can't be read"):
+        EagleProcessor.from_directory(bare)
 
 
 def test_a_checkpoint_is_a_base_model_by_itself(tiny: Path, tmp_path: Path) -> None:
