@@ -109,7 +109,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
         train_dataset=dataset,
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
-        callbacks=[stop, EmitProgress(emit), *reporting(config.report_to, output_dir, emit)],
+        callbacks=[stop, EmitProgress(emit), *reporting(config, output_dir, emit)],
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in model.parameters())

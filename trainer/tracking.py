@@ -13,11 +13,12 @@ import netrc
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from trainer.config import FinetuneConfig
 from trainer.errors import UsageError
 from trainer.events import Event, WarningEvent
 from trainer.presets import Preset
@@ -67,20 +68,29 @@ def wandb_environment(
         "WANDB_DATA_DIR": str(folder / "wandb-cache" / "data"),
         "WANDB_ARTIFACT_DIR": str(folder / "wandb-cache" / "artifacts"),
     }
+    connection, warning = wandb_connection(environ)
+    return {**variables, **connection}, warning
+
+
+def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str, str], WarningEvent | None]:
+    """``WANDB_MODE`` or ``WANDB_API_KEY``, as W&B should have them, and a warning when it can only run offline.
+
+    Takes seconds at most: a key is tried, because what W&B itself does without a usable one is to ask, or to fail.
+    """
     mode = environ.get("WANDB_MODE", "").lower()
     if mode in _NO_NETWORK:
-        return {**variables, "WANDB_MODE": mode}, None
+        return {"WANDB_MODE": mode}, None
+    offline = {"WANDB_MODE": "offline"}
     try:
         key = secret_from(environ, "WANDB_API_KEY")
     except UsageError as error:
-        return {**variables, "WANDB_MODE": "offline"}, _offline(error.message)
-    if key:
-        variables["WANDB_API_KEY"] = key
-    elif not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := _netrc_key(environ)):
-        return {**variables, "WANDB_MODE": "offline"}, _offline("There is no W&B key on this machine")
+        return offline, _offline(error.message)
+    given = {"WANDB_API_KEY": key} if key else {}
+    if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := _netrc_key(environ)):
+        return offline, _offline("There is no W&B key on this machine")
     if key and (reason := _refused(_base_url(environ), key)):
-        return {**variables, "WANDB_MODE": "offline"}, _offline(reason)
-    return variables, None
+        return {**given, **offline}, _offline(reason)
+    return given, None
 
 
 def start_run(spec: RunSpec, emit: Callable[[Event], None], environ: Mapping[str, str] = os.environ) -> Run | None:
@@ -90,26 +100,67 @@ def start_run(spec: RunSpec, emit: Callable[[Event], None], environ: Mapping[str
     the server can't be used, the run starts offline; when even that fails, the answer is None and the caller must
     keep Hugging Face's callback from trying itself.
     """
+    return _start(
+        {
+            "entity": spec.wandb.entity,
+            "project": spec.wandb.project,
+            "name": spec.wandb.name,
+            "id": spec.wandb.run_id,
+            "group": spec.wandb.group,
+            "tags": spec.wandb.tags,
+            "config": {**spec.config.model_dump(mode="json"), "lineage": _lineage(spec)},
+            "dir": environ.get("WANDB_DIR"),
+        },
+        emit,
+        environ,
+    )
+
+
+def start_lone_run(
+    config: FinetuneConfig,
+    output_dir: Path,
+    emit: Callable[[Event], None],
+    environ: MutableMapping[str, str] = os.environ,
+) -> Run | None:
+    """Start a W&B run for an engine used by itself, without a run spec; as patient and as harmless as ``start_run``.
+
+    W&B's own variables decide over entity, project, name and id. By default the run is named after ``output_dir`` and
+    its files lie there; ``wandb_config.json`` in it keeps the id, with which ``--resume`` continues the same run.
+    Without a usable key it is recorded offline, with one warning.
+    """
+    connection, warning = wandb_connection(environ)
+    environ.update(connection)
+    if warning is not None:
+        emit(warning)
+    kept = output_dir / "wandb_config.json"
+    run_id = environ.get("WANDB_RUN_ID")
+    if run_id is None and config.resume and kept.is_file():
+        run_id = json.loads(kept.read_text())["run_id"]
+    project = environ.get("WANDB_PROJECT") or PROJECT
+    run = _start(
+        {
+            "project": project,
+            "name": environ.get("WANDB_NAME") or output_dir.name,
+            "id": run_id,
+            "config": config.model_dump(mode="json"),
+            "dir": environ.get("WANDB_DIR") or str(output_dir),
+        },
+        emit,
+        environ,
+    )
+    if run is not None:
+        kept.write_text(json.dumps({"project": project, "run_id": run.id}, indent=2) + "\n")
+    return run
+
+
+def _start(arguments: dict[str, object], emit: Callable[[Event], None], environ: Mapping[str, str]) -> Run | None:
     import wandb
 
     settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, console="off")
-    config = {**spec.config.model_dump(mode="json"), "lineage": _lineage(spec)}
-    common = {
-        "entity": spec.wandb.entity,
-        "project": spec.wandb.project,
-        "name": spec.wandb.name,
-        "id": spec.wandb.run_id,
-        "group": spec.wandb.group,
-        "tags": spec.wandb.tags,
-        "resume": "allow",
-        "config": config,
-        "dir": environ.get("WANDB_DIR"),
-        "settings": settings,
-    }
     mode = environ.get("WANDB_MODE", "online").lower()
     for attempt in dict.fromkeys([mode, "offline"]):
         try:
-            return wandb.init(**common, mode=attempt)  # pyrefly: ignore[bad-argument-type]
+            return wandb.init(**arguments, resume="allow", settings=settings, mode=attempt)  # pyrefly: ignore[bad-argument-type]
         except Exception as error:  # whatever W&B raises, the training goes on
             first = str(error).partition("\n")[0]
             emit(_offline(f"W&B could not start the run ({type(error).__name__}: {first})"))

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,11 @@ from trainer.events import Event, parse_event
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
 _SERVER = multiprocessing.get_context("forkserver")
 _SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.hf", "trainer.training.reporting"])
+
+
+def warm_up() -> None:
+    """Let the server import torch while the first tests run."""
+    forkserver.ensure_running()
 
 
 class Training:
@@ -117,6 +123,7 @@ def _child(argv: list[str], environ: dict[str, str], log: str) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ.update(environ)
+    multiprocessing.set_start_method("fork", force=True)  # for the data loaders: the default outside of tests
     torch.set_num_threads(1)
     from trainer.cli import main
 

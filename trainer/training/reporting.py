@@ -8,30 +8,30 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from trainer.config import ReportTo
+from trainer.config import FinetuneConfig
 from trainer.errors import UsageError
 from trainer.events import Event
 from trainer.spec import RunSpec
-from trainer.tracking import start_run
+from trainer.tracking import start_lone_run, start_run
 
 RUN_SPEC = "PIPPA_RUN_SPEC"
 """Path of the run's spec, which names the W&B run and its lineage; not set when the engine is used by itself."""
 
 
-def reporting(report_to: ReportTo, output_dir: Path, emit: Callable[[Event], None]) -> list[TrainerCallback]:
-    """The callbacks that send metrics where ``report_to`` says; only the first rank reports.
+def reporting(config: FinetuneConfig, output_dir: Path, emit: Callable[[Event], None]) -> list[TrainerCallback]:
+    """The callbacks that send metrics where ``config.report_to`` says; only the first rank reports.
 
-    With a run spec the W&B run is started here, before transformers' callback would start one of its own settings. A
-    W&B that can't be reached never stops a training.
+    The W&B run is started here, that of the run spec where there is one, before transformers' callback would start one
+    by its own rules: it asks for a key, or fails. A W&B that can't be reached never stops a training.
     """
     if os.environ.get("RANK", "0") != "0":
         return []
-    if report_to == "tensorboard":
+    if config.report_to == "tensorboard":
         from transformers.integrations import TensorBoardCallback
 
         os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(output_dir / "runs"))
         return [TensorBoardCallback()]
-    if report_to == "azure_ml":
+    if config.report_to == "azure_ml":
         from transformers.integrations import AzureMLCallback
 
         try:
@@ -43,7 +43,9 @@ def reporting(report_to: ReportTo, output_dir: Path, emit: Callable[[Event], Non
             ) from error
     from transformers.integrations import WandbCallback
 
-    spec = os.environ.get(RUN_SPEC)
-    if spec and start_run(RunSpec.model_validate_json(Path(spec).read_text()), emit) is None:
-        return []
-    return [WandbCallback()]
+    path = os.environ.get(RUN_SPEC)
+    if path:
+        run = start_run(RunSpec.model_validate_json(Path(path).read_text()), emit)
+    else:
+        run = start_lone_run(config, output_dir, emit)
+    return [] if run is None else [WandbCallback()]

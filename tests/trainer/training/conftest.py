@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.support.training import Training
+from tests.support.training import Training, warm_up
 from trainer.data.synthetic import make_synthetic
 from trainer.gr00t.tiny import make_tiny_base_model
 
@@ -18,6 +18,7 @@ from trainer.gr00t.tiny import make_tiny_base_model
 @pytest.fixture(autouse=True, scope="session")
 def one_thread() -> Iterator[None]:
     """Sums in one order, and no fight over the two cores."""
+    warm_up()
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.training import Training, assert_same
 
@@ -35,25 +36,24 @@ def test_parts_make_the_whole(training: MakeTraining, workers: int) -> None:
         assert_same_training(parts, whole, 14)
 
 
+class PowerCutError(Exception):
+    """Ends the training as if the machine had gone away."""
+
+
 def interrupted(training: Training, step: int) -> None:
-    """Train with the schedule of the whole, as if the machine had gone away after the checkpoint of ``step``."""
+    """Train with the schedule of the whole, and end right after the checkpoint of ``step``."""
     from trainer.training.hf import FinetuneTrainer
 
-    class PowerCutError(Exception): ...
+    save = FinetuneTrainer._save_checkpoint
 
-    original = FinetuneTrainer._save_checkpoint
-
-    def save(self: FinetuneTrainer, *args: Any) -> None:
-        original(self, *args)
+    def save_and_end(self: FinetuneTrainer, model: torch.nn.Module, trial: Any) -> None:
+        save(self, model, trial)
         if self.state.global_step == step:
             raise PowerCutError
 
-    FinetuneTrainer._save_checkpoint = save
-    try:
-        with pytest.raises(PowerCutError):
-            training.run()
-    finally:
-        FinetuneTrainer._save_checkpoint = original
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(FinetuneTrainer, "_save_checkpoint", save_and_end)
+        training.run()
 
 
 def test_the_number_of_workers_changes_nothing(training: MakeTraining) -> None:

@@ -1,0 +1,152 @@
+"""What a training leaves on the disk, and that it is whole whatever happens while it is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.training import Training, assert_same
+from trainer import outputs
+from trainer.data.metadata import read_metadata
+from trainer.errors import DiskFullError
+from trainer.gr00t.model import GR00TN15
+
+MakeTraining = Callable[..., Training]
+
+MODEL = {
+    "config.json",
+    "model-00001-of-00002.safetensors",
+    "model-00002-of-00002.safetensors",
+    "model.safetensors.index.json",
+    # Upstream has these two in its package; here they make each checkpoint a model by itself.
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def files(folder: Path) -> set[str]:
+    """The files under ``folder``, without TensorBoard's."""
+    found = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    return {name for name in found if not name.startswith(("runs/", "checkpoint-"))}
+
+
+def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
+    """The layout of reference §9, but for ``training_args.bin``: a pickle of transformers' class, which only the very
+    version that wrote it can read, and nothing does. The arguments are in the run's spec.
+    """
+    seven = training("seven", max_steps=7, save_steps=1)
+    assert seven.run() == 0
+    assert files(seven.output_dir) == {*MODEL, "trainer_state.json", "experiment_cfg/metadata.json"}
+    resumable = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "experiment_cfg/metadata.json"}
+    for step in seven.steps:
+        assert files(seven.checkpoint(step)) == MODEL | resumable
+        assert outputs.problem(seven.checkpoint(step), step) is None
+    # Upstream keeps five as well.
+    assert seven.steps == [3, 4, 5, 6, 7]
+    assert {path.name for path in seven.output_dir.iterdir() if path.name.startswith(".")} == set()
+    assert read_metadata(seven.output_dir / "experiment_cfg", "new_embodiment").embodiment_tag == "new_embodiment"
+    state = json.loads((seven.output_dir / "trainer_state.json").read_text())
+    assert state["global_step"] == 7
+    assert GR00TN15.from_pretrained(seven.output_dir).config.architectures == ["GR00T_N1_5"]
+
+    frozen, trained = sorted(name for name in MODEL if name.endswith(".safetensors"))
+    contents = [(seven.checkpoint(step) / frozen).read_bytes() for step in seven.steps]
+    assert contents == contents[:1] * 5
+    contents = [(seven.checkpoint(step) / trained).read_bytes() for step in seven.steps]
+    assert len(set(contents)) == 5
+    assert (seven.output_dir / trained).read_bytes() == contents[-1]
+
+
+def test_old_checkpoints_go_after_the_new_one_is_whole(training: MakeTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainer.training import hf
+
+    seen: list[list[int]] = []
+    seven = training("seven", max_steps=7, save_steps=1)
+    sync = hf._sync_folder
+
+    def watch(folder: Path) -> None:
+        sync(folder)
+        if folder == seven.output_dir:
+            seen.append(seven.steps)
+
+    monkeypatch.setattr(hf, "_sync_folder", watch)
+    assert seven.run() == 0
+    assert seen[4:] == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], [2, 3, 4, 5, 6, 7]]
+
+
+def test_a_run_resumed_at_its_end_only_finishes(training: MakeTraining) -> None:
+    four = training("four")
+    assert four.run() == 0
+    before = (four.checkpoint(4) / "optimizer.pt").stat()
+    (four.output_dir / "config.json").unlink()
+    assert four.run(resume=True) == 0
+    assert (four.checkpoint(4) / "optimizer.pt").stat().st_mtime_ns == before.st_mtime_ns
+    assert (four.output_dir / "config.json").is_file()
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining, rounds: int) -> None:
+    steps = 6 * rounds
+    reference = training("reference", max_steps=steps, save_steps=steps)
+    killed = training("killed", max_steps=steps, save_steps=1)
+    dice = random.Random(rounds)
+    for _ in range(rounds):
+        process = killed.start(resume=bool(killed.steps))
+        staging, before = killed.output_dir / ".saving", killed.steps[-1:]
+        killed.wait_for(lambda before=before: killed.steps[-1:] != before, process)
+        killed.wait_for(staging.exists, process)
+        # A save takes some 50 ms here, of which a step is as long again.
+        time.sleep(dice.uniform(0, 0.1))
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert killed.steps, killed.log.read_text()
+        for step in killed.steps:
+            assert outputs.problem(killed.checkpoint(step), step) is None
+            killed.state(step)
+            killed.weights(step)
+    last = killed.steps[-1]
+    assert last < steps
+    assert killed.run(resume=True) == 0
+    assert not (killed.output_dir / ".saving").exists()
+    assert reference.run() == 0
+    assert_same(killed.weights(steps), reference.weights(steps))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 128 MB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=128m", "tmpfs", folder], capture_output=True)
+    if mount.returncode:
+        pytest.skip("only root may mount a small file system")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.parametrize("full_at", ["model", "optimizer"])
+def test_a_full_disk_costs_only_the_save_it_stops(training: MakeTraining, small_disk: Path, full_at: str) -> None:
+    full = training("full", output_dir=small_disk / "out", max_steps=2, save_steps=2)
+    assert full.run() == 0
+    saved = {file.name: file.read_bytes() for file in full.checkpoint(2).iterdir() if file.is_file()}
+    weights = sum(len(content) for name, content in saved.items() if name.endswith((".safetensors", ".json")))
+    free = os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize
+    room = weights // 2 if full_at == "model" else weights + len(saved["optimizer.pt"]) // 2
+    (small_disk / "filler").write_bytes(bytes(free - room))
+    with pytest.raises(DiskFullError, match="No space left on the disk"):
+        full.run(resume=True, max_steps=4)
+    assert full.steps == [2]
+    assert {file.name: file.read_bytes() for file in full.checkpoint(2).iterdir() if file.is_file()} == saved
+    assert not (full.output_dir / ".saving").exists()
+    (small_disk / "filler").unlink()
+    assert full.run(resume=True, max_steps=4) == 0
+    assert full.steps == [2, 4]

@@ -1,0 +1,133 @@
+"""Where the curves go, with and without a run spec, a key, a package."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from wandb.proto.wandb_internal_pb2 import Record  # pyrefly: ignore[missing-module-attribute]
+
+from tests.support.training import Training
+from trainer.config import FinetuneConfig
+from trainer.errors import UsageError
+from trainer.events import WarningEvent
+from trainer.presets import get_preset
+from trainer.spec import RunSpec, SnapshotRef, new_run_id
+from trainer.tracking import default_wandb, wandb_environment
+from trainer.training.reporting import RUN_SPEC, reporting
+
+MakeTraining = Callable[..., Training]
+
+
+@pytest.fixture(autouse=True)
+def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No run goes on into the next test, and no key of this machine is used."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", RUN_SPEC):
+        monkeypatch.setenv(name, "")  # recorded first, so that what a test sets is undone as well
+        monkeypatch.delenv(name)
+    yield
+    wandb.teardown()
+
+
+def records(folder: Path) -> list[Record]:
+    """The records of the offline run under ``folder``: a log of blocks as LevelDB writes it, of protocol buffers."""
+    (file,) = folder.glob("wandb/offline-run-*/*.wandb")
+    data, found, parts = file.read_bytes(), [], b""
+    position = 7
+    while position + 7 <= len(data):
+        if 32768 - position % 32768 < 7:
+            position += 32768 - position % 32768
+            continue
+        _, length, kind = struct.unpack_from("<IHB", data, position)
+        parts += data[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            found.append(Record.FromString(parts))
+            parts = b""
+    return found
+
+
+def config_of(found: list[Record]) -> dict[str, Any]:
+    updates = [u for r in found for part in (r.run.config, r.config) for u in part.update]
+    return {update.key or "/".join(update.nested_key): json.loads(update.value_json) for update in updates}
+
+
+def history_of(found: list[Record], name: str) -> list[Any]:
+    items = [item for record in found for item in record.history.item]
+    return [json.loads(item.value_json) for item in items if name in (item.key, "/".join(item.nested_key))]
+
+
+def test_with_a_spec_the_run_has_its_configuration_and_lineage(
+    training: MakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = get_preset("smoke")
+    run_id = new_run_id("smoke", datetime(2026, 11, 22, tzinfo=UTC))
+    ref = SnapshotRef(kind="dataset", name="synthetic", digest="a" * 64)
+    spec = RunSpec(
+        run_id=run_id,
+        preset="smoke",
+        config=preset.config,
+        provenance={},
+        datasets=[ref],
+        base_model=ref,
+        wandb=default_wandb(preset, run_id, {}),
+    )
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    monkeypatch.setenv(RUN_SPEC, str(tmp_path / "spec.json"))
+    for part, steps in (("first", 10), ("resumed", 20)):
+        folder = tmp_path / part
+        folder.mkdir()
+        variables, _ = wandb_environment(spec.wandb, folder, {"WANDB_MODE": "offline"})
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        run = training("run", max_steps=steps, save_steps=10, report_to="wandb", batch_size=1)
+        assert run.run(resume=part == "resumed") == 0
+        wandb.finish()
+        found = records(folder)
+        (recorded,) = [record.run for record in found if record.HasField("run")]
+        assert (recorded.run_id, recorded.display_name) == (run_id, spec.wandb.name)
+        assert (recorded.project, recorded.entity, recorded.run_group) == ("pippa", "wild-ai", "smoke")
+        assert list(recorded.tags) == list(preset.wandb_tags)
+        config = config_of(found)
+        assert config["lineage"]["datasets"] == [str(ref)]
+        assert config["lineage"]["run_id"] == run_id
+        assert config["data_config"] == preset.config.data_config
+        assert history_of(found, "train/global_step")[0] == steps
+        assert len(history_of(found, "train/loss")) == 1
+
+
+def test_alone_and_without_a_key_it_records_offline(training: MakeTraining) -> None:
+    alone = training("alone", report_to="wandb", max_steps=2)
+    assert alone.run() == 0
+    wandb.finish()
+    (warning,) = [event for event in alone.events if isinstance(event, WarningEvent)]
+    assert "no W&B key" in warning.message
+    assert "offline" in warning.message
+    (recorded,) = [record.run for record in records(alone.output_dir) if record.HasField("run")]
+    assert recorded.display_name == "alone"
+
+    continued = training("alone", report_to="wandb", max_steps=3)
+    (first,) = alone.output_dir.glob("wandb/offline-run-*")
+    first.rename(alone.output_dir / "first")
+    assert continued.run(resume=True) == 0
+    wandb.finish()
+    (again,) = [record.run for record in records(alone.output_dir) if record.HasField("run")]
+    assert again.run_id == recorded.run_id
+
+
+def test_azure_ml_without_its_package_is_a_usage_error(tmp_path: Path) -> None:
+    config = FinetuneConfig(dataset_path=["x"], report_to="azure_ml")
+    with pytest.raises(UsageError, match="azureml-mlflow"):
+        reporting(config, tmp_path, lambda event: None)
+
+
+def test_only_the_first_rank_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert reporting(FinetuneConfig(dataset_path=["x"]), tmp_path, lambda event: None) == []
