@@ -30,6 +30,8 @@ from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
 from trainer.supervise import Interrupted, Signals, run_child
 
+_EVALUATED_EPISODES = 5
+"""Of the run's dataset, at most; upstream's default of one says little about the others."""
 _SECRETS = ("PIPPA_S3_SECRET_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 USAGE = """\
@@ -239,6 +241,7 @@ class Run:
             "--data-config": spec.config.data_config,
             "--embodiment-tag": spec.config.embodiment_tag,
             "--report-dir": report,
+            "--trajs": _EVALUATED_EPISODES,
         }
         metrics: dict[str, float] = {}
 

@@ -35,7 +35,7 @@ def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArgu
         weight_decay=config.weight_decay,
         warmup_steps=math.ceil(config.max_steps * config.warmup_ratio),
         lr_scheduler_type="cosine",
-        optim="adamw_torch",
+        optim="adamw_torch_fused",  # upstream's adamw_torch in one pass over the parameters
         adam_beta1=0.95,
         adam_beta2=0.999,
         adam_epsilon=1e-8,
