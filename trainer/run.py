@@ -31,7 +31,8 @@ from trainer.store.client import ObjectStore
 from trainer.supervise import Interrupted, Signals, run_child
 
 _EVALUATED_EPISODES = 5
-"""Of the run's dataset, at most; upstream's default of one says little about the others."""
+_EVALUATED_STEPS = 1000
+"""At most. Upstream's defaults, the first 150 frames of one episode, end before the hand of the demo data closes."""
 _SECRETS = ("PIPPA_S3_SECRET_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 USAGE = """\
@@ -242,6 +243,7 @@ class Run:
             "--embodiment-tag": spec.config.embodiment_tag,
             "--report-dir": report,
             "--trajs": _EVALUATED_EPISODES,
+            "--steps": _EVALUATED_STEPS,
         }
         metrics: dict[str, float] = {}
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from trainer.events import Emitter, EvaluationEvent
 
 parser = argparse.ArgumentParser()
-for name in ("--model-path", "--dataset-path", "--data-config", "--embodiment-tag", "--report-dir", "--trajs"):
-    parser.add_argument(name, required=True)
+for name in ("model-path", "dataset-path", "data-config", "embodiment-tag", "report-dir", "trajs", "steps"):
+    parser.add_argument(f"--{name}", required=True)
 arguments = parser.parse_args()
 assert (Path(arguments.model_path) / "config.json").is_file()
 assert (Path(arguments.dataset_path) / "meta").is_dir()
