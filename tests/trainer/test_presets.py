@@ -100,7 +100,8 @@ MID_2025 = {
 }
 # The fields of upstream's ArgsConfig, in its order (branch n1.5-release).
 UPSTREAM_FIELDS = """dataset_path output_dir data_config batch_size max_steps num_gpus save_steps base_model_path
-tune_llm tune_visual tune_projector tune_diffusion_model resume learning_rate weight_decay warmup_ratio lora_rank lora_alpha
+tune_llm tune_visual tune_projector tune_diffusion_model resume learning_rate weight_decay warmup_ratio lora_rank
+lora_alpha
 lora_dropout lora_full_model dataloader_num_workers gradient_accumulation_steps dataloader_prefetch_factor report_to
 embodiment_tag video_backend balance_dataset_weights balance_trajectory_weights""".split()
 
