@@ -132,9 +132,10 @@ class FlowMatchingActionHead(nn.Module):
         beta = Beta(self.config.noise_beta_alpha, self.config.noise_beta_beta)
         return (self.config.noise_s - beta.sample((batch,)).to(device, dtype)) / self.config.noise_s
 
-    def context(self, features: torch.Tensor) -> torch.Tensor:
-        """Backbone features [B, N, width] as the DiT attends to them."""
-        return self.vl_self_attention(self.vlln(features.to(self.dtype)))
+    def context(self, features: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Backbone features [B, N, width] as the DiT attends to them; those where ``mask`` [B, N] is false, by none."""
+        normed = self.vlln(features.to(self.dtype))
+        return self.vl_self_attention(normed, mask) if self.config.use_vlln else normed
 
     def velocity(
         self,
@@ -143,16 +144,17 @@ class FlowMatchingActionHead(nn.Module):
         actions: torch.Tensor,
         buckets: torch.Tensor,
         embodiment_id: torch.Tensor,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Velocity [B, T, D] of noisy ``actions`` [B, T, D] at time ``buckets`` [B].
 
-        ``state`` is the encoded state [B, 1, width], ``context`` what the method of that name gives.
+        ``state`` is the encoded state [B, 1, width], ``context`` what the method of that name gives, with its ``mask``.
         """
         tokens = self.action_encoder(actions, buckets, embodiment_id)
         if self.config.add_pos_embed:
             tokens = tokens + self.position_embedding.weight[: tokens.shape[1]]
         future = self.future_tokens.weight.expand(tokens.shape[0], -1, -1)
-        hidden = self.model(torch.cat([state, future, tokens], dim=1), context, buckets)
+        hidden = self.model(torch.cat([state, future, tokens], dim=1), context, buckets, mask)
         return self.action_decoder(hidden[:, -actions.shape[1] :], embodiment_id)
 
     def forward(
@@ -164,14 +166,16 @@ class FlowMatchingActionHead(nn.Module):
         embodiment_id: torch.Tensor,
         noise: torch.Tensor | None = None,
         time: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
         """The training loss: mean squared error of the velocity over the ``action_mask`` of the whole batch.
 
-        Shapes: features [B, N, width], state [B, 1, S], action and action_mask [B, T, D], embodiment_id [B].
+        Shapes: features [B, N, width], state [B, 1, S], action and action_mask [B, T, D], embodiment_id [B]. ``mask``
+        [B, N] is true for the features attended to; None means all.
         ``noise`` [B, T, D] and ``time`` [B] replace the draws from torch's global generator (noise first, then time).
         Returns ``loss`` and ``predicted_velocity`` [B, T, D].
         """
-        context, embodiment_id = self.context(features), distinct(embodiment_id)
+        context, embodiment_id = self.context(features, mask), distinct(embodiment_id)
         if noise is None:
             noise = torch.randn_like(action)
         if time is None:
@@ -180,7 +184,7 @@ class FlowMatchingActionHead(nn.Module):
         noisy = (1 - at) * noise + at * action
         buckets = (time * self.config.num_timestep_buckets).long()
         encoded = self.state_encoder(state, embodiment_id)
-        predicted = self.velocity(context, encoded, noisy, buckets, embodiment_id)
+        predicted = self.velocity(context, encoded, noisy, buckets, embodiment_id, mask)
         error = functional.mse_loss(predicted.float(), (action - noise).float(), reduction="none") * action_mask
         return {"loss": error.sum() / action_mask.sum(), "predicted_velocity": predicted}
 
@@ -191,12 +195,13 @@ class FlowMatchingActionHead(nn.Module):
         state: torch.Tensor,
         embodiment_id: torch.Tensor,
         noise: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Normalised actions [B, T, D], by ``num_inference_timesteps`` Euler steps from noise.
 
-        ``noise`` [B, T, D] replaces the draw from torch's global generator.
+        ``noise`` [B, T, D] replaces the draw from torch's global generator; ``mask`` [B, N] as in ``forward``.
         """
-        context, embodiment_id = self.context(features), distinct(embodiment_id)
+        context, embodiment_id = self.context(features, mask), distinct(embodiment_id)
         encoded = self.state_encoder(state, embodiment_id)
         batch, steps = features.shape[0], self.num_inference_timesteps
         shape = (batch, self.config.action_horizon, self.config.action_dim)
@@ -204,5 +209,5 @@ class FlowMatchingActionHead(nn.Module):
         for step in range(steps):
             bucket = int(step / steps * self.config.num_timestep_buckets)
             buckets = torch.full((batch,), bucket, device=actions.device)
-            actions = actions + self.velocity(context, encoded, actions, buckets, embodiment_id) / steps
+            actions = actions + self.velocity(context, encoded, actions, buckets, embodiment_id, mask) / steps
         return actions

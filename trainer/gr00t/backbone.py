@@ -6,9 +6,12 @@ reads them: the language model's logits, SigLIP's pooling head.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
-from transformers import Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisionModel
+from transformers import AttentionInterface, Qwen3Config, Qwen3Model, SiglipVisionConfig, SiglipVisionModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.errors import UsageError
 from trainer.gr00t.config import GR00TN15Config
@@ -21,7 +24,7 @@ def causal_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     """The additive causal mask [B, 1, N, N] of a left-padded batch, or None where no token is padding.
 
     A padding token sees no real token. Its row is masked evenly, hence it attends to every position alike, as in
-    upstream with SDPA attention on a CPU. That matters: nothing masks padding in the action head.
+    upstream with SDPA attention on a CPU.
     """
     padding = attention_mask == 0
     if not padding.any():
@@ -30,6 +33,25 @@ def causal_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tenso
     future = torch.ones(n, n, dtype=torch.bool, device=attention_mask.device).triu(1)
     blocked = future[None, None] | padding[:, None, None, :]
     return torch.zeros(blocked.shape, dtype=dtype, device=blocked.device).masked_fill_(blocked, _MASKED)
+
+
+def _attention(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    *,
+    padding: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """SDPA attention; with ``padding`` [B, N], what these tokens attend to is zero, as with flash attention."""
+    out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    return out if padding is None else out.masked_fill(padding[:, :, None, None], 0), None
+
+
+ATTENTION = "groot_sdpa"
+AttentionInterface.register(ATTENTION, _attention)
 
 
 def has_trainable(*modules: nn.Module) -> bool:
@@ -76,7 +98,8 @@ class EagleModel(nn.Module):
                 f"backbone_cfg.select_layer is {layers}, but eagle_config's language model has "
                 f"{eagle.text_config['num_hidden_layers']} layers."
             )
-        vision, text = eagle.siglip(), eagle.qwen3(layers)
+        vision, text = eagle.siglip(), eagle.qwen3(layers, ATTENTION)
+        self.config = config
         self.image_token = eagle.image_token_index
         self.vision_model = VisionTower(vision)
         self.language_model = LanguageModel(text)
@@ -100,8 +123,13 @@ class EagleModel(nn.Module):
             if (wanted := int(places.sum())) != (given := images.shape[0] * images.shape[1]):
                 raise ValueError(f"The prompts have room for {wanted} image tokens; the images give {given}.")
             embeddings = embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings.dtype))
-            masks = {"full_attention": causal_mask(attention_mask, embeddings.dtype)}
-            return self.language_model.model(inputs_embeds=embeddings, attention_mask=masks).last_hidden_state
+            mask = causal_mask(attention_mask, embeddings.dtype)
+            flash = self.config.upstream_exact and self.config.backbone.use_flash_attention
+            return self.language_model.model(
+                inputs_embeds=embeddings,
+                attention_mask={"full_attention": mask},
+                padding=attention_mask == 0 if flash and mask is not None else None,
+            ).last_hidden_state
 
 
 class EagleBackbone(nn.Module):

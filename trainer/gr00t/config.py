@@ -113,9 +113,9 @@ class EagleConfig(_Section):
         """``torch_dtype`` as torch's own type."""
         return getattr(torch, self.torch_dtype)
 
-    def qwen3(self, layers: int) -> Qwen3Config:
-        """The language model's configuration, cut to its first ``layers`` layers."""
-        cut = {"num_hidden_layers": layers, "layer_types": None, "use_cache": False, "attn_implementation": "sdpa"}
+    def qwen3(self, layers: int, attention: str) -> Qwen3Config:
+        """The language model's configuration, cut to its first ``layers`` layers, with ``attention`` as its kernel."""
+        cut = {"num_hidden_layers": layers, "layer_types": None, "use_cache": False, "attn_implementation": attention}
         text: dict[str, Any] = {**self.text_config, **cut}
         return Qwen3Config(**text)
 
@@ -180,6 +180,10 @@ class GR00TN15Config(PreTrainedConfig):
     hidden_size: int = 2048
     model_dtype: str = "float32"
     compute_dtype: str = "float32"
+    upstream_exact: bool = False
+    """Let padding tokens take part in attention as they do upstream, so that a sample's result depends on the prompts
+    it is batched with. ``backbone_cfg.use_flash_attention`` then tells what padding attends to in the language model:
+    nothing (true: upstream on a GPU) or every position alike (false: upstream with SDPA attention)."""
 
     def __post_init__(self, **kwargs: Any) -> None:
         self.backbone_cfg = BackboneConfig.model_validate(self.backbone_cfg or {}).model_dump()

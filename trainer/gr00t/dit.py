@@ -27,14 +27,17 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(context_dim, inner)
         self.to_out = nn.ModuleList([nn.Linear(inner, dim), nn.Dropout(dropout)])
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """[B, N, dim], attending to ``context`` [B, M, context_dim] or to itself. No mask, as upstream."""
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor | None = None, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """[B, N, dim], attending to ``context`` [B, M, context_dim] or to itself, where ``mask`` [B, M] is true."""
         context = x if context is None else context
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for part in (self.to_q(x), self.to_k(context), self.to_v(context))
         )
-        out = functional.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        keys = None if mask is None else mask[:, None, None, :]
+        out = functional.scaled_dot_product_attention(query, key, value, attn_mask=keys).transpose(1, 2).flatten(2)
         for layer in self.to_out:
             out = layer(out)
         return out
@@ -99,16 +102,23 @@ class Block(nn.Module):
         self.final_dropout = nn.Dropout(config.dropout) if config.final_dropout else nn.Identity()
 
     def forward(
-        self, x: torch.Tensor, context: torch.Tensor | None = None, temb: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """[B, N, dim], given ``context`` [B, M, context_dim] for cross-attention and ``temb`` [B, dim] if adaptive."""
+        """[B, N, dim], given ``context`` [B, M, context_dim] for cross-attention and ``temb`` [B, dim] if adaptive.
+
+        ``mask`` [B, M] is true for the tokens attended to.
+        """
         normed = self.norm1(x, temb) if self.adaptive else self.norm1(x)
-        x = x + self.final_dropout(self.attn1(normed, context))
+        x = x + self.final_dropout(self.attn1(normed, context, mask))
         return x + self.ff(self.norm3(x))
 
 
 class SelfAttentionTransformer(nn.Module):
-    """``vl_self_attention``: blocks over the backbone's features; no mask and no positions, as upstream."""
+    """``vl_self_attention``: blocks over the backbone's features, without positions, as upstream."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -116,10 +126,10 @@ class SelfAttentionTransformer(nn.Module):
             Block(config, config.inner_dim, adaptive=False) for _ in range(config.num_layers)
         )
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """[B, N, dim] to [B, N, dim]."""
+    def forward(self, x: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+        """[B, N, dim] to [B, N, dim], attending to the tokens where ``mask`` [B, N] is true."""
         for block in self.transformer_blocks:
-            x = block(x)
+            x = block(x, mask=mask)
         return x
 
 
@@ -174,11 +184,16 @@ class DiT(nn.Module):
     def _self_attends(config: DiTConfig, index: int) -> bool:
         return config.interleave_self_attention and index % 2 == 1
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Tokens [B, T, dim], features [B, N, cross_attention_dim], buckets [B] to [B, T, output_dim]."""
+    def forward(
+        self, x: torch.Tensor, context: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Tokens [B, T, dim], features [B, N, cross_attention_dim], buckets [B] to [B, T, output_dim].
+
+        ``mask`` [B, N] is true for the features attended to.
+        """
         temb = self.timestep_encoder(timesteps)
         for block, itself in zip(self.transformer_blocks, self.attends_to_itself, strict=True):
-            x = block(x, None if itself else context, temb)
+            x = block(x, None if itself else context, temb, None if itself else mask)
         # Shift before scale here, unlike in AdaLayerNorm.
         shift, scale = self.proj_out_1(functional.silu(temb)).unsqueeze(1).chunk(2, dim=-1)
         return self.proj_out_2(self.norm_out(x) * (1 + scale) + shift)

@@ -97,6 +97,14 @@ class GR00TN15(PreTrainedModel):
     def _features(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
         return self.backbone(inputs["eagle_input_ids"], inputs["eagle_attention_mask"], inputs["eagle_pixel_values"])
 
+    def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
+        """Which features [B, N] the action head attends to: those of real tokens. None means all.
+
+        Upstream ignores the mask there (issue #417), and attends to padding.
+        """
+        real = inputs["eagle_attention_mask"] != 0
+        return None if self.config.upstream_exact or bool(real.all()) else real
+
     def forward(
         self, inputs: Mapping[str, Any], noise: torch.Tensor | None = None, time: torch.Tensor | None = None
     ) -> dict[str, torch.Tensor]:
@@ -105,6 +113,7 @@ class GR00TN15(PreTrainedModel):
         ``noise`` [B, T, D] and ``time`` [B] in [0, 1] replace the draws from torch's global generator.
         """
         batch = self._prepare(inputs)
+        mask = self._attended(batch)  # before the backbone: on a GPU this waits for all work queued so far
         return self.action_head(
             self._features(batch),
             batch["state"],
@@ -113,14 +122,16 @@ class GR00TN15(PreTrainedModel):
             batch["embodiment_id"],
             noise=noise,
             time=time,
+            mask=mask,
         )
 
     @torch.no_grad()
     def get_action(self, inputs: Mapping[str, Any], noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """``action_pred`` [B, T, D] float32, normalised. ``noise`` [B, T, D] replaces the draw it starts from."""
         batch = self._prepare(inputs)
+        mask = self._attended(batch)
         actions = self.action_head.get_action(
-            self._features(batch), batch["state"], batch["embodiment_id"], noise=noise
+            self._features(batch), batch["state"], batch["embodiment_id"], noise=noise, mask=mask
         )
         return {"action_pred": actions.float()}
 

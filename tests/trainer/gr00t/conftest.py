@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -46,10 +47,17 @@ def golden_state(golden: Path) -> dict[str, torch.Tensor]:
 
 @pytest.fixture
 def golden_model(golden_config: GR00TN15Config, golden_state: dict[str, torch.Tensor]) -> Callable[..., GR00TN15]:
-    """Makes that model, in eval mode; the arguments are the four tune flags (defaults: the head only)."""
+    """Makes that model, in eval mode; the arguments are the four tune flags (defaults: the head only), and what
+    padding does: ``sdpa`` or ``fa2ref``, the two of upstream's, or None, ours.
+    """
 
-    def make(llm: bool = False, visual: bool = False, projector: bool = True, dit: bool = True) -> GR00TN15:
-        model = GR00TN15(golden_config)
+    def make(
+        llm: bool = False, visual: bool = False, projector: bool = True, dit: bool = True, padding: str | None = None
+    ) -> GR00TN15:
+        config = copy.deepcopy(golden_config)
+        config.upstream_exact = padding is not None
+        config.backbone_cfg = {**(config.backbone_cfg or {}), "use_flash_attention": padding == "fa2ref"}
+        model = GR00TN15(config)
         model.load_state_dict(golden_state, strict=True)
         model.set_trainable(llm, visual, projector, dit)
         return model.eval()

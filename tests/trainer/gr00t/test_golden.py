@@ -21,10 +21,19 @@ def results(golden: Path) -> dict[str, Any]:
     return json.loads((golden / "results.json").read_text())
 
 
-def forward(model: GR00TN15, golden: Path, batch: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+VARIANTS = ["A_sdpa", "A_fa2ref", "B_sdpa", "B_fa2ref"]
+"""Batch (A without padding, B with) and what padding attends to: all alike (sdpa) or nothing (flash attention 2)."""
+
+
+def expected(golden: Path, variant: str) -> dict[str, torch.Tensor]:
+    """Upstream's numbers. Without padding both kinds of attention agree, so that batch A has one file."""
+    return load_file(golden / f"forward_{'A_sdpa' if variant[0] == 'A' else variant}.safetensors")
+
+
+def forward(model: GR00TN15, golden: Path, variant: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Our outputs and upstream's, from the same noise and time."""
-    want = load_file(golden / f"forward_{batch}_sdpa.safetensors")
-    return model(load_file(golden / f"batch_{batch}.safetensors"), noise=want["noise"], time=want["t"]), want
+    want = expected(golden, variant)
+    return model(load_file(golden / f"batch_{variant[0]}.safetensors"), noise=want["noise"], time=want["t"]), want
 
 
 def assert_close(ours: torch.Tensor, upstream: torch.Tensor, tolerance: float) -> None:
@@ -32,12 +41,12 @@ def assert_close(ours: torch.Tensor, upstream: torch.Tensor, tolerance: float) -
     torch.testing.assert_close(ours, upstream, atol=tolerance, rtol=1e-5)
 
 
-@pytest.mark.parametrize("batch", ["A", "B"])
-def test_forward(golden: Path, golden_model: MakeModel, batch: str) -> None:
-    model = golden_model()
-    inputs = load_file(golden / f"batch_{batch}.safetensors")
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_forward(golden: Path, golden_model: MakeModel, variant: str) -> None:
+    model = golden_model(padding=variant[2:])
+    inputs = load_file(golden / f"batch_{variant[0]}.safetensors")
     with torch.no_grad():
-        got, want = forward(model, golden, batch)
+        got, want = forward(model, golden, variant)
         features = model.backbone(
             inputs["eagle_input_ids"], inputs["eagle_attention_mask"], inputs["eagle_pixel_values"]
         )
@@ -47,18 +56,49 @@ def test_forward(golden: Path, golden_model: MakeModel, batch: str) -> None:
     assert_close(got["loss"], want["loss"][0], 2e-5)
 
 
-@pytest.mark.parametrize("batch", ["A", "B"])
-def test_sampled_actions(golden: Path, golden_model: MakeModel, batch: str) -> None:
-    want = load_file(golden / f"forward_{batch}_sdpa.safetensors")
-    inputs = load_file(golden / f"batch_{batch}.safetensors")
-    got = golden_model().get_action(inputs, noise=want["get_action_noise"])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sampled_actions(golden: Path, golden_model: MakeModel, variant: str) -> None:
+    want = expected(golden, variant)
+    inputs = load_file(golden / f"batch_{variant[0]}.safetensors")
+    got = golden_model(padding=variant[2:]).get_action(inputs, noise=want["get_action_noise"])
     assert_close(got["action_pred"], want["action_pred"], 2e-5)
 
 
-@pytest.mark.parametrize(("variant", "tune_all"), [("A_sdpa", False), ("B_sdpa", False), ("A_sdpa_tune_all", True)])
-def test_gradients(golden: Path, golden_model: MakeModel, results: Any, variant: str, tune_all: bool) -> None:
-    model, want = golden_model(llm=tune_all, visual=tune_all), results[variant]
-    forward(model, golden, variant[0])[0]["loss"].backward()
+def test_without_padding_our_masks_change_nothing(golden: Path, golden_model: MakeModel) -> None:
+    """The default model and both of upstream's kinds give the same bits on prompts of equal length."""
+    losses = [forward(golden_model(padding=padding), golden, "A_sdpa")[0] for padding in (None, "sdpa", "fa2ref")]
+    for other in losses[1:]:
+        assert torch.equal(losses[0]["predicted_velocity"], other["predicted_velocity"])
+        assert torch.equal(losses[0]["loss"], other["loss"])
+
+
+def test_a_sample_does_not_feel_what_it_is_batched_with(golden: Path, golden_model: MakeModel) -> None:
+    """Batch B's padded sample, alone and beside the longer one; upstream's differs by 0.2 (golden/results.json)."""
+    inputs = load_file(golden / "batch_B.safetensors")
+    want = expected(golden, "B_fa2ref")
+    alone = {name: value[:1] for name, value in inputs.items()}
+    alone["eagle_input_ids"], alone["eagle_attention_mask"] = (
+        inputs["eagle_input_ids"][:1, 1:],
+        inputs["eagle_attention_mask"][:1, 1:],
+    )
+    assert alone["eagle_attention_mask"].all() and not inputs["eagle_attention_mask"][0, 0]
+
+    def change(padding: str | None) -> float:
+        model = golden_model(padding=padding)
+        with torch.no_grad():
+            together = model(inputs, noise=want["noise"], time=want["t"])["predicted_velocity"][:1]
+            by_itself = model(alone, noise=want["noise"][:1], time=want["t"][:1])["predicted_velocity"]
+        return (together - by_itself).abs().max().item()
+
+    assert change(None) < 2e-5
+    assert change("fa2ref") == pytest.approx(0.2118, abs=1e-3)
+
+
+@pytest.mark.parametrize("variant", [*VARIANTS, "A_sdpa_tune_all"])
+def test_gradients(golden: Path, golden_model: MakeModel, results: Any, variant: str) -> None:
+    tune_all = variant.endswith("tune_all")
+    model, want = golden_model(llm=tune_all, visual=tune_all, padding=variant.split("_")[1]), results[variant]
+    forward(model, golden, variant)[0]["loss"].backward()
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     norms = {name: p.grad.norm().item() for name, p in trained.items() if p.grad is not None}
     assert sum(p.numel() for p in trained.values()) == want["n_trainable"]
@@ -80,7 +120,7 @@ def test_ten_steps_of_adamw(golden: Path, golden_model: MakeModel, results: Any)
     optimizer = torch.optim.AdamW(trained, lr=5e-4, betas=(0.95, 0.999), eps=1e-8, weight_decay=0.0)
     losses, norms = [], []
     for _ in range(10):
-        loss = forward(model, golden, "A")[0]["loss"]
+        loss = forward(model, golden, "A_sdpa")[0]["loss"]
         optimizer.zero_grad()
         loss.backward()
         norms.append(torch.nn.utils.clip_grad_norm_(trained, 1.0).item())

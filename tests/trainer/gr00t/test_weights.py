@@ -70,6 +70,18 @@ def test_loading_builds_what_construction_builds(tiny: Path) -> None:
     assert_same(built, loaded)
 
 
+def test_upstream_exact_is_set_at_any_time_and_saved(tiny: Path, tmp_path: Path, batch: State) -> None:
+    """A policy must act as its model was trained. The batch's prompts differ in length."""
+    assert not GR00TN15.from_pretrained(tiny).config.upstream_exact
+    model, noise = GR00TN15.from_pretrained(tiny), torch.randn(4, 16, 32)
+    masked = model.get_action(batch, noise)["action_pred"]
+    model.config.upstream_exact = True
+    exact = model.get_action(batch, noise)["action_pred"]
+    assert not torch.allclose(exact, masked)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(GR00TN15.from_pretrained(tmp_path).get_action(batch, noise)["action_pred"], exact)
+
+
 def test_layout_is_the_standard_sharded_one(tiny: Path) -> None:
     index = json.loads((tiny / "model.safetensors.index.json").read_text())
     files = sorted(set(index["weight_map"].values()))
