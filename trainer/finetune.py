@@ -19,6 +19,13 @@ from trainer.parent import die_with_parent
 from trainer.settings import pippa_home
 from trainer.training.devices import check_device_count, choose_devices, needs_torchrun, run_under_torchrun
 
+UPSTREAM_EXACT = "--upstream-exact"
+_OWN_HELP = f"""
+the native engine's own:
+  {UPSTREAM_EXACT}  do as upstream does even where that is worse: with --lora-rank, don't train the
+                    embodiment's projector beside the adapters
+"""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as ``argv`` says. Returns 0, or 128 + the signal that stopped the training after a checkpoint.
@@ -28,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config, given = parse_flags(argv, FinetuneConfig(dataset_path=["…"]), prog="trainer finetune")
+    config, given, upstream_exact = _parse(argv)
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
@@ -40,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_under_torchrun(config.num_gpus, argv)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
     try:
-        return finetune(config, emit)
+        return finetune(config, emit, upstream_exact=upstream_exact)
     except (RuntimeError, MemoryError, OSError) as error:
         problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"])
         if isinstance(problem, EngineError):  # nothing it knows a cure for
@@ -48,8 +55,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise problem from error
 
 
-def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
-    """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code."""
+def _parse(argv: Sequence[str]) -> tuple[FinetuneConfig, set[str], bool]:
+    """The configuration, the fields that were given, and whether ``--upstream-exact`` was.
+
+    That flag is the native engine's own: ``FinetuneConfig`` has upstream's arguments, which every engine takes.
+    """
+    own = {argument for argument in argv if argument.replace("_", "-") == UPSTREAM_EXACT}
+    try:
+        config, given = parse_flags(
+            [argument for argument in argv if argument not in own],
+            FinetuneConfig(dataset_path=["…"]),
+            prog="trainer finetune",
+        )
+    except SystemExit:
+        sys.stdout.write(_OWN_HELP)
+        raise
+    return config, given, bool(own)
+
+
+def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_exact: bool = False) -> int:
+    """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code.
+
+    ``upstream_exact`` keeps upstream's behaviour where it differs from what is right (see ``--help``).
+    """
     from trainer.training.stop import StopOnSignal
 
     stop = StopOnSignal()
@@ -61,6 +89,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     from trainer.data.configs import get_data_config
     from trainer.data.dataset import TrainingDataset
     from trainer.data.metadata import write_metadata
+    from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
     from trainer.gr00t.model import GR00TN15, resize_action_head
     from trainer.gr00t.processor import EagleProcessor
     from trainer.training.arguments import SEED, training_arguments
@@ -87,8 +116,9 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
         balance_dataset_weights=config.balance_dataset_weights,
         balance_trajectory_weights=config.balance_trajectory_weights,
     )
-    # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was.
-    source = Path(resume_from) if resume_from else Path(config.base_model_path)
+    # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
+    # merged into that one, so they need the base model itself.
+    source = Path(resume_from) if resume_from and not config.lora_rank else Path(config.base_model_path)
     model = GR00TN15.from_pretrained(
         source,
         tune_llm=config.tune_llm,
@@ -103,6 +133,22 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     write_metadata(output_dir / "experiment_cfg", dataset.metadata)
 
     set_seed(SEED)
+    if config.lora_rank:
+        add_lora(
+            model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            full_model=config.lora_full_model,
+            train_projector=config.tune_projector and not upstream_exact,
+        )
+        if resume_from:
+            load_adapter(model, Path(resume_from))
+    elif resume_from and (Path(resume_from) / ADAPTER).is_dir():
+        raise UsageError(
+            f"{resume_from} was trained with LoRA.",
+            "Resume with its LoRA flags, or leave --resume out and give it as --base-model-path to train all of it.",
+        )
     trainer = FinetuneTrainer(
         model=model,
         args=training_arguments(config, output_dir),
@@ -110,6 +156,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
         callbacks=[stop, EmitProgress(emit), *reporting(config, output_dir, emit)],
+        lora=config.lora_rank > 0,
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     total = sum(parameter.numel() for parameter in model.parameters())

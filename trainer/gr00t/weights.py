@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -131,15 +131,23 @@ def load_checkpoint(model_class: type[GR00TN15], folder: Path, dtype: torch.dtyp
     return model
 
 
-def save_checkpoint(model: GR00TN15, folder: Path, *, state_dict: Mapping[str, torch.Tensor] | None = None) -> None:
+def save_checkpoint(
+    model: GR00TN15,
+    folder: Path,
+    *,
+    state_dict: Mapping[str, torch.Tensor] | None = None,
+    trained: Collection[str] | None = None,
+) -> None:
     """Write ``config.json``, the weights in shards of at most 5 GB, and last their index: without it nothing loads.
 
     Shards hold either frozen or trained parameters, in the order of the model, so that the frozen shards have the same
-    names and bytes at every step. ``state_dict`` replaces the model's own (gathered from several processes, say).
+    names and bytes at every step. ``state_dict`` replaces the model's own (gathered from several processes, say), and
+    ``trained`` the names of those that differ from step to step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     state = dict(state_dict if state_dict is not None else model.state_dict())
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if trained is None:
+        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     shards: list[dict[str, torch.Tensor]] = []
     for names in ([n for n in state if n not in trained], [n for n in state if n in trained]):
         room = 0

@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from trainer.data.collate import Collator
 from trainer.data.dataset import TrainingDataset
 from trainer.failures import disk_full
+from trainer.gr00t.lora import ADAPTER, merged_state, save_adapter
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.weights import save_checkpoint
@@ -65,6 +66,7 @@ class FinetuneTrainer(Trainer):
     Args:
         processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
+        lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
 
     """
 
@@ -77,6 +79,7 @@ class FinetuneTrainer(Trainer):
         processor: EagleProcessor,
         experiment_cfg: Path,
         callbacks: list[TrainerCallback],
+        lora: bool = False,
     ) -> None:
         super().__init__(
             model=model,
@@ -86,6 +89,7 @@ class FinetuneTrainer(Trainer):
             callbacks=callbacks,
         )
         self._groot = model
+        self._lora = lora
         self._dataset = train_dataset
         self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
@@ -193,7 +197,12 @@ class FinetuneTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
             folder = Path(output_dir) if output_dir else self._output_dir
-            save_checkpoint(self._groot, folder)
+            if self._lora:
+                state, changing = merged_state(self._groot)
+                save_checkpoint(self._groot, folder, state_dict=state, trained=changing)
+                save_adapter(self._groot, folder / ADAPTER)
+            else:
+                save_checkpoint(self._groot, folder)
             self._processor.save_pretrained(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -207,9 +216,9 @@ class FinetuneTrainer(Trainer):
         if not self.args.should_save:
             return
         last = self._output_dir / f"checkpoint-{self.state.global_step}"
-        for file in last.iterdir():
+        for file in (*last.iterdir(), *last.glob(f"{ADAPTER}/*")):
             if file.is_file() and file.suffix in {".json", ".safetensors"}:
-                _link_or_copy(file, self._output_dir / file.name)
+                _link_or_copy(file, self._output_dir / file.relative_to(last))
 
 
 def _leave_process_group(_worker: int) -> None:
@@ -237,6 +246,7 @@ def _disk_full_explained(output_dir: Path) -> Iterator[None]:
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(exist_ok=True)
     target.unlink(missing_ok=True)
     try:
         target.hardlink_to(source)
