@@ -31,18 +31,23 @@ def problem(folder: Path, step: int) -> str | None:
         state = json.loads((folder / "trainer_state.json").read_text())
         if state.get("global_step") != step:
             return f"trainer_state.json is of step {state.get('global_step')}"
-        weights = sorted(folder.glob("*.safetensors"))
-        if not weights:
-            return "it has no weights (*.safetensors)"
-        for index in folder.glob("*.safetensors.index.json"):
-            shards = set(json.loads(index.read_text())["weight_map"].values())
-            if missing := sorted(shards - {file.name for file in weights}):
-                return f"{index.name} names {missing[0]}, which is missing"
-        for file in weights:
-            if file.stat().st_size != (size := _safetensors_size(file)):
-                return f"{file.name} has {file.stat().st_size} bytes instead of {size}"
+        return weights_problem(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def weights_problem(folder: Path) -> str | None:
+    """What is missing or cut short among the safetensors files of ``folder``, or None. Raises for unreadable ones."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        return "it has no weights (*.safetensors)"
+    for index in folder.glob("*.safetensors.index.json"):
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        if missing := sorted(shards - {file.name for file in weights}):
+            return f"{index.name} names {missing[0]}, which is missing"
+    for file in weights:
+        if file.stat().st_size != (size := _safetensors_size(file)):
+            return f"{file.name} has {file.stat().st_size} bytes instead of {size}"
     return None
 
 

@@ -25,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from trainer import base_model as base_model_folder
 from trainer.errors import DatasetError, PippaError, UsageError
 from trainer.spec import SnapshotRef
 from trainer.store import snapshots
@@ -78,12 +79,18 @@ def dataset(
 def base_model(
     store: ObjectStore, name: str, work: Path, *, store_name: str | None = None, log: Log = lambda _: None
 ) -> SnapshotRef:
-    """The snapshot of the base model called ``name``, made or pushed if need be; see ``dataset``."""
+    """The snapshot of the base model called ``name``, made or pushed if need be; see ``dataset``.
+
+    A GR00T N1.5 without a tokenizer, as NVIDIA's repository, gets the official one, so that training needs no hub.
+    Another architecture, and weights that are not whole, are refused.
+    """
     if is_folder(name):
         folder = _existing(name)
         if not (folder / "config.json").is_file():
             raise UsageError(f"{name} is not a model: it has no config.json.", "Name the folder that has one.")
-        return _push(store, folder, "model", store_name or _plain(folder.name), {"folder": str(folder)}, log)
+        with _complete(folder, work, log) as (whole, origin):
+            origin = {"folder": str(folder), **origin}
+            return _push(store, whole, "model", store_name or _plain(folder.name), origin, log)
     if name == TINY:
         return _generated(store, "model", name, "trainer.gr00t.tiny", "make_tiny_base_model", work, log)
     if ref := _stored(store, "model", name):
@@ -91,7 +98,44 @@ def base_model(
     if not (match := _HUB_ID.fullmatch(name)):
         raise _unknown(store, "model", name)
     with _download(match[1], match[2], "model", work, log) as (folder, revision):
-        return _push(store, folder, "model", match[1], {"hub": match[1], "revision": revision}, log)
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{match[1]} is not a model: it has no config.json.", "Check the spelling.")
+        with _complete(folder, work, log) as (whole, origin):
+            return _push(store, whole, "model", match[1], {"hub": match[1], "revision": revision, **origin}, log)
+
+
+@contextmanager
+def _complete(folder: Path, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
+    """``folder``, or a temporary one of links to its files and a tokenizer, and where the tokenizer came from."""
+    if not base_model_folder.is_groot(folder):
+        yield folder, {}
+        return
+    base_model_folder.require_whole(folder)
+    if base_model_folder.has_tokenizer(folder):
+        yield folder, {}
+        return
+    tokenizer = base_model_folder.HUB_TOKENIZER
+    log(f"The model has no tokenizer; taking {tokenizer} from the Hugging Face hub.")
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work, prefix="model-") as temporary:
+        whole = Path(temporary)
+        for file in folder.rglob("*"):
+            if file.is_file():
+                link = whole / file.relative_to(folder)
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(file.resolve())
+        try:
+            origin = base_model_folder.fetch_tokenizer(whole)
+        except Exception as error:  # as in _download
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise UsageError(
+                f"The model has no tokenizer.json, and {tokenizer} can't be had from the Hugging Face hub "
+                f"({_reason(error)}).",
+                f"On a machine with network: `hf download {tokenizer} --local-dir TOKENIZER`; copy its *.json (not "
+                "config.json) and merges.txt beside the model's files, then `trainer prepare base-model FOLDER`.",
+            ) from error
+        yield whole, {"tokenizer": origin}
 
 
 def is_folder(name: str) -> bool:
@@ -220,8 +264,11 @@ def _download(hub_id: str, revision: str | None, kind: Kind, work: Path, log: Lo
 
 
 def _unreachable(hub_id: str, error: Exception, download: str, push: str) -> UsageError:
-    reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
     return UsageError(
-        f"{hub_id} is not in the store, and it can't be had from the Hugging Face hub ({reason}).",
+        f"{hub_id} is not in the store, and it can't be had from the Hugging Face hub ({_reason(error)}).",
         f"On a machine with network: `{download}`; then here: `{push}`.",
     )
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

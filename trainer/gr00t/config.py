@@ -14,6 +14,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import PreTrainedConfig, Qwen3Config, SiglipVisionConfig
 
+from trainer.base_model import MODEL_TYPE
 from trainer.errors import UsageError
 
 
@@ -170,7 +171,7 @@ class GR00TN15Config(PreTrainedConfig):
     ``eagle`` give them checked and with defaults filled in. Raises ``UsageError`` for a section that can't be built.
     """
 
-    model_type = "gr00t_n1_5"
+    model_type = MODEL_TYPE
 
     backbone_cfg: dict[str, Any] | None = None
     action_head_cfg: dict[str, Any] | None = None

@@ -18,6 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
 from transformers import Qwen2Tokenizer
 
+from trainer.base_model import HUB_TOKENIZER, TOKENIZER_FILES, has_tokenizer
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.config import EagleConfig, read_config
 from trainer.gr00t.weights import resolve_folder
@@ -25,8 +26,6 @@ from trainer.gr00t.weights import resolve_folder
 IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
 PAD_TOKEN = "<|endoftext|>"  # noqa: S105
 SPECIAL_TOKENS = (PAD_TOKEN, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>")
-HUB_TOKENIZER = "lerobot/eagle2hg-processor-groot-n1p5"
-"""Tokenizer files of the official backbone; nvidia/GR00T-N1.5-3B has none, upstream ships them in its package."""
 
 
 def prompt_text(instruction: str, views: int, image_tokens: int) -> str:
@@ -125,9 +124,9 @@ class EagleProcessor:
 
 
 def _load_tokenizer(folder: Path) -> Tokenizer:
-    if not (folder / "tokenizer.json").is_file() and not (folder / "vocab.json").is_file():
+    if not has_tokenizer(folder):
         try:
-            folder = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=["*.json", "*.txt"]))
+            folder = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=list(TOKENIZER_FILES)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise UsageError(
                 f"{folder} has no tokenizer.json, and {HUB_TOKENIZER} could not be had from the Hugging Face Hub "

@@ -33,6 +33,7 @@ EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
 LM_HEAD = "backbone.eagle_model.language_model.lm_head.weight"
 """The same matrix as ``EMBEDDINGS``; a file may hold either or both. Never computed with, never written."""
 _LEROBOT_PREFIX = "_groot_model."
+_VISION = "backbone.eagle_model.vision_model."
 _SHARD_BYTES = 5_000_000_000
 
 
@@ -78,9 +79,16 @@ def _shards(folder: Path) -> dict[str, Path]:
     return names
 
 
+def _upstream_name(name: str) -> str:
+    """The name upstream gives a tensor that LeRobot or a newer transformers (SigLIP not nested) has saved."""
+    name = name.removeprefix(_LEROBOT_PREFIX)
+    inner = name.removeprefix(_VISION)
+    return name if inner == name or inner.startswith("vision_model.") else f"{_VISION}vision_model.{inner}"
+
+
 def _match(folder: Path, found: Mapping[str, Path], wanted: set[str]) -> dict[str, tuple[Path, str]]:
     """For every wanted parameter the file and the name it has there. Raises ``UsageError`` where they don't agree."""
-    sources = {name.removeprefix(_LEROBOT_PREFIX): (file, name) for name, file in found.items()}
+    sources = {_upstream_name(name): (file, name) for name, file in found.items()}
     head = sources.pop(LM_HEAD, None)
     if head is not None:
         sources.setdefault(EMBEDDINGS, head)
@@ -161,6 +169,10 @@ def save_checkpoint(
             room -= size
     config = model.config.to_diff_dict()
     config["architectures"] = ["GR00T_N1_5"]
+    # As transformers 4.51 under upstream writes them: the dtype of the first parameter, which is the backbone's.
+    config.pop("dtype", None)
+    config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
+    config["attn_implementation"] = None
     config_file = folder / "config.json"
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     weight_map: dict[str, str] = {}
