@@ -22,8 +22,9 @@ from trainer.training.devices import check_device_count, choose_devices, needs_t
 UPSTREAM_EXACT = "--upstream-exact"
 _OWN_HELP = f"""
 the native engine's own:
-  {UPSTREAM_EXACT}  do as upstream does even where that is worse: with --lora-rank, don't train the
-                    embodiment's projector beside the adapters
+  {UPSTREAM_EXACT}  do as upstream does even where that is worse: attend to padding tokens, so that a sample's
+                    result depends on its batch (recorded in config.json), and with --lora-rank don't train
+                    the embodiment's projector beside the adapters
 """
 
 
@@ -126,7 +127,15 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         tune_projector=config.tune_projector,
         tune_diffusion_model=config.tune_diffusion_model,
     )
+    if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
+        raise UsageError(
+            f"The data config {config.data_config} has max_state_dim {data_config.max_state_dim}; "
+            f"{source} takes states of width {width}.",
+            f"Set max_state_dim to {width}: states are padded to it.",
+        )
     resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
+    if upstream_exact:
+        model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
     if torch.cuda.is_available():
         model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
     processor = EagleProcessor.from_directory(source)

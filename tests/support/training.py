@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -67,7 +68,7 @@ class Training:
     def start(self, environ: dict[str, str] | None = None, **changes: Any) -> ForkServerProcess:
         """Train in a process of its own, whose output goes to ``log``."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.write_text("")
+        self.log.touch()
         variables = {name: os.environ[name] for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
         process = _SERVER.Process(
             target=_child, args=(self.argv(**changes), {**variables, **(environ or {})}, str(self.log))
@@ -129,6 +130,36 @@ def _child(argv: list[str], environ: dict[str, str], log: str) -> None:
 
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True)
     main(["finetune", *argv])
+
+
+class PowerCutError(Exception):
+    """Ends the training as if the machine had gone away."""
+
+
+def interrupted(training: Training, step: int) -> None:
+    """Train with the schedule of the whole, and end right after the checkpoint of ``step``."""
+    from trainer.training.hf import FinetuneTrainer
+
+    save = FinetuneTrainer._save_checkpoint
+
+    def save_and_end(self: FinetuneTrainer, model: torch.nn.Module, trial: Any) -> None:
+        save(self, model, trial)
+        if self.state.global_step == step:
+            raise PowerCutError
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
+        patch.setattr(FinetuneTrainer, "_save_checkpoint", save_and_end)
+        training.run()
+
+
+def assert_same_training(ours: Training, theirs: Training, step: int) -> None:
+    """The same weights, optimizer, schedule and random state at ``step``."""
+    assert_same(ours.weights(step), theirs.weights(step))
+    ours_state, theirs_state = ours.state(step), theirs.state(step)
+    for state in (ours_state, theirs_state):
+        # The first loss logged after a resume is the mean of the steps since, not of all ten; and times differ.
+        del state["trainer_state.json"]["log_history"]
+    assert_same(ours_state, theirs_state)
 
 
 def assert_same(ours: Any, theirs: Any, where: str = "") -> None:

@@ -43,6 +43,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def even_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of four steps: no batch is short."""
+    return shortened(tmp_path_factory.mktemp("datasets") / "even", [4, 4], seed=0)
+
+
+@pytest.fixture(scope="session")
 def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another one, to mix in."""
     return shortened(tmp_path_factory.mktemp("datasets") / "other", [4], seed=1)

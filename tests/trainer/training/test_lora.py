@@ -57,6 +57,7 @@ def test_upstream_exact_leaves_the_projector_alone(training: MakeTraining) -> No
     base = GR00TN15.from_pretrained(exact.flags["base_model_path"]).state_dict()
     changed = {name for name, tensor in exact.weights(2).items() if not torch.equal(tensor, base[name])}
     assert changed
+    assert GR00TN15.from_pretrained(exact.checkpoint(2)).config.upstream_exact
     assert all(name.rsplit(".", 2)[1] in ("to_q", "to_k", "to_v") for name in changed)
 
 

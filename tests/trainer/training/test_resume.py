@@ -3,23 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
 import pytest
-import torch
 
-from tests.support.training import Training, assert_same
+from tests.support.training import Training, assert_same, assert_same_training, interrupted
+from trainer.events import PhaseEvent
 
 MakeTraining = Callable[..., Training]
-
-
-def assert_same_training(ours: Training, theirs: Training, step: int) -> None:
-    assert_same(ours.weights(step), theirs.weights(step))
-    ours_state, theirs_state = ours.state(step), theirs.state(step)
-    for state in (ours_state, theirs_state):
-        # The first loss logged after a resume is the mean of the steps since, not of all ten; and times differ.
-        del state["trainer_state.json"]["log_history"]
-    assert_same(ours_state, theirs_state)
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
@@ -34,26 +25,6 @@ def test_parts_make_the_whole(training: MakeTraining, workers: int) -> None:
         assert parts.run(resume=True) == 0
         assert parts.events
         assert_same_training(parts, whole, 14)
-
-
-class PowerCutError(Exception):
-    """Ends the training as if the machine had gone away."""
-
-
-def interrupted(training: Training, step: int) -> None:
-    """Train with the schedule of the whole, and end right after the checkpoint of ``step``."""
-    from trainer.training.hf import FinetuneTrainer
-
-    save = FinetuneTrainer._save_checkpoint
-
-    def save_and_end(self: FinetuneTrainer, model: torch.nn.Module, trial: Any) -> None:
-        save(self, model, trial)
-        if self.state.global_step == step:
-            raise PowerCutError
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCutError):
-        patch.setattr(FinetuneTrainer, "_save_checkpoint", save_and_end)
-        training.run()
 
 
 def test_the_number_of_workers_changes_nothing(training: MakeTraining) -> None:
@@ -72,3 +43,21 @@ def test_the_same_training_twice(training: MakeTraining) -> None:
     assert different.run() == 0
     with pytest.raises(AssertionError):
         assert_same(different.weights(4), one.weights(4))
+
+
+def test_a_mixture_resumes(training: MakeTraining, dataset: Path, other_dataset: Path) -> None:
+    # Fifteen frames make a mixture of fifteen draws: an epoch of eight batches, each epoch with draws of its own.
+    flags = {"dataset_path": [dataset, other_dataset], "max_steps": 10, "save_steps": 2}
+    whole = training("whole", **flags)
+    assert whole.run() == 0
+    (phase,) = [event for event in whole.events if isinstance(event, PhaseEvent) and event.phase == "train"]
+    assert phase.message.endswith("on 15 frames")
+    for stop in (2, 8):
+        parts = training(f"parts-{stop}", **flags)
+        interrupted(parts, stop)
+        assert parts.run(resume=True) == 0
+        assert_same_training(parts, whole, 10)
+    alone = training("alone", max_steps=10, save_steps=10)
+    assert alone.run() == 0
+    with pytest.raises(AssertionError):
+        assert_same(alone.weights(10), whole.weights(10))
