@@ -73,6 +73,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
 
     torch.manual_seed(options.seed)
     data_config = get_data_config(options.data_config)
+    _check(options, data_config.keys("action"), data_config.action_horizon)
     source = DatasetReader(options.dataset_path, data_config)
     policy = Policy(
         options.model_path,
@@ -102,6 +103,25 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
         _write_report(options.report_dir, options.model_path, trajectories, metrics)
     emit(EvaluationEvent(step=checkpoint_step(options.model_path), metrics=metrics))
     return metrics
+
+
+def _check(options: EvaluateOptions, keys: Sequence[str], horizon: int) -> None:
+    """Raise ``UsageError`` for options that can't be meant, before anything is loaded."""
+    unknown = [key for key in options.modality_keys if key not in keys]
+    if unknown:
+        raise UsageError(
+            f"--modality-keys {' '.join(unknown)}: the data config {options.data_config} has no such action.",
+            f"Its actions are {', '.join(keys)}.",
+        )
+    if options.action_horizon is not None and not 1 <= options.action_horizon <= horizon:
+        raise UsageError(f"--action-horizon {options.action_horizon}.", f"A predicted chunk has {horizon} actions.")
+    for name, value, least in (
+        ("steps", options.steps, 1),
+        ("trajs", options.trajs, 1),
+        ("start-traj", options.start_traj, 0),
+    ):
+        if value < least:
+            raise UsageError(f"--{name} {value}.", f"It must be at least {least}.")
 
 
 def checkpoint_step(folder: Path) -> int:

@@ -55,19 +55,32 @@ class Policy:
         self._collate = Collator(EagleProcessor.from_directory(folder))
 
     @torch.inference_mode()
-    def get_action(self, observation: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def get_action(self, observation: Mapping[str, Any], noise: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Predict the next ``action_horizon`` actions (H), as ``action.<key>`` float64 [H, D] in the data's own units.
 
         ``observation``: ``video.<key>`` uint8 [1, H, W, 3], ``state.<key>`` [1, D], the annotation a list of one
         text. With a leading batch axis everywhere (and a text per sample) the actions have one too. Other keys are
-        ignored. The noise it starts from is drawn from torch's global generator. Raises ``UsageError`` when a key is
-        absent or of another shape.
+        ignored. The noise it starts from is drawn from torch's global generator; ``noise`` [H, max_action_dim], with
+        the batch axis if there is one, replaces it and makes the actions repeatable. Raises ``UsageError`` when a key
+        is absent or of another shape.
         """
         batched = self._is_batched(observation)
         samples = [self.transform.apply(one) for one in (self._split(observation) if batched else [observation])]
+        start = self._start(noise, len(samples), batched)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            actions = self.model.get_action(self._collate(samples))["action_pred"].cpu().numpy()
+            actions = self.model.get_action(self._collate(samples), start)["action_pred"].cpu().numpy()
         return self.transform.unapply(actions if batched else actions[0])
+
+    def _start(self, noise: np.ndarray | None, batch: int, batched: bool) -> torch.Tensor | None:
+        """``noise`` as the model takes it. Raises ``UsageError`` when it has another shape."""
+        if noise is None:
+            return None
+        shape = (self.data_config.action_horizon, self.data_config.max_action_dim)
+        shape = (batch, *shape) if batched else shape
+        if np.shape(noise) != shape:
+            raise UsageError(f"noise is {list(np.shape(noise))}.", f"For this observation it must be {list(shape)}.")
+        start = torch.as_tensor(noise, dtype=self.model.action_head.dtype, device=self.device)
+        return start if batched else start[None]
 
     def _is_batched(self, observation: Mapping[str, Any]) -> bool:
         """Whether every state has a batch axis before time and dimension, as upstream tells."""

@@ -11,13 +11,28 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import AddedToken, Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
 
-from trainer.gr00t.config import GR00TN15Config
+from trainer.gr00t.config import OFFICIAL_EAGLE, GR00TN15Config
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.tiny import make_tiny_base_model
 
 EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
+
+# The entries of Qwen's vocabulary that the golden prompts use (reference, 7.2).
+PIECES = {
+    "system": 8948, "\n": 198, "You": 2610, " are": 525, " a": 264, " helpful": 10950, " assistant": 17847, ".": 13,
+    "user": 872, "assistant": 77091, "<": 27, "image": 1805, " ": 220, "1": 16, "2": 17, ">": 29, "pick": 29245,
+    " the": 279, " pear": 37690, " from": 504, " counter": 5546, " and": 323, " place": 1992, " it": 432, " in": 304,
+    " plate": 11968, " sweet": 10226, " potato": 38734, " meat": 13041, " cup": 10525, "cake": 47384,
+}  # fmt: skip
+SPECIAL = {
+    "<|endoftext|>": 151643, "<|im_start|>": 151644, "<|im_end|>": 151645,
+    "<IMG_CONTEXT>": 151669, "<img>": 151670, "</img>": 151671,
+}  # fmt: skip
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -63,6 +78,16 @@ def golden_model(golden_config: GR00TN15Config, golden_state: dict[str, torch.Te
         return model.eval()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def processor() -> EagleProcessor:
+    """The official processor, with as much of Qwen's vocabulary as the golden prompts need."""
+    model = Tokenizer(WordLevel({**PIECES, **SPECIAL}, unk_token="<|endoftext|>"))
+    longest_first = sorted(PIECES, key=len, reverse=True)
+    model.pre_tokenizer = Split(Regex("|".join(piece.replace(".", "\\.") for piece in longest_first)), "isolated")
+    model.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
+    return EagleProcessor(model, OFFICIAL_EAGLE)
 
 
 @pytest.fixture(scope="session")

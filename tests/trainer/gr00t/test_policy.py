@@ -18,11 +18,14 @@ from trainer.data.dataset import DatasetReader
 from trainer.data.frames import FrameStore
 from trainer.data.metadata import DatasetMetadata, build_metadata, write_metadata
 from trainer.data.synthetic import make_synthetic
-from trainer.data.transforms.sample import SampleTransform
 from trainer.errors import UsageError
+from trainer.gr00t.config import GR00TN15Config
+from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.policy import Policy
+from trainer.gr00t.processor import EagleProcessor
 
 CONFIG = "fourier_gr1_arms_only"
+CONFIG_TEXT = "annotation.human.action.task_description"
 WIDTHS = {"action.left_arm": 7, "action.right_arm": 7, "action.left_hand": 6, "action.right_hand": 6}
 
 
@@ -90,17 +93,44 @@ def test_denoising_steps_and_horizon(checkpoint: Path, reader: DatasetReader) ->
     assert len(calls) == 2
 
 
-def test_unnormalised_actions_are_upstreams(golden: Path, policy: Policy) -> None:
-    """``transforms.unapply`` of the sampled actions of batch A."""
+@pytest.fixture(scope="module")
+def upstreams_checkpoint(
+    golden: Path, golden_config: GR00TN15Config, golden_state: dict, processor: EagleProcessor, tmp_path_factory: Any
+) -> Path:
+    """The model upstream's code was run with, as a checkpoint with upstream's metadata."""
+    folder = tmp_path_factory.mktemp("checkpoints") / "upstream"
+    model = GR00TN15(golden_config)
+    model.load_state_dict(golden_state)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
     document = json.loads((golden / "dataset_metadata.json").read_text())
-    document = document.get("new_embodiment", document)
-    transform = SampleTransform(get_data_config(CONFIG), DatasetMetadata.model_validate(document), "new_embodiment")
-    predicted = load_file(golden / "forward_A_sdpa.safetensors")["action_pred"].numpy()
-    for name, value in load_file(golden / "action_unnormalised_A_sdpa.safetensors").items():
-        np.testing.assert_allclose(transform.unapply(predicted)[name], value.numpy(), atol=1e-6)
+    write_metadata(folder / "experiment_cfg", DatasetMetadata.model_validate(document))
+    return folder
 
 
-def test_refusals(checkpoint: Path, tiny: Path, tmp_path: Path) -> None:
+def test_from_camera_images_to_upstreams_actions(
+    golden: Path, demo_dataset: Path, upstreams_checkpoint: Path, tmp_path: Path
+) -> None:
+    """Batch A of the golden tensors from the dataset's files to actions in raw units, together and one by one."""
+    reader = DatasetReader(demo_dataset, get_data_config(CONFIG), FrameStore(tmp_path))
+    policy = Policy(upstreams_checkpoint, CONFIG, "new_embodiment", device="cpu")
+    steps = [reader.get_step_data(0, frame) for frame in (100, 250)]
+    noise = load_file(golden / "forward_A_sdpa.safetensors")["get_action_noise"].numpy()
+    want = load_file(golden / "action_unnormalised_A_sdpa.safetensors")
+    batch = {name: np.stack([step[name] for step in steps]) for name in steps[0] if not name.startswith("annotation")}
+    together = policy.get_action({**batch, CONFIG_TEXT: [step[CONFIG_TEXT][0] for step in steps]}, noise)
+    assert list(together) == list(WIDTHS)
+    for name, values in together.items():
+        np.testing.assert_allclose(values, want[name].numpy(), atol=2e-5, rtol=1e-5)
+    for row, step in enumerate(steps):
+        for name, values in policy.get_action(step, noise[row]).items():
+            np.testing.assert_allclose(values, want[name][row].numpy(), atol=2e-5, rtol=1e-5)
+    assert not np.allclose(policy.get_action(steps[0], noise[1])["action.right_arm"], want["action.right_arm"][0])
+
+
+def test_refusals(checkpoint: Path, tiny: Path, policy: Policy, reader: DatasetReader, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"noise is \[8, 32\]"):
+        policy.get_action(reader.get_step_data(0, 0), np.zeros((8, 32)))
     with pytest.raises(UsageError, match="not gr1"):
         Policy(checkpoint, CONFIG, "gr1")
     with pytest.raises(UsageError, match=r"metadata\.json: missing"):

@@ -1,0 +1,146 @@
+"""`trainer evaluate` on a tiny checkpoint: upstream's protocol, worked out a second time from the dataset's tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from trainer.data.metadata import build_metadata, write_metadata
+from trainer.data.modality import DatasetMeta
+from trainer.data.synthetic import make_synthetic
+from trainer.errors import UsageError
+from trainer.evaluate import EvaluateOptions, evaluate
+from trainer.events import Emitter, EvaluationEvent, parse_event
+from trainer.gr00t.policy import Policy
+from trainer.gr00t.tiny import make_tiny_base_model
+
+Asked = list[tuple[dict[str, Any], dict[str, np.ndarray]]]
+COLUMNS = {"right_hand": slice(29, 35), "left_arm": slice(0, 7)}
+"""Of the demo dataset's action column (reference, 6)."""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    """Every observation the policy gets and what it answers."""
+    calls: Asked = []
+    answer = Policy.get_action
+
+    def get_action(self: Policy, observation: Any, noise: Any = None) -> dict[str, np.ndarray]:
+        calls.append((observation, answer(self, observation, noise)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(Policy, "get_action", get_action)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_base_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+def checkpoint_for(dataset: Path, tiny: Path, folder: Path) -> Path:
+    checkpoint = Path(shutil.copytree(tiny, folder / "checkpoint-30"))
+    write_metadata(checkpoint / "experiment_cfg", build_metadata(DatasetMeta.load(dataset), "new_embodiment"))
+    history = [{"step": 10, "loss": 1.0}, {"step": 20, "loss": 0.5}]
+    (checkpoint / "trainer_state.json").write_text(json.dumps({"global_step": 30, "log_history": history}))
+    return checkpoint
+
+
+def test_protocol_and_error_are_upstreams(demo_dataset: Path, tiny: Path, asked: Asked, tmp_path: Path) -> None:
+    checkpoint = checkpoint_for(demo_dataset, tiny, tmp_path)
+    options = EvaluateOptions(
+        model_path=checkpoint,
+        dataset_path=demo_dataset,
+        modality_keys=("right_hand", "left_arm"),
+        steps=40,
+        trajs=2,
+        start_traj=1,
+        report_dir=tmp_path / "report",
+    )
+    metrics = evaluate(options, Emitter())
+    frames = [0, 16, 32]
+    assert len(asked) == 2 * len(frames)
+    errors = []
+    for position, episode in enumerate((1, 2)):
+        table = pq.read_table(demo_dataset / f"data/chunk-000/episode_{episode:06d}.parquet")
+        state, action = (np.stack(table[name].to_numpy()) for name in ("observation.state", "action"))
+        calls = asked[position * 3 : position * 3 + 3]
+        for frame, (observation, _) in zip(frames, calls, strict=True):
+            np.testing.assert_array_equal(observation["state.left_arm"], state[frame : frame + 1, 0:7])
+            assert not [name for name in observation if name.startswith("action.")]
+        predicted = np.concatenate(
+            [np.concatenate([answer[f"action.{key}"] for key in COLUMNS], axis=1) for _, answer in calls]
+        )[:40]
+        demonstrated = np.concatenate([action[:40, columns] for columns in COLUMNS.values()], axis=1)
+        errors.append(((demonstrated - predicted) ** 2).mean())
+    assert metrics["open_loop_mse"] == pytest.approx(np.mean(errors), rel=1e-12)
+    report = json.loads((tmp_path / "report/evaluation.json").read_text())
+    assert [episode["mse"] for episode in report["episodes"]] == pytest.approx(errors, rel=1e-12)
+    assert [episode["episode"] for episode in report["episodes"]] == [1, 2]
+    assert {file.name for file in (tmp_path / "report").iterdir()} == {
+        "evaluation.json", "loss.png", "open_loop_episode_1.png", "open_loop_episode_2.png",
+    }  # fmt: skip
+
+
+def test_an_episode_is_compared_over_its_own_length(
+    tiny: Path, asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Upstream goes on with the repeated last frame; other keys' order and a shorter stride are followed."""
+    dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
+    length = DatasetMeta.load(dataset).episodes[0].length
+    checkpoint = checkpoint_for(dataset, tiny, tmp_path)
+    options = EvaluateOptions(
+        model_path=checkpoint, dataset_path=dataset, steps=10_000, action_horizon=12, denoising_steps=1
+    )
+    metrics = evaluate(options, Emitter())
+    assert len(asked) == -(-length // 12) and length % 12
+    action = np.stack(pq.read_table(next(dataset.glob("data/*/*.parquet")))["action"].to_numpy())
+    entries = DatasetMeta.load(dataset).modality.action
+    keys = ("left_arm", "right_arm", "left_hand", "right_hand")
+    predicted = np.concatenate(
+        [np.concatenate([answer[f"action.{key}"] for key in keys], axis=1)[:12] for _, answer in asked]
+    )[:length]
+    demonstrated = np.concatenate([action[:, entries[key].start : entries[key].end] for key in keys], axis=1)
+    assert metrics["open_loop_mse"] == pytest.approx(((demonstrated - predicted) ** 2).mean(), rel=1e-9)
+    assert metrics["action_variance"] == pytest.approx(demonstrated.var(axis=0).mean(), rel=1e-9)
+    events = [parse_event(line) for line in capsys.readouterr().out.splitlines()]
+    (event,) = [event for event in events if isinstance(event, EvaluationEvent)]
+    assert (event.step, event.metrics) == (30, metrics)
+    assert evaluate(options, Emitter()) == metrics  # the noise is seeded
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"modality_keys": ("left_leg",)}, "left_leg: the data config fourier_gr1_arms_only has no such action"),
+        ({"action_horizon": 17}, "--action-horizon 17"),
+        ({"action_horizon": 0}, "--action-horizon 0"),
+        ({"steps": 0}, "--steps 0"),
+        ({"trajs": 0}, "--trajs 0"),
+        ({"start_traj": -1}, "--start-traj -1"),
+        ({"start_traj": 7}, "has 1 episodes"),
+        ({"data_config": "so10"}, "Did you mean so100"),
+    ],
+)
+def test_what_can_not_be_meant_is_refused(tiny: Path, tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
+    checkpoint = checkpoint_for(dataset, tiny, tmp_path)
+    with pytest.raises(UsageError) as caught:
+        evaluate(EvaluateOptions(model_path=checkpoint, dataset_path=dataset, **change), Emitter())
+    assert message in str(caught.value)
