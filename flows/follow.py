@@ -10,25 +10,11 @@ from dataclasses import dataclass
 from types import FrameType
 
 from flows.launch import Training
-from trainer.errors import (
-    DatasetError,
-    DiskFullError,
-    EngineError,
-    ExitCode,
-    OutOfMemoryError,
-    PippaError,
-    StoreError,
-    UsageError,
-)
+from trainer.errors import ExitCode, PippaError, StoreError, from_exit_code
 from trainer.events import ErrorEvent, Event, WarningEvent
 
 TICK_SECONDS = 0.2
 LOG_TAIL_LINES = 15
-
-_ERRORS: dict[int, type[PippaError]] = {
-    kind.exit_code: kind
-    for kind in (UsageError, DatasetError, StoreError, OutOfMemoryError, DiskFullError, EngineError)
-}
 
 
 class TrainerLostError(PippaError):
@@ -137,14 +123,16 @@ def failure(outcome: Outcome, training: Training) -> PippaError | None:
     if code == 0:
         return None
     if outcome.error is not None:
-        return _ERRORS.get(outcome.error.code, PippaError)(outcome.error.message, outcome.error.hint)
+        return from_exit_code(outcome.error.code, outcome.error.message, outcome.error.hint)
     where = f"The trainer's log is {training.log}."
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         return StoppedError("The trainer was stopped from outside.", where)
     if code < 0:
         return TrainerLostError(f"The trainer was killed by {signal.Signals(-code).name}.", where)
-    return _ERRORS.get(code, PippaError)(
-        f"The trainer ended with exit code {code} and did not say why. The end of its log:\n{_tail(training)}", where
+    return from_exit_code(
+        code,
+        f"The trainer ended with exit code {code} and did not say why. The end of its log:\n{_tail(training)}",
+        where,
     )
 
 

@@ -72,3 +72,9 @@ class EngineError(PippaError):
     """The fine-tuning engine ended with an error of its own."""
 
     exit_code = ExitCode.ENGINE
+
+
+def from_exit_code(code: int, message: str, hint: str = "", otherwise: type[PippaError] = PippaError) -> PippaError:
+    """The error another process ended with, by its exit code; ``otherwise`` where the code is no error's."""
+    kinds = (UsageError, DatasetError, StoreError, OutOfMemoryError, DiskFullError, EngineError)
+    return next((kind for kind in kinds if kind.exit_code == code), otherwise)(message, hint)

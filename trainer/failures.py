@@ -7,7 +7,7 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.errors import DatasetError, DiskFullError, EngineError, ExitCode, OutOfMemoryError, PippaError, UsageError
+from trainer.errors import DiskFullError, EngineError, OutOfMemoryError, PippaError, from_exit_code
 from trainer.events import ErrorEvent
 
 _SHM = re.compile(
@@ -40,13 +40,6 @@ _SHM_HINT = (
     "and --batch-size."
 )
 
-_ERRORS: dict[int, type[PippaError]] = {
-    ExitCode.USAGE: UsageError,
-    ExitCode.DATASET: DatasetError,
-    ExitCode.OUT_OF_MEMORY: OutOfMemoryError,
-    ExitCode.DISK_FULL: DiskFullError,
-}
-
 
 def disk_full(where: Path | str) -> DiskFullError:
     """No space left at ``where``, and what may be freed."""
@@ -66,7 +59,7 @@ def explain(
     kernel counted an out-of-memory kill in this container while the engine ran.
     """
     if reported is not None:
-        return _ERRORS.get(reported.code, EngineError)(reported.message, reported.hint)
+        return from_exit_code(reported.code, reported.message, reported.hint, otherwise=EngineError)
     text = "\n".join(tail)
     killed = returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
     # Order matters: a full /dev/shm also says "No space left", and a CUDA error often ends in a plain exit code 1.

@@ -86,7 +86,7 @@ def artifacts(run_id: str) -> dict[str, Any]:
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
-        found = client.read_artifacts()
+        found = client.read_latest_artifacts()
     return {a.key.removeprefix(f"{run_id}-"): a.data for a in found if a.key and a.key.startswith(run_id)}
 
 
