@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,10 @@ import pytest
 from flows.embedded.s3 import object_store as embedded_object_store
 from trainer.settings import StoreSettings
 from trainer.store.client import ObjectStore
+
+# One thread for torch, here and in child processes: sums of several threads differ in their last bit, and the machines
+# that run tests have few cores. It is read when torch is imported, which is later.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -22,8 +22,8 @@ def spec() -> RunSpec:
     return RunSpec(
         run_id=RUN,
         preset="smoke",
-        config=PRESETS["smoke"].config,
-        provenance={"max_steps": "preset"},
+        config=PRESETS["smoke"].config.model_copy(update={"max_steps": 120}),
+        provenance={"max_steps": "flag"},
         datasets=[SnapshotRef(kind="dataset", name="synthetic.PickNPlace", digest="d" * 64)],
         base_model=SnapshotRef(kind="model", name="tiny", digest="b" * 64),
         wandb=WandbSpec(entity="wild-ai", project="pippa", name="smoke", run_id=RUN, group="smoke"),

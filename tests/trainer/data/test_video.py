@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import random
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -159,23 +160,31 @@ def test_what_a_killed_builder_left_is_no_entry(make: Callable[..., Path], tmp_p
     assert not left.exists()
 
 
-def _build(barrier: multiprocessing.Barrier, folder: Path, path: Path) -> None:  # type: ignore[valid-type]
-    barrier.wait(timeout=60)
-    build_entry(folder, path)
+BUILD = """
+import sys, time
+from pathlib import Path
+from trainer.data.frames import build_entry
+folder, video, start = map(Path, sys.argv[1:])
+print("ready", flush=True)
+while not start.exists():
+    time.sleep(0.001)
+build_entry(folder, video)
+"""
 
 
 def test_processes_building_one_entry_at_once(make: Callable[..., Path], tmp_path: Path) -> None:
-    path = make()
-    folder = tmp_path / cache_key(path)
-    context = multiprocessing.get_context("fork")
-    barrier = context.Barrier(3)
-    builders = [context.Process(target=_build, args=(barrier, folder, path)) for _ in range(3)]
+    path, cache, start = make(), tmp_path / "cache", tmp_path / "start"
+    cache.mkdir()
+    folder = cache / cache_key(path)
+    command = [sys.executable, "-c", BUILD, str(folder), str(path), str(start)]
+    builders = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     for builder in builders:
-        builder.start()
+        assert builder.stdout is not None and builder.stdout.readline()
+    start.touch()
     for builder in builders:
-        builder.join(timeout=60)
-    assert [builder.exitcode for builder in builders] == [0, 0, 0]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == [folder.name, f"{folder.name}.lock"]
+        builder.communicate(timeout=60)
+    assert [builder.returncode for builder in builders] == [0, 0, 0]
+    assert sorted(entry.name for entry in cache.iterdir()) == [folder.name, f"{folder.name}.lock"]
     assert np.load(folder / "frames.npy").shape == (FRAMES, 48, 64, 3)
 
 
