@@ -169,7 +169,8 @@ class TrainingDataset(Dataset[Sample]):
     proportion to the datasets' lengths and with ``balance_trajectory_weights`` to the trajectories' (else uniform).
 
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
-    whatever the number of workers. (Without workers torch may use several threads, and colours may differ by 1/255.) ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them.
+    whatever the number of workers. (Without workers torch may use several threads, and colours may differ by 1/255.)
+    ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them.
     Raises ``DatasetError`` and ``UsageError``.
     """
 

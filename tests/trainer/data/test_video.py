@@ -16,7 +16,7 @@ import pytest
 
 from tests.trainer.data.videos import number_in, write_video
 from trainer.data import frames as frames_module
-from trainer.data.frames import FrameStore, build_entry, cache_key
+from trainer.data.frames import FrameStore, cache_key
 from trainer.data.video import VideoDecoder, decode_video, frames_at, index_frames
 from trainer.errors import DatasetError
 
