@@ -21,8 +21,9 @@ def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArgu
     """The ``TrainingArguments`` of ``config``, as upstream's script builds them.
 
     Differences from upstream, each without effect on what is learned: bf16 and tf32 only where there is a GPU (upstream
-    can't start without one), pinned memory there, no prefetch factor without workers (upstream fails), and old
-    checkpoints are removed by ``FinetuneTrainer`` rather than here, after the new one is complete.
+    can't start without one), pinned memory there, no prefetch factor without workers (upstream fails), a loss that is
+    not a number is shown (transformers would log the mean of the others in its place), and old checkpoints are removed
+    by ``FinetuneTrainer`` rather than here, after the new one is complete.
     """
     on_gpu = torch.cuda.is_available()
     workers = config.dataloader_num_workers
@@ -50,6 +51,7 @@ def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArgu
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         logging_steps=LOGGING_STEPS,
+        logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=config.save_steps,
         seed=SEED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer.events import Event, ProgressEvent
+from trainer.events import Event, ProgressEvent, WarningEvent
 
 SECONDS_BETWEEN_EVENTS = 0.5
 _WINDOW = 50
@@ -25,6 +26,7 @@ class EmitProgress(TrainerCallback):
         self._last_emitted = 0.0
         self._loss: float | None = None
         self._lr: float | None = None
+        self._warned = False
         self._grad_norm: float | None = None
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -46,7 +48,16 @@ class EmitProgress(TrainerCallback):
     ) -> None:
         if not logs or "loss" not in logs:
             return
-        self._loss, self._lr, self._grad_norm = logs["loss"], logs["learning_rate"], logs.get("grad_norm")
+        finite = {name: value for name, value in logs.items() if math.isfinite(value)}
+        self._loss, self._lr, self._grad_norm = finite.get("loss"), finite.get("learning_rate"), finite.get("grad_norm")
+        if "loss" not in finite and not self._warned and state.is_world_process_zero:
+            self._warned = True
+            self._emit(
+                WarningEvent(
+                    message=f"The loss is {logs['loss']} near step {state.global_step}.",
+                    hint="The training has diverged: stop it and lower --learning-rate, or raise --warmup-ratio.",
+                )
+            )
         self._send(args, state)
 
     def _send(self, args: TrainingArguments, state: TrainerState) -> None:
