@@ -11,10 +11,10 @@ import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from trainer.data.modality import Modality, RotationType
-from trainer.errors import UsageError
+from trainer.errors import PippaError, UsageError
 
 Normalisation = Literal["min_max", "q99", "mean_std", "scale", "binary"]
 
@@ -33,6 +33,19 @@ class Feature:
     sin_cos: bool = False
     """Replace angles by their sines, then their cosines: twice the dimensions. States only, as it has no inverse."""
 
+    def __post_init__(self) -> None:
+        for name, value, known in (
+            ("normalise", self.normalise, get_args(Normalisation)),
+            ("rotation", self.rotation, get_args(RotationType)),
+        ):
+            if value is not None and value not in known:
+                raise UsageError(f"{name}={value!r} of the key {self.key}.", f"There are {', '.join(known)}.")
+        if self.sin_cos and (self.normalise or self.rotation):
+            raise UsageError(
+                f"The key {self.key} is to become sines and cosines, and something else besides.",
+                "sin_cos stands alone: sines and cosines lie in [-1, 1] already.",
+            )
+
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -49,6 +62,31 @@ class DataConfig:
     max_state_dim: int = 64
     max_action_dim: int = 32
     """Widths states and actions are zero-padded to: those of the model's encoders."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.video, str) or not all(isinstance(key, str) for key in self.video):
+            raise UsageError(f"video of the data config {self.name} is {self.video!r}.", 'Write a tuple: ("front",).')
+        for modality in ("state", "action"):
+            features = getattr(self, modality)
+            if not isinstance(features, tuple | list) or not all(isinstance(each, Feature) for each in features):
+                raise UsageError(
+                    f"{modality} of the data config {self.name} is {features!r}.",
+                    'Write a tuple of features: (Feature("single_arm", "min_max"),).',
+                )
+        for modality in ("video", "state", "action"):
+            keys = self.keys(modality)
+            if wrong := [key for key in keys if key.startswith(f"{modality}.") or keys.count(key) > 1]:
+                raise UsageError(
+                    f"{modality} of the data config {self.name} has {wrong[0]}.",
+                    f"Write each key once, as in modality.json, without `{modality}.`.",
+                )
+        if not self.language.startswith("annotation."):
+            raise UsageError(
+                f"language of the data config {self.name} is {self.language!r}.",
+                "Write the annotation's full name, such as annotation.human.task_description.",
+            )
+        if min(self.action_horizon, self.max_state_dim, self.max_action_dim) < 1:
+            raise UsageError(f"A size of the data config {self.name} is below 1.", "Leave the sizes at their defaults.")
 
     def keys(self, modality: str) -> list[str]:
         """The keys of ``video``, ``state``, ``action`` or ``annotation`` this config uses, in order."""
@@ -189,7 +227,8 @@ def get_data_config(name: str) -> DataConfig:
     returns one when called without arguments. The current folder is searched first, as upstream does.
 
     Upstream's own classes, with ``modality_config()`` and ``transform()``, are refused: they are programs over
-    Isaac-GR00T's transform classes, which the native engine does not have. Raises ``UsageError``.
+    Isaac-GR00T's transform classes, which the native engine does not have. Raises ``UsageError`` that shows the
+    declaration to write instead.
     """
     if name in DATA_CONFIGS:
         return DATA_CONFIGS[name]
@@ -201,21 +240,38 @@ def get_data_config(name: str) -> DataConfig:
             + f"There are {', '.join(DATA_CONFIGS)}, and module.path:NAME for one of your own.",
         )
     module_name, _, attribute = name.partition(":")
-    if str(Path.cwd()) not in sys.path:
+    if sys.path[0] != str(Path.cwd()):
         sys.path.insert(0, str(Path.cwd()))
     try:
         found = getattr(importlib.import_module(module_name), attribute)
-        config = found if isinstance(found, DataConfig) else found()
+        config = found() if callable(found) else found
+    except PippaError:  # a declaration that can't be meant
+        raise
     except Exception as error:  # the user's module may raise anything
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "gr00t":
+            raise _upstream(name, f"imports {error.name}, which is Isaac-GR00T's") from error
         raise UsageError(
             f"The data config {name} can't be loaded: {error.__class__.__name__}: {error}",
             "Name a module that Python finds from this folder, and a DataConfig in it.",
         ) from error
     if not isinstance(config, DataConfig):
-        upstream = hasattr(config, "modality_config") and hasattr(config, "transform")
-        raise UsageError(
-            f"The data config {name} is {'an Isaac-GR00T class' if upstream else type(config).__name__}, "
-            "not a trainer.data.configs.DataConfig.",
-            "Declare the same keys as a DataConfig (trainer/data/configs.py has a dozen examples).",
-        )
+        if hasattr(config, "modality_config") and hasattr(config, "transform"):
+            raise _upstream(name, "is an Isaac-GR00T class, not a DataConfig")
+        raise UsageError(f"The data config {name} is {type(config).__name__}, not a DataConfig.", EXAMPLE)
     return config
+
+
+EXAMPLE = """Declare the same keys like this (docs/data.md says more):
+    from trainer.data.configs import DataConfig, Feature
+    MY_ARM = DataConfig(
+        name="my_arm",
+        video=("front", "wrist"),
+        state=(Feature("single_arm", "min_max"), Feature("gripper", "min_max")),
+        action=(Feature("single_arm", "min_max"), Feature("gripper", "min_max")),
+        language="annotation.human.task_description",
+    )"""
+"""What an external data config looks like."""
+
+
+def _upstream(name: str, what: str) -> UsageError:
+    return UsageError(f"The data config {name} {what}; the native engine runs declarations, not transforms.", EXAMPLE)

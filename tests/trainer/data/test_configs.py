@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from trainer.data.configs import DATA_CONFIGS, PROJECTOR_INDEX, get_data_config
+from trainer.data.configs import DATA_CONFIGS, EXAMPLE, PROJECTOR_INDEX, DataConfig, Feature, get_data_config
 from trainer.data.modality import DatasetMeta
 from trainer.errors import UsageError
 
@@ -56,9 +58,50 @@ def test_a_config_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("sys.path", __import__("sys").path[:])
     assert get_data_config("my_robot:ARM") is get_data_config("my_robot:make")
     assert get_data_config("my_robot:ARM").action_horizon == 8
-    with pytest.raises(UsageError, match="an Isaac-GR00T class"):
+    with pytest.raises(UsageError, match="an Isaac-GR00T class") as caught:
         get_data_config("my_robot:Upstream")
+    assert "MY_ARM = DataConfig(" in caught.value.hint
+    with pytest.raises(UsageError, match="is str, not a DataConfig"):
+        get_data_config("my_robot:__name__")
+    (tmp_path / "theirs.py").write_text("from gr00t.data.transform.base import ComposedModalityTransform\n")
+    with pytest.raises(UsageError, match="theirs:Config imports gr00t, which is Isaac-GR00T's") as caught:
+        get_data_config("theirs:Config")
+    assert "MY_ARM = DataConfig(" in caught.value.hint
+    (tmp_path / "typo.py").write_text("from trainer.data.configs import Feature\nARM = Feature('joints', 'minmax')\n")
+    with pytest.raises(UsageError, match="normalise='minmax' of the key joints"):
+        get_data_config("typo:ARM")
     with pytest.raises(UsageError, match="can't be loaded: AttributeError"):
         get_data_config("my_robot:LEG")
     with pytest.raises(UsageError, match="can't be loaded: ModuleNotFoundError"):
         get_data_config("her_robot:ARM")
+
+
+def test_the_example_of_the_errors_and_of_the_page_works() -> None:
+    code = EXAMPLE.partition("\n")[2]
+    names: dict[str, Any] = {}
+    exec(textwrap.dedent(code), names)
+    ours, theirs = names["MY_ARM"], get_data_config("so100_dualcam")
+    assert (ours.video, ours.state, ours.action, ours.language) == (
+        theirs.video, theirs.state, theirs.action, theirs.language,
+    )  # fmt: skip
+    page = (Path(__file__).parents[3] / "docs/data.md").read_text()
+    assert textwrap.dedent(code) in page
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"video": "front"}, "video of the data config arm is 'front'"),
+        ({"video": ("video.front",)}, r"video of the data config arm has video\.front"),
+        ({"state": ("joints",)}, "state of the data config arm"),
+        ({"action": (Feature("joints"), Feature("joints"))}, "action of the data config arm has joints"),
+        ({"language": "human.task"}, "language of the data config arm"),
+        ({"action_horizon": 0}, "below 1"),
+    ],
+)
+def test_a_declaration_that_can_not_be_meant(change: dict[str, Any], message: str) -> None:
+    fields = {"name": "arm", "video": ("front",), "state": (Feature("joints"),), "action": (Feature("joints"),)}
+    with pytest.raises(UsageError, match=message):
+        DataConfig(**{**fields, "language": "annotation.task", **change})
+    with pytest.raises(UsageError, match="and something else besides"):
+        Feature("joints", "min_max", sin_cos=True)

@@ -60,3 +60,26 @@ def test_inverse_undoes_forward(rows: list[list[float]], mode: Normalisation) ->
 def test_min_max_of_the_data_itself_lies_within_one(rows: list[list[float]]) -> None:
     values = np.array(rows)
     assert np.abs(normalise(values, "min_max", statistics_of(values))).max() <= 1 + 1e-9
+
+
+@given(rows=columns)
+def test_scale_keeps_signs_and_zeros_and_lies_within_one(rows: list[list[float]]) -> None:
+    values = np.array(rows)
+    scaled = normalise(values, "scale", statistics_of(values))
+    assert np.abs(scaled).max() <= 1 + 1e-9
+    assert (np.sign(scaled) == np.sign(values)).all()
+
+
+@given(rows=columns)
+def test_binary_survives_any_number_of_turns(rows: list[list[float]]) -> None:
+    values = np.array(rows)
+    once = normalise(values, "binary", STATISTICS)
+    assert set(np.unique(once)) <= {0.0, 1.0} and ((once == 1) == (values > 0.5)).all()
+    np.testing.assert_array_equal(unnormalise(once, "binary", STATISTICS), once)
+    np.testing.assert_array_equal(normalise(once, "binary", STATISTICS), once)
+
+
+@given(rows=columns)
+def test_q99_of_anything_lies_within_one(rows: list[list[float]]) -> None:
+    values = np.array(rows)
+    assert np.abs(normalise(values * 3, "q99", statistics_of(values))).max() <= 1

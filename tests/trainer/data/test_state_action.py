@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import get_args
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.data.configs import DATA_CONFIGS, DataConfig, Feature, get_data_config
+from trainer.data.configs import DATA_CONFIGS, DataConfig, Feature, Normalisation, get_data_config
 from trainer.data.metadata import DatasetMetadata, DatasetStatistics, Modalities, StateActionMetadata
+from trainer.data.modality import RotationType
 from trainer.data.statistics import statistics_of
+from trainer.data.transforms import rotations
 from trainer.data.transforms.sample import SampleTransform
 from trainer.data.transforms.state_action import StateActionTransform
 from trainer.errors import DatasetError, UsageError
@@ -65,6 +72,40 @@ def test_a_converted_rotation_is_normalised_with_its_bounds_which_changes_nothin
     np.testing.assert_allclose(state, [[-1, 0, 0, 0, -1, 0]], atol=1e-12)
 
 
+EULER_LIKE: list[RotationType] = [kind for kind in get_args(RotationType) if rotations.width(kind) == 3]
+
+
+@given(
+    angles=st.lists(st.lists(st.floats(-1.5, 1.5), min_size=3, max_size=3), min_size=2, max_size=8),
+    source=st.sampled_from(EULER_LIKE),
+    target=st.sampled_from(EULER_LIKE),
+    normalise=st.sampled_from([None, "min_max"]),
+)
+def test_rotated_actions_come_back_as_the_same_rotation(
+    angles: list[list[float]], source: RotationType, target: RotationType, normalise: Normalisation | None
+) -> None:
+    """Rotation, then fixed bounds, forward; bounds, then rotation, back."""
+    config = DataConfig("r", (), (), (Feature("pose", normalise, rotation=target),), "annotation.t")
+    raw = {"action.pose": np.array(angles)}
+    transform = StateActionTransform("action", config.action, metadata_of(config, raw, rotation_type=source))
+    normalised = transform.forward(raw)
+    if normalise and source != target:
+        assert np.abs(normalised).max() <= 1 + 1e-9
+    if normalise is None or source != target or np.ptp(raw["action.pose"], axis=0).min() > 1e-3:
+        back = transform.inverse(normalised)["action.pose"]
+        np.testing.assert_allclose(
+            rotations.to_matrix(back, source), rotations.to_matrix(raw["action.pose"], source), atol=1e-6
+        )
+
+
+@given(angles=st.lists(st.lists(st.floats(-3.14, 3.14), min_size=2, max_size=2), min_size=1, max_size=8))
+def test_sines_and_cosines_tell_the_angle(angles: list[list[float]]) -> None:
+    config = DataConfig("r", (), (Feature("joints", sin_cos=True),), (), "annotation.t")
+    raw = {"state.joints": np.array(angles)}
+    sines, cosines = np.split(StateActionTransform("state", config.state, metadata_of(config, raw)).forward(raw), 2, 1)
+    np.testing.assert_allclose(np.arctan2(sines, cosines), raw["state.joints"], atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("feature", "changes", "message"),
     [
@@ -87,6 +128,14 @@ def test_actions_keep_their_width() -> None:
     raw = {"action.joints": np.zeros((2, 3))}
     with pytest.raises(UsageError, match="from 3 to 6"):
         StateActionTransform("action", config.action, metadata_of(config, raw))
+
+
+@pytest.mark.parametrize(("modality", "limit"), [("state", "max_state_dim"), ("action", "max_action_dim")])
+def test_a_wider_vector_than_the_model_takes_is_refused(modality: str, limit: str) -> None:
+    """Upstream cuts a state's last dimensions off."""
+    config = replace(get_data_config("so100"), **{limit: 5})
+    with pytest.raises(UsageError, match=f"The {modality}s of so100 have 6 dimensions; the model takes 5"):
+        SampleTransform(config, metadata_of(config, raw_data(config)), "new_embodiment")
 
 
 def test_an_observation_that_does_not_fit_is_refused() -> None:

@@ -48,12 +48,16 @@ class SampleTransform:
         self.embodiment_id = PROJECTOR_INDEX[embodiment_tag]
         self.state = StateActionTransform("state", config.state, metadata)
         self.action = StateActionTransform("action", config.action, metadata)
-        if self.action.width > config.max_action_dim:
-            raise UsageError(
-                f"The actions of {config.name} have {self.action.width} dimensions; the model takes "
-                f"{config.max_action_dim}.",
-                "Use a data config with fewer action keys, or one of your own with a larger max_action_dim.",
-            )
+        for transform, limit, larger in (
+            (self.state, config.max_state_dim, ""),  # upstream cuts the last dimensions off without a word
+            (self.action, config.max_action_dim, ", or one of your own with a larger max_action_dim"),
+        ):
+            if transform.width > limit:
+                raise UsageError(
+                    f"The {transform.modality}s of {config.name} have {transform.width} dimensions; the model takes "
+                    f"{limit}.",
+                    f"Use a data config with fewer {transform.modality} keys{larger}.",
+                )
 
     def sample(
         self,
@@ -110,10 +114,10 @@ class SampleTransform:
 
 
 def _pad(values: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Zero-pad the last axis to ``width``, or cut it, with a mask of the real dimensions. float32."""
-    real = min(values.shape[-1], width)
+    """Zero-pad the last axis to ``width``, with a mask of the real dimensions. float32."""
+    real = values.shape[-1]
     padded = np.zeros((*values.shape[:-1], width), dtype=np.float32)
-    padded[..., :real] = values[..., :real]
+    padded[..., :real] = values
     mask = np.zeros(padded.shape, dtype=bool)
     mask[..., :real] = True
     return padded, mask

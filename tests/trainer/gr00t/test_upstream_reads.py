@@ -1,0 +1,187 @@
+"""A checkpoint as upstream's classes read it: models of its files, typed from the reference (4.5, 7.1) and strict.
+
+Upstream itself ignores fields it doesn't know; these stand-ins know ours (``eagle_config``, ``upstream_exact``) and
+nothing else, so that a field that is renamed, retyped or lost shows.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import safe_open
+
+from trainer.data.metadata import build_metadata, write_metadata
+from trainer.data.modality import DatasetMeta
+from trainer.gr00t.model import GR00TN15, resize_action_head
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+
+class Backbone(Strict):
+    eagle_path: str
+    load_bf16: bool
+    project_to_dim: int | None
+    reproject_vision: bool
+    select_layer: int
+    tune_llm: bool
+    tune_visual: bool
+    use_flash_attention: bool
+
+
+class Blocks(Strict):
+    attention_head_dim: int
+    dropout: float
+    final_dropout: bool
+    num_attention_heads: int
+    num_layers: int
+    positional_embeddings: None
+
+
+class Diffusion(Blocks):
+    cross_attention_dim: int
+    interleave_self_attention: bool
+    norm_type: Literal["ada_norm"]
+    output_dim: int
+
+
+class ActionHead(Strict):
+    action_dim: int
+    action_horizon: int
+    add_pos_embed: bool
+    backbone_embedding_dim: int
+    diffusion_model_cfg: Diffusion
+    hidden_size: int
+    input_embedding_dim: int
+    max_action_dim: int
+    max_num_embodiments: int = 32
+    max_seq_len: int = 1024
+    max_state_dim: int
+    model_dtype: str
+    noise_beta_alpha: float
+    noise_beta_beta: float
+    noise_s: float
+    num_inference_timesteps: int
+    num_target_vision_tokens: int
+    num_timestep_buckets: int
+    tune_diffusion_model: bool
+    tune_projector: bool
+    use_vlln: bool
+    vl_self_attention_cfg: Blocks
+
+
+class Config(Strict):
+    action_dim: int
+    action_head_cfg: ActionHead
+    action_horizon: int
+    architectures: tuple[Literal["GR00T_N1_5"]]
+    attn_implementation: None
+    backbone_cfg: Backbone
+    compute_dtype: str
+    eagle_config: dict
+    hidden_size: int
+    model_dtype: str
+    model_type: Literal["gr00t_n1_5"]
+    torch_dtype: Literal["bfloat16", "float32"]
+    transformers_version: str
+    upstream_exact: bool
+
+
+Number = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Statistics(Strict):
+    max: list[Number]
+    min: list[Number]
+    mean: list[Number]
+    std: list[Number]
+    q01: list[Number]
+    q99: list[Number]
+
+
+class Camera(Strict):
+    resolution: tuple[int, int]
+    channels: int
+    fps: float
+
+
+class StateAction(Strict):
+    absolute: bool
+    rotation_type: str | None
+    shape: tuple[int]
+    continuous: bool
+
+
+class Modalities(Strict):
+    video: dict[str, Camera]
+    state: dict[str, StateAction]
+    action: dict[str, StateAction]
+
+
+class KeyStatistics(Strict):
+    state: dict[str, Statistics]
+    action: dict[str, Statistics]
+
+
+class Metadata(Strict):
+    statistics: KeyStatistics
+    modalities: Modalities
+    embodiment_tag: Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
+
+
+def test_config_has_upstreams_fields_and_types(tiny: Path, tmp_path: Path) -> None:
+    model = GR00TN15.from_pretrained(tiny)
+    model.backbone.to(torch.bfloat16)
+    model.config.compute_dtype = "bfloat16"  # as a training on a GPU sets it
+    resize_action_head(model, action_horizon=8, action_dim=40)
+    model.save_pretrained(tmp_path)
+    config = Config.model_validate_json((tmp_path / "config.json").read_text())
+    assert (config.torch_dtype, config.compute_dtype, config.model_dtype) == ("bfloat16", "bfloat16", "float32")
+    head = config.action_head_cfg
+    assert (config.action_horizon, head.action_horizon) == (8, 8)
+    assert (config.action_dim, head.action_dim, head.max_action_dim) == (40, 40, 40)
+    # A second save of what was loaded changes nothing: no field gets lost or converted on the way.
+    GR00TN15.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    again = Config.model_validate_json((tmp_path / "again/config.json").read_text())
+    # eagle_config says float32 here, and decides what the backbone is loaded as.
+    assert again.model_dump() == {**config.model_dump(), "torch_dtype": "float32"}
+
+
+def test_the_index_describes_the_files(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``total_size`` counts bytes in the dtypes written; each tensor is in the file named, and in no other."""
+    monkeypatch.setattr("trainer.gr00t.weights._SHARD_BYTES", 500_000)
+    model = GR00TN15.from_pretrained(tiny)
+    model.backbone.to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert set(index) == {"metadata", "weight_map"} and set(index["metadata"]) == {"total_size"}
+    found, total = {}, 0
+    files = sorted(tmp_path.glob("*.safetensors"))
+    for number, file in enumerate(files, 1):
+        assert file.name == f"model-{number:05d}-of-{len(files):05d}.safetensors"
+        with safe_open(file, "pt") as tensors:
+            assert tensors.metadata() == {"format": "pt"}
+            for name in tensors.keys():  # noqa: SIM118 - not a dict
+                assert name not in found
+                found[name] = file.name
+                tensor = tensors.get_tensor(name)
+                assert tensor.dtype == (torch.bfloat16 if name.startswith("backbone.") else torch.float32)
+                total += tensor.numel() * tensor.element_size()
+    assert found == index["weight_map"] and set(found) == set(model.state_dict())
+    assert total == index["metadata"]["total_size"]
+    assert len(files) > 4
+
+
+def test_metadata_is_upstreams_byte_for_byte(golden: Path, demo_dataset: Path, tmp_path: Path) -> None:
+    """Field order, numbers and the four spaces of ``json.dump(..., indent=4)``."""
+    file = write_metadata(tmp_path, build_metadata(DatasetMeta.load(demo_dataset), "new_embodiment"))
+    document = json.loads((golden / "dataset_metadata.json").read_text())
+    assert file.read_text() == json.dumps({"new_embodiment": document}, indent=4)
+    for tag, entry in json.loads(file.read_text()).items():
+        assert Metadata.model_validate_json(json.dumps(entry)).embodiment_tag == tag
