@@ -263,6 +263,7 @@ def get_data_config(name: str) -> DataConfig:
 
 EXAMPLE = """Declare the same keys like this (docs/data.md says more):
     from trainer.data.configs import DataConfig, Feature
+
     MY_ARM = DataConfig(
         name="my_arm",
         video=("front", "wrist"),

@@ -100,7 +100,12 @@ def test_the_example_of_the_errors_and_of_the_page_works() -> None:
     ],
 )
 def test_a_declaration_that_can_not_be_meant(change: dict[str, Any], message: str) -> None:
-    fields = {"name": "arm", "video": ("front",), "state": (Feature("joints"),), "action": (Feature("joints"),)}
+    fields: dict[str, Any] = {
+        "name": "arm",
+        "video": ("front",),
+        "state": (Feature("joints"),),
+        "action": (Feature("joints"),),
+    }
     with pytest.raises(UsageError, match=message):
         DataConfig(**{**fields, "language": "annotation.task", **change})
     with pytest.raises(UsageError, match="and something else besides"):

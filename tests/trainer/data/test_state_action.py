@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -133,7 +133,8 @@ def test_actions_keep_their_width() -> None:
 @pytest.mark.parametrize(("modality", "limit"), [("state", "max_state_dim"), ("action", "max_action_dim")])
 def test_a_wider_vector_than_the_model_takes_is_refused(modality: str, limit: str) -> None:
     """Upstream cuts a state's last dimensions off."""
-    config = replace(get_data_config("so100"), **{limit: 5})
+    narrow: dict[str, Any] = {limit: 5}
+    config = replace(get_data_config("so100"), **narrow)
     with pytest.raises(UsageError, match=f"The {modality}s of so100 have 6 dimensions; the model takes 5"):
         SampleTransform(config, metadata_of(config, raw_data(config)), "new_embodiment")
 
