@@ -107,6 +107,6 @@ def test_a_declaration_that_can_not_be_meant(change: dict[str, Any], message: st
         "action": (Feature("joints"),),
     }
     with pytest.raises(UsageError, match=message):
-        DataConfig(**{**fields, "language": "annotation.task", **change})
+        DataConfig(**(fields | {"language": "annotation.task"} | change))
     with pytest.raises(UsageError, match="and something else besides"):
         Feature("joints", "min_max", sin_cos=True)
