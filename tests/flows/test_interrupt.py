@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.support.processes import alive
 from trainer.data.synthetic import make_synthetic
 from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
@@ -140,6 +141,6 @@ def test_on_a_bare_machine_nothing_outlives_a_killed_pippa(pippa):
     assert len(servers) >= 2
     process.kill()
     process.wait()
-    pippa.until(lambda: not any(server.is_running() for server in servers) and pippa.left() == [])
+    pippa.until(lambda: not any(alive(server) for server in servers) and pippa.left() == [])
     # The embedded store lived on until the trainer had saved.
     assert pippa.start("checkpoints", "verify", run_id).wait(60) == 0, pippa.output.read_text()

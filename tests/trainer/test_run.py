@@ -15,6 +15,7 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
+from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.trainer.test_uploads import wait_until
 from trainer import cli
@@ -216,7 +217,7 @@ def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer)
     trainer.engine = {}
     code, events = trainer.finish(trainer.start("--run-id", trainer.run_id))
     assert code == 0, trainer.stderr
-    assert not [child for child in engine if child.is_running()]
+    assert not [child for child in engine if alive(child)]
     # The engine, alone, saved step 12 and ended; only then the second trainer touched the folder.
     assert "Continuing from step 12." in [event.message for event in events if event.event == "phase"]
     assert trainer.steps == [5, 10, 12, 15, 20]
