@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")  # before pyplot: there is no display in a container
-
-import matplotlib.pyplot as plt
 import numpy as np
 
 from trainer.evaluation.open_loop import Trajectory
+from trainer.settings import pippa_home
+
+# Both are read when matplotlib is imported: its font cache belongs with the others, and a container has no display.
+os.environ.setdefault("MPLCONFIGDIR", str(pippa_home() / "cache" / "matplotlib"))
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import matplotlib.pyplot as plt
 
 _COLUMNS = 4
 _DPI = 110
