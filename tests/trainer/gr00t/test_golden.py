@@ -62,8 +62,8 @@ def test_the_last_digit_of_the_velocity_is_the_timestep_embeddings(
 ) -> None:
     """With upstream's own embedding of the timestep the velocity agrees within 2e-5, without any relative part.
 
-    Ours is 1.6e-5 off, and so is one computed in float64: it is upstream's ``exp``, ``sin`` and ``cos`` (torch 2.5) that
-    are a unit off in their last place, which an angle of 800 radians makes visible.
+    Ours is 1.6e-5 off, and so is one computed in float64: it is upstream's ``exp``, ``sin`` and ``cos`` (torch 2.5)
+    that are a unit off in their last place, which an angle of 800 radians makes visible.
     """
     model, want = golden_model(padding=variant[2:]), expected(golden, variant)
     encoder = model.action_head.model.timestep_encoder
