@@ -14,6 +14,7 @@ from trainer.errors import ExitCode, PippaError, StoreError, from_exit_code
 from trainer.events import ErrorEvent, Event, WarningEvent
 
 TICK_SECONDS = 0.2
+ECHO_SECONDS = 0.1
 LOG_TAIL_LINES = 15
 
 
@@ -40,11 +41,15 @@ class Outcome:
 class Interrupts:
     """Ctrl-C while a training runs, as a context manager: counted, so that it never lands in the middle of a call.
 
+    Two within ``ECHO_SECONDS`` count as one: `uv run` passes on what a whole process group was sent already, and who
+    asks once must not get the end that is for asking twice.
+
     In any thread but the main one Python delivers no signals; there the count stays 0.
     """
 
     def __init__(self) -> None:
         self.count = 0
+        self._last = float("-inf")
         self._main = threading.current_thread() is threading.main_thread()
         self._before: object = None
 
@@ -58,7 +63,10 @@ class Interrupts:
             signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
-        self.count += 1
+        now = time.monotonic()
+        if now - self._last > ECHO_SECONDS:
+            self.count += 1
+        self._last = now
 
 
 def follow(training: Training, observe: Callable[[Event], None], grace: float) -> Outcome:
