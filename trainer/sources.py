@@ -66,8 +66,8 @@ def dataset(
         require_valid(folder, data_config, name)
         return _push(store, folder, "dataset", store_name or _plain(folder.name), {"folder": str(folder)}, log)
     if name == SYNTHETIC:
-        return _generated(store, "dataset", name, "trainer.data.synthetic", "make_synthetic", work, log)
-    if ref := _stored(store, "dataset", name):
+        return _generated(store, "dataset", name, work, log)
+    if ref := find(store, "dataset", name):
         return ref
     if not (match := _HUB_ID.fullmatch(name)):
         raise _unknown(store, "dataset", name)
@@ -92,8 +92,8 @@ def base_model(
             origin = {"folder": str(folder), **origin}
             return _push(store, whole, "model", store_name or _plain(folder.name), origin, log)
     if name == TINY:
-        return _generated(store, "model", name, "trainer.gr00t.tiny", "make_tiny_base_model", work, log)
-    if ref := _stored(store, "model", name):
+        return _generated(store, "model", name, work, log)
+    if ref := find(store, "model", name):
         return ref
     if not (match := _HUB_ID.fullmatch(name)):
         raise _unknown(store, "model", name)
@@ -169,7 +169,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip(".-_") or "folder"
 
 
-def _stored(store: ObjectStore, kind: Kind, name: str) -> SnapshotRef | None:
+def find(store: ObjectStore, kind: Kind, name: str) -> SnapshotRef | None:
+    """The snapshot that ``name`` means when the store has it already; None for a folder and for what must be brought.
+
+    Something generated counts only when this version's generator made it. Imports nothing heavy, so that whoever only
+    orchestrates can ask.
+    """
+    if is_folder(name):
+        return None
+    if name == _GENERATED[kind][0]:
+        return _made(store, kind, name)
     if (match := _STORED.fullmatch(name)) or (match := _HUB_ID.fullmatch(name)):
         plain, digest = match[1], match[2]
     else:
@@ -192,7 +201,7 @@ def _unknown(store: ObjectStore, kind: Kind, name: str) -> UsageError:
             f"It comes with Isaac-GR00T, in its demo_data folder: `pippa data push PATH --name {DEMO}`, "
             f"or train on the folder itself: --dataset-path ./PATH",
         )
-    known = sorted({info.ref.name for info in snapshots.list_snapshots(store, kind)} | {_GENERATED[kind]})
+    known = sorted({info.ref.name for info in snapshots.list_snapshots(store, kind)} | {_GENERATED[kind][0]})
     near = difflib.get_close_matches(name.partition("@")[0], known, n=1, cutoff=0.5)
     push = "pippa data push PATH --name NAME" if kind == "dataset" else "trainer prepare base-model PATH"
     return UsageError(
@@ -202,20 +211,35 @@ def _unknown(store: ObjectStore, kind: Kind, name: str) -> UsageError:
     )
 
 
-_GENERATED: dict[Kind, str] = {"dataset": SYNTHETIC, "model": TINY}
+_GENERATED: dict[Kind, tuple[str, str, str]] = {
+    "dataset": (SYNTHETIC, "trainer.data.synthetic", "make_synthetic"),
+    "model": (TINY, "trainer.gr00t.tiny", "make_tiny_base_model"),
+}
+"""What can be generated: its name, and the module and function that make it."""
 
 
-def _generated(
-    store: ObjectStore, kind: Kind, name: str, module: str, function: str, work: Path, log: Log
-) -> SnapshotRef:
-    """Generate ``name`` unless the store has what this version of the generator makes."""
+def _made(store: ObjectStore, kind: Kind, name: str) -> SnapshotRef | None:
+    """What this version of the generator made, when the store has it."""
+    ref = snapshots.latest(store, kind, name)
+    if ref and read_manifest(store, ref).origin.get("generator_sha256") == _generator_sha256(kind):
+        return ref
+    return None
+
+
+def _generator_sha256(kind: Kind) -> str:
+    module = _GENERATED[kind][1]
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
         raise PippaError(f"{module} is missing.", "Install pippa with its `trainer` dependencies: `uv sync`.")
-    source = hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
-    ref = snapshots.latest(store, kind, name)
-    if ref and read_manifest(store, ref).origin.get("generator_sha256") == source:
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+def _generated(store: ObjectStore, kind: Kind, name: str, work: Path, log: Log) -> SnapshotRef:
+    """Generate ``name`` unless the store has what this version of the generator makes."""
+    if ref := _made(store, kind, name):
         return ref
+    _, module, function = _GENERATED[kind]
+    source = _generator_sha256(kind)
     log(f"Making {name}.")
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="make-") as temporary:

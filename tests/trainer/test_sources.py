@@ -141,3 +141,17 @@ def test_without_network_the_way_round_is_told(store, monkeypatch, tmp_path):
         sources.dataset(store, "owner/table", tmp_path)
     assert "Connection refused" in error.value.message
     assert "hf download owner/table" in error.value.hint and "pippa data push" in error.value.hint
+
+
+def test_what_the_store_has_is_found_without_bringing_it(store, model, tmp_path):
+    assert sources.find(store, "model", str(model)) is None  # a folder may have changed
+    ref = sources.base_model(store, str(model), tmp_path, store_name="found-model")
+    assert sources.find(store, "model", "found-model") == ref == sources.find(store, "model", str(ref))
+    assert sources.find(store, "dataset", "found-model") is None and sources.find(store, "model", "../x") is None
+
+
+def test_something_generated_counts_only_when_this_version_made_it(store, tmp_path, monkeypatch):
+    ref = sources.dataset(store, sources.SYNTHETIC, tmp_path)
+    assert sources.find(store, "dataset", sources.SYNTHETIC) == ref
+    monkeypatch.setattr(sources, "_generator_sha256", lambda _: "0" * 64)
+    assert sources.find(store, "dataset", sources.SYNTHETIC) is None
