@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from uuid import UUID
 
@@ -23,11 +24,31 @@ from trainer.events import (
     Event,
     PhaseEvent,
     ProgressEvent,
+    SnapshotEvent,
     WarningEvent,
 )
 from trainer.spec import RunSpec
 
 UPDATE_SECONDS = 5.0
+
+Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+def log_event(log: Logger, event: Event) -> None:
+    """One line of Prefect's log for an event that is no picture."""
+    match event:
+        case PhaseEvent():
+            log.info("%s: %s", event.phase, event.message)
+        case EvaluationEvent():
+            log.info("Evaluation of step %d: %s", event.step, event.metrics)
+        case WarningEvent():
+            log.warning("%s %s", event.message, event.hint)
+        case ErrorEvent():
+            log.error("%s %s", event.message, event.hint)
+        case SnapshotEvent():
+            log.info("In the store: %s", event.ref)
+        case DoneEvent():
+            log.info("%s", event.message)
 
 
 class Artifacts:
@@ -64,18 +85,10 @@ class Artifacts:
         match event:
             case ProgressEvent():
                 self._step(event)
-            case PhaseEvent():
-                self._log.info("%s: %s", event.phase, event.message)
             case CheckpointEvent():
                 self._checkpoint(event)
-            case EvaluationEvent():
-                self._log.info("Evaluation of step %d: %s", event.step, event.metrics)
-            case WarningEvent():
-                self._log.warning("%s %s", event.message, event.hint)
-            case ErrorEvent():
-                self._log.error("%s %s", event.message, event.hint)
-            case DoneEvent():
-                self._log.info("%s", event.message)
+            case _:
+                log_event(self._log, event)
 
     def _step(self, event: ProgressEvent) -> None:
         percent = 100 * event.step / max(event.of, 1)

@@ -47,8 +47,8 @@ class _Part(threading.Thread):
 def started(home: Path, config: FinetuneConfig | None, console: Console) -> Iterator[ObjectStore]:
     """Object store and Prefect, ready, and named in ``os.environ`` for the flow and its children.
 
-    ``config`` says which dataset and base model to bring into the store meanwhile; None brings none. Embedded servers
-    end with the context, unless another pippa uses them. Raises the first ``PippaError`` of any part.
+    ``config`` says which dataset and base model to bring into the store meanwhile; None leaves that to the flow.
+    Embedded servers end with the context, unless another pippa uses them. Raises the first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
     keep_bytecode(home)

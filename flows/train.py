@@ -14,16 +14,17 @@ from typing import Any
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task
 from pydantic import ValidationError
 
-from flows.artifacts import Artifacts
+from flows.artifacts import Artifacts, log_event
 from flows.follow import can_heal, failure, follow
-from flows.launch import LauncherName, get_launcher
+from flows.launch import LauncherName, get_launcher, training_job
 from flows.report import build_report, to_markdown
 from flows.settings import stop_grace
-from trainer import sources
+from flows.sources import bring
 from trainer.argv import Provenance, flag
 from trainer.config import FinetuneConfig
 from trainer.errors import UsageError
@@ -61,7 +62,7 @@ def train(
     try:
         store = ObjectStore(StoreSettings.from_environ())
         store.ensure_bucket()
-        spec = _spec(store, preset, overrides or {}, run_id)
+        spec = _spec(store, preset, overrides or {}, launcher, run_id)
         interrupted = run_training(spec.run_id, launcher)
     except KeyboardInterrupt:
         return Cancelled(message="Stopped by Ctrl-C.")
@@ -88,7 +89,9 @@ def resolve(preset_name: str, overrides: dict[str, Any]) -> tuple[Preset, Finetu
     return preset, config, provenance
 
 
-def _spec(store: ObjectStore, preset_name: str, overrides: dict[str, Any], run_id: str | None) -> RunSpec:
+def _spec(
+    store: ObjectStore, preset_name: str, overrides: dict[str, Any], launcher: LauncherName, run_id: str | None
+) -> RunSpec:
     """The stored spec of ``run_id``, or a new one with everything it needs in the store."""
     if run_id is not None and runs.read_file(store, run_id, "spec.json") is not None:
         known = runs.read_spec(store, run_id)
@@ -99,30 +102,41 @@ def _spec(store: ObjectStore, preset_name: str, overrides: dict[str, Any], run_i
             )
         return known
     preset, config, provenance = resolve(preset_name, overrides)
-    observe = OBSERVER.get()
-    if observe:
-        observe(PhaseEvent(phase="prepare", message="Looking for dataset and base model in the store."))
-    base_model = ensure_base_model(config.base_model_path)
-    datasets = [ensure_dataset(name, config.data_config) for name in config.dataset_path]
-    spec = new_spec(
-        preset, config, provenance, datasets, base_model, engine_from(), run_id=run_id or new_run_id(preset.name)
+    observe, engine, run_id = _observe(), engine_from(), run_id or new_run_id(preset.name)
+    image = get_launcher(launcher, pippa_home()).image(
+        engine, lambda line: observe(PhaseEvent(phase="prepare", message=line))
     )
+    observe(PhaseEvent(phase="prepare", message="Looking for dataset and base model in the store."))
+    # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
+    datasets = [ensure_dataset(name, config.data_config, launcher, run_id) for name in config.dataset_path]
+    base_model = ensure_base_model(config.base_model_path, launcher, run_id)
+    spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=run_id, image=image)
     runs.write_spec(store, spec)
     return spec
 
 
 @task(name="dataset", task_run_name="dataset {name}", persist_result=False, cache_policy=NO_CACHE)
-def ensure_dataset(name: str, data_config: str) -> SnapshotRef:
-    """The snapshot of a dataset, made or pushed into the store unless it is there."""
-    store = ObjectStore(StoreSettings.from_environ())
-    return sources.dataset(store, name, pippa_home() / "tmp", data_config=data_config)
+def ensure_dataset(name: str, data_config: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
+    """The snapshot of a dataset, made or pushed into the store for ``run_id`` unless it is there."""
+    return bring("dataset", name, launcher, run_id, data_config=data_config, observe=_observe())
 
 
 @task(name="base model", task_run_name="base model {name}", persist_result=False, cache_policy=NO_CACHE)
-def ensure_base_model(name: str) -> SnapshotRef:
-    """The snapshot of a base model, made or pushed into the store unless it is there."""
-    store = ObjectStore(StoreSettings.from_environ())
-    return sources.base_model(store, name, pippa_home() / "tmp")
+def ensure_base_model(name: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
+    """The snapshot of a base model, made or pushed into the store for ``run_id`` unless it is there."""
+    return bring("model", name, launcher, run_id, observe=_observe())
+
+
+def _observe() -> Callable[[Event], None]:
+    """What happens before a run has a spec: into Prefect's log, and to whoever started the flow here."""
+    log, observer = get_run_logger(), OBSERVER.get()
+
+    def observe(event: Event) -> None:
+        log_event(log, event)
+        if observer:
+            observer(event)
+
+    return observe
 
 
 def _retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
@@ -145,14 +159,17 @@ def run_training(run_id: str, launcher: LauncherName) -> bool:
     Another attempt continues from the last registered checkpoint, since the run id is the same.
     """
     store = ObjectStore(StoreSettings.from_environ())
-    artifacts = Artifacts(runs.read_spec(store, run_id))
+    spec = runs.read_spec(store, run_id)
+    artifacts = Artifacts(spec)
     observers = [artifacts, *([observer] if (observer := OBSERVER.get()) else [])]
 
     def observe(event: Event) -> None:
         for each in observers:
             each(event)
 
-    training = get_launcher(launcher, pippa_home()).start(run_id, os.environ)
+    labels = {"flow-run-id": str(runtime.flow_run.id)} if runtime.flow_run.id else {}
+    job = training_job(run_id, spec.preset, spec.engine, labels)
+    training = get_launcher(launcher, pippa_home()).start(job, os.environ)
     outcome = follow(training, observe, stop_grace())
     if outcome.interrupted:
         return True

@@ -7,12 +7,16 @@ import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flows.embedded.s3 import object_store as embedded_object_store
 from trainer.settings import StoreSettings
 from trainer.store.client import ObjectStore
+
+if TYPE_CHECKING:
+    import docker
 
 # One thread for torch, here and in child processes: sums of several threads differ in their last bit, and the machines
 # that run tests have few cores. It is read when torch is imported, which is later.
@@ -56,6 +60,25 @@ def s3_settings(s3_server: StoreSettings) -> Iterator[StoreSettings]:
 def object_store(s3_settings: StoreSettings) -> ObjectStore:
     """The store in this test's own bucket."""
     return ObjectStore(s3_settings)
+
+
+@pytest.fixture(scope="session")
+def docker_client() -> Iterator[docker.DockerClient]:
+    """A client of the Docker engine of this machine; a test with it is also marked ``docker``.
+
+    Where no engine answers it skips, unless PIPPA_REQUIRE_DOCKER=1 says that one must.
+    """
+    import docker
+
+    try:
+        client = docker.from_env()
+        client.ping()
+    except (docker.errors.DockerException, OSError) as error:
+        if os.environ.get("PIPPA_REQUIRE_DOCKER") == "1":
+            pytest.fail(f"PIPPA_REQUIRE_DOCKER=1, and no Docker engine answers: {error}")
+        pytest.skip(f"no Docker engine answers: {error}")
+    yield client
+    client.close()
 
 
 @contextlib.contextmanager

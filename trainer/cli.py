@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.events import Emitter, ErrorEvent
+from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
 
 USAGE = """\
 usage: trainer COMMAND …
@@ -105,6 +105,7 @@ def _prepare(argv: list[str]) -> int:
     parser.add_argument("name", help="a folder (begins with / . ~), a hub id OWNER/NAME[@REVISION], or a known name")
     parser.add_argument("--name", dest="store_name", help="for a folder: its name in the store")
     parser.add_argument("--data-config", help="for a dataset: check it against this data config first")
+    parser.add_argument("--events", action="store_true", help="progress and result as events (JSON lines) on stdout")
     arguments = parser.parse_args(argv)
 
     from trainer import sources
@@ -115,8 +116,12 @@ def _prepare(argv: list[str]) -> int:
     store.ensure_bucket()
     work: Path = pippa_home() / "tmp"
 
+    emit = Emitter()
+
     def log(line: str) -> None:
         sys.stderr.write(line + "\n")
+        if arguments.events:
+            emit(PhaseEvent(phase="prepare", message=line))
 
     if arguments.kind == "dataset":
         ref = sources.dataset(
@@ -124,7 +129,10 @@ def _prepare(argv: list[str]) -> int:
         )
     else:
         ref = sources.base_model(store, arguments.name, work, store_name=arguments.store_name, log=log)
-    sys.stdout.write(f"{ref.name}@{ref.digest}\n")
+    if arguments.events:
+        emit(SnapshotEvent(ref=ref))
+    else:
+        sys.stdout.write(f"{ref.name}@{ref.digest}\n")
     return ExitCode.DONE
 
 

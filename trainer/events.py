@@ -13,6 +13,8 @@ from typing import Annotated, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from trainer.spec import SnapshotRef
+
 
 class _Event(BaseModel):
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -76,6 +78,13 @@ class ErrorEvent(_Event):
     hint: str = ""
 
 
+class SnapshotEvent(_Event):
+    """A dataset or base model is in the store: what ``trainer prepare`` was asked for."""
+
+    event: Literal["snapshot"] = "snapshot"
+    ref: SnapshotRef
+
+
 class DoneEvent(_Event):
     """The run ended well."""
 
@@ -84,7 +93,14 @@ class DoneEvent(_Event):
 
 
 Event = Annotated[
-    PhaseEvent | ProgressEvent | CheckpointEvent | EvaluationEvent | WarningEvent | ErrorEvent | DoneEvent,
+    PhaseEvent
+    | ProgressEvent
+    | CheckpointEvent
+    | EvaluationEvent
+    | WarningEvent
+    | ErrorEvent
+    | SnapshotEvent
+    | DoneEvent,
     Field(discriminator="event"),
 ]
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Event)

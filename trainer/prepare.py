@@ -40,8 +40,12 @@ def new_spec(
     engine: Engine = "native",
     environ: Mapping[str, str] = os.environ,
     run_id: str | None = None,
+    image: str | None = None,
 ) -> RunSpec:
-    """A new run: its id (made here unless given), and everything that decides what it trains."""
+    """A new run: its id (made here unless given), and everything that decides what it trains.
+
+    ``image`` is the digest of the image it will run in, by default that of this process: ``PIPPA_IMAGE``.
+    """
     run_id = run_id or new_run_id(preset.name)
     return RunSpec(
         run_id=run_id,
@@ -53,7 +57,7 @@ def new_spec(
         base_model=base_model,
         wandb=default_wandb(preset, run_id, environ),
         git_sha=git_sha(environ),
-        image=environ.get("PIPPA_IMAGE") or None,
+        image=image or environ.get("PIPPA_IMAGE") or None,
     )
 
 

@@ -27,7 +27,7 @@ HELP = """\
 usage: pippa train PRESET [--flag …] [--dry-run] [--launcher {launchers}]
 
   --dry-run     show what would be trained and the engine's command line; touch nothing
-  --launcher    where the trainer runs (process: on this machine, with this Python)
+  --launcher    where the trainer runs: process (here, with this Python) or docker (in its image, on this engine)
 
 Every argument of the preset can be given as a flag: `pippa train PRESET --help` lists them.
 The presets are {presets}.
@@ -63,7 +63,8 @@ def carry_out(
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
-    with started(home, config, screen) as store:
+    # Whatever trains elsewhere also makes and checks its sources there: the flow sees to it.
+    with started(home, config if launcher == "process" else None, screen) as store:
         from flows.report import build_report, print_report
         from flows.terminal import Terminal
         from flows.train import OBSERVER

@@ -1,15 +1,40 @@
-"""Where a trainer runs. Each launcher starts ``trainer run --run-id ID`` and hands back the same view of it."""
+"""Where a trainer runs. Each launcher starts ``trainer …`` somewhere and hands back the same view of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.errors import UsageError
 from trainer.events import Event
+from trainer.spec import Engine
 
-LauncherName = Literal["process"]
+LauncherName = Literal["process", "docker"]
+Role = Literal["training", "prepare", "evaluate"]
+Log = Callable[[str], None]
+
+
+class Job(BaseModel):
+    """One ``trainer …`` command that is to run somewhere."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
+    """Names the job everywhere and for ever: starting a job of this name again re-attaches to the one that runs.
+
+    For a training it is the run id.
+    """
+    role: Role
+    arguments: list[str]
+    """Of ``trainer``. Never a secret: everybody on the machine can read them."""
+    engine: Engine = "native"
+    gpus: bool = False
+    """Whether it computes on the GPUs that ``PIPPA_GPUS`` allows."""
+    labels: dict[str, str] = {}
+    """Where the launcher has labels: these besides its own, such as ``run-id`` and ``preset``."""
 
 
 class Training(Protocol):
@@ -39,9 +64,32 @@ class Training(Protocol):
 class Launcher(Protocol):
     """One place to run trainers."""
 
-    def start(self, run_id: str, environ: Mapping[str, str]) -> Training:
-        """Start the trainer of ``run_id``, whose spec is in the store that ``environ`` names."""
+    def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
+        """What identifies the image that jobs of ``engine`` run in, brought here if need be; None without images."""
         ...
+
+    def start(self, job: Job, environ: Mapping[str, str]) -> Training:
+        """Start ``job``, or re-attach to it. ``environ`` names the store and everything else the trainer reads."""
+        ...
+
+
+def training_job(run_id: str, preset: str, engine: Engine = "native", labels: Mapping[str, str] | None = None) -> Job:
+    """The job that carries out the run whose spec is in the store."""
+    return Job(
+        name=run_id,
+        role="training",
+        arguments=["run", "--run-id", run_id],
+        engine=engine,
+        gpus=True,
+        labels={"run-id": run_id, "preset": preset, **(labels or {})},
+    )
+
+
+def log_file(home: Path, job: Job) -> Path:
+    """Where the words of ``job`` for people are kept; its folder exists afterwards."""
+    file = home / "runs" / job.name / "trainer.log" if job.role == "training" else home / "logs" / f"{job.name}.log"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
 
 
 def get_launcher(name: str, home: Path) -> Launcher:
@@ -50,6 +98,10 @@ def get_launcher(name: str, home: Path) -> Launcher:
         from flows.launch.process import ProcessLauncher
 
         return ProcessLauncher(home)
+    if name == "docker":
+        from flows.launch.docker import DockerLauncher
+
+        return DockerLauncher(home)
     raise UsageError(
         f"There is no launcher called {name!r}.", f"The launchers are {', '.join(get_args(LauncherName))}."
     )

@@ -14,30 +14,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.embedded.service import held
+from flows.launch import Job, Log, log_file
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
 from trainer.parent import child_environment
+from trainer.spec import Engine
 
 KILL_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
 
 
 class ProcessLauncher:
-    """Starts ``python -m trainer.cli run --run-id ID``; its stderr goes to ``<home>/runs/<run id>/trainer.log``."""
+    """Starts ``python -m trainer.cli …``; its stderr goes to a file under ``home``."""
 
-    def __init__(self, home: Path, command: Sequence[str] = (sys.executable, "-m", "trainer.cli", "run")) -> None:
+    def __init__(self, home: Path, command: Sequence[str] = (sys.executable, "-m", "trainer.cli")) -> None:
         self._home = home
         self._command = list(command)
 
-    def start(self, run_id: str, environ: Mapping[str, str]) -> TrainerProcess:
+    def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:  # noqa: ARG002
+        """None: a process runs in no image of its own."""
+        return None
+
+    def start(self, job: Job, environ: Mapping[str, str]) -> TrainerProcess:
         """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
 
         It ends by itself when pippa is killed: ``trainer.parent`` watches for that. An embedded store outlives pippa
-        until then.
+        until then. So there is never one to re-attach to.
         """
-        log = self._home / "runs" / run_id / "trainer.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
-        command = [*self._command, "--run-id", run_id]
+        log = log_file(self._home, job)
+        command = [*self._command, *job.arguments]
         with log.open("wb") as errors, held(self._home, "s3") as descriptors:
             try:
                 process = subprocess.Popen(

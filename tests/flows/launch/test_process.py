@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from flows.follow import Outcome, TrainerLostError, can_heal, failure, follow
-from flows.launch import get_launcher, process
+from flows.launch import get_launcher, process, training_job
 from flows.launch.process import ProcessLauncher, TrainerProcess
 from trainer.errors import DatasetError, OutOfMemoryError, PippaError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
 TRAINER = Path(__file__).parents[2] / "support" / "fake_trainer.py"
+JOB = training_job("smoke-20260101-000000-abcd", "smoke")
 PROGRESS = {"event": "progress", "step": 1, "of": 2, "loss": 0.5}
 CHECKPOINT = {"event": "checkpoint", "step": 1, "digest": "0" * 64, "bytes_uploaded": 5, "seconds": 0.1}
 
@@ -27,7 +28,7 @@ CHECKPOINT = {"event": "checkpoint", "step": 1, "digest": "0" * 64, "bytes_uploa
 def start(tmp_path) -> Callable[..., TrainerProcess]:
     def start(**options: object) -> TrainerProcess:
         launcher = ProcessLauncher(tmp_path, [sys.executable, str(TRAINER)])
-        return launcher.start("smoke-20260101-000000-abcd", {**os.environ, "FAKE_TRAINER": json.dumps(options)})
+        return launcher.start(JOB, {**os.environ, "FAKE_TRAINER": json.dumps(options)})
 
     return start
 
@@ -154,7 +155,7 @@ def test_an_unknown_launcher_is_named(tmp_path):
 
 def test_a_command_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(PippaError, match="Can't start"):
-        ProcessLauncher(tmp_path, [str(tmp_path / "missing")]).start("smoke-20260101-000000-abcd", {})
+        ProcessLauncher(tmp_path, [str(tmp_path / "missing")]).start(JOB, {})
 
 
 def gone(pid: int) -> bool:
