@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from flows import stack as compose_stack
 from flows.embedded.prefect import given_api, prefect_api, prefect_service
 from flows.embedded.s3 import s3_service, store_settings
 from flows.embedded.service import SharedService
@@ -52,6 +53,7 @@ def started(home: Path, config: FinetuneConfig | None, console: Console) -> Iter
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
     keep_bytecode(home)
+    compose_stack.adopt(home)
     os.environ.update(prefect_environment(home))
     with ExitStack() as stack:
         s3 = None if os.environ.get("PIPPA_S3_ENDPOINT") else _begun(stack, s3_service(home))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
@@ -71,9 +72,12 @@ def engine_from(environ: Mapping[str, str] = os.environ) -> Engine:
 
 
 def git_sha(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The commit of pippa: ``PIPPA_GIT_SHA``, as images have it, else that of the checkout this file lies in."""
+    """The commit of pippa: ``PIPPA_GIT_SHA``, else what its image was built from, else this file's checkout's."""
     if sha := environ.get("PIPPA_GIT_SHA"):
         return sha
+    built_from = Path(sys.prefix) / "pippa-revision"  # docker/git-revision
+    if built_from.is_file():
+        return built_from.read_text().strip() or None
     here = Path(__file__).parent
     try:
         # --show-prefix is `trainer/` only where pippa itself is the checkout, not where it is installed inside one.
