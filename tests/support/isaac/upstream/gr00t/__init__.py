@@ -1,0 +1,1 @@
+"""Stands in for Isaac-GR00T: the package its scripts import from."""
