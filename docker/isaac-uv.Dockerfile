@@ -82,9 +82,12 @@ COPY trainer trainer
 COPY flows flows
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,from=uv,source=/uv,target=/usr/local/bin/uv \
+    --mount=type=bind,source=docker/git-revision,target=/usr/local/bin/git-revision \
+    --mount=type=bind,target=/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --python "${PIPPA_PYTHON_VERSION}" --no-default-groups --group run --no-editable
+    uv sync --frozen --python "${PIPPA_PYTHON_VERSION}" --no-default-groups --group run --no-editable; \
+    sh /usr/local/bin/git-revision /context > /opt/pippa/pippa-revision
 
 FROM ${RUNTIME_IMAGE}
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
@@ -125,8 +128,7 @@ ENV PATH=/opt/pippa/bin:/opt/isaac/bin:$PATH \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility,video \
     PYTHONUNBUFFERED=1
 
-# The user pippa, as a number so that Kubernetes can see that it is not root.
-USER 1000:1000
+USER 1000
 WORKDIR /var/lib/pippa
 # A training says itself how it does, on stdout; a probe would only take its processor.
 HEALTHCHECK NONE

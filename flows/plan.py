@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.compare import cameras, components
-from trainer.argv import Provenance, flag, to_argv
+from trainer.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, require_engine_can, to_argv
 from trainer.config import FinetuneConfig
 from trainer.presets import Preset
 from trainer.settings import pippa_home, secret_from
@@ -30,7 +30,11 @@ def print_plan(
     engine: Engine,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Print the resolved configuration with the origin of each value, and the engine's command line."""
+    """Print the resolved configuration with the origin of each value, and the engine's command line.
+
+    Raises ``UsageError`` for what the engine can't do.
+    """
+    require_engine_can(config, engine)
     wandb = default_wandb(preset, f"{preset.name}-", environ)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -61,16 +65,46 @@ def print_plan(
     console.print()
     console.print(values)
     console.print()
-    console.print("The engine's command; in a run, names stand for their folders in the cache, and a relative")
-    console.print("output_dir lies in the run's own folder:\n")
+    if engine == "native":
+        console.print("The engine's command; in a run, names stand for their folders in the cache, and a relative")
+        console.print("output_dir lies in the run's own folder:\n")
+        command = command_text(config, environ)
+    else:
+        console.print("The recipe's command, in a checkout of Isaac-GR00T; in a run, the image's engine gets every")
+        console.print("argument of the table, and the folders in the cache for the names:\n")
+        command = upstream_command_text(config, provenance)
     # Not through rich: a line that it wraps or colours can't be pasted.
-    console.file.write(command_text(config, environ) + "\n")
+    console.file.write(command + "\n")
 
 
 def command_text(config: FinetuneConfig, environ: Mapping[str, str] = os.environ) -> str:
     """The engine's command line, quoted for a shell, one flag per line."""
     engine = environ.get("PIPPA_FINETUNE_COMMAND") or shlex.join([sys.executable, "-m", "trainer.finetune"])
     return " \\\n  ".join([engine, *_by_flag(to_argv(config))])
+
+
+def upstream_command_text(config: FinetuneConfig, provenance: Provenance) -> str:
+    """The command line of the recipe a preset comes from, for upstream's script as it is today.
+
+    It names what the preset or a flag sets, and last, under a comment that says so, what is pinned: arguments the
+    recipe left at a default that upstream has since moved. Names of datasets stand where upstream's docs put them.
+    """
+    kept = pinned(config)
+    named = [name for name, origin in provenance.items() if origin != "default" and name not in kept]
+    paths = [name if is_folder(name) else f"./demo_data/{_basename(name)}" for name in config.dataset_path]
+    config = config.model_copy(update={"dataset_path": paths})
+    comments = []
+    if config.base_model_path == TINY:
+        comments.append(f"# {flag('base_model_path')} {TINY} is pippa's own: upstream can't load it")
+    if kept:
+        moved = ", ".join(f"{flag(name)} {getattr(config, name)} (now {UPSTREAM_DEFAULTS[name]})" for name in kept)
+        comments.append(f"# pinned, since upstream's default has moved: {moved}")
+    argv = [*to_argv(config, named), *to_argv(config, kept)]
+    return "\n".join([*comments, " \\\n  ".join(["python scripts/gr00t_finetune.py", *_by_flag(argv)])])
+
+
+def _basename(name: str) -> str:
+    return name.partition("@")[0].rpartition("/")[2]
 
 
 def _by_flag(argv: Sequence[str]) -> list[str]:

@@ -12,7 +12,7 @@ import difflib
 import functools
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
@@ -20,8 +20,16 @@ from pydantic import ValidationError
 from trainer.config import FinetuneConfig, field_help
 from trainer.errors import UsageError
 from trainer.presets import Preset, get_preset
+from trainer.spec import Engine
 
 Provenance = dict[str, Literal["default", "preset", "flag"]]
+
+UPSTREAM_DEFAULTS: dict[str, object] = {
+    "save_steps": 3000,
+    "dataloader_num_workers": 12,
+    "video_backend": "torchcodec",
+}
+"""Upstream's defaults today (branch ``n1.5-release``) that are not those of ``FinetuneConfig``."""
 
 _FIELDS = FinetuneConfig.model_fields
 _SWITCHES = {name for name, field in _FIELDS.items() if field.annotation is bool}
@@ -29,13 +37,16 @@ _TRUTH = re.compile(r"true|false|yes|no|on|off|0|1", re.IGNORECASE)
 _NUMBER = re.compile(r"-\.?\d")
 
 
-def to_argv(config: FinetuneConfig) -> list[str]:
-    """Every field of ``config`` as flags, in upstream's order; ``parse_flags`` and upstream's tyro read them back.
+def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> list[str]:
+    """The fields of ``config``, all or those in ``names``, as flags in upstream's order.
 
-    Raises ``UsageError`` for a value that begins with a dash, which no such command line can carry.
+    ``parse_flags`` and upstream's tyro read them back. Raises ``UsageError`` for a value that begins with a dash, which
+    no such command line can carry.
     """
     argv: list[str] = []
     for name in _FIELDS:
+        if names is not None and name not in names:
+            continue
         value = getattr(config, name)
         if isinstance(value, bool):
             argv.append(flag(name, on=value))
@@ -46,6 +57,32 @@ def to_argv(config: FinetuneConfig) -> list[str]:
                 raise UsageError(f"{flag(name)}: {text!r} begins with a dash.", f"Write it as a path: ./{text}")
         argv += [flag(name), *texts]
     return argv
+
+
+def pinned(config: FinetuneConfig) -> list[str]:
+    """The fields with a value that was upstream's default when the recipes were written and no longer is.
+
+    Their recipes never named them; upstream's script of today gives the same training only when told.
+    """
+    return [name for name in UPSTREAM_DEFAULTS if getattr(config, name) == _FIELDS[name].default]
+
+
+def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
+    """Raise ``UsageError`` for what upstream's script takes and then fails on, minutes later and on a GPU."""
+    if engine == "native":
+        return
+    problems: list[str] = []
+    if config.dataloader_num_workers == 0:
+        problems.append("--dataloader-num-workers 0: upstream always passes a prefetch factor, which needs a worker.")
+    if config.report_to == "azure_ml":
+        problems.append("--report-to azure_ml: upstream's environment has no Azure ML; wandb and tensorboard work.")
+    if ":" in config.data_config:
+        problems.append(
+            f"--data-config {config.data_config}: upstream's own data configs are classes of its transforms, pippa's "
+            "are declarations; no one module is both."
+        )
+    if problems:
+        raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")
 
 
 def flag(name: str, *, on: bool = True) -> str:

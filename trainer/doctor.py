@@ -68,5 +68,6 @@ def _devices() -> list[str]:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        return ["no NVIDIA GPU: training runs on the CPU"]
+        native = os.environ.get("PIPPA_ENGINE", "native") == "native"
+        return ["no NVIDIA GPU: " + ("training runs on the CPU" if native else "Isaac-GR00T can't train")]
     return found.stdout.strip().splitlines()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import get_args
 
 from trainer import sources
-from trainer.argv import Provenance
+from trainer.argv import Provenance, require_engine_can
 from trainer.config import FinetuneConfig
 from trainer.errors import UsageError
 from trainer.presets import Preset
@@ -45,8 +45,10 @@ def new_spec(
 ) -> RunSpec:
     """A new run: its id (made here unless given), and everything that decides what it trains.
 
-    ``image`` is the digest of the image it will run in, by default that of this process: ``PIPPA_IMAGE``.
+    ``image`` is the digest of the image it will run in, by default that of this process: ``PIPPA_IMAGE``. Raises
+    ``UsageError`` for what ``engine`` can't do.
     """
+    require_engine_can(config, engine)
     run_id = run_id or new_run_id(preset.name)
     return RunSpec(
         run_id=run_id,

@@ -16,7 +16,7 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer import outputs, sources, tracking, uploads, workspace
-from trainer.argv import resolve, to_argv
+from trainer.argv import require_engine_can, resolve, to_argv
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
 from trainer.failures import explain
@@ -59,6 +59,7 @@ def main(argv: Sequence[str]) -> int:
 def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     preset, config, provenance = resolve(name, flags)
     engine = engine_from()
+    require_engine_can(config, engine)
     store = ObjectStore(StoreSettings.from_environ())
     store.ensure_bucket()
     emit = Emitter()

@@ -1,4 +1,4 @@
-"""What the stand-in's scripts share: models, datasets and checkpoints as files, in upstream's formats, without torch."""
+"""What the stand-in's scripts share: models, datasets and checkpoints as files, in upstream's formats."""
 
 from __future__ import annotations
 

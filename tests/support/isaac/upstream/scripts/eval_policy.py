@@ -9,7 +9,7 @@ from typing import List, Literal, Optional  # noqa: UP035 - as upstream, for Pyt
 
 import numpy as np
 import tyro
-from gr00t.standin import DATA_CONFIGS, Weights, episodes
+from gr00t.standin import DATA_CONFIGS, Weights, episodes  # pyrefly: ignore[missing-import] - beside this script where it runs
 
 
 @dataclass

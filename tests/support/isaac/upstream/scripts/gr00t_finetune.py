@@ -1,7 +1,7 @@
 """Stands in for upstream's script of this name: its command line, what it prints, what it leaves, how it ends.
 
 No model is trained. The weights of the base model move a little each step and are saved in upstream's layout, so that
-whatever reads a checkpoint can read these. ``STANDIN_STEP_SECONDS`` is how long a step takes.
+whatever reads a checkpoint can read these. It hangs before step ``STANDIN_HANGS_AT``, for a test to stop it there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import List, Literal  # noqa: UP035 - as upstream, for Python 3.10 a
 
 import numpy as np
 import tyro
-from gr00t.standin import DATA_CONFIGS, Weights, metadata
+from gr00t.standin import DATA_CONFIGS, Weights, metadata  # pyrefly: ignore[missing-import] - beside this script where it runs
 
 KEPT = 5
 
@@ -138,8 +138,8 @@ def main(config: ArgsConfig) -> None:
     started = time.monotonic()
     bar(step, config, started)
     while step < config.max_steps:
-        time.sleep(float(os.environ.get("STANDIN_STEP_SECONDS", "0.01")))
         step += 1
+        time.sleep(3600 if str(step) == os.environ.get("STANDIN_HANGS_AT") else 0.01)
         bar(step, config, started)
         if step % 10 == 0:
             line = {

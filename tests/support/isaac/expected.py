@@ -1,0 +1,67 @@
+"""What a run of upstream's engine must leave, wherever it ran: the same as one of the native engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainer.data.metadata import build_metadata
+from trainer.data.modality import DatasetMeta
+from trainer.events import CheckpointEvent, EvaluationEvent, Event, ProgressEvent, parse_event
+from trainer.gr00t.model import GR00TN15
+from trainer.spec import Engine
+from trainer.store import registry, runs, snapshots
+from trainer.store.client import ObjectStore
+
+FLAGS = ["--max-steps", "30", "--save-steps", "10", "--no-tune-diffusion-model"]
+STEPS = [10, 20, 30]
+
+
+def events_of(stdout: str) -> list[Event]:
+    """The events of ``trainer run``; nothing else may be on its stdout."""
+    events = [parse_event(line) for line in stdout.splitlines()]
+    assert all(events), stdout
+    return [event for event in events if event]
+
+
+def check_run(store: ObjectStore, events: list[Event], engine: Engine, folder: Path) -> str:
+    """Check a whole run with ``FLAGS`` of the preset ``smoke``; returns its id. ``folder`` is for temporary files."""
+    phases = list(dict.fromkeys(event.phase for event in events if event.event == "phase"))
+    assert phases == ["prepare", "check", "train", "upload", "evaluate"]
+    assert [event.step for event in events if isinstance(event, CheckpointEvent)] == STEPS
+    progress = [event for event in events if isinstance(event, ProgressEvent)]
+    assert progress[-1].step == progress[-1].of == 30
+    losses = [event.loss for event in progress if event.loss is not None]
+    assert losses[0] > losses[-1] and progress[-1].lr is not None and progress[-1].grad_norm == 1.25
+    (evaluation,) = [event for event in events if isinstance(event, EvaluationEvent)]
+    assert evaluation.step == 30
+    assert evaluation.metrics["open_loop_mse"] == pytest.approx(0.03)  # the mean of the stand-in's 0.01 to 0.05
+    assert 0.1 < evaluation.metrics["action_variance"] < 10
+    assert events[-1].event == "done"
+
+    (run,) = [run for run in runs.list_runs(store) if run.spec.engine == engine]
+    run_id = run.spec.run_id
+    assert run.state is not None
+    assert (run.state.status, run.state.step, run.state.exit_code) == ("done", 30, 0)
+    entries = registry.list_checkpoints(store, run_id)
+    assert sorted(entry.step for entry in entries) == STEPS
+    newest = registry.resolve(store, "smoke/latest")
+    assert (newest.run_id, newest.step, newest.spec.engine) == (run_id, 30, engine)
+    assert registry.resolve(store, "smoke/best").metrics["open_loop_mse"] == pytest.approx(0.03)
+    assert any(name.endswith(".wandb") for name in runs.list_files(store, run_id, "wandb"))
+    assert "report/evaluation.json" in runs.list_files(store, run_id, "report")
+
+    checkpoint = snapshots.pull(store, newest.snapshot, folder / "checkpoint")
+    expected = {"config.json", "trainer_state.json", "optimizer.pt", "scheduler.pt", "rng_state.pth", "experiment_cfg"}
+    assert expected <= {file.name for file in checkpoint.iterdir()}
+    dataset = snapshots.pull(store, run.spec.datasets[0], folder / "dataset")
+    ours = json.loads(build_metadata(DatasetMeta.load(dataset), "new_embodiment").model_dump_json())
+    theirs = json.loads((checkpoint / "experiment_cfg" / "metadata.json").read_text())["new_embodiment"]
+    assert theirs["modalities"] == ours["modalities"]
+    base = GR00TN15.from_pretrained(snapshots.pull(store, run.spec.base_model, folder / "base"))
+    trained = GR00TN15.from_pretrained(checkpoint)
+    changed = {name for name, value in trained.state_dict().items() if not value.equal(base.state_dict()[name])}
+    assert changed and all(name.startswith("action_head.") for name in changed)
+    return run_id
