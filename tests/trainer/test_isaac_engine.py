@@ -16,9 +16,8 @@ import tyro
 
 from flows.plan import upstream_command_text
 from tests.conftest import bucket_of_its_own
-from tests.support.isaac.expected import FLAGS, check_run, events_of
+from tests.support.isaac.expected import FLAGS, check_run, events_of, push_base_model
 from tests.trainer.test_uploads import wait_until
-from trainer import sources
 from trainer.argv import UPSTREAM_DEFAULTS, resolve, to_argv
 from trainer.config import FinetuneConfig
 from trainer.outputs import checkpoints
@@ -40,7 +39,7 @@ def bucket(s3_server) -> Iterator[StoreSettings]:
 @pytest.fixture(scope="module")
 def store(bucket, tmp_path_factory) -> ObjectStore:
     store = ObjectStore(bucket)
-    sources.base_model(store, sources.TINY, tmp_path_factory.mktemp("work"))
+    push_base_model(store, tmp_path_factory.mktemp("models"))
     return store
 
 

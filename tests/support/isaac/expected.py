@@ -11,12 +11,19 @@ from trainer.data.metadata import build_metadata
 from trainer.data.modality import DatasetMeta
 from trainer.events import CheckpointEvent, EvaluationEvent, Event, ProgressEvent, parse_event
 from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.tiny import make_tiny_base_model
 from trainer.spec import Engine
 from trainer.store import registry, runs, snapshots
 from trainer.store.client import ObjectStore
 
-FLAGS = ["--max-steps", "30", "--save-steps", "10", "--no-tune-diffusion-model"]
 STEPS = [10, 20, 30]
+BASE_MODEL = "standin-base"
+FLAGS = ["--max-steps", "30", "--save-steps", "10", "--base-model-path", BASE_MODEL]
+
+
+def push_base_model(store: ObjectStore, folder: Path) -> None:
+    """Put a real, tiny base model into the store under the name in ``FLAGS``; ``folder`` is for temporary files."""
+    snapshots.push(store, make_tiny_base_model(folder / "tiny"), "model", BASE_MODEL)
 
 
 def events_of(stdout: str) -> list[Event]:

@@ -1,0 +1,163 @@
+"""The images of upstream's engine, built from the stand-in repository, and runs in them against a real object store."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import bucket_of_its_own
+from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, push_base_model
+from tests.support.isaac.repository import BRANCH, CONDA, make_repository
+from tests.trainer.test_uploads import wait_until
+from trainer.settings import StoreSettings
+from trainer.spec import Engine
+from trainer.store import registry, runs
+from trainer.store.client import ObjectStore
+
+if TYPE_CHECKING:
+    import docker
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+BASE = "python:3.11-slim-bookworm"
+TAG = "pippa-test/{}:standin"
+
+
+def build(dockerfile: Path, context: Path, tag: str, arguments: dict[str, str], *options: str) -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("there is no docker command, which BuildKit's features need")
+    command = ["docker", "build", "--quiet", "--file", str(dockerfile), "--tag", tag, *options, str(context)]
+    for name, value in arguments.items():
+        command[2:2] = ["--build-arg", f"{name}={value}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def commit(tmp_path_factory) -> tuple[Path, str]:
+    path = tmp_path_factory.mktemp("upstream") / "Isaac-GR00T"
+    return path, make_repository(path)
+
+
+@pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda"])
+def engine(request, docker_client, commit) -> Iterator[Engine]:
+    arguments = {
+        "BUILD_IMAGE": BASE,
+        "RUNTIME_IMAGE": BASE,
+        "PYTHON_VERSION": "3.11",
+        "ENGINE_PACKAGES": "",
+        "FLASH_ATTN": "",
+        "ISAAC_REF": BRANCH,
+        "PIPPA_GIT_SHA": "0" * 40,
+    }
+    tag, conda = TAG.format(request.param), TAG.format("conda")
+    if request.param == "isaac-conda":
+        build(CONDA / "Dockerfile", CONDA, conda, {})
+        arguments["CONDA_IMAGE"] = conda
+    certificates = os.environ.get("PIPPA_CA_BUNDLE") or os.devnull
+    options = ["--build-context", f"isaac={commit[0]}", "--secret", f"id=ca,src={certificates}"]
+    build(ROOT / "docker" / f"{request.param}.Dockerfile", ROOT, tag, arguments, *options)
+    yield request.param
+    for name in (tag, conda):
+        subprocess.run(["docker", "image", "rm", "--force", name], capture_output=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def bucket(engine, s3_server) -> Iterator[StoreSettings]:
+    with bucket_of_its_own(s3_server) as settings:
+        yield settings
+
+
+@pytest.fixture(scope="module")
+def store(bucket, tmp_path_factory) -> ObjectStore:
+    store = ObjectStore(bucket)
+    push_base_model(store, tmp_path_factory.mktemp("models"))
+    return store
+
+
+class Container:
+    """One ``trainer`` command in an image, removed at the end."""
+
+    def __init__(
+        self, client: docker.DockerClient, engine: Engine, bucket: StoreSettings, *command: str, **environ: str
+    ):
+        self.container = client.containers.run(
+            TAG.format(engine),
+            ["trainer", *command],
+            environment={**bucket.to_environ(), "WANDB_MODE": "offline", **environ},
+            network_mode="host",
+            detach=True,
+        )
+
+    def __enter__(self) -> Container:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.container.remove(force=True)
+
+    def finish(self) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        code = self.container.wait(timeout=180)["StatusCode"]
+        out, err = (self.container.logs(stdout=which, stderr=not which).decode() for which in (True, False))
+        return code, out, err
+
+
+def test_a_run_in_the_image_is_like_a_native_one(docker_client, engine, bucket, store, tmp_path):
+    with Container(docker_client, engine, bucket, "run", "smoke", *FLAGS) as run:
+        code, out, err = run.finish()
+    assert code == 0, err
+    run_id = check_run(store, events_of(out), engine, tmp_path)
+    spec = runs.read_spec(store, run_id)
+    assert spec.git_sha == "0" * 40
+    assert "/opt/isaac/bin/python /opt/isaac-gr00t/scripts/gr00t_finetune.py --dataset-path /var/lib/pippa/cache" in err
+
+
+def test_a_stopped_container_leaves_a_run_that_another_continues(docker_client, engine, bucket, store):
+    with Container(docker_client, engine, bucket, "run", "smoke", *FLAGS, STANDIN_HANGS_AT="15") as run:
+        before = {entry.run_id for entry in registry.list_checkpoints(store)}
+
+        def registered() -> set[str]:
+            return {entry.run_id for entry in registry.list_checkpoints(store)} - before
+
+        wait_until(registered)
+        (run_id,) = registered()
+        run.container.stop(timeout=60)
+        assert run.finish()[0] == 143  # tini passes the signal on
+    state = runs.read_state(store, run_id)
+    assert state is not None and state.status == "stopped"
+    assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == STEPS[:1]
+
+    with Container(docker_client, engine, bucket, "run", "--run-id", run_id) as run:
+        code, out, err = run.finish()
+    assert code == 0, err
+    assert [event.step for event in events_of(out) if event.event == "checkpoint"] == STEPS[1:]
+    state = runs.read_state(store, run_id)
+    assert state is not None and state.status == "done"
+
+
+def test_the_image_is_what_it_says(docker_client, engine, commit):
+    image = docker_client.images.get(TAG.format(engine))
+    assert image.attrs["Config"]["User"] == "1000"
+    assert image.attrs["Config"]["Entrypoint"] == ["tini", "--"]
+    labels = image.labels
+    assert labels["org.opencontainers.image.revision"] == "0" * 40
+    assert labels["org.opencontainers.image.title"].endswith(engine)
+    assert labels["pippa.isaac.ref"] == BRANCH
+
+    def printed(script: str) -> str:
+        return docker_client.containers.run(image, ["sh", "-ec", script], remove=True).decode()
+
+    assert printed("cat /opt/isaac-gr00t/ISAAC_COMMIT").strip() == commit[1]
+    assert printed("ls -A /opt/isaac-gr00t | grep -cE 'demo_data|[.]git$' || true").strip() == "0"
+    assert printed("touch /var/lib/pippa/cache/x /var/lib/pippa/runs/x; id -un").strip() == "pippa"
+    assert printed("command -v torch cc gcc || true; /opt/pippa/bin/python -c 'import torch' 2>&1 || true").startswith(
+        "Traceback"
+    )
+    doctor = printed("trainer doctor")
+    assert "/opt/isaac-gr00t/scripts/gr00t_finetune.py" in doctor and "Isaac-GR00T can't train" in doctor
