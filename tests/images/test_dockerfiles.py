@@ -1,0 +1,36 @@
+"""What the Dockerfiles of upstream's engine say of themselves, and docs/engines.md of them. Needs no Docker engine."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from flows.plan import upstream_command_text
+from trainer.argv import UPSTREAM_DEFAULTS, flag, resolve
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = [ROOT / "docker" / f"{engine}.Dockerfile" for engine in ("isaac-uv", "isaac-conda")]
+PAGE = (ROOT / "docs" / "engines.md").read_text()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_every_build_argument_is_explained_with_its_default(file):
+    arguments = re.findall(r'^ARG (\w+)="?([^"\n]*)"?$', file.read_text(), flags=re.MULTILINE)
+    assert len(arguments) > 8
+    rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)`", PAGE, flags=re.MULTILINE))
+    for name, default in arguments:
+        assert rows.get(name, "") == default, name
+
+
+def test_both_take_the_same_upstream():
+    said = [re.findall(r"^ARG (ISAAC_\w+=.*)$", file.read_text(), flags=re.MULTILINE) for file in FILES]
+    assert said[0] == said[1] and len(set(said[0])) == 2  # in the stage that fetches it and in the labels
+
+
+def test_the_page_names_the_defaults_that_moved():
+    for name, value in UPSTREAM_DEFAULTS.items():
+        assert re.search(rf"`{flag(name)}` \w+ → {value}\b", PAGE), name
+    _, config, provenance = resolve("blog", [])
+    assert upstream_command_text(config, provenance).startswith("# pinned")
