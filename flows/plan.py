@@ -16,7 +16,7 @@ from trainer.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, require_en
 from trainer.config import FinetuneConfig
 from trainer.presets import Preset
 from trainer.settings import pippa_home, secret_from
-from trainer.sources import SYNTHETIC, TINY, is_folder
+from trainer.sources import describe
 from trainer.spec import Engine
 from trainer.tracking import default_wandb
 
@@ -41,9 +41,9 @@ def print_plan(
     table.add_column(overflow="fold")
     for title, value in {
         "preset": f"{preset.name}: {preset.summary}",
-        "dataset": "\n".join(describe(name, "dataset") for name in config.dataset_path),
+        "dataset": "\n".join(f"{name} ({describe('dataset', name)})" for name in config.dataset_path),
         "cameras": cameras(config),
-        "base model": describe(config.base_model_path, "base model"),
+        "base model": f"{config.base_model_path} ({describe('model', config.base_model_path)})",
         "components tuned": components(config),
         "launcher": launcher,
         "engine": engine,
@@ -115,16 +115,6 @@ def _by_flag(argv: Sequence[str]) -> list[str]:
         else:
             lines[-1] += f" {shlex.quote(token)}"
     return lines
-
-
-def describe(name: str, what: str) -> str:
-    """``name``, and where it comes from."""
-    if is_folder(name):
-        return f"{name} (this folder)"
-    if name in (SYNTHETIC, TINY):
-        return f"{name} (generated)"
-    where = "the object store, else the Hugging Face hub" if "/" in name else "the object store"
-    return f"{name} (a {what} in {where})"
 
 
 def _wandb_mode(config: FinetuneConfig, environ: Mapping[str, str]) -> str:

@@ -76,7 +76,7 @@ def prepare_job(kind: sources.Kind, name: str, owner: str, data_config: str | No
 def _bring_here(
     store: ObjectStore, kind: sources.Kind, name: str, data_config: str | None, observe: Observe
 ) -> SnapshotRef:
-    work = pippa_home() / "tmp"
+    work = sources.downloads_folder(pippa_home())
 
     def log(line: str) -> None:
         observe(PhaseEvent(phase="prepare", message=line))

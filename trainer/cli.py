@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
@@ -18,7 +17,7 @@ usage: trainer COMMAND …
 
   run PRESET [--flag …]       train, upload checkpoints while it goes on, evaluate
   run --run-id RUN            the same for a run whose spec is in the object store; continues where it stopped
-  prepare dataset NAME        bring a dataset into the object store (a folder, a hub id, synthetic.PickNPlace)
+  prepare dataset NAME        bring a dataset into the object store (hub id, git+…, s3://…, a folder, a known name)
   prepare base-model NAME     bring a base model into the object store (a folder, a hub id, tiny)
   finetune [--flag …]         the native engine alone, with the flags of Isaac-GR00T's gr00t_finetune.py
   evaluate [--flag …]         open-loop evaluation of one checkpoint
@@ -102,10 +101,11 @@ def _dispatch(argv: list[str]) -> int:
 def _prepare(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("trainer prepare", description="Bring a dataset or base model into the store.")
     parser.add_argument("kind", choices=["dataset", "base-model"])
-    parser.add_argument("name", help="a folder (begins with / . ~), a hub id OWNER/NAME[@REVISION], or a known name")
-    parser.add_argument("--name", dest="store_name", help="for a folder: its name in the store")
+    parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
+    parser.add_argument("--name", dest="store_name", help="its name in the store")
     parser.add_argument("--data-config", help="for a dataset: check it against this data config first")
     parser.add_argument("--events", action="store_true", help="progress and result as events (JSON lines) on stdout")
+    parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
     arguments = parser.parse_args(argv)
 
     from trainer import sources
@@ -114,7 +114,7 @@ def _prepare(argv: list[str]) -> int:
 
     store = ObjectStore(StoreSettings.from_environ())
     store.ensure_bucket()
-    work: Path = pippa_home() / "tmp"
+    work = sources.downloads_folder(pippa_home())
 
     emit = Emitter()
 
@@ -123,18 +123,15 @@ def _prepare(argv: list[str]) -> int:
         if arguments.events:
             emit(PhaseEvent(phase="prepare", message=line))
 
+    called, refresh = arguments.store_name, arguments.refresh
     if arguments.kind == "dataset":
+        config = arguments.data_config
         ref = sources.dataset(
-            store, arguments.name, work, data_config=arguments.data_config, store_name=arguments.store_name, log=log
+            store, arguments.name, work, data_config=config, store_name=called, refresh=refresh, log=log
         )
     else:
-        ref = sources.base_model(store, arguments.name, work, store_name=arguments.store_name, log=log)
+        ref = sources.base_model(store, arguments.name, work, store_name=called, refresh=refresh, log=log)
     if arguments.events:
         emit(SnapshotEvent(ref=ref))
     else:
         sys.stdout.write(f"{ref.name}@{ref.digest}\n")
-    return ExitCode.DONE
-
-
-if __name__ == "__main__":
-    main()

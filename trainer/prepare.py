@@ -24,7 +24,7 @@ def prepare_sources(
     store: ObjectStore, config: FinetuneConfig, home: Path | None = None, log: sources.Log = lambda _: None
 ) -> tuple[list[SnapshotRef], SnapshotRef]:
     """The snapshots of the configuration's datasets, in its order, and its base model. Raises as ``sources`` does."""
-    work = (home or pippa_home()) / "tmp"
+    work = sources.downloads_folder(home or pippa_home())
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
     datasets = [
         sources.dataset(store, name, work, data_config=config.data_config, log=log) for name in config.dataset_path

@@ -1,4 +1,4 @@
-"""A Hugging Face hub with a few repositories, as far as ``snapshot_download`` asks."""
+"""A Hugging Face hub with a few repositories, as far as its client asks to list and download one."""
 
 from __future__ import annotations
 
@@ -6,52 +6,79 @@ import contextlib
 import hashlib
 import http.server
 import json
+import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableMapping
 
 COMMIT = "c0ffee" * 6 + "c0de"
+LARGE = 512
+"""Files from this size on are git-lfs's, as the hub keeps large and binary ones."""
 
 
 @contextlib.contextmanager
-def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[tuple[str, list[str]]]:
-    """Serve ``{"models/owner/name": {path: content}}``; yields its address and the list of requests it got."""
+def hub(
+    repositories: dict[str, dict[str, bytes]],
+    *,
+    revisions: tuple[str, ...] = ("main",),
+    cut: MutableMapping[str, int] | None = None,
+) -> Iterator[tuple[str, list[str]]]:
+    """Serve ``{"models/owner/name": {path: content}}``; yields its address and the list of requests it got.
+
+    ``revisions`` all mean ``COMMIT``. ``cut`` says after how many bytes of a file the connection breaks, once.
+    A request for a part of a file has `` bytes=N-`` behind its path.
+    """
     requests: list[str] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            requests.append(self.path)
+            part = self.headers.get("Range")
+            requests.append(f"{self.path} {part}" if part else self.path)
             path = self.path.partition("?")[0].strip("/")
             for name, files in repositories.items():
                 kind, _, repo = name.partition("/")
                 if path.startswith(api := f"api/{name}"):
                     if "/tree/" in path:
-                        entries = [{"type": "file", "path": p, "size": len(c), "oid": "0"} for p, c in files.items()]
-                        return self.answer(entries)
-                    known = path in (api, f"{api}/revision/{COMMIT}", f"{api}/revision/main")
+                        return self.answer([described(each, content) for each, content in files.items()])
+                    known = path in (api, *(f"{api}/revision/{each}" for each in (COMMIT, *revisions)))
                     siblings = [{"rfilename": each} for each in files]
                     return self.answer({"id": repo, "sha": COMMIT, "siblings": siblings} if known else None)
                 prefix = f"{'' if kind == 'models' else kind + '/'}{repo}/resolve/{COMMIT}/"
                 if path.startswith(prefix) and (content := files.get(path.removeprefix(prefix))) is not None:
-                    return self.answer(content)
+                    return self.answer_file(path.removeprefix(prefix), content, part)
             return self.answer(None)
 
         do_HEAD = do_GET  # noqa: N815
 
+        def answer_file(self, path: str, content: bytes, part: str | None) -> None:
+            first = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", part or "")) else 0
+            self.send_response(206 if first else 200)
+            if first:
+                self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
+            self.send_header("ETag", f'"{etag(content)}"')
+            self.finish_headers("application/octet-stream", len(content) - first)
+            if self.command == "HEAD":
+                return
+            end = cut.pop(path, None) if cut else None
+            self.wfile.write(content[first:end])
+            if end is not None:
+                self.close_connection = True
+
         def answer(self, body: object) -> None:
-            said = {"error": "Repository not found"} if body is None else body
-            content = said if isinstance(said, bytes) else json.dumps(said).encode()
+            content = json.dumps({"error": "Repository not found"} if body is None else body).encode()
             self.send_response(404 if body is None else 200)
             if body is None:
                 self.send_header("X-Error-Code", "RepoNotFound")
-            self.send_header("X-Repo-Commit", COMMIT)
-            self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("Content-Type", "application/octet-stream" if body is content else "application/json")
-            self.end_headers()
+            self.finish_headers("application/json", len(content))
             if self.command == "GET":
                 self.wfile.write(content)
+
+        def finish_headers(self, kind: str, length: int) -> None:
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("Content-Length", str(length))
+            self.send_header("Content-Type", kind)
+            self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002
             pass
@@ -63,3 +90,22 @@ def hub(repositories: dict[str, dict[str, bytes]]) -> Iterator[tuple[str, list[s
     finally:
         server.shutdown()
         server.server_close()
+
+
+def described(path: str, content: bytes) -> dict[str, object]:
+    """An entry of a repository's listing."""
+    entry: dict[str, object] = {"type": "file", "path": path, "size": len(content), "oid": git_sha1(content)}
+    if len(content) >= LARGE:
+        pointer = b"version https://git-lfs.github.com/spec/v1\n"
+        entry |= {"oid": git_sha1(pointer), "lfs": {"oid": etag(content), "size": len(content), "pointerSize": 134}}
+    return entry
+
+
+def etag(content: bytes) -> str:
+    """The hash by which the hub names a content."""
+    return hashlib.sha256(content).hexdigest() if len(content) >= LARGE else git_sha1(content)
+
+
+def git_sha1(content: bytes) -> str:
+    """Git's name of a blob."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -54,7 +54,7 @@ def frames_at(starts: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
 
 def index_frames(path: Path) -> FrameIndex:
     """List the frames of ``path``. Raises ``DatasetError`` when it is not a readable video with timestamps."""
-    with open_video(path) as container, _named(path):
+    with open_video(path) as container, named(path):
         stream = container.streams.video[0]
         # The muxer's edit list may hide frames; the decoder drops their packets, marked to be discarded.
         packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
@@ -74,7 +74,7 @@ def index_frames(path: Path) -> FrameIndex:
 
 def decode_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Every frame of ``path`` in presentation order: its pts and uint8 RGB ``[H, W, 3]``. Raises ``DatasetError``."""
-    with open_video(path) as container, _named(path):
+    with open_video(path) as container, named(path):
         for frame in container.decode(_single_threaded(container)):
             yield _pts(frame), to_rgb(frame)
 
@@ -98,7 +98,7 @@ class VideoDecoder:
     def frame(self, position: int) -> np.ndarray:
         """Frame ``position`` as uint8 RGB ``[H, W, 3]``. Raises ``DatasetError`` when it can't be decoded."""
         target = int(self.index.pts[position])
-        with _named(self.path):
+        with named(self.path):
             at = self._current.pts if self._current is not None else None
             key, key_dts = self.index.keyframe(target)
             if at is None or target < at or key > at:
@@ -149,7 +149,7 @@ def open_video(path: Path) -> InputContainer:
     return container
 
 
-class _named:  # noqa: N801 - reads as a statement
+class named:  # noqa: N801 - reads as a statement
     """Turns FFmpeg's errors, which don't name the file, into ``DatasetError``."""
 
     def __init__(self, path: Path) -> None:

@@ -41,11 +41,12 @@ READ_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class ObjectInfo:
-    """One object of a listing. ``modified`` is the server's time."""
+    """One object of a listing. ``modified`` is the server's time, ``etag`` what it says of the content, unquoted."""
 
     key: str
     size: int
     modified: datetime
+    etag: str = ""
 
 
 class ObjectStore:
@@ -144,7 +145,13 @@ class ObjectStore:
             return None
         if found.size is None or found.last_modified is None:
             raise StoreError(f"{self.settings.endpoint} gave no size or time for {key}.", "Is it an S3 store?")
-        return ObjectInfo(key, found.size, found.last_modified)
+        return ObjectInfo(key, found.size, found.last_modified, found.etag or "")
+
+    def is_encrypted(self, key: str) -> bool:
+        """Whether the server encrypts an object with a key of its own, so that its ETag is no MD5 of the content."""
+        with self._explained("look up", key):
+            headers = self._client.stat_object(self.settings.bucket, key).metadata or {}
+        return any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
         """All objects whose key begins with ``prefix``, in the order of their keys."""
@@ -152,7 +159,7 @@ class ObjectStore:
             for found in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True):
                 # A server with folders (SeaweedFS) may list them, or files it made of itself, as keys ending in "/".
                 if found.object_name and not found.object_name.endswith("/") and found.last_modified:
-                    yield ObjectInfo(found.object_name, found.size or 0, found.last_modified)
+                    yield ObjectInfo(found.object_name, found.size or 0, found.last_modified, found.etag or "")
 
     def read_bytes(self, key: str) -> bytes | None:
         """An object's content; None when there is none. For small objects."""

@@ -1,29 +1,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import bucket_of_its_own
 from tests.support.hub import COMMIT, hub
 from trainer import sources
-from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, UsageError
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
-
-
-@pytest.fixture(scope="module")
-def store(s3_server) -> Iterator[ObjectStore]:
-    with bucket_of_its_own(s3_server) as settings:
-        yield ObjectStore(settings)
-
-
-@pytest.fixture(scope="module")
-def synthetic(tmp_path_factory) -> Path:
-    return make_synthetic(tmp_path_factory.mktemp("data") / "pick place", episodes=1)
 
 
 @pytest.fixture
@@ -92,11 +77,6 @@ def test_a_folder_without_a_model_is_refused(store, synthetic, tmp_path):
         sources.base_model(store, str(synthetic), tmp_path)
 
 
-def test_the_demo_dataset_is_asked_for(store, tmp_path):
-    with pytest.raises(UsageError, match=r"pippa data push PATH --name robot_sim\.PickNPlace"):
-        sources.dataset(store, "robot_sim.PickNPlace", tmp_path)
-
-
 def test_a_folder_named_without_a_path_is_told_how(store, model, monkeypatch, tmp_path):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -105,15 +85,10 @@ def test_a_folder_named_without_a_path_is_told_how(store, model, monkeypatch, tm
 
 
 @pytest.fixture
-def at_hub(monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+def at_hub(point_at_hub):
     files = {"config.json": b"{}", "weights/model.safetensors": b"w" * 1000, ".gitattributes": b"*"}
     with hub({"models/owner/arm": files}) as (address, requests):
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+        point_at_hub(address)
         yield requests
 
 
@@ -153,5 +128,5 @@ def test_what_the_store_has_is_found_without_bringing_it(store, model, tmp_path)
 def test_something_generated_counts_only_when_this_version_made_it(store, tmp_path, monkeypatch):
     ref = sources.dataset(store, sources.SYNTHETIC, tmp_path)
     assert sources.find(store, "dataset", sources.SYNTHETIC) == ref
-    monkeypatch.setattr(sources, "_generator_sha256", lambda _: "0" * 64)
+    monkeypatch.setattr(sources.generated, "generator_sha256", lambda _: "0" * 64)
     assert sources.find(store, "dataset", sources.SYNTHETIC) is None

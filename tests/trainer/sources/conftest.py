@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import bucket_of_its_own
+from trainer.data.synthetic import make_synthetic
+from trainer.store.client import ObjectStore
+
+
+@pytest.fixture(scope="module")
+def store(s3_server) -> Iterator[ObjectStore]:
+    with bucket_of_its_own(s3_server) as settings:
+        yield ObjectStore(settings)
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("data") / "pick place", episodes=1)
+
+
+@pytest.fixture(scope="session")
+def git_lfs() -> None:
+    """git and git-lfs, which CI must have."""
+    if missing := [tool for tool in ("git", "git-lfs") if not shutil.which(tool)]:
+        reason = f"{' and '.join(missing)} not installed: apt-get install git git-lfs"
+        if os.environ.get("CI") or os.environ.get("PIPPA_REQUIRE_DOCKER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+
+
+@pytest.fixture
+def point_at_hub(monkeypatch, tmp_path):
+    """Lets the real client ask the server at an address."""
+    from huggingface_hub import constants
+
+    def point(address: str) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+
+    return point

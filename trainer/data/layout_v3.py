@@ -1,0 +1,269 @@
+"""From LeRobot's v3 layout, many episodes in a file, to v2.1, one file per episode, which GR00T N1.5 reads.
+
+Nothing is lost: table rows are the same, and every frame decodes to the same pixels. Where an episode begins at a key
+frame, as LeRobot writes them, its video is cut out as it is encoded (``video_cut``).
+
+Upstream: ``lerobot/datasets/v30/convert_dataset_v21_to_v30.py`` does the opposite.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from trainer.data.modality import read_text
+from trainer.errors import DatasetError
+
+DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+_AGAIN = "Download the dataset again, or take its v2.1 revision where it has one (OWNER/NAME@v2.1)."
+
+
+class InfoV3(BaseModel):
+    """The fields of a v3 ``meta/info.json`` that are read; the others are kept."""
+
+    model_config = ConfigDict(extra="allow")
+
+    codebase_version: str
+    data_path: str = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    video_path: str | None = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+    chunks_size: int = Field(default=1000, ge=1)
+    fps: float = Field(gt=0)
+    features: dict[str, dict[str, Any]]
+
+    @field_validator("data_path", "video_path")
+    @classmethod
+    def _can_be_filled_in(cls, template: str | None) -> str | None:
+        try:
+            filled = (template or "").format(chunk_index=0, file_index=0, video_key="camera")
+        except (KeyError, ValueError, IndexError, AttributeError) as error:
+            raise ValueError(f"{template!r} can't be filled in ({error})") from error
+        if filled.startswith("/") or ".." in filled.split("/"):
+            raise ValueError(f"{template!r} leads out of the dataset")
+        return template
+
+    @property
+    def cameras(self) -> list[str]:
+        """The features that are videos."""
+        return [name for name, feature in self.features.items() if feature.get("dtype") == "video"]
+
+
+class VideoPart(NamedTuple):
+    """Where the video of one camera in one episode lies."""
+
+    chunk: int
+    file: int
+    start: float
+    """Seconds from the beginning of the file."""
+
+
+@dataclass(frozen=True)
+class EpisodeV3:
+    """One row of ``meta/episodes``."""
+
+    index: int
+    length: int
+    tasks: list[str]
+    data: tuple[int, int]
+    """Chunk and file."""
+    videos: dict[str, VideoPart]
+
+
+def is_v3(folder: Path) -> str | None:
+    """The version, such as ``v3.0``, when the dataset in ``folder`` has the v3 layout. Raises ``DatasetError``."""
+    try:
+        version = json.loads(read_text(folder / "meta/info.json")).get("codebase_version")
+    except (json.JSONDecodeError, AttributeError):
+        return None  # the check says what is wrong with it
+    return version if isinstance(version, str) and version.startswith("v3") else None
+
+
+def convert_to_v21(folder: Path, into: Path) -> Path:
+    """Write the v3 dataset in ``folder`` as v2.1 into the new folder ``into``; returns it.
+
+    Statistics are left out: they are computed from the data when they are missing. Raises ``DatasetError`` for the
+    first thing that is missing, damaged or contradictory.
+    """
+    info = _info(folder)
+    episodes = load_episodes_v3(folder, info)
+    tasks = load_tasks_v3(folder)
+    (into / "meta").mkdir(parents=True)
+    _convert_tables(folder, into, info, episodes)
+    for camera in info.cameras:
+        _convert_videos(folder, into, info, episodes, camera)
+    lines = [{"episode_index": each.index, "tasks": each.tasks, "length": each.length} for each in episodes]
+    _write_lines(into / "meta/episodes.jsonl", lines)
+    _write_lines(into / "meta/tasks.jsonl", [{"task_index": index, "task": task} for index, task in tasks.items()])
+    (into / "meta/info.json").write_text(json.dumps(_info_v21(info, episodes), indent=4), encoding="utf-8")
+    for name in ("meta/modality.json", "README.md"):
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, into / name)
+    return into
+
+
+def load_episodes_v3(folder: Path, info: InfoV3) -> list[EpisodeV3]:
+    """The rows of ``meta/episodes``, by index. Raises ``DatasetError``."""
+    files = sorted((folder / "meta/episodes").glob("*/*.parquet"))
+    if not files:
+        raise DatasetError(f"{folder / 'meta/episodes'}: no parquet files, as LeRobot v3 has them.", _AGAIN)
+    episodes = [episode for file in files for episode in _episodes_in(file, info)]
+    episodes.sort(key=lambda episode: episode.index)
+    indices = [episode.index for episode in episodes]
+    if twice := [one for one, following in pairwise(indices) if one == following]:
+        raise DatasetError(f"{folder / 'meta/episodes'}: episode_index {twice[0]} occurs twice.", _AGAIN)
+    return episodes
+
+
+def load_tasks_v3(folder: Path) -> dict[int, str]:
+    """Task index to instruction, from ``meta/tasks.parquet``. Raises ``DatasetError``.
+
+    LeRobot writes the table of a data frame whose index is the instruction: the column is called ``task`` or, where
+    the index has no name, ``__index_level_0__``.
+    """
+    file = folder / "meta/tasks.parquet"
+    rows = _rows(file)
+    found = {}
+    for row in rows:
+        task = next((row[name] for name in ("task", "__index_level_0__") if isinstance(row.get(name), str)), None)
+        if task is None or not isinstance(row.get("task_index"), int):
+            raise DatasetError(f"{file}: a row without task and task_index; it has {', '.join(row)}.", _AGAIN)
+        found[row["task_index"]] = task
+    return dict(sorted(found.items()))
+
+
+def _info(folder: Path) -> InfoV3:
+    file = folder / "meta/info.json"
+    try:
+        return InfoV3.model_validate_json(read_text(file))
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise DatasetError(f"{file}: {where}: {problem['msg']}.", "Correct that entry.") from error
+
+
+def _info_v21(info: InfoV3, episodes: list[EpisodeV3]) -> dict[str, Any]:
+    document = info.model_dump()
+    for name in ("data_files_size_in_mb", "video_files_size_in_mb"):
+        document.pop(name, None)
+    for feature in document["features"].values():
+        if feature.get("dtype") != "video":
+            feature.pop("fps", None)
+    return document | {
+        "codebase_version": "v2.1",
+        "data_path": DATA_PATH,
+        "video_path": VIDEO_PATH if info.cameras else None,
+        "total_episodes": len(episodes),
+        "total_frames": sum(episode.length for episode in episodes),
+        "total_chunks": max((episode.index for episode in episodes), default=-1) // info.chunks_size + 1,
+        "total_videos": len(episodes) * len(info.cameras),
+    }
+
+
+def _episodes_in(file: Path, info: InfoV3) -> Iterator[EpisodeV3]:
+    for row in _rows(file):
+        try:
+            videos = {
+                camera: VideoPart(
+                    int(row[f"videos/{camera}/chunk_index"]),
+                    int(row[f"videos/{camera}/file_index"]),
+                    float(row[f"videos/{camera}/from_timestamp"]),
+                )
+                for camera in info.cameras
+            }
+            tasks = row.get("tasks")
+            episode = EpisodeV3(
+                index=int(row["episode_index"]),
+                length=int(row["length"]),
+                tasks=[tasks] if isinstance(tasks, str) else [str(task) for task in tasks or ()],
+                data=(int(row["data/chunk_index"]), int(row["data/file_index"])),
+                videos=videos,
+            )
+        except KeyError as error:
+            raise DatasetError(f"{file}: no column {error}, which LeRobot v3 has.", _AGAIN) from None
+        except (TypeError, ValueError) as error:
+            raise DatasetError(f"{file}: a row that can't be meant ({error}).", _AGAIN) from None
+        if episode.index < 0 or episode.length < 1:
+            raise DatasetError(f"{file}: episode {episode.index} has length {episode.length}.", _AGAIN)
+        yield episode
+
+
+def _rows(file: Path) -> list[dict[str, Any]]:
+    """A metadata table, without the statistics that make it large."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        names = pq.read_schema(file).names
+        return pq.read_table(file, columns=[name for name in names if not name.startswith("stats/")]).to_pylist()
+    except FileNotFoundError:
+        raise DatasetError(f"{file}: missing.", _AGAIN) from None
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"{file}: not a readable parquet file ({error}).", _AGAIN) from error
+
+
+def _convert_tables(folder: Path, into: Path, info: InfoV3, episodes: list[EpisodeV3]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    by_file: dict[tuple[int, int], list[EpisodeV3]] = defaultdict(list)
+    for episode in episodes:
+        by_file[episode.data].append(episode)
+    for (chunk, number), members in by_file.items():
+        file = folder / info.data_path.format(chunk_index=chunk, file_index=number)
+        try:
+            table = pq.read_table(file)
+            indices = table.column("episode_index").to_numpy()
+        except FileNotFoundError:
+            raise DatasetError(f"{file}: missing.", _AGAIN) from None
+        except KeyError:
+            raise DatasetError(f"{file}: no column episode_index.", _AGAIN) from None
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"{file}: not a readable parquet file ({error}).", _AGAIN) from error
+        for episode in members:
+            rows = table.filter(pa.array(indices == episode.index))
+            if rows.num_rows != episode.length:
+                raise DatasetError(
+                    f"{file}: {rows.num_rows} rows of episode {episode.index}; meta/episodes says {episode.length}.",
+                    _AGAIN,
+                )
+            target = into / DATA_PATH.format(
+                episode_chunk=episode.index // info.chunks_size, episode_index=episode.index
+            )
+            target.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(rows.combine_chunks(), target)
+
+
+def _convert_videos(folder: Path, into: Path, info: InfoV3, episodes: list[EpisodeV3], camera: str) -> None:
+    from trainer.data.video_cut import Part, cut
+
+    if info.video_path is None:
+        raise DatasetError(f"{folder / 'meta/info.json'}: no video_path, but the camera {camera}.", _AGAIN)
+    by_file: dict[tuple[int, int], list[EpisodeV3]] = defaultdict(list)
+    for episode in episodes:
+        by_file[episode.videos[camera][:2]].append(episode)
+    for (chunk, number), members in by_file.items():
+        file = folder / info.video_path.format(chunk_index=chunk, file_index=number, video_key=camera)
+        parts = [
+            Part(
+                into
+                / VIDEO_PATH.format(
+                    episode_chunk=episode.index // info.chunks_size, video_key=camera, episode_index=episode.index
+                ),
+                episode.videos[camera].start,
+                episode.length,
+            )
+            for episode in members
+        ]
+        cut(file, parts, info.fps)
+
+
+def _write_lines(file: Path, documents: list[dict[str, Any]]) -> None:
+    file.write_text("".join(json.dumps(each, ensure_ascii=False) + "\n" for each in documents), encoding="utf-8")

@@ -1,0 +1,49 @@
+"""A base model's folder, made whole: NVIDIA's has no tokenizer."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer import base_model as base_model_folder
+from trainer.errors import UsageError
+from trainer.sources import hub
+from trainer.sources.downloads import Log, is_disk_full
+from trainer.sources.fit import linked, refuse_pointers
+
+
+@contextmanager
+def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
+    """``folder``, or a temporary one of links to its files and a tokenizer, and where the tokenizer came from.
+
+    Raises ``UsageError`` for what is no model of this architecture or not whole, ``DatasetError`` for git-lfs pointers.
+    """
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"{name} is not a model: it has no config.json.", "Name the folder or repository of one.")
+    refuse_pointers(folder, name)
+    if not base_model_folder.is_groot(folder):
+        yield folder, {}
+        return
+    base_model_folder.require_whole(folder)
+    if base_model_folder.has_tokenizer(folder):
+        yield folder, {}
+        return
+    tokenizer = base_model_folder.HUB_TOKENIZER
+    log(f"The model has no tokenizer; taking {tokenizer} from the Hugging Face hub.")
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work, prefix="model-") as temporary:
+        whole = linked(folder, Path(temporary))
+        try:
+            origin = base_model_folder.fetch_tokenizer(whole)
+        except Exception as error:  # the hub's client lets through the errors of its HTTP library
+            if is_disk_full(error):
+                raise
+            raise UsageError(
+                f"The model has no tokenizer.json, and {tokenizer} can't be had from the Hugging Face hub "
+                f"({hub.reason(error)}).",
+                f"On a machine with network: `hf download {tokenizer} --local-dir TOKENIZER`; copy its *.json (not "
+                "config.json) and merges.txt beside the model's files, then `trainer prepare base-model FOLDER`.",
+            ) from error
+        yield whole, {"tokenizer": origin}
