@@ -16,7 +16,7 @@ from trainer.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, require_en
 from trainer.config import FinetuneConfig
 from trainer.presets import Preset
 from trainer.settings import pippa_home, secret_from
-from trainer.sources import describe
+from trainer.sources import TINY, describe, is_folder
 from trainer.spec import Engine
 from trainer.tracking import default_wandb
 
