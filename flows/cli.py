@@ -42,6 +42,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints gc", "[--delete]", "what nothing refers to any more", "checkpoints:gc"),
     Command("runs list", "", "runs and how they ended", "runs:show_all"),
     Command("runs show", "RUN", "the report of a run", "runs:show"),
+    Command("runs pull", "RUN FOLDER", "a run's plots, log, events and W&B files", "runs:pull"),
+    Command("runs sync", "RUN", "upload to W&B what was recorded offline", "runs:sync"),
     Command("runs resume", "RUN", "continue a run from its last checkpoint", "runs:resume"),
 )
 _BY_WORDS = {command.words: command for command in COMMANDS}

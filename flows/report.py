@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,8 +46,8 @@ class Report(BaseModel):
     plots: list[str]
     """Files on this machine, or keys in the object store when the run was elsewhere."""
     log: str
-    offline_wandb: list[str]
-    """Folders of W&B runs that wait for ``wandb sync``."""
+    offline_wandb: bool
+    """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
     wandb_url: str | None
     warnings: list[str]
 
@@ -110,7 +109,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         ],
         plots=_plots(store, folder, run_id),
         log=str(folder / "log.txt") if (folder / "log.txt").is_file() else f"runs/{run_id}/log.txt in the object store",
-        offline_wandb=sorted(str(path) for path in (folder / "wandb").glob("offline-run-*")),
+        offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
     )
@@ -165,11 +164,12 @@ def _looks(report: Report) -> Mapping[str, str]:
     looks: dict[str, str] = {}
     if report.plots:
         looks["plots"] = "\n".join(shown(plot) for plot in report.plots)
+        if not Path(report.plots[0]).is_file():
+            looks["plots"] += f"\nin the object store; to have them here: pippa runs pull {report.run_id} FOLDER"
     if report.wandb_url:
         looks["W&B"] = report.wandb_url
     elif report.offline_wandb:
-        folders = " ".join(shlex.quote(shown(folder)) for folder in report.offline_wandb)
-        looks["W&B"] = f"recorded offline; to upload it: wandb sync {folders}"
+        looks["W&B"] = f"recorded offline; to upload it: pippa runs sync {report.run_id}"
     looks["log"] = shown(report.log)
     return looks
 

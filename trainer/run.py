@@ -288,7 +288,7 @@ class Run:
                 )
             except PippaError as error:
                 self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
-            self.record.log(f"W&B recorded offline. To upload it: {tracking.sync_command(self.folder)}")
+            self.record.log(f"W&B recorded offline. To upload it: pippa runs sync {self.spec.run_id}")
 
     def _restore_record(self) -> None:
         """On another machine than before, the events and the log go on where the store has them."""

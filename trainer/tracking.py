@@ -1,7 +1,7 @@
 """Weights & Biases: what the engine's environment says, and the native engine's bounded start of its run.
 
 W&B down, slow or misconfigured never stops a training: without a usable key, or with a server that doesn't answer, the
-run is recorded offline and kept with the run in the object store, from where ``wandb sync`` uploads it any time.
+run is recorded offline and kept with the run in the object store, from where ``pippa runs sync`` uploads it any time.
 """
 
 from __future__ import annotations
@@ -175,11 +175,6 @@ def offline_runs(folder: Path) -> list[Path]:
     return sorted((folder / "wandb").glob("offline-run-*"))
 
 
-def sync_command(folder: Path) -> str:
-    """The command that uploads what was recorded offline; it joins the parts of a resumed run."""
-    return " ".join(["wandb sync", *(str(run) for run in offline_runs(folder))])
-
-
 def _lineage(spec: RunSpec) -> dict[str, object]:
     return {
         "run_id": spec.run_id,
@@ -195,7 +190,7 @@ def _lineage(spec: RunSpec) -> dict[str, object]:
 def _offline(reason: str) -> WarningEvent:
     return WarningEvent(
         message=f"{reason.rstrip('.')}: this run is recorded offline.",
-        hint="Its files are kept with the run; `wandb sync` uploads them later. WANDB_API_KEY reports live.",
+        hint="Its files are kept with the run; `pippa runs sync RUN` uploads them later. WANDB_API_KEY reports live.",
     )
 
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import columns, console, nothing_stored, opened_store
 from flows.terminal import duration
-from trainer.errors import ExitCode, UsageError
+from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.settings import secret_from
 from trainer.store.client import ObjectStore
 
 ALIVE = timedelta(seconds=60)
@@ -71,6 +77,47 @@ def show(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
+def pull(argv: Sequence[str]) -> int:
+    """``pippa runs pull RUN FOLDER``"""
+    parser = Parser("pippa runs pull", description="Copy what a run left in the object store, but for checkpoints.")
+    parser.add_argument("run", help="run id, as `pippa runs` lists them")
+    parser.add_argument("folder", type=Path, help="where to; must not exist yet")
+    arguments = parser.parse_args(argv)
+    folder = arguments.folder.expanduser()
+    if folder.exists():
+        raise UsageError(f"{folder} exists already.", "Name a folder that does not.")
+    with opened_store() as store:
+        from trainer.store import runs
+
+        runs.read_spec(store, arguments.run)
+        written = runs.download_folder(store, arguments.run, "", folder)
+    console().print(f"[green]✓[/] {len(written)} files are in {escape(str(folder))}", soft_wrap=True)
+    return ExitCode.DONE
+
+
+def sync(argv: Sequence[str]) -> int:
+    """``pippa runs sync RUN``"""
+    parser = Parser("pippa runs sync", description="Upload to W&B what a run recorded offline.")
+    parser.add_argument("run", help="run id, as `pippa runs` lists them")
+    arguments = parser.parse_args(argv)
+    with opened_store() as store, tempfile.TemporaryDirectory() as temporary:
+        from trainer.store import runs
+
+        runs.read_spec(store, arguments.run)
+        folder = Path(temporary) / "wandb"
+        runs.download_folder(store, arguments.run, "wandb", folder)
+        # In the order they were recorded: a resumed run has one per part, and W&B joins them.
+        parts = sorted(folder.glob("offline-run-*"))
+        if not parts:
+            raise UsageError(f"{arguments.run} recorded nothing offline.", f"`pippa runs show {arguments.run}`.")
+        key = secret_from(os.environ, "WANDB_API_KEY")
+        environ = {**os.environ, **({"WANDB_API_KEY": key} if key else {})}
+        uploaded = _wandb_sync(parts, environ)
+    if not uploaded:
+        raise PippaError("W&B did not take it.", "`wandb login`, or set WANDB_API_KEY; its files stay in the store.")
+    return ExitCode.DONE
+
+
 def resume(argv: Sequence[str]) -> int:
     """``pippa runs resume RUN``"""
     parser = Parser(
@@ -84,6 +131,20 @@ def resume(argv: Sequence[str]) -> int:
         from flows.commands.train import carry_out
 
         return carry_out(preset, {}, "process", arguments.run, None)
+
+
+def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
+    """Run ``wandb sync``, its words shown as they come; whether it took everything.
+
+    It ends with 0 even when it could not, and only says ERROR.
+    """
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, parts)]
+    said_error = False
+    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout or ():
+            sys.stderr.write(line)
+            said_error |= "ERROR" in line
+    return process.returncode == 0 and not said_error
 
 
 def is_alive(updated: datetime) -> bool:

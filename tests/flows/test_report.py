@@ -84,7 +84,7 @@ def test_the_summary_has_what_a_person_needs(object_store, recorded, tmp_path):
     plots = tmp_path / "runs" / RUN / "report"
     plots.mkdir(parents=True)
     (plots / "episode-0.png").touch()
-    (tmp_path / "runs" / RUN / "wandb" / "offline-run-x").mkdir(parents=True)
+    runs.write_file(object_store, RUN, "wandb/offline-run-x/run.wandb", b"x")
     report = build_report(object_store, RUN, tmp_path)
     for text in (printed(report), to_markdown(report)):
         for word in (
@@ -98,7 +98,7 @@ def test_the_summary_has_what_a_person_needs(object_store, recorded, tmp_path):
             f"{RUN}/30",
             "latest, smoke/latest",
             "episode-0.png",
-            "wandb sync",
+            f"pippa runs sync {RUN}",
             f"pippa checkpoints pull {RUN}/120",
         ):
             assert word in text, word

@@ -146,7 +146,7 @@ def test_a_whole_run(trainer):
     kept = {found.key.removeprefix(f"runs/{run_id}/") for found in trainer.store.list(f"runs/{run_id}/")}
     assert {"spec.json", "state.json", "events.jsonl", "log.txt", "report/open_loop.txt"} <= kept
     assert [name for name in kept if name.startswith("wandb/offline-run-") and name.endswith("/run.wandb")]
-    assert "wandb sync" in trainer.stderr
+    assert "pippa runs sync" in trainer.stderr
     recorded = trainer.store.read_bytes(f"runs/{run_id}/events.jsonl")
     assert recorded is not None and len(recorded.splitlines()) == len(events) - 1  # the first came before the run
     assert b"not an event" in (trainer.store.read_bytes(f"runs/{run_id}/log.txt") or b"")

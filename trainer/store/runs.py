@@ -133,10 +133,10 @@ def upload_folder(
 
 
 def download_folder(store: ObjectStore, run_id: str, name: str, folder: Path) -> list[Path]:
-    """Copy the folder ``name`` of a run's record to ``folder``; the files written."""
+    """Copy the folder ``name`` of a run's record (all of it where that is empty) to ``folder``; the files written."""
     written = []
     for file in list_files(store, run_id, name):
-        target = folder / file.removeprefix(f"{name}/")
+        target = folder / (file.removeprefix(f"{name}/") if name else file)
         if not target.resolve().is_relative_to(folder.resolve()):
             raise StoreError(f"The record of {run_id} holds a file outside itself: {file}.", "Delete that object.")
         target.parent.mkdir(parents=True, exist_ok=True)

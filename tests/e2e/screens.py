@@ -1,0 +1,77 @@
+"""Pictures of Prefect's web page, as a person sees it in a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from playwright.sync_api import Page, sync_playwright
+
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+
+
+class Screens:
+    """A signed-in browser. ``shot`` keeps a picture in ``folder``."""
+
+    def __init__(self, page: Page, address: str, folder: Path) -> None:
+        self._page = page
+        self._address = address
+        self._folder = folder
+
+    def sign_in(self, auth: str) -> None:
+        """Fill in the login page."""
+        self._page.goto(f"{self._address}/v2/login")
+        self._page.locator("input").fill(auth)
+        self._page.get_by_role("button", name="Login").click()
+        self._page.wait_for_url("**/dashboard**")
+
+    def shot(self, name: str, path: str, *texts: str) -> Path:
+        """Open ``path``, wait until each of ``texts`` is seen, and take a picture."""
+        self._page.goto(f"{self._address}/v2/{path}")
+        return self.here(name, *texts)
+
+    def click(self, text: str) -> None:
+        """Click what says ``text``."""
+        self._page.get_by_text(text, exact=True).first.click()
+
+    def here(self, name: str, *texts: str) -> Path:
+        """A picture of the page as it is, once each of ``texts`` is seen."""
+        for text in texts:
+            self._page.get_by_text(text).first.wait_for(timeout=60_000)
+        self._page.wait_for_timeout(1500)  # charts slide in
+        file = self._folder / f"{name}.png"
+        self._page.screenshot(path=file)
+        return file
+
+    def text(self) -> str:
+        """Everything the page says."""
+        return self._page.locator("body").inner_text()
+
+
+@contextmanager
+def browser(address: str, folder: Path) -> Iterator[Screens]:
+    """A headless Chromium, Debian's or Chrome itself; its pictures go to ``folder``."""
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        page = chromium.new_page(viewport={"width": 1400, "height": 900})
+        page.set_default_timeout(60_000)
+        yield Screens(page, address, folder)
+        chromium.close()
+
+
+def picture_folder(default: Path) -> Path:
+    """Where pictures go: PIPPA_PICTURES, to renew those of docs/images, else ``default``."""
+    folder = Path(os.environ.get("PIPPA_PICTURES") or default)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

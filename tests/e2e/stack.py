@@ -1,0 +1,143 @@
+"""A fresh clone of this checkout with its compose stack, used as a person uses it: through command lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda")
+EXTRA_CAS = Path("/usr/local/share/ca-certificates")
+ALL_CAS = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+class Stack:
+    """One compose project. ``times`` is what each stage took, for the table at the end of the test run."""
+
+    def __init__(self, folder: Path) -> None:
+        self.project = f"pippa-e2e-{secrets.token_hex(3)}"
+        self.clone = folder / "pippa"
+        self.times: list[tuple[str, float]] = []
+        self._clone()
+        self.prefect_port, self.minio_port = _free_ports(2)
+        self.images = {name: f"{self.project}/{name}:local" for name in OUR_IMAGES}
+        settings = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "PIPPA_PREFECT_PORT": str(self.prefect_port),
+            "PIPPA_MINIO_PORT": str(self.minio_port),
+            **{f"PIPPA_{name.replace('-', '_').upper()}_IMAGE": tag for name, tag in self.images.items()},
+            **private_ca(),
+        }
+        (self.clone / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+
+    def compose(
+        self, *arguments: str, stage: str | None = None, settings: Mapping[str, str] | None = None, timeout: float = 900
+    ) -> subprocess.CompletedProcess[str]:
+        """``docker compose ARGUMENTS`` in the clone, with ``settings`` in the shell's environment."""
+        return self._run(["docker", "compose", *arguments], stage, settings, timeout)
+
+    def pippa(
+        self, *arguments: str, stage: str | None = None, settings: Mapping[str, str] | None = None, timeout: float = 900
+    ) -> subprocess.CompletedProcess[str]:
+        """``pippa ARGUMENTS`` on the host, in the clone."""
+        return self._run([sys.executable, "-m", "flows.cli", *arguments], stage, settings, timeout)
+
+    def start(self, *arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
+        """``docker compose ARGUMENTS`` in the background."""
+        return subprocess.Popen(
+            ["docker", "compose", *arguments],
+            cwd=self.clone,
+            env=self._environ(settings),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def containers(self, **labels: str) -> list[dict[str, Any]]:
+        """``docker inspect`` of this project's containers, or of those with ``labels``, stopped ones too."""
+        wanted = {key.replace("_", "-"): value for key, value in labels.items()} or {"": ""}
+        filters = [f"label=pippa.{name}={value}" if name else self._mine for name, value in wanted.items()]
+        listed = _output("docker", "ps", "-aq", *(part for text in filters for part in ("--filter", text))).split()
+        return json.loads(_output("docker", "inspect", *listed)) if listed else []
+
+    def trainings(self) -> list[str]:
+        """Names of the containers that flows of this stack launched."""
+        listed = _output("docker", "ps", "-a", "--filter", "label=pippa.role", "--format", "{{.Names}} {{.Networks}}")
+        return [line.split()[0] for line in listed.splitlines() if f"{self.project}_default" in line]
+
+    def api(self) -> httpx.Client:
+        """Prefect's API, signed in."""
+        auth = (self.clone / ".pippa/stack/prefect_api_auth_string").read_text()
+        user, _, password = auth.partition(":")
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.prefect_port}/api", auth=(user, password), timeout=30)
+
+    def remove(self) -> None:
+        """Containers, volumes and images of this project."""
+        listed = _output("docker", "ps", "-aq", "--filter", f"network={self.project}_default").split()
+        if listed:
+            _output("docker", "rm", "-f", *listed)
+        self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
+        subprocess.run(["docker", "rmi", "-f", *self.images.values()], capture_output=True, check=False)
+
+    @property
+    def _mine(self) -> str:
+        return f"label=com.docker.compose.project={self.project}"
+
+    def _clone(self) -> None:
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.clone)], check=True)
+        changed = _output("git", "-C", str(ROOT), "ls-files", "-mo", "--exclude-standard").splitlines()
+        for name in changed:
+            if (ROOT / name).is_file():
+                (self.clone / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(ROOT / name, self.clone / name)
+
+    def _environ(self, settings: Mapping[str, str] | None) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIPPA_", "PREFECT_"))}
+        return {**kept, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1", **(settings or {})}
+
+    def _run(
+        self, command: Sequence[str], stage: str | None, settings: Mapping[str, str] | None, timeout: float
+    ) -> subprocess.CompletedProcess[str]:
+        began = time.monotonic()
+        done = subprocess.run(
+            list(command),
+            cwd=self.clone,
+            env=self._environ(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if stage:
+            self.times.append((stage, time.monotonic() - began))
+        return done
+
+
+def private_ca() -> dict[str, str]:
+    """The setting that a machine behind a proxy with a CA of its own needs, where this is one."""
+    return {"PIPPA_CA_BUNDLE": str(ALL_CAS)} if list(EXTRA_CAS.glob("*.crt")) else {}
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+def _free_ports(count: int) -> list[int]:
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

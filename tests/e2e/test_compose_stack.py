@@ -1,0 +1,78 @@
+"""The compose stack as the README uses it, from a fresh clone. The tests build on each other, in this order."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.stack import Stack
+
+pytestmark = [pytest.mark.docker, pytest.mark.slow]
+
+
+def test_up_builds_starts_and_trains(stack: Stack) -> None:
+    built = stack.compose("build", "trainer", "worker", "minio", stage="build the images", timeout=1800)
+    assert built.returncode == 0, built.stdout[-5000:]
+    subprocess.run(["docker", "rmi", stack.images["flows"]], check=True, capture_output=True)  # `up` builds what lacks
+    done = stack.compose("up", "train-smoke", stage="docker compose up train-smoke")
+    assert done.returncode == 0, done.stdout[-5000:]
+    shown = [line for line in done.stdout.splitlines() if line.startswith("train-smoke-1")]
+    assert any("400/400" in line or "step 400" in line for line in shown), done.stdout[-5000:]
+    assert any("open-loop MSE" in line for line in shown)
+
+
+def test_the_command_line_of_the_host_sees_what_the_stack_holds(stack: Stack) -> None:
+    listed = stack.pippa("checkpoints", "list")
+    assert listed.returncode == 0, listed.stdout
+    assert "smoke/latest" in listed.stdout
+    assert len(re.findall(r"smoke-\d{8}-\d{6}-[0-9a-f]{4}/\d00", listed.stdout)) == 4
+    verified = stack.pippa("checkpoints", "verify", "smoke/latest")
+    assert verified.returncode == 0, verified.stdout
+    shown = stack.pippa("checkpoints", "show", "smoke/latest")
+    assert "sha256:" in shown.stdout  # the image it was trained in
+
+
+def test_no_training_container_is_left(stack: Stack) -> None:
+    assert stack.trainings() == []
+
+
+def test_secrets_are_seen_nowhere(stack: Stack) -> None:
+    secrets = [file.read_text() for file in (stack.clone / ".pippa/stack").iterdir()]
+    secrets += [part for secret in secrets for part in secret.split(":") if len(part) > 12]
+    assert len(secrets) >= 3
+    inspected = json.dumps(stack.containers())
+    logs = stack.compose("--profile", "*", "logs").stdout
+    history = "".join(
+        subprocess.run(["docker", "history", "--no-trunc", image], capture_output=True, text=True, check=False).stdout
+        for image in stack.images.values()
+    )
+    for secret in secrets:
+        for place in (inspected, logs, history):
+            assert secret not in place
+
+
+def test_services_run_without_root_and_without_capabilities(stack: Stack) -> None:
+    for container in stack.containers():
+        assert "ALL" in (container["HostConfig"]["CapDrop"] or []) or "postgres" in container["Name"]
+        bindings = container["HostConfig"]["PortBindings"] or {}
+        assert all(binding["HostIp"] == "127.0.0.1" for ports in bindings.values() for binding in ports)
+
+
+def test_run_returns_the_exit_code_of_the_training(stack: Stack, demo_dataset: Path) -> None:
+    pushed = stack.pippa("data", "push", str(demo_dataset), "--name", "robot_sim.PickNPlace")
+    assert pushed.returncode == 0, pushed.stdout
+    done = stack.compose(
+        *("run", "--rm", "train-overfit"),
+        settings={"PIPPA_BASE_MODEL": "tiny"},
+        stage="PIPPA_BASE_MODEL=tiny docker compose run --rm train-overfit",
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    listed = stack.pippa("checkpoints", "list")
+    assert "overfit-demo/latest" in listed.stdout
+    refused = stack.compose("run", "--rm", "train-overfit", "--batch-size", "0")
+    assert refused.returncode == 2
+    assert "--batch-size" in refused.stdout

@@ -1,0 +1,71 @@
+"""``pippa runs pull`` and ``pippa runs sync``, from a real store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flows import cli
+from trainer.argv import resolve
+from trainer.prepare import new_spec
+from trainer.spec import SnapshotRef
+from trainer.store import runs
+from trainer.store.client import ObjectStore
+
+
+@pytest.fixture
+def run(object_store: ObjectStore, s3_settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    dataset = SnapshotRef(kind="dataset", name="synthetic.PickNPlace", digest="d" * 64)
+    spec = new_spec(*resolve("smoke", []), [dataset], SnapshotRef(kind="model", name="tiny", digest="b" * 64))
+    monkeypatch.chdir(tmp_path)
+    for name, value in s3_settings.to_environ().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    runs.write_spec(object_store, spec)
+    runs.write_file(object_store, spec.run_id, "log.txt", b"hello")
+    runs.write_file(object_store, spec.run_id, "report/loss.png", b"png")
+    return spec.run_id
+
+
+def test_pull_copies_the_record_and_never_overwrites(run: str, tmp_path: Path, capsys) -> None:
+    assert cli.main(["runs", "pull", run, "here"]) == 0
+    assert {str(file.relative_to(tmp_path / "here")) for file in (tmp_path / "here").rglob("*") if file.is_file()} == {
+        "spec.json",
+        "log.txt",
+        "report/loss.png",
+    }
+    assert cli.main(["runs", "pull", run, "here"]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_sync_hands_the_offline_parts_to_wandb_in_order(run: str, object_store, monkeypatch, tmp_path, capsys) -> None:
+    for part in ("offline-run-20260102_000000-x", "offline-run-20260101_000000-x"):
+        runs.write_file(object_store, run, f"wandb/{part}/run-x.wandb", b"w")
+    # Uploading needs W&B itself; here its command says what it was given.
+    told = tmp_path / "told"
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "__init__.py").touch()
+    (tmp_path / "wandb" / "__main__.py").write_text(
+        "import os, pathlib, sys\n"
+        "names = [pathlib.Path(part).name for part in sys.argv[2:] if list(pathlib.Path(part).glob('*.wandb'))]\n"
+        "words = [sys.argv[1], *names, os.environ.get('WANDB_API_KEY', '')]\n"
+        f"pathlib.Path({str(told)!r}).write_text(' '.join(words))\n"
+    )
+    (tmp_path / "key").write_text("k" * 40)
+    monkeypatch.setenv("WANDB_API_KEY_FILE", str(tmp_path / "key"))
+    assert cli.main(["runs", "sync", run]) == 0, capsys.readouterr().err
+    assert told.read_text() == f"sync offline-run-20260101_000000-x offline-run-20260102_000000-x {'k' * 40}"
+
+
+def test_what_wandb_could_not_take_is_an_error(run: str, object_store, monkeypatch, capsys) -> None:
+    runs.write_file(object_store, run, "wandb/offline-run-20260102_000000-x/run-x.wandb", b"half a record")
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    assert cli.main(["runs", "sync", run]) == 1
+    assert "stay in the store" in capsys.readouterr().err
+
+
+def test_a_run_without_offline_files_is_told_so(run: str, capsys) -> None:
+    assert cli.main(["runs", "sync", run]) == 2
+    assert "recorded nothing offline" in capsys.readouterr().err
