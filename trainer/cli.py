@@ -135,3 +135,8 @@ def _prepare(argv: list[str]) -> int:
         emit(SnapshotEvent(ref=ref))
     else:
         sys.stdout.write(f"{ref.name}@{ref.digest}\n")
+    return ExitCode.DONE
+
+
+if __name__ == "__main__":
+    main()
