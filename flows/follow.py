@@ -73,8 +73,8 @@ def follow(training: Training, observe: Callable[[Event], None], grace: float) -
     """Pass every event to ``observe`` until the trainer has ended, and say how it did.
 
     The first Ctrl-C asks the trainer to save and end, which may take ``grace`` seconds; the second ends it at once.
-    Any other exception (Prefect's cancellation among them) stops it in the same way and is raised again. No process of
-    the trainer is left when this returns or raises.
+    Any other exception (Prefect's cancellation among them) stops it in the same way and is raised again. No process and
+    no container of the trainer is left when this returns or raises.
     """
     with Interrupts() as interrupts:
         run = _Run(training, observe, grace, interrupts)
@@ -136,7 +136,7 @@ def failure(outcome: Outcome, training: Training) -> PippaError | None:
     if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
         return StoppedError("The trainer was stopped from outside.", where)
     if code < 0:
-        return TrainerLostError(f"The trainer was killed by {signal.Signals(-code).name}.", where)
+        return TrainerLostError(training.lost or f"The trainer was killed by {signal.Signals(-code).name}.", where)
     return from_exit_code(
         code,
         f"The trainer ended with exit code {code} and did not say why. The end of its log:\n{_tail(training)}",

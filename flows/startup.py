@@ -20,9 +20,10 @@ from flows import stack as compose_stack
 from flows.embedded.prefect import given_api, prefect_api, prefect_service
 from flows.embedded.s3 import s3_service, store_settings
 from flows.embedded.service import SharedService
+from flows.launch import LauncherName, get_launcher
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config import FinetuneConfig
-from trainer.prepare import prepare_sources
+from trainer.prepare import engine_from, prepare_sources
 from trainer.settings import StoreSettings
 from trainer.store.client import ObjectStore
 
@@ -45,10 +46,13 @@ class _Part(threading.Thread):
 
 
 @contextmanager
-def started(home: Path, config: FinetuneConfig | None, console: Console) -> Iterator[ObjectStore]:
+def started(
+    home: Path, config: FinetuneConfig | None, console: Console, launcher: LauncherName = "process"
+) -> Iterator[ObjectStore]:
     """Object store and Prefect, ready, and named in ``os.environ`` for the flow and its children.
 
-    ``config`` says which dataset and base model to bring into the store meanwhile; None leaves that to the flow.
+    ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
+    base model are brought into the store meanwhile, else its image is brought here, and the flow does the rest.
     Embedded servers end with the context, unless another pippa uses them. Raises the first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
@@ -72,6 +76,12 @@ def started(home: Path, config: FinetuneConfig | None, console: Console) -> Iter
             if config is not None and store.error is None:
                 prepare_sources(ObjectStore(StoreSettings.from_environ()), config, home, log=say)
 
+        def bring_image() -> None:
+            place = get_launcher(launcher, home)
+            if config is not None:
+                place.require(config)
+            place.image(engine_from(), say)
+
         def bring_prefect() -> None:
             api = prefect_api(prefect.wait_ready()) if prefect else given_api()
             os.environ.update(api.to_environ())
@@ -81,7 +91,8 @@ def started(home: Path, config: FinetuneConfig | None, console: Console) -> Iter
             store,
             _Part("Prefect server", bring_prefect),
             _Part("Prefect client", _import_prefect),
-            *([_Part("dataset and base model", bring_sources)] if config else []),
+            *([_Part("dataset and base model", bring_sources)] if config and launcher == "process" else []),
+            *([_Part("training image", bring_image)] if launcher != "process" else []),
         ]
         _wait(parts, console)
 

@@ -100,12 +100,13 @@ def _spec(
                 f"{run_id} exists already, as a run of {known.preset}.",
                 f"`pippa runs resume {run_id}` continues it as it was; leave the run id out for a new run.",
             )
+        get_launcher(launcher, pippa_home()).require(known.config)
         return known
     preset, config, provenance = resolve(preset_name, overrides)
     observe, engine, run_id = _observe(), engine_from(), run_id or new_run_id(preset.name)
-    image = get_launcher(launcher, pippa_home()).image(
-        engine, lambda line: observe(PhaseEvent(phase="prepare", message=line))
-    )
+    place = get_launcher(launcher, pippa_home())
+    place.require(config)
+    image = place.image(engine, lambda line: observe(PhaseEvent(phase="prepare", message=line)))
     observe(PhaseEvent(phase="prepare", message="Looking for dataset and base model in the store."))
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
     datasets = [ensure_dataset(name, config.data_config, launcher, run_id) for name in config.dataset_path]

@@ -86,7 +86,7 @@ def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     except UsageError as error:
         return offline, _offline(error.message)
     given = {"WANDB_API_KEY": key} if key else {}
-    if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := _netrc_key(environ)):
+    if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := netrc_key(environ)):
         return offline, _offline("There is no W&B key on this machine")
     if key and (reason := _refused(_base_url(environ), key)):
         return {**given, **offline}, _offline(reason)
@@ -198,7 +198,7 @@ def _base_url(environ: Mapping[str, str]) -> str:
     return (environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").rstrip("/")
 
 
-def _netrc_key(environ: Mapping[str, str]) -> str | None:
+def netrc_key(environ: Mapping[str, str]) -> str | None:
     """The key ``wandb login`` left in the netrc file, which wandb itself reads."""
     files = [Path(environ["NETRC"])] if environ.get("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
     for file in files:

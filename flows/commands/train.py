@@ -63,8 +63,7 @@ def carry_out(
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
-    # Whatever trains elsewhere also makes and checks its sources there: the flow sees to it.
-    with started(home, config if launcher == "process" else None, screen) as store:
+    with started(home, config, screen, launcher) as store:
         from flows.report import build_report, print_report
         from flows.terminal import Terminal
         from flows.train import OBSERVER

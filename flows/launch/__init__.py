@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from trainer.config import FinetuneConfig
 from trainer.errors import UsageError
 from trainer.events import Event
 from trainer.spec import Engine
@@ -42,6 +43,8 @@ class Training(Protocol):
 
     log: Path
     """What the trainer wrote for people."""
+    lost: str
+    """Why it was lost, where that is known better than from the exit code."""
 
     def next_event(self, timeout: float) -> Event | None:
         """The next event, or None when ``timeout`` seconds passed without one, or none will follow."""
@@ -63,6 +66,10 @@ class Training(Protocol):
 
 class Launcher(Protocol):
     """One place to run trainers."""
+
+    def require(self, config: FinetuneConfig) -> None:
+        """Raise ``UsageError`` for a training that this place has not the devices for."""
+        ...
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
         """What identifies the image that jobs of ``engine`` run in, brought here if need be; None without images."""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from flows.embedded.service import held
 from flows.launch import Job, Log, log_file
+from trainer.config import FinetuneConfig
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
 from trainer.parent import child_environment
@@ -30,6 +31,9 @@ class ProcessLauncher:
     def __init__(self, home: Path, command: Sequence[str] = (sys.executable, "-m", "trainer.cli")) -> None:
         self._home = home
         self._command = list(command)
+
+    def require(self, config: FinetuneConfig) -> None:
+        """Nothing: the engine says itself what it trains on."""
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:  # noqa: ARG002
         """None: a process runs in no image of its own."""
@@ -64,6 +68,7 @@ class TrainerProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.log = log
+        self.lost = ""
         self._process = process
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._drained = False

@@ -1,4 +1,4 @@
-"""A way to an S3 server that a test can cut, while the server itself lives on for other tests."""
+"""A way to a server that a test can cut, while the server itself lives on for other tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from collections.abc import Iterator
 class Proxy:
     """Forwards a port of 127.0.0.1; ``cut`` drops every connection and refuses new ones until ``mend``."""
 
-    def __init__(self, target: tuple[str, int]) -> None:
+    def __init__(self, target: tuple[str, int] | str) -> None:
+        """``target`` is host and port, or the path of a Unix socket."""
         self._target = target
         self._open: set[socket.socket] = set()
         self._server: socket.socket | None = None
@@ -38,10 +39,17 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = server.accept()
-                upstream = socket.create_connection(self._target)
+                upstream = self._connect()
                 for source, sink in ((client, upstream), (upstream, client)):
                     self._open.add(source)
                     threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        if not isinstance(self._target, str):
+            return socket.create_connection(self._target)
+        upstream = socket.socket(socket.AF_UNIX)
+        upstream.connect(self._target)
+        return upstream
 
     def _copy(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
