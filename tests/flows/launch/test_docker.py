@@ -116,8 +116,11 @@ def test_the_trainer_reads_secrets_that_inspect_does_not_show(bench: Bench, tmp_
     assert told["PIPPA_S3_SECRET_KEY_FILE"] == "/run/secrets/pippa_s3_secret_key"
     assert told["HF_TOKEN_PATH"] == told["HF_TOKEN_FILE"] == "/run/secrets/hf_token" and told["NO_PROXY"]
     stat = ["stat", "-c", "%a %U %n", "/run/secrets", "/run/secrets/hf_token"]
-    modes = bytes(bench.container().exec_run(stat).output)
-    assert modes.decode().splitlines() == ["500 pippa /run/secrets", "400 pippa /run/secrets/hf_token"]
+    modes = bench.container().exec_run(stat).output
+    assert isinstance(modes, bytes) and modes.decode().splitlines() == [
+        "500 pippa /run/secrets",
+        "400 pippa /run/secrets/hf_token",
+    ]
     _, events = followed(training, stop_at(training))
     read = {event.phase.rpartition("/")[2]: event.message for event in events if isinstance(event, PhaseEvent)}
     assert read == {
