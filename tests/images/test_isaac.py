@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, push_base_model
-from tests.support.isaac.repository import BRANCH, CONDA, make_repository
+from tests.support.isaac.images import build_image, remove_image
+from tests.support.isaac.repository import BRANCH
 from tests.trainer.test_uploads import wait_until
 from trainer.settings import StoreSettings
 from trainer.spec import Engine
@@ -24,52 +22,27 @@ if TYPE_CHECKING:
     import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
-BASE = "python:3.11-slim-bookworm"
 TAG = "pippa-test/{}:standin"
 
 
-def build(dockerfile: Path, context: Path, tag: str, arguments: dict[str, str], *options: str) -> None:
-    if shutil.which("docker") is None:
-        pytest.skip("there is no docker command, which BuildKit's features need")
-    command = ["docker", "build", "--quiet", "--file", str(dockerfile), "--tag", tag, *options, str(context)]
-    for name, value in arguments.items():
-        command[2:2] = ["--build-arg", f"{name}={value}"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-@pytest.fixture(scope="module")
-def commit(tmp_path_factory) -> tuple[Path, str]:
-    path = tmp_path_factory.mktemp("upstream") / "Isaac-GR00T"
-    return path, make_repository(path)
-
-
 @pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda"])
-def engine(request, docker_client, commit) -> Iterator[Engine]:
-    arguments = {
-        "BUILD_IMAGE": BASE,
-        "RUNTIME_IMAGE": BASE,
-        "PYTHON_VERSION": "3.11",
-        "ENGINE_PACKAGES": "",
-        "FLASH_ATTN": "",
-        "ISAAC_REF": BRANCH,
-        "PIPPA_GIT_SHA": "0" * 40,
-    }
-    tag, conda = TAG.format(request.param), TAG.format("conda")
-    if request.param == "isaac-conda":
-        build(CONDA / "Dockerfile", CONDA, conda, {})
-        arguments["CONDA_IMAGE"] = conda
-    certificates = os.environ.get("PIPPA_CA_BUNDLE") or os.devnull
-    options = ["--build-context", f"isaac={commit[0]}", "--secret", f"id=ca,src={certificates}"]
-    build(ROOT / "docker" / f"{request.param}.Dockerfile", ROOT, tag, arguments, *options)
-    yield request.param
-    for name in (tag, conda):
-        subprocess.run(["docker", "image", "rm", "--force", name], capture_output=True, check=False)
+def built(request, docker_client, tmp_path_factory) -> Iterator[tuple[Engine, str]]:
+    """The engine, and the commit its image was built from."""
+    if shutil.which("docker") is None:
+        pytest.fail("a Docker engine answers, but there is no docker command, which building needs")
+    try:
+        yield request.param, build_image(request.param, tmp_path_factory.mktemp("upstream"), TAG.format(request.param))
+    finally:
+        remove_image(TAG.format(request.param))
+
+
+@pytest.fixture
+def engine(built) -> Engine:
+    return built[0]
 
 
 @pytest.fixture(scope="module")
-def bucket(engine, s3_server) -> Iterator[StoreSettings]:
+def bucket(built, s3_server) -> Iterator[StoreSettings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
@@ -141,7 +114,8 @@ def test_a_stopped_container_leaves_a_run_that_another_continues(docker_client, 
     assert state is not None and state.status == "done"
 
 
-def test_the_image_is_what_it_says(docker_client, engine, commit):
+def test_the_image_is_what_it_says(docker_client, built):
+    engine, commit = built
     image = docker_client.images.get(TAG.format(engine))
     assert image.attrs["Config"]["User"] == "1000"
     assert image.attrs["Config"]["Entrypoint"] == ["tini", "--"]
@@ -153,7 +127,7 @@ def test_the_image_is_what_it_says(docker_client, engine, commit):
     def printed(script: str) -> str:
         return docker_client.containers.run(image, ["sh", "-ec", script], remove=True).decode()
 
-    assert printed("cat /opt/isaac-gr00t/ISAAC_COMMIT").strip() == commit[1]
+    assert printed("cat /opt/isaac-gr00t/ISAAC_COMMIT").strip() == commit
     assert printed("ls -A /opt/isaac-gr00t | grep -cE 'demo_data|[.]git$' || true").strip() == "0"
     assert printed("touch /var/lib/pippa/cache/x /var/lib/pippa/runs/x; id -un").strip() == "pippa"
     assert printed("command -v torch cc gcc || true; /opt/pippa/bin/python -c 'import torch' 2>&1 || true").startswith(

@@ -1,0 +1,130 @@
+"""The files of deploy/: they parse, so do their scripts, and what they name exists. Long tests ask the tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainer.presets import PRESETS
+
+ROOT = Path(__file__).resolve().parents[1]
+DEPLOY = ROOT / "deploy"
+SETTINGS = set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), flags=re.MULTILINE))
+
+
+def load(name: str) -> dict[str, Any]:
+    return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def check_shell(script: str, shell: str = "bash") -> None:
+    done = subprocess.run([shell, "-n"], input=script, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_cloud_init_prepares_what_compose_needs():
+    assert (DEPLOY / "cloud-init.yaml").read_text().startswith("#cloud-config\n")
+    document = load("cloud-init.yaml")
+    files = {file["path"]: file for file in document["write_files"]}
+    assert all(file["permissions"] in ("0600", "0700") for file in files.values())  # they hold keys
+    script = files["/opt/pippa-setup/run"]["content"]
+    check_shell(script)
+    check_shell(files["/opt/pippa-setup/env"]["content"])
+    assert document["runcmd"] == [["/opt/pippa-setup/run"]]
+    named = set(re.findall(r"^# (\w+)=", files["/opt/pippa-setup/dotenv"]["content"], flags=re.MULTILINE))
+    assert named and named <= SETTINGS
+    services = load("../compose.yaml")["services"]
+    said = re.search(r"# What to train .*: (.*)\. Empty", files["/opt/pippa-setup/env"]["content"])
+    assert said is not None
+    for name in re.findall(r"[\w-]+", said[1].replace(" or ", " ")):
+        assert f"train-{name}" in services
+
+
+def test_the_skypilot_task_names_what_exists():
+    document = load("skypilot.yaml")
+    check_shell(document["setup"], "sh")
+    check_shell(document["run"], "sh")
+    assert document["envs"]["PRESET"] in PRESETS
+    own = {"PRESET", "FLAGS", "RESUME"}
+    assert set(document["envs"]) - own <= SETTINGS and set(document["secrets"]) <= SETTINGS
+    assert set(re.findall(r"\$\{?(\w+)", document["run"])) <= own | {"HOME", "PATH"}
+    groups = re.findall(r"--group (\w+)", document["setup"])
+    declared = (ROOT / "pyproject.toml").read_text()
+    assert groups and all(f"\n{group} = [" in declared for group in groups)
+
+
+def test_the_kubernetes_job_fits_the_image():
+    pod = load("kubernetes-job.yaml")["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    image = (ROOT / "docker" / "trainer.Dockerfile").read_text()
+    assert f"\nUSER {pod['securityContext']['runAsUser']}\n" in image
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert f"PIPPA_HOME={mounts['home']} " in image and mounts["shm"] == "/dev/shm"
+    assert container["args"][:2] == ["trainer", "run"] and container["args"][2] in PRESETS
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    (keys,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
+    files = {f"{mounts['keys']}/{item['path']}" for item in keys["items"]}
+    for variable in container["env"]:
+        assert variable["name"].removesuffix("_FILE") in SETTINGS
+        if variable["name"].endswith("_FILE"):
+            assert variable["value"] in files
+
+
+KUBERNETES = """
+import sys, json, kubernetes_validate as k
+document = json.load(sys.stdin)
+document["metadata"]["name"] = "named"  # it knows no generateName
+k.validate(document, k.latest_version(), strict=True)
+"""
+SKYPILOT = """
+import sys, json, sky
+document = json.load(sys.stdin)
+for group in ("envs", "secrets"):
+    document[group] = {name: value or "given" for name, value in document[group].items()}
+sky.Task.from_yaml_config(document)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tool", "code"),
+    [
+        ("kubernetes-job.yaml", "kubernetes-validate==1.37.0", KUBERNETES),
+        ("skypilot.yaml", "skypilot==0.14.1", SKYPILOT),
+    ],
+)
+def test_the_tools_own_schema_takes_it(tmp_path, name, tool, code):
+    cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
+    done = subprocess.run(
+        ["uv", "tool", "run", "--quiet", "--from", tool, "python", "-c", code],
+        input=json.dumps(load(name)),
+        env={**os.environ, "UV_CACHE_DIR": cache, "HOME": str(tmp_path)},  # SkyPilot leaves files in HOME
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.mark.docker
+@pytest.mark.slow
+def test_cloud_inits_own_schema_takes_it(docker_client):
+    script = "apt-get update -q && apt-get install -yq --no-install-recommends cloud-init && cloud-init schema -c /c"
+    container = docker_client.containers.create(
+        "python:3.11-slim-bookworm",
+        ["sh", "-c", f"({script}) 2>&1"],
+        volumes={str(DEPLOY / "cloud-init.yaml"): {"bind": "/c", "mode": "ro"}},
+    )
+    try:
+        container.start()
+        code = container.wait(timeout=300)["StatusCode"]
+        printed = container.logs().decode()
+    finally:
+        container.remove(force=True)
+    assert code == 0 and "Valid" in printed, printed[-2000:]
