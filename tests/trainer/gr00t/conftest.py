@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import copy
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 from tokenizers import AddedToken, Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
+from tests.support.golden import load_config, load_state, make_model
 from trainer.gr00t.config import OFFICIAL_EAGLE, GR00TN15Config
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.tiny import make_tiny_base_model
-
-EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
 
 # The entries of Qwen's vocabulary that the golden prompts use (reference, 7.2).
 PIECES = {
@@ -47,17 +43,13 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def golden_config(golden: Path) -> GR00TN15Config:
     """Configuration of the small model upstream's code was run with."""
-    document = json.loads((golden / "tiny_model_config.json").read_text())
-    return GR00TN15Config(**document["gr00t_config"], eagle_config=document["eagle_config"])
+    return load_config(golden)
 
 
 @pytest.fixture(scope="session")
 def golden_state(golden: Path) -> dict[str, torch.Tensor]:
     """That model's weights, under upstream's names."""
-    state = load_file(golden / "tiny_state_dict.safetensors")
-    rows, values = state.pop(f"{EMBEDDINGS}.__rows"), state.pop(f"{EMBEDDINGS}.__values")
-    state[EMBEDDINGS] = torch.zeros(151680, 64).index_copy_(0, rows, values)
-    return state
+    return load_state(golden)
 
 
 @pytest.fixture
@@ -69,11 +61,7 @@ def golden_model(golden_config: GR00TN15Config, golden_state: dict[str, torch.Te
     def make(
         llm: bool = False, visual: bool = False, projector: bool = True, dit: bool = True, padding: str | None = None
     ) -> GR00TN15:
-        config = copy.deepcopy(golden_config)
-        config.upstream_exact = padding is not None
-        config.backbone_cfg = {**(config.backbone_cfg or {}), "use_flash_attention": padding == "fa2ref"}
-        model = GR00TN15(config)
-        model.load_state_dict(golden_state, strict=True)
+        model = make_model(golden_config, golden_state, padding)
         model.set_trainable(llm, visual, projector, dit)
         return model.eval()
 

@@ -121,10 +121,10 @@ def test_from_camera_images_to_upstreams_actions(
     together = policy.get_action({**batch, CONFIG_TEXT: [step[CONFIG_TEXT][0] for step in steps]}, noise)
     assert list(together) == list(WIDTHS)
     for name, values in together.items():
-        np.testing.assert_allclose(values, want[name].numpy(), atol=2e-5, rtol=1e-5)
+        np.testing.assert_allclose(values, want[name].numpy(), atol=2e-5, rtol=0)
     for row, step in enumerate(steps):
         for name, values in policy.get_action(step, noise[row]).items():
-            np.testing.assert_allclose(values, want[name][row].numpy(), atol=2e-5, rtol=1e-5)
+            np.testing.assert_allclose(values, want[name][row].numpy(), atol=2e-5, rtol=0)
     assert not np.allclose(policy.get_action(steps[0], noise[1])["action.right_arm"], want["action.right_arm"][0])
 
 
