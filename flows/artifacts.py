@@ -1,8 +1,12 @@
-"""What Prefect's pages show of a training: a progress bar, the checkpoints, a report; and one log line per event."""
+"""What Prefect gets of a training: a progress bar, the checkpoints, a report; one log line per event, and each event.
+
+The events are for whoever follows the run from elsewhere (``flows.remote``).
+"""
 
 from __future__ import annotations
 
 import logging
+import re
 import time
 from uuid import UUID
 
@@ -13,9 +17,10 @@ from prefect.artifacts import (
     create_table_artifact,
     update_progress_artifact,
 )
+from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
-from flows.terminal import size
+from flows.terminal import figures, size
 from trainer.events import (
     CheckpointEvent,
     DoneEvent,
@@ -30,6 +35,8 @@ from trainer.events import (
 from trainer.spec import RunSpec
 
 UPDATE_SECONDS = 5.0
+EVENT = "pippa.training"
+"""What Prefect calls an event of the trainer."""
 
 Logger = logging.Logger | logging.LoggerAdapter[logging.Logger]
 
@@ -51,6 +58,22 @@ def log_event(log: Logger, event: Event) -> None:
             log.info("%s", event.message)
 
 
+def resource_of(run_id: str) -> str:
+    """What the events of a run concern, in Prefect's terms."""
+    return f"pippa.run.{run_id}"
+
+
+def publish(run_id: str, event: Event) -> None:
+    """Give ``event`` to whoever follows the run through Prefect's API. Returns at once."""
+    resource = {"prefect.resource.id": resource_of(run_id), "prefect.resource.name": run_id}
+    emit_event(EVENT, resource, occurred=event.time, payload=event.model_dump(mode="json", exclude_none=True))
+
+
+def key_of(name: str) -> str:
+    """``name`` as Prefect takes a key: small letters, digits and dashes."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+
+
 class Artifacts:
     """Turns the events of one run into Prefect artifacts and log lines, inside a flow or task run.
 
@@ -68,6 +91,8 @@ class Artifacts:
     def __call__(self, event: Event) -> None:
         """Record ``event``."""
         try:
+            if not isinstance(event, ProgressEvent):  # of those, a few
+                publish(self._spec.run_id, event)
             self._record(event)
         except Exception as error:  # the training matters more than its picture
             self._log.warning("Prefect did not take an artifact: %s", error)
@@ -99,9 +124,12 @@ class Artifacts:
             )
             assert isinstance(created, UUID)  # noqa: S101 - in sync code it is no coroutine
             self._progress = created
+            publish(self._spec.run_id, event)
         elif now - self._updated >= UPDATE_SECONDS or event.step >= event.of:
             self._updated = now
-            update_progress_artifact(self._progress, percent)
+            shown = f"{self._spec.run_id}: step {event.step} of {event.of}  {figures(event, event.loss)}"
+            update_progress_artifact(self._progress, percent, description=shown)
+            publish(self._spec.run_id, event)
         if int(percent / 10) > self._tenth:
             self._tenth = int(percent / 10)
             loss = f", loss {event.loss:.4f}" if event.loss is not None else ""

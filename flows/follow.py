@@ -69,23 +69,34 @@ class Interrupts:
         self._last = now
 
 
-def follow(training: Training, observe: Callable[[Event], None], grace: float) -> Outcome:
+def follow(
+    training: Training,
+    observe: Callable[[Event], None],
+    grace: float,
+    leave: type[BaseException] | None = None,
+) -> Outcome:
     """Pass every event to ``observe`` until the trainer has ended, and say how it did.
 
     The first Ctrl-C asks the trainer to save and end, which may take ``grace`` seconds; the second ends it at once.
     Any other exception (Prefect's cancellation among them) stops it in the same way and is raised again. No process and
     no container of the trainer is left when this returns or raises.
+
+    The exception ``leave`` leaves a container to whoever raised it, who has more time to stop it than this process.
     """
     with Interrupts() as interrupts:
         run = _Run(training, observe, grace, interrupts)
         try:
             run.until_ended()
-        except BaseException:
+        except BaseException as error:
+            if leave is not None and isinstance(error, leave) and training.outlives:
+                raise
             run.stop("The flow is ending.")
-            run.until_ended()
+            try:
+                run.until_ended()
+            finally:
+                training.kill()
             raise
-        finally:
-            training.kill()
+        training.kill()
         return Outcome(training.exit_code or 0, run.error, interrupts.count > 0)
 
 

@@ -17,8 +17,16 @@ PREFECT_QUIET = {
     # Prefect's own lines would tear the progress bar; they still reach its API.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
+    # How the keeper (flows.keeper) knows that the process of a flow run is alive.
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Without it a server that can't be reached is silently replaced by a second one inside this process.
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+}
+
+
+KEEP_LEASES = {
+    # In memory, a server that ends would forget who holds a GPU, and the GPU would stay taken for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
 

@@ -23,8 +23,9 @@ from flows.embedded.service import SharedService
 from flows.launch import LauncherName, get_launcher
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config import FinetuneConfig
-from trainer.prepare import engine_from, prepare_sources
+from trainer.prepare import prepare_sources
 from trainer.settings import StoreSettings
+from trainer.spec import Engine
 from trainer.store.client import ObjectStore
 
 
@@ -47,7 +48,11 @@ class _Part(threading.Thread):
 
 @contextmanager
 def started(
-    home: Path, config: FinetuneConfig | None, console: Console, launcher: LauncherName = "process"
+    home: Path,
+    config: FinetuneConfig | None,
+    console: Console,
+    launcher: LauncherName = "process",
+    engine: Engine = "native",
 ) -> Iterator[ObjectStore]:
     """Object store and Prefect, ready, and named in ``os.environ`` for the flow and its children.
 
@@ -80,7 +85,7 @@ def started(
             place = get_launcher(launcher, home)
             if config is not None:
                 place.require(config)
-            place.image(engine_from(), say)
+            place.image(engine, say)
 
         def bring_prefect() -> None:
             api = prefect_api(prefect.wait_ready()) if prefect else given_api()

@@ -105,13 +105,13 @@ class Terminal:
                 description="train",
                 completed=event.step,
                 total=event.of,
-                figures=_figures(event, self._loss),
+                figures=figures(event, self._loss),
             )
             return
         tenth, now = 10 * event.step // max(event.of, 1), time.monotonic()
         if tenth > self._last_tenth or now - self._last_line > PLAIN_SECONDS:
             self._last_tenth, self._last_line = tenth, now
-            self.say(f"step {event.step}/{event.of}  {_figures(event, self._loss)}")
+            self.say(f"step {event.step}/{event.of}  {figures(event, self._loss)}")
 
 
 class _StepBar(ProgressColumn):
@@ -132,7 +132,8 @@ class _Figures(ProgressColumn):
         return Text(f"{int(task.completed)}/{int(task.total)}  {task.fields.get('figures', '')}")
 
 
-def _figures(event: ProgressEvent, loss: float | None) -> str:
+def figures(event: ProgressEvent, loss: float | None) -> str:
+    """Loss, speed and what is left, as far as ``event`` knows."""
     parts = [
         f"loss {loss:.4f}" if loss is not None else "",
         f"{event.samples_per_second:.1f} samples/s" if event.samples_per_second is not None else "",

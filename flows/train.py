@@ -8,31 +8,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
+from uuid import UUID
 
 from prefect import flow, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task
 from pydantic import ValidationError
 
-from flows.artifacts import Artifacts, log_event
+from flows import machine, slots
+from flows.artifacts import Artifacts, log_event, publish
 from flows.follow import can_heal, failure, follow
-from flows.launch import LauncherName, get_launcher, training_job
+from flows.hooks import stop_what_runs, supervised
+from flows.launch import GPU_VARIABLE, LauncherName, get_launcher, training_job
+from flows.parameters import Overrides, PresetName, given
 from flows.report import build_report, to_markdown
 from flows.settings import stop_grace
 from flows.sources import bring
 from trainer.argv import Provenance, flag
 from trainer.config import FinetuneConfig
-from trainer.errors import UsageError
-from trainer.events import Event, PhaseEvent, WarningEvent
-from trainer.prepare import engine_from, new_spec
+from trainer.errors import PippaError, UsageError
+from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
+from trainer.prepare import new_spec
 from trainer.presets import Preset, get_preset
 from trainer.settings import StoreSettings, pippa_home
-from trainer.spec import RunSpec, SnapshotRef, new_run_id
+from trainer.spec import RUN_ID, Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.store import runs
 from trainer.store.client import ObjectStore
 
@@ -43,29 +49,52 @@ OBSERVER: ContextVar[Callable[[Event], None] | None] = ContextVar("observer", de
 
 
 def _flow_run_name() -> str:
-    parameters = runtime.flow_run.parameters
-    return parameters.get("run_id") or parameters["preset"]
+    """The run id: given, or made when the flow run first starts, so that the same flow run started again continues."""
+    parameters, name = runtime.flow_run.parameters, runtime.flow_run.name
+    return parameters.get("run_id") or (name if RUN_ID.fullmatch(name or "") else new_run_id(parameters["preset"]))
 
 
-@flow(name="train", flow_run_name=_flow_run_name, persist_result=False, validate_parameters=True)
+# What is wrong in the parameters is said in pippa's words, all of it at once, and not by the decorator.
+@flow(
+    name="train",
+    flow_run_name=_flow_run_name,
+    persist_result=False,
+    validate_parameters=False,
+    on_cancellation=[stop_what_runs],
+    on_crashed=[stop_what_runs],
+)
 def train(
-    preset: str,
-    overrides: dict[str, Any] | None = None,
+    preset: PresetName,
+    overrides: Overrides = Overrides(),  # noqa: B008 - frozen
     launcher: LauncherName = "process",
+    engine: Engine = "native",
     run_id: str | None = None,
 ) -> Any:
-    """Train ``preset`` with ``overrides`` (fields of ``FinetuneConfig``), and report.
+    """Train a preset, and report.
 
-    A ``run_id`` that the object store knows is continued from its last checkpoint, with the spec it was started with.
-    Returns the run's summary. Raises the trainer's ``PippaError``; Ctrl-C ends in the state Cancelled.
+    A run that the object store knows is continued from its last checkpoint, with the spec it was started with. Returns
+    the run's summary. Raises the trainer's ``PippaError``; Ctrl-C ends in the state Cancelled.
+
+    Args:
+        preset: The recipe.
+        overrides: What to change of it.
+        launcher: Where it trains: in a container of the worker's machine, or in the worker's own Python.
+        engine: What trains it: pippa's own engine, or Isaac-GR00T in its image, by uv or conda.
+        run_id: A run to continue, by its id; leave it empty for a new one.
     """
+    run_id = run_id or str(runtime.flow_run.name)
     try:
         store = ObjectStore(StoreSettings.from_environ())
         store.ensure_bucket()
-        spec = _spec(store, preset, overrides or {}, launcher, run_id)
-        interrupted = run_training(spec.run_id, launcher)
+        spec = _spec(store, preset, given(overrides), launcher, engine, run_id)
+        with _gpus(spec, launcher) as gpus:
+            interrupted = run_training(run_id, launcher, gpus)
     except KeyboardInterrupt:
         return Cancelled(message="Stopped by Ctrl-C.")
+    except PippaError as error:
+        # For whoever follows from elsewhere: the state says it in Prefect's words, and without the exit code.
+        publish(run_id, ErrorEvent(code=error.exit_code, message=error.message, hint=error.hint))
+        raise
     report = build_report(store, spec.run_id)
     Artifacts(spec).report(to_markdown(report), report.wandb_url)
     if interrupted:
@@ -74,8 +103,13 @@ def train(
 
 
 def resolve(preset_name: str, overrides: dict[str, Any]) -> tuple[Preset, FinetuneConfig, Provenance]:
-    """The preset with ``overrides`` applied, validated. Raises ``UsageError`` naming each field that is wrong."""
+    """The preset with ``overrides`` applied, validated; ``PIPPA_BASE_MODEL`` stands in for a base model left open.
+
+    Raises ``UsageError`` naming each field that is wrong.
+    """
     preset = get_preset(preset_name)
+    if base_model := os.environ.get("PIPPA_BASE_MODEL"):
+        overrides = {"base_model_path": base_model, **overrides}
     values = {name: argument.value for name, argument in preset.arguments.items()}
     try:
         config = FinetuneConfig.model_validate({**values, **overrides})
@@ -90,12 +124,18 @@ def resolve(preset_name: str, overrides: dict[str, Any]) -> tuple[Preset, Finetu
 
 
 def _spec(
-    store: ObjectStore, preset_name: str, overrides: dict[str, Any], launcher: LauncherName, run_id: str | None
+    store: ObjectStore,
+    preset_name: str,
+    overrides: dict[str, Any],
+    launcher: LauncherName,
+    engine: Engine,
+    run_id: str,
 ) -> RunSpec:
     """The stored spec of ``run_id``, or a new one with everything it needs in the store."""
-    if run_id is not None and runs.read_file(store, run_id, "spec.json") is not None:
+    if runs.read_file(store, run_id, "spec.json") is not None:
         known = runs.read_spec(store, run_id)
-        if known.preset != preset_name or overrides:
+        # The very same request again is the same flow run, started a second time.
+        if known.preset != preset_name or (overrides and known.config != resolve(preset_name, overrides)[1]):
             raise UsageError(
                 f"{run_id} exists already, as a run of {known.preset}.",
                 f"`pippa runs resume {run_id}` continues it as it was; leave the run id out for a new run.",
@@ -103,7 +143,7 @@ def _spec(
         get_launcher(launcher, pippa_home()).require(known.config)
         return known
     preset, config, provenance = resolve(preset_name, overrides)
-    observe, engine, run_id = _observe(), engine_from(), run_id or new_run_id(preset.name)
+    observe = _observe(run_id)
     place = get_launcher(launcher, pippa_home())
     place.require(config)
     image = place.image(engine, lambda line: observe(PhaseEvent(phase="prepare", message=line)))
@@ -116,24 +156,38 @@ def _spec(
     return spec
 
 
+def _gpus(spec: RunSpec, launcher: LauncherName) -> AbstractContextManager[list[str]]:
+    """The GPUs of this machine that the run trains on, waited for while others do."""
+    observe = _observe(spec.run_id)
+    return slots.held(
+        UUID(str(runtime.flow_run.id)),
+        machine.machine_name(),
+        machine.gpus(launcher),
+        spec.config.num_gpus,
+        machine.trainings_per_gpu(),
+        lambda line: observe(PhaseEvent(phase="wait", message=line)),
+    )
+
+
 @task(name="dataset", task_run_name="dataset {name}", persist_result=False, cache_policy=NO_CACHE)
 def ensure_dataset(name: str, data_config: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
     """The snapshot of a dataset, made or pushed into the store for ``run_id`` unless it is there."""
-    return bring("dataset", name, launcher, run_id, data_config=data_config, observe=_observe())
+    return bring("dataset", name, launcher, run_id, data_config=data_config, observe=_observe(run_id))
 
 
 @task(name="base model", task_run_name="base model {name}", persist_result=False, cache_policy=NO_CACHE)
 def ensure_base_model(name: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
     """The snapshot of a base model, made or pushed into the store for ``run_id`` unless it is there."""
-    return bring("model", name, launcher, run_id, observe=_observe())
+    return bring("model", name, launcher, run_id, observe=_observe(run_id))
 
 
-def _observe() -> Callable[[Event], None]:
-    """What happens before a run has a spec: into Prefect's log, and to whoever started the flow here."""
+def _observe(run_id: str) -> Callable[[Event], None]:
+    """What happens before a run trains: into Prefect's log, and to whoever follows it, here or elsewhere."""
     log, observer = get_run_logger(), OBSERVER.get()
 
     def observe(event: Event) -> None:
         log_event(log, event)
+        publish(run_id, event)
         if observer:
             observer(event)
 
@@ -154,8 +208,8 @@ def _retry(_task: Task[Any, Any], _run: TaskRun, state: State[Any]) -> bool:
     retry_delay_seconds=RETRY_SECONDS,
     retry_condition_fn=_retry,
 )
-def run_training(run_id: str, launcher: LauncherName) -> bool:
-    """Launch the trainer of ``run_id`` and follow it to its end; returns whether Ctrl-C stopped it.
+def run_training(run_id: str, launcher: LauncherName, gpus: list[str]) -> bool:
+    """Launch the trainer of ``run_id`` on ``gpus`` and follow it to its end; returns whether Ctrl-C stopped it.
 
     Another attempt continues from the last registered checkpoint, since the run id is the same.
     """
@@ -170,8 +224,9 @@ def run_training(run_id: str, launcher: LauncherName) -> bool:
 
     labels = {"flow-run-id": str(runtime.flow_run.id)} if runtime.flow_run.id else {}
     job = training_job(run_id, spec.preset, spec.engine, labels)
-    training = get_launcher(launcher, pippa_home()).start(job, os.environ)
-    outcome = follow(training, observe, stop_grace())
+    chosen = {GPU_VARIABLE[launcher]: ",".join(gpus)} if gpus else {}
+    training = get_launcher(launcher, pippa_home()).start(job, {**os.environ, **chosen})
+    outcome = follow(training, observe, stop_grace(), leave=TerminationSignal if supervised() else None)
     if outcome.interrupted:
         return True
     error = failure(outcome, training)

@@ -1,4 +1,7 @@
-"""``trainer evaluate``: open-loop evaluation of a checkpoint, in the terms of upstream's ``scripts/eval_policy.py``."""
+"""``trainer evaluate``: open-loop evaluation of a checkpoint, in the terms of upstream's ``scripts/eval_policy.py``.
+
+Of a checkpoint folder here; ``trainer.evaluation.registered`` does it for one of the registry.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,11 @@ from trainer.parent import die_with_parent
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """Open-loop evaluation: predicted against demonstrated actions."""
+    """Open-loop evaluation: predicted against demonstrated actions.
+
+    Of a checkpoint folder on a dataset folder. `trainer evaluate --checkpoint NAME` takes both from the object store:
+    `trainer evaluate --checkpoint --help`.
+    """
 
     model_path: Path
     """Checkpoint folder, with its experiment_cfg/metadata.json."""
@@ -49,7 +56,12 @@ class EvaluateOptions:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, emit an ``evaluation`` event, write the report. Returns the exit code."""
-    options = tyro.cli(EvaluateOptions, args=argv, prog="trainer evaluate")
+    given = list(sys.argv[1:] if argv is None else argv)
+    if any(each.partition("=")[0] == "--checkpoint" for each in given):
+        from trainer.evaluation.registered import main as registered
+
+        return registered(given)
+    options = tyro.cli(EvaluateOptions, args=given, prog="trainer evaluate")
     evaluate(options, Emitter())
     return 0
 

@@ -30,8 +30,8 @@ from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
 from trainer.supervise import Interrupted, Signals, run_child
 
-_EVALUATED_EPISODES = 5
-_EVALUATED_STEPS = 1000
+EVALUATED_EPISODES = 5
+EVALUATED_STEPS = 1000
 """At most. Upstream's defaults, the first 150 frames of one episode, end before the hand of the demo data closes."""
 _SECRETS = ("PIPPA_S3_SECRET_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
@@ -243,8 +243,8 @@ class Run:
             "--data-config": spec.config.data_config,
             "--embodiment-tag": spec.config.embodiment_tag,
             "--report-dir": report,
-            "--trajs": _EVALUATED_EPISODES,
-            "--steps": _EVALUATED_STEPS,
+            "--trajs": EVALUATED_EPISODES,
+            "--steps": EVALUATED_STEPS,
         }
         metrics: dict[str, float] = {}
 

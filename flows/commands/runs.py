@@ -14,9 +14,11 @@ from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import columns, console, nothing_stored, opened_store
+from flows.commands.train import LAUNCHERS, carry_out, chosen_launcher
 from flows.terminal import duration
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.settings import secret_from
+from trainer.spec import RUN_ID, Engine
 from trainer.store.client import ObjectStore
 
 ALIVE = timedelta(seconds=60)
@@ -124,13 +126,20 @@ def resume(argv: Sequence[str]) -> int:
         "pippa runs resume", description="Continue a run from its last checkpoint, with the configuration it had."
     )
     parser.add_argument("run", help="run id, as `pippa runs` lists them")
+    parser.add_argument("--launcher", choices=LAUNCHERS, help="as of `pippa train`")
     arguments = parser.parse_args(argv)
-    with opened_store() as store:
-        preset = _resumable(store, arguments.run)
-        # Within the store's context, so that an embedded server is not stopped and started again in between.
-        from flows.commands.train import carry_out
+    launcher = chosen_launcher(arguments.launcher)
+    if launcher == "remote":
+        from flows.commands.remote import carry_out_remotely
 
-        return carry_out(preset, {}, "process", arguments.run, None)
+        if not RUN_ID.fullmatch(arguments.run):
+            raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
+        preset = arguments.run.rsplit("-", 3)[0]
+        return carry_out_remotely(preset, {}, None, arguments.run, None)
+    with opened_store() as store:
+        preset, engine = _resumable(store, arguments.run)
+        # Within the store's context, so that an embedded server is not stopped and started again in between.
+        return carry_out(preset, {}, launcher, arguments.run, None, engine)
 
 
 def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
@@ -152,11 +161,11 @@ def is_alive(updated: datetime) -> bool:
     return datetime.now(UTC) - updated < ALIVE
 
 
-def _resumable(store: ObjectStore, run_id: str) -> str:
-    """The preset of a run that can be continued. Raises ``UsageError`` for one that can't."""
+def _resumable(store: ObjectStore, run_id: str) -> tuple[str, Engine]:
+    """The preset and the engine of a run that can be continued. Raises ``UsageError`` for one that can't."""
     from trainer.store import runs
 
     spec, state = runs.read_spec(store, run_id), runs.read_state(store, run_id)
     if state is not None and state.status == "done":
         raise UsageError(f"{run_id} is done.", f"`pippa runs show {run_id}` tells how it went.")
-    return spec.preset
+    return spec.preset, spec.engine

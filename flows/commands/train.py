@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,18 +18,24 @@ from flows.launch import LauncherName
 from trainer.argv import resolve
 from trainer.config import FinetuneConfig
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.prepare import engine_from
 from trainer.presets import PRESETS
 from trainer.settings import pippa_home
-from trainer.spec import new_run_id
+from trainer.spec import Engine, new_run_id
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
 
+Where: TypeAlias = LauncherName | Literal["remote"]
+LAUNCHERS: tuple[Where, ...] = ("process", "docker", "remote")
+
 HELP = """\
-usage: pippa train PRESET [--flag …] [--dry-run] [--launcher {launchers}]
+usage: pippa train PRESET [--flag …] [--dry-run] [--launcher {launchers}] [--engine {engines}]
 
   --dry-run     show what would be trained and the engine's command line; touch nothing
-  --launcher    where the trainer runs: process (here, with this Python) or docker (in its image, on this engine)
+  --launcher    where the trainer runs: process (here, with this Python), docker (in its image, on this engine) or
+                remote (where a `pippa worker` of the Prefect server PREFECT_API_URL is); default: PIPPA_LAUNCHER
+  --engine      what trains: pippa's own engine, or Isaac-GR00T in its image; default: PIPPA_ENGINE
 
 Every argument of the preset can be given as a flag: `pippa train PRESET --help` lists them.
 The presets are {presets}.
@@ -36,34 +44,45 @@ The presets are {presets}.
 
 def train(argv: Sequence[str]) -> int:
     """``pippa train PRESET [--flag …]``"""
-    launchers = ", ".join(get_args(LauncherName))
     if not argv or argv[0].startswith("-"):
         if argv and argv[0] in ("-h", "--help"):
-            sys.stdout.write(HELP.format(launchers=launchers, presets=", ".join(PRESETS)))
+            words = {"launchers": ", ".join(LAUNCHERS), "engines": ", ".join(get_args(Engine))}
+            sys.stdout.write(HELP.format(**words, presets=", ".join(PRESETS)))
             return ExitCode.DONE
         raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
-    name, launcher, dry_run, flags = argv[0], *_own_flags(argv[1:])
+    name, own, flags = argv[0], *_own_flags(argv[1:])
+    if base_model := os.environ.get("PIPPA_BASE_MODEL"):
+        flags = ["--base-model-path", base_model, *flags]
     preset, config, provenance = resolve(name, flags, "pippa train")
     _check_folders(config)
-    if dry_run:
+    engine = _engine(own.engine)
+    if own.dry_run:
         from flows.plan import print_plan
-        from trainer.prepare import engine_from
 
-        print_plan(console(), preset, config, provenance, launcher, engine_from())
+        print_plan(console(), preset, config, provenance, own.launcher, engine)
         return ExitCode.DONE
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
-    return carry_out(name, overrides, launcher, new_run_id(name), config)
+    if own.launcher == "remote":
+        from flows.commands.remote import carry_out_remotely
+
+        return carry_out_remotely(name, overrides, engine if own.engine else None, new_run_id(name), config)
+    return carry_out(name, overrides, own.launcher, new_run_id(name), config, engine)
 
 
 def carry_out(
-    preset: str, overrides: dict[str, Any], launcher: LauncherName, run_id: str, config: FinetuneConfig | None
+    preset: str,
+    overrides: dict[str, Any],
+    launcher: LauncherName,
+    run_id: str,
+    config: FinetuneConfig | None,
+    engine: Engine,
 ) -> int:
     """Start what is needed, run the flow under the terminal's eyes, print the report; returns the exit code."""
     from flows.startup import started
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
-    with started(home, config, screen, launcher) as store:
+    with started(home, config, screen, launcher, engine) as store:
         from flows.report import build_report, print_report
         from flows.terminal import Terminal
         from flows.train import OBSERVER
@@ -73,7 +92,7 @@ def carry_out(
             token = OBSERVER.set(terminal)
             try:
                 run: Callable[..., State] = flow  # its overloads depend on return_state
-                state = run(preset, overrides, launcher, run_id, return_state=True)
+                state = run(preset, overrides, launcher, engine, run_id, return_state=True)
             except SystemExit:
                 # SIGTERM: Prefect lets the flow end first, with the trainer saved, and then hands it to our handler.
                 _say_how_to_resume(screen, run_id)
@@ -93,13 +112,28 @@ def carry_out(
         return ExitCode.DONE
 
 
-def _own_flags(argv: Sequence[str]) -> tuple[LauncherName, bool, list[str]]:
-    """Launcher, whether it is a dry run, and the flags of the configuration that are left."""
+def _own_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """``dry_run``, ``launcher`` and ``engine``, and the flags of the configuration that are left."""
     parser = Parser("pippa train", add_help=False, allow_abbrev=False)
     parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--launcher", choices=get_args(LauncherName), default=get_args(LauncherName)[0])
+    parser.add_argument("--launcher", choices=LAUNCHERS)
+    parser.add_argument("--engine", choices=get_args(Engine))
     own, rest = parser.parse_known_args(argv)
-    return own.launcher, own.dry_run, rest
+    own.launcher = chosen_launcher(own.launcher)
+    return own, rest
+
+
+def chosen_launcher(name: str | None, default: Where = "process") -> Where:
+    """``name``, else ``PIPPA_LAUNCHER``, else ``default``. Raises ``UsageError`` for an unknown one."""
+    name = name or os.environ.get("PIPPA_LAUNCHER") or default
+    for launcher in LAUNCHERS:
+        if launcher == name:
+            return launcher
+    raise UsageError(f"PIPPA_LAUNCHER is {name!r}.", f"The launchers are {', '.join(LAUNCHERS)}.")
+
+
+def _engine(name: str | None) -> Engine:
+    return next((engine for engine in get_args(Engine) if engine == name), None) or engine_from()
 
 
 def _check_folders(config: FinetuneConfig) -> None:

@@ -21,8 +21,9 @@ from urllib.parse import urlsplit
 from pydantic import SecretStr
 
 from flows.embedded.service import Program, SharedService
-from flows.settings import PREFECT_QUIET
+from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.errors import PippaError
+from trainer.settings import secret_from
 
 HOST = "127.0.0.1"
 
@@ -35,7 +36,6 @@ _UNUSED_SERVICES = (
     "FOREMAN",
     "LATE_RUNS",
     "PAUSE_EXPIRATIONS",
-    "REPOSSESSOR",
     "SCHEDULER",
     "TRIGGERS",
 )
@@ -80,8 +80,8 @@ def prefect_server(home: Path, environ: Mapping[str, str] = os.environ) -> Itera
 
 
 def given_api(environ: Mapping[str, str] = os.environ) -> PrefectApi:
-    """The API that ``PREFECT_API_URL`` and ``PREFECT_API_AUTH_STRING`` name."""
-    auth = environ.get("PREFECT_API_AUTH_STRING")
+    """The API that ``PREFECT_API_URL`` and ``PREFECT_API_AUTH_STRING`` (or ``…_FILE``) name."""
+    auth = secret_from(environ, "PREFECT_API_AUTH_STRING")
     return PrefectApi(environ["PREFECT_API_URL"], SecretStr(auth) if auth else None)
 
 
@@ -122,6 +122,7 @@ def _prepare(folder: Path, environ: Mapping[str, str]) -> Program:
             "PREFECT_HOME": str(folder),
             "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
             "PREFECT_SERVER_API_AUTH_STRING": auth,
+            **KEEP_LEASES,
             # Its files would be unpacked into the installed package, and nobody could see it longer than a training.
             "PREFECT_SERVER_UI_ENABLED": "false",
             "PREFECT__SERVER_FINAL": "1",
@@ -131,9 +132,14 @@ def _prepare(folder: Path, environ: Mapping[str, str]) -> Program:
 
 
 def _healthy(connection: dict[str, Any]) -> bool:
-    """Whether the API answers; it does so only after its migrations."""
-    url = urlsplit(connection["url"])
-    client = http.client.HTTPConnection(url.netloc, timeout=2.0)
+    return answers(connection["url"])
+
+
+def answers(api_url: str) -> bool:
+    """Whether the API answers; it does so only after its migrations. Raises ``OSError`` where nothing listens."""
+    url = urlsplit(api_url)
+    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
+    client = kind(url.netloc, timeout=2.0)
     try:
         client.request("GET", f"{url.path}/health")
         return client.getresponse().status == http.client.OK

@@ -17,6 +17,9 @@ LauncherName = Literal["process", "docker"]
 Role = Literal["training", "prepare", "evaluate"]
 Log = Callable[[str], None]
 
+GPU_VARIABLE: dict[LauncherName, str] = {"process": "CUDA_VISIBLE_DEVICES", "docker": "PIPPA_GPUS"}
+"""What tells a launcher which GPUs a job may use."""
+
 
 class Job(BaseModel):
     """One ``trainer …`` command that is to run somewhere."""
@@ -43,6 +46,8 @@ class Training(Protocol):
 
     log: Path
     """What the trainer wrote for people."""
+    outlives: bool
+    """Whether it goes on when this process is killed."""
     lost: str
     """Why it was lost, where that is known better than from the exit code."""
 

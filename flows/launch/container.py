@@ -38,6 +38,8 @@ class ContainerTraining:
     Two threads read stdout (events) and stderr (into ``log``); a lost engine is waited for.
     """
 
+    outlives = True
+
     def __init__(self, container: Container, log: Path) -> None:
         self.log = log
         self.lost = ""

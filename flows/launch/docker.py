@@ -151,7 +151,7 @@ class DockerLauncher:
         host = api.create_host_config(
             network_mode=place.network,
             mounts=list(place.mounts),
-            device_requests=gpus.requests(self.client.info(), settings) if job.gpus else None,
+            device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
             shm_size=_size(settings, "PIPPA_SHM_SIZE") or parse_bytes(SHM_SIZE),
             # As PyTorch's own images are run: pinned memory and deep stacks.
             ulimits=[

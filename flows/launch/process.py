@@ -66,6 +66,8 @@ class ProcessLauncher:
 class TrainerProcess:
     """A trainer in a process. Its events are read by a thread, so that a signal never interrupts half a line."""
 
+    outlives = False
+
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.log = log
         self.lost = ""

@@ -1,0 +1,166 @@
+"""Trainings elsewhere: ``pippa train --launcher remote``, ``pippa runs follow`` and ``pippa runs cancel``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markdown import Markdown
+from rich.markup import escape
+
+from flows.cli import Parser
+from flows.commands import console, said
+from flows.embedded.prefect import given_api
+from flows.settings import prefect_environment
+from trainer.config import FinetuneConfig
+from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.settings import pippa_home
+from trainer.sources import is_folder
+from trainer.spec import Engine
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.objects import FlowRun
+
+
+def carry_out_remotely(
+    preset: str, overrides: dict[str, Any], engine: Engine | None, run_id: str, config: FinetuneConfig | None
+) -> int:
+    """Submit the training to the Prefect server and follow it; returns its exit code."""
+    _require_reachable(config)
+    screen = console()
+    screen.print(f"[bold]{escape(run_id)}[/]")
+    with _client() as client:
+        from flows import remote
+
+        flow_run = remote.submit(client, preset, overrides, engine, run_id)
+        screen.print(f"Submitted to {escape(_server())}", soft_wrap=True)
+        if not remote.workers_online(client):
+            screen.print("[yellow]![/] No worker is online; it begins when one is: `pippa worker`.")
+        return _follow(client, flow_run, screen)
+
+
+def follow(argv: Sequence[str]) -> int:
+    """``pippa runs follow RUN``"""
+    parser = Parser("pippa runs follow", description="Watch a training that goes on elsewhere. Ctrl-C stops watching.")
+    parser.add_argument("run", help="run id")
+    arguments = parser.parse_args(argv)
+    with _client() as client:
+        from flows import remote
+
+        return _follow(client, remote.find(client, arguments.run), console())
+
+
+def cancel(argv: Sequence[str]) -> int:
+    """``pippa runs cancel RUN``"""
+    parser = Parser("pippa runs cancel", description="End a training; it saves and uploads a last checkpoint first.")
+    parser.add_argument("run", help="run id")
+    arguments = parser.parse_args(argv)
+    screen = console()
+    with _client() as client:
+        from flows import remote
+
+        flow_run = remote.find(client, arguments.run)
+        if flow_run.state is not None and flow_run.state.is_final():
+            screen.print(f"{escape(flow_run.name)} has ended already: {flow_run.state.name}.")
+            return ExitCode.DONE
+        remote.cancel(client, flow_run)
+        end = _watch(client, flow_run, screen)
+        if end is None:
+            return ExitCode.INTERRUPTED
+    screen.print(f"[green]✓[/] {escape(flow_run.name)}: {end.state}. To continue it: pippa runs resume {flow_run.name}")
+    return ExitCode.DONE
+
+
+def _follow(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> int:
+    from flows import remote
+
+    name = flow_run.name
+    end = _watch(client, flow_run, screen)
+    if end is None:
+        screen.print(
+            f"[yellow]![/] Not watching any more; the training goes on.\n"
+            f"  to watch it again: [bold]pippa runs follow {name}[/]\n"
+            f"  to end it:         [bold]pippa runs cancel {name}[/]"
+        )
+        return ExitCode.INTERRUPTED
+    if end.error is not None:
+        sys.stdout.flush()
+        sys.stderr.write(f"error: {end.error.message}\n" + (f"{end.error.hint}\n" if end.error.hint else ""))
+    elif end.exit_code == ExitCode.DONE:
+        if report := remote.report_of(client, name):
+            screen.print(Markdown(report))
+    else:
+        screen.print(f"[yellow]![/] {end.state}: {escape(end.message)}", soft_wrap=True)
+    return end.exit_code
+
+
+def _watch(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> Any:
+    """Follow in the terminal's progress display; None when Ctrl-C ended the watching."""
+    from flows import remote
+    from flows.terminal import Terminal
+
+    with Terminal(flow_run.name, screen) as terminal:
+        try:
+            return remote.follow(
+                client, flow_run.id, flow_run.name, terminal, lambda state: terminal.say(f"[dim]{escape(state)}[/]")
+            )
+        except KeyboardInterrupt:
+            return None
+
+
+def _require_reachable(config: FinetuneConfig | None) -> None:
+    """Raise ``UsageError`` for folders of this machine, which the other one does not have."""
+    if config is None:
+        return
+    here = [name for name in config.dataset_path if is_folder(name)]
+    if here:
+        raise UsageError(
+            f"{', '.join(here)}: a folder of this machine, and the training runs on another one.",
+            f"Push it first: `pippa data push {here[0]} --name NAME`, then --dataset-path NAME.",
+        )
+    if is_folder(config.base_model_path):
+        raise UsageError(
+            f"{config.base_model_path}: a folder of this machine, and the training runs on another one.",
+            f"Push it first: `trainer prepare base-model {config.base_model_path} --name NAME`.",
+        )
+
+
+def _server() -> str:
+    return os.environ["PREFECT_API_URL"].removesuffix("/api")
+
+
+@contextmanager
+def _client() -> Iterator[SyncPrefectClient]:
+    """A client of the server that the settings name. Raises ``PippaError`` where it can't be used."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UsageError(
+            "PREFECT_API_URL is not set: where is the Prefect server?",
+            "Set it, such as http://127.0.0.1:4200/api through an SSH tunnel: ssh -L 4200:127.0.0.1:4200 HOST",
+        )
+    os.environ.update({**prefect_environment(pippa_home()), **given_api().to_environ()})
+    with said("Connecting to the Prefect server"):
+        # Prefect takes seconds to import.
+        import httpx
+        from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            yield client
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+            raise PippaError(
+                "The Prefect server refuses the password.",
+                "Set PREFECT_API_AUTH_STRING (or …_FILE) to the server's own: user:password.",
+            ) from None
+        raise
+    except httpx.TransportError as error:
+        raise PippaError(
+            f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer: {error}",
+            "Is the address right, and the tunnel to it open?",
+        ) from error

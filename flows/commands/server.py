@@ -1,0 +1,80 @@
+"""``pippa server``: the Prefect server of a team, in the foreground."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from flows.cli import Parser
+from flows.settings import KEEP_LEASES, PREFECT_QUIET
+from trainer.errors import UsageError
+from trainer.settings import pippa_home, secret_from
+
+PORT = 4200
+
+
+def server(argv: Sequence[str]) -> int:
+    """``pippa server``"""
+    parser = Parser(
+        "pippa server",
+        description="Run the Prefect server, with its pages, until it is stopped. Its database is the Postgres of "
+        "PIPPA_POSTGRES_HOST, else a file in PIPPA_HOME/prefect.",
+    )
+    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104 - in a container
+    parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on (default: {PORT})")
+    arguments = parser.parse_args(argv)
+    home = pippa_home()
+    environ = {**os.environ, **server_environment(home)}
+    Path(environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "prefect", "server", "start"]
+    # The process becomes the server: whoever supervises it signals the server itself.
+    os.execve(  # noqa: S606 - a list, no shell
+        sys.executable, [*command, "--host", arguments.host, "--port", str(arguments.port)], environ
+    )
+
+
+def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of a server with ``home``. What the user set as Prefect's own variable wins. Holds secrets."""
+    folder = home / "prefect"
+    wanted = {
+        **PREFECT_QUIET,
+        "PREFECT_HOME": str(folder),
+        # A server is there to be watched: its log is its console.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
+        "PREFECT_SERVER_UI_ENABLED": "true",
+        # Prefect unpacks the pages, by default into its own package, which is root's in an image.
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
+        # Where the browser finds the API, not where containers do.
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{environ.get('PIPPA_PREFECT_PORT') or PORT}/api",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        **KEEP_LEASES,
+        **_database(environ),
+    }
+    if auth := secret_from(environ, "PREFECT_API_AUTH_STRING"):
+        wanted["PREFECT_SERVER_API_AUTH_STRING"] = auth
+        # Its own services are clients of its API.
+        wanted["PREFECT_API_AUTH_STRING"] = auth
+    return {name: environ.get(name) or value for name, value in wanted.items()}
+
+
+def _database(environ: Mapping[str, str]) -> dict[str, str]:
+    host = environ.get("PIPPA_POSTGRES_HOST")
+    if not host:
+        return {}
+    password = secret_from(environ, "PIPPA_POSTGRES_PASSWORD")
+    if not password:
+        raise UsageError(
+            f"PIPPA_POSTGRES_HOST is {host}, and there is no password for it.",
+            "Set PIPPA_POSTGRES_PASSWORD, or PIPPA_POSTGRES_PASSWORD_FILE with the path of a secret file.",
+        )
+    name, _, port = host.partition(":")
+    return {
+        "PREFECT_SERVER_DATABASE_DRIVER": "postgresql+asyncpg",
+        "PREFECT_SERVER_DATABASE_HOST": name,
+        "PREFECT_SERVER_DATABASE_PORT": port or "5432",
+        "PREFECT_SERVER_DATABASE_USER": "prefect",
+        "PREFECT_SERVER_DATABASE_NAME": "prefect",
+        "PREFECT_SERVER_DATABASE_PASSWORD": password,
+    }

@@ -1,0 +1,86 @@
+"""``pippa worker``: runs what is started or scheduled in Prefect, on this machine."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from rich.console import Console
+
+from flows.cli import Parser
+from flows.commands import console
+from flows.commands.train import chosen_launcher
+from flows.embedded.prefect import answers, given_api
+from flows.launch import LauncherName
+from flows.settings import keep_bytecode, prefect_environment
+from trainer.errors import PippaError, UsageError
+from trainer.prepare import engine_from
+from trainer.settings import StoreSettings, pippa_home
+
+WAIT_SECONDS = 180.0
+
+
+def worker(argv: Sequence[str]) -> int:
+    """``pippa worker``"""
+    parser = Parser(
+        "pippa worker",
+        description="Register pippa's deployments with the Prefect server of PREFECT_API_URL, and run on this machine "
+        "what is started or scheduled there, until it is stopped.",
+    )
+    parser.add_argument("--name", help="its name in the pages (default: this machine's)")
+    parser.add_argument(
+        "--launcher", choices=get_args(LauncherName), help="what the forms propose (default: PIPPA_LAUNCHER, or docker)"
+    )
+    arguments = parser.parse_args(argv)
+    launcher = chosen_launcher(arguments.launcher, "docker")
+    if launcher == "remote":
+        raise UsageError("PIPPA_LAUNCHER is remote, and a worker is where trainings run.", "Use docker or process.")
+    home, screen = pippa_home(), console()
+    _environment(home)
+    _wait_for_server(screen)
+
+    from flows.work import work
+
+    return work(screen, name=arguments.name, launcher=launcher, engine=engine_from())
+
+
+def _environment(home: Path) -> None:
+    """What this process and every flow it starts must find in ``os.environ``. Raises ``PippaError``."""
+    if not os.environ.get("PREFECT_API_URL"):
+        raise UsageError(
+            "PREFECT_API_URL is not set: which Prefect server?",
+            "Set it, such as http://127.0.0.1:4200/api; `pippa server` starts one.",
+        )
+    StoreSettings.from_environ()
+    os.environ["PIPPA_HOME"] = str(home)
+    keep_bytecode(home)
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
+    os.environ.update({**prefect_environment(home), **given_api().to_environ()})
+    # Flows are started as `python …`, which must be this one.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+
+
+def _wait_for_server(screen: Console) -> None:
+    url = os.environ["PREFECT_API_URL"]
+    deadline = time.monotonic() + WAIT_SECONDS
+    told = False
+    while not _answers(url):
+        if time.monotonic() > deadline:
+            raise PippaError(
+                f"The Prefect server {url} does not answer.", "Is PREFECT_API_URL right, and `pippa server` running?"
+            )
+        if not told:
+            screen.print(f"Waiting for the Prefect server {url}.", soft_wrap=True)
+            told = True
+        time.sleep(0.5)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return answers(url)
+    except OSError:
+        return False

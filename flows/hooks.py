@@ -1,0 +1,93 @@
+"""The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
+
+Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
+where a person runs it; under a worker it is the hook, which also runs when the flow's process was killed; and the
+reaper (``flows.keeper``), when both had their time.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
+from prefect.client.schemas.objects import FlowRun
+from prefect.flows import Flow
+from prefect.logging.loggers import flow_run_logger
+from prefect.states import State
+
+from flows.launch import engine, reaper
+from flows.launch.place import find_place
+from flows.settings import stop_grace
+from trainer.errors import PippaError
+
+FLOWS = ["train", "evaluate", "pull-dataset", "pull-base-model", "gc"]
+"""The names of pippa's flows."""
+MARGIN = timedelta(seconds=60)
+
+
+def supervised() -> bool:
+    """Whether a worker watches over this flow's process, and so carries out its hooks."""
+    return os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
+
+
+def stop_what_runs(flow: Flow[..., object], flow_run: FlowRun, state: State) -> None:
+    """Hook for ``on_cancellation`` and ``on_crashed``: stop the containers of the flow run, in their own time."""
+    log = flow_run_logger(flow_run, flow)
+    log.info("%s: stopping what it left running; a training saves and uploads a last checkpoint.", state.name)
+    for name in stop_containers(flow_run):
+        log.info("Stopped %s.", name)
+
+
+def stop_containers(flow_run: FlowRun) -> list[str]:
+    """Stop the containers of ``flow_run`` and wait for their end; their names.
+
+    Those that another flow run of the same run follows by now are its own.
+    """
+    with get_client(sync_client=True) as client:
+        others = _runs_of(client, flow_run.name)
+    if any(run.id != flow_run.id and not _ended(run) for run in others):
+        return []
+    try:
+        docker = engine.connect()
+    except PippaError:
+        return []  # nothing runs in containers here
+    with closing(docker):
+        grace = stop_grace()
+        return [
+            name for owner in (flow_run.name, str(flow_run.id)) for name in reaper.stop_container(docker, owner, grace)
+        ]
+
+
+def reap(client: SyncPrefectClient) -> list[str]:
+    """Stop the containers of this stack whose flow run ended a while ago; their names."""
+    try:
+        docker = engine.connect()
+    except PippaError:
+        return []
+    latest = datetime.now(UTC) - timedelta(seconds=stop_grace()) - MARGIN
+
+    def is_live(container: reaper.Owned) -> bool:
+        runs = _runs_of(client, container.run_id) if container.run_id else []
+        # Nobody here knows it: another server may. One that ended lately may still be stopping its container.
+        return not runs or any(not _ended(run) or run.state is None or run.state.timestamp > latest for run in runs)
+
+    with closing(docker):
+        project = find_place(docker, os.environ).project
+        return reaper.reap(docker, is_live, stop_grace(), project)
+
+
+def _runs_of(client: SyncPrefectClient, owner: str) -> list[FlowRun]:
+    """The flow runs that a container's owner may mean: those of a run, or one by its id."""
+    try:
+        wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(owner)]))
+    except ValueError:
+        wanted = FlowRunFilter(name=FlowRunFilterName(any_=[owner]))
+    return client.read_flow_runs(flow_run_filter=wanted)
+
+
+def _ended(run: FlowRun) -> bool:
+    return run.state is not None and run.state.is_final()

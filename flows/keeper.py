@@ -1,0 +1,143 @@
+"""Puts right what a killed process left: flow runs that say they run, containers nobody owns, GPUs that seem taken."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
+from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.states import AwaitingRetry, Cancelled, Crashed
+
+from flows import hooks, slots
+from flows.machine import machine_name
+
+KEEP_SECONDS = 60.0
+LOST_SECONDS = 150.0
+"""A flow's process is heard of every 30 seconds (flows.settings); after this long without a word it was killed."""
+
+_WORKER = "prefect.worker.name"
+_LOG = logging.getLogger("pippa.worker")
+
+
+def recover(client: SyncPrefectClient, worker: str) -> list[str]:
+    """Start again what an earlier worker of this name left when it ended; returns what was done, for people.
+
+    Called before the worker takes its first run: whatever has this worker's name and no process here was left. The
+    same flow run is put back in the queue; it has the same run id, and so follows its container again or, when that is
+    gone too, continues from the last checkpoint. One that was being cancelled is.
+    """
+    done = []
+    for run in _unfinished(client, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING):
+        if run.labels.get(_WORKER) != worker or _has_process(run.id):
+            continue
+        if run.state_type == StateType.CANCELLING:
+            hooks.stop_containers(run)
+            client.set_flow_run_state(run.id, Cancelled(message="Cancelled while its worker was away."), force=True)
+            done.append(f"{run.name} was being cancelled: ended.")
+        else:
+            again = AwaitingRetry(message="Its worker was stopped; it goes on.")
+            client.set_flow_run_state(run.id, again, force=True)
+            done.append(f"{run.name} was left by an earlier worker: it goes on.")
+    return done
+
+
+class Keeper:
+    """A thread that tidies once a minute, as a context manager."""
+
+    def __init__(self, seconds: float = KEEP_SECONDS) -> None:
+        self._seconds = seconds
+        self._ended = threading.Event()
+        self._leaked: dict[str, datetime] = {}
+
+    def __enter__(self) -> Keeper:
+        threading.Thread(target=self._run, name="keeper", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def tidy(self, client: SyncPrefectClient) -> None:
+        """One round."""
+        for run in lost(client):
+            message = "The process that followed it was killed. `pippa runs resume` continues the run."
+            client.set_flow_run_state(run.id, Crashed(message=message), force=True)
+            _LOG.warning("%s: %s", run.name, message)
+            hooks.stop_containers(run)
+        for name in hooks.reap(client):
+            _LOG.warning("Stopped %s: its flow run has ended.", name)
+        self._free_leaked(client)
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._seconds):
+            try:
+                with get_client(sync_client=True) as client:
+                    self.tidy(client)
+            except Exception as error:  # a server or engine that is away is back some other minute
+                _LOG.warning("Could not tidy up: %s", error)
+
+    def _free_leaked(self, client: SyncPrefectClient) -> None:
+        """Give back what a server that lost its leases counts as held: nothing trained here for longer than they last.
+
+        A server in a new container has an old database and no leases.
+        """
+        now, taken = datetime.now(UTC), slots.leaked(client, machine_name())
+        self._leaked = {limit: self._leaked.get(limit, now) for limit in taken}
+        for limit, since in self._leaked.items():
+            if now - since > timedelta(seconds=2 * slots.LEASE_SECONDS):
+                slots.free(client, limit)
+                _LOG.warning("Freed %s: nothing trains there.", limit)
+
+
+def lost(client: SyncPrefectClient, now: datetime | None = None) -> list[FlowRun]:
+    """Flow runs started from a terminal or a compose service whose process ended without a word."""
+    now = now or datetime.now(UTC)
+    since = now - timedelta(seconds=LOST_SECONDS)
+    silent = [
+        run
+        for run in _unfinished(client, StateType.RUNNING)
+        # Those of deployments are their worker's concern.
+        if run.deployment_id is None and run.state is not None and run.state.timestamp < since
+    ]
+    return [run for run in silent if not _heard_of(client, run.id, since)]
+
+
+def _heard_of(client: SyncPrefectClient, flow_run_id: UUID, since: datetime) -> bool:
+    """Whether the flow run sent a heartbeat since then."""
+    answer = client.request(
+        "POST",
+        "/events/filter",
+        json={
+            "filter": {
+                "event": {"name": ["prefect.flow-run.heartbeat"]},
+                "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]},
+                "occurred": {"since": since.isoformat()},
+            },
+            "limit": 1,
+        },
+    )
+    return bool(answer.json()["events"])
+
+
+def _unfinished(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=hooks.FLOWS)),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypes(any_=list(types)))),
+    )
+
+
+def _has_process(flow_run_id: UUID) -> bool:
+    """Whether a process of this machine (of this container, in one) carries out the flow run."""
+    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in environ.read_bytes().split(b"\0"):
+                return True
+        except OSError:  # somebody else's process, or one that just ended
+            continue
+    return False

@@ -1,0 +1,123 @@
+"""``trainer evaluate --checkpoint NAME``: open-loop evaluation of a registered checkpoint, kept in the registry.
+
+Checkpoint and dataset come from the object store into the cache that all runs of the machine share. What its run itself
+would have measured is added to the checkpoint's metrics under the same names; on another dataset, or another stretch of
+it, numbers mean something else and get names that say so, since the lowest ``open_loop_mse`` decides ``<preset>/best``.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import tyro
+
+from trainer import sources
+from trainer.errors import UsageError
+from trainer.evaluate import EvaluateOptions, evaluate
+from trainer.events import Emitter, EvaluationEvent, Event, PhaseEvent
+from trainer.run import EVALUATED_EPISODES, EVALUATED_STEPS
+from trainer.settings import StoreSettings, pippa_home
+from trainer.spec import SnapshotRef
+from trainer.store import registry, runs
+from trainer.store.client import ObjectStore
+from trainer.store.registry import CheckpointEntry
+from trainer.workspace import cached
+
+
+@dataclass(frozen=True)
+class RegisteredOptions:
+    """Open-loop evaluation of a registered checkpoint. Its metrics and plots are kept with it in the object store."""
+
+    checkpoint: str
+    """RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best."""
+    dataset: str | None = None
+    """Another dataset of the object store, as NAME or NAME@DIGEST; default: the (first) one it was trained on."""
+    trajs: int = EVALUATED_EPISODES
+    """Episodes to evaluate, at most."""
+    steps: int = EVALUATED_STEPS
+    """Frames of each episode to compare, at most."""
+    denoising_steps: int | None = None
+    """Steps of the flow-matching sampler; default: the checkpoint's (4)."""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Evaluate as ``argv`` says, with events on stdout. Returns the exit code."""
+    evaluate_registered(tyro.cli(RegisteredOptions, args=argv, prog="trainer evaluate"), Emitter())
+    return 0
+
+
+def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, float]:
+    """Evaluate and keep what came out; the metrics, under the names they are kept by.
+
+    Raises ``UsageError`` for an unknown checkpoint or dataset, ``StoreError``, and what ``evaluate`` raises.
+    """
+    store = ObjectStore(StoreSettings.from_environ())
+    entry = registry.resolve(store, options.checkpoint)
+    dataset = _dataset(store, entry, options.dataset)
+    emit(PhaseEvent(phase="prepare", message=f"Fetching {entry.name} and {dataset} from the store."))
+
+    def log(line: str) -> None:
+        sys.stderr.write(line + "\n")
+
+    home = pippa_home()
+    folder = cached(store, entry.snapshot, home, log)
+    label = label_of(entry, dataset, options)
+    (home / "tmp").mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=home / "tmp", prefix="evaluate-") as report:
+        found = evaluate(
+            EvaluateOptions(
+                model_path=folder,
+                dataset_path=cached(store, dataset, home, log),
+                data_config=entry.spec.config.data_config,
+                embodiment_tag=entry.spec.config.embodiment_tag,
+                trajs=options.trajs,
+                steps=options.steps,
+                denoising_steps=options.denoising_steps,
+                report_dir=Path(report),
+            ),
+            _Named(emit, entry.step, label),
+        )
+        metrics = {f"{name}{label}": value for name, value in found.items()}
+        registry.add_metrics(store, entry.run_id, entry.step, metrics)
+        runs.upload_folder(store, entry.run_id, Path(report), f"report/checkpoint-{entry.step}{label}")
+    return metrics
+
+
+def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOptions) -> str:
+    """What tells the metrics of this evaluation from those that the run itself measured; empty when nothing does."""
+    parts = []
+    if dataset != entry.spec.datasets[0]:
+        parts.append(f"{dataset.name.replace('/', '_')}-{dataset.digest[:12]}")
+    for name, value, usual in (
+        ("trajs", options.trajs, EVALUATED_EPISODES),
+        ("steps", options.steps, EVALUATED_STEPS),
+        ("denoising-steps", options.denoising_steps, None),
+    ):
+        if value != usual:
+            parts.append(f"{name}-{value}")
+    return f"@{','.join(parts)}" if parts else ""
+
+
+def _dataset(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> SnapshotRef:
+    if name is None:
+        return entry.spec.datasets[0]
+    if ref := sources.find(store, "dataset", name):
+        return ref
+    raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
+
+
+class _Named(Emitter):
+    """Passes events on, those of an evaluation with the step and the names they are kept by."""
+
+    def __init__(self, emit: Emitter, step: int, label: str) -> None:
+        self._emit, self._step, self._label = emit, step, label
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EvaluationEvent):
+            metrics = {f"{name}{self._label}": value for name, value in event.metrics.items()}
+            event = event.model_copy(update={"step": self._step, "metrics": metrics})
+        self._emit(event)
