@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
 
+from flows import stack
 from flows.cli import Parser
 from flows.commands import console, said
 from flows.embedded.prefect import given_api
@@ -138,6 +139,7 @@ def _server() -> str:
 @contextmanager
 def _client() -> Iterator[SyncPrefectClient]:
     """A client of the server that the settings name. Raises ``PippaError`` where it can't be used."""
+    stack.adopt(pippa_home())
     if not os.environ.get("PREFECT_API_URL"):
         raise UsageError(
             "PREFECT_API_URL is not set: where is the Prefect server?",

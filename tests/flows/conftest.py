@@ -23,7 +23,13 @@ def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mappin
 @pytest.fixture
 def stack(prefect_environ, s3_settings: StoreSettings, tmp_path, monkeypatch) -> Mapping[str, str]:
     """This process works with a real Prefect server and a bucket of this test's own; ``PIPPA_HOME`` is in tmp_path."""
-    environ = {**prefect_environ, **s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home")}
+    environ = {
+        **prefect_environ,
+        **s3_settings.to_environ(),
+        "PIPPA_HOME": str(tmp_path / "home"),
+        # A training that a test killed holds its place for another minute.
+        "PIPPA_TRAININGS_PER_GPU": "99",
+    }
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
     from prefect.context import refresh_global_settings_context
