@@ -177,6 +177,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
     )
     trainer.train(resume_from_checkpoint=resume_from)
     trainer.save_final()
+    stop.release()
     return 128 + stop.received if stop.received else ExitCode.DONE
 
 

@@ -88,12 +88,16 @@ def merged_state(model: GR00TN15) -> tuple[dict[str, torch.Tensor], set[str]]:
     return state, changing
 
 
-def save_adapter(model: GR00TN15, folder: Path) -> None:
-    """Write the adapters, and the projector where it is trained, as peft does; ``PeftModel`` loads them."""
+def adapter_state(model: GR00TN15) -> dict[str, torch.Tensor]:
+    """The adapters, and the projector where it is trained, under the names peft gives them on disk."""
+    return {_on_disk(name): parameter.detach().contiguous() for name, parameter in _trained(model).items()}
+
+
+def save_adapter(model: GR00TN15, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+    """Write ``adapter_state`` (or a copy of it, ``state``) as peft does; ``PeftModel`` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _CONFIG).write_text(json.dumps(_describe(model), indent=2, sort_keys=True) + "\n")
-    tensors = {_on_disk(name): parameter.detach().contiguous() for name, parameter in _trained(model).items()}
-    save_file(tensors, folder / _WEIGHTS, metadata={"format": "pt"})
+    save_file(adapter_state(model) if state is None else state, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
 def load_adapter(model: GR00TN15, checkpoint: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Set
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -139,23 +139,30 @@ def load_checkpoint(model_class: type[GR00TN15], folder: Path, dtype: torch.dtyp
     return model
 
 
+def trained_state(model: GR00TN15) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """The weights of ``model``, and which of them change while it is trained."""
+    return model.state_dict(), {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
 def save_checkpoint(
     model: GR00TN15,
     folder: Path,
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,
-    trained: Collection[str] | None = None,
+    trained: Set[str] | None = None,
+    frozen_from: Path | None = None,
 ) -> None:
     """Write ``config.json``, the weights in shards of at most 5 GB, and last their index: without it nothing loads.
 
     Shards hold either frozen or trained parameters, in the order of the model, so that the frozen shards have the same
     names and bytes at every step. ``state_dict`` replaces the model's own (gathered from several processes, say), and
-    ``trained`` the names of those that differ from step to step.
+    ``trained`` the names of those that differ from step to step. ``frozen_from`` is a checkpoint that was saved of the
+    same model with the same arguments: its frozen shards are linked, not written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    state = dict(state_dict if state_dict is not None else model.state_dict())
-    if trained is None:
-        trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    own_state, own_trained = trained_state(model)
+    state = dict(own_state if state_dict is None else state_dict)
+    trained = own_trained if trained is None else trained
     shards: list[dict[str, torch.Tensor]] = []
     for names in ([n for n in state if n not in trained], [n for n in state if n in trained]):
         room = 0
@@ -178,9 +185,18 @@ def save_checkpoint(
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        save_file(shard, file, metadata={"format": "pt"})
-        file.chmod(config_file.stat().st_mode)  # safetensors lets nobody but the owner read
+        if frozen_from is None or not trained.isdisjoint(shard) or not _linked(frozen_from / file.name, file):
+            save_file(shard, file, metadata={"format": "pt"})
+            file.chmod(config_file.stat().st_mode)  # safetensors lets nobody but the owner read
         weight_map.update(dict.fromkeys(shard, file.name))
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _linked(source: Path, target: Path) -> bool:
+    try:
+        target.hardlink_to(source)
+    except OSError:  # the file is gone, or the file system has no hard links
+        return False
+    return True

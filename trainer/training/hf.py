@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,13 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from trainer.data.collate import Collator
 from trainer.data.dataset import TrainingDataset
-from trainer.failures import disk_full
-from trainer.gr00t.lora import ADAPTER, merged_state, save_adapter
+from trainer.gr00t.lora import ADAPTER, adapter_state, merged_state, save_adapter
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
-from trainer.gr00t.weights import save_checkpoint
+from trainer.gr00t.weights import save_checkpoint, trained_state
+from trainer.training.checkpoints import STAGING, CheckpointWriter, HostCopies, link_or_copy
 from trainer.training.noise import draw_noise
 from trainer.training.sampler import EpochSampler
-
-CHECKPOINTS_KEPT = 5
-"""Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
-
-_STAGING = ".saving"
-_NO_SPACE = 1 << 20
-"""Bytes; a disk with less is full, whatever the error says."""
 
 
 class _TellEpoch(TrainerCallback):
@@ -57,11 +50,21 @@ class _CountBatches(TrainerCallback):
         self.taken = 0
 
 
+class _TellOfFailedSave(TrainerCallback):
+    """Ends the training soon after a checkpoint could not be written, not only when the next one is due."""
+
+    def __init__(self, writer: CheckpointWriter) -> None:
+        self._writer = writer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._writer.check()
+
+
 class FinetuneTrainer(Trainer):
     """Trains a ``GR00TN15`` as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
 
-    A checkpoint appears under its final name ``checkpoint-<step>`` only when it is complete: transformers writes in
-    place, so that a crash while saving leaves a torn folder that ``--resume`` then picks.
+    A checkpoint is copied out of the device and written while the training goes on (``trainer.training.checkpoints``).
+    It appears under its final name ``checkpoint-<step>`` when it is complete; ``train`` returns after the last one has.
 
     Args:
         processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
@@ -96,14 +99,20 @@ class FinetuneTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._processor = processor
         self._experiment_cfg = experiment_cfg
-        self._saving = False
+        self._writer = CheckpointWriter(self._output_dir)
+        self._copies = HostCopies()
+        self._parts: list[Callable[[], None]] | None = None
+        """While a checkpoint is taken: what is left to be written of it."""
+        # What is on the disk can't be asked while training: the ranks would see the writer's rename at different times.
+        self._saved = {path.name for path in self._output_dir.glob("checkpoint-*")}
+        self.add_callback(_TellOfFailedSave(self._writer))
         self._micro_batches = _CountBatches()
         self.add_callback(self._micro_batches)
         # Dropout must differ between the ranks; what has to be equal (model, noise, order) doesn't depend on this.
         torch.manual_seed(args.seed + args.process_index)
         # Left by a save that was cut short; never a checkpoint.
         if self.args.should_save:
-            shutil.rmtree(self._output_dir / _STAGING, ignore_errors=True)
+            shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training batches. Their loader draws its own seed for its workers from a generator of its own.
@@ -157,53 +166,73 @@ class FinetuneTrainer(Trainer):
         """Zero: transformers' estimate knows language models only."""
         return 0
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; returns when the last checkpoint is complete, also when the training ends by an error."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._writer.wait()
+
     def _get_output_dir(self, trial: Any) -> str:
         folder = super()._get_output_dir(trial)
-        return str(Path(folder) / _STAGING) if self._saving else folder
+        return folder if self._parts is None else str(Path(folder) / STAGING)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         name = f"checkpoint-{self.state.global_step}"
-        output_dir = self._output_dir
-        if (output_dir / name).is_dir():
+        if name in self._saved:
             # A run resumed at its last step, or stopped right after a save.
             return
-        self._saving = True
-        staged = output_dir / _STAGING / name
-        with _disk_full_explained(output_dir):
+        # The copies of the one before are in use until it is written.
+        self._writer.wait()
+        self._parts = parts = []
+        with self._writer.explained():
             try:
                 super()._save_checkpoint(model, trial)
             finally:
-                self._saving = False
-            if self.args.world_size > 1:
-                # Every rank writes its own random state into the staging folder.
-                torch.distributed.barrier()
-            if not self.args.should_save:
-                return
-            shutil.copytree(self._experiment_cfg, staged / "experiment_cfg", dirs_exist_ok=True)
-            _sync(staged)
-        staged.rename(output_dir / name)
-        _sync_folder(output_dir)
-        (output_dir / _STAGING).rmdir()
-        self._remove_old_checkpoints(output_dir)
-
-    def _remove_old_checkpoints(self, output_dir: Path) -> None:
-        steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in output_dir.glob("checkpoint-*"))
-        for step in steps[:-CHECKPOINTS_KEPT]:
-            # Renamed first: a half-deleted checkpoint must not be found by --resume either.
-            doomed = output_dir / f".removing-{step}"
-            (output_dir / f"checkpoint-{step}").rename(doomed)
-            shutil.rmtree(doomed, ignore_errors=True)
+                self._parts = None
+        if self.args.world_size > 1:
+            # Every rank writes its own random state into the staging folder.
+            torch.distributed.barrier()
+        self._copies.finish()
+        self._saved.add(name)
+        if self.args.should_save:
+            experiment_cfg = self._writer.staged(name) / "experiment_cfg"
+            parts.append(partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True))
+            self._writer.start(name, parts)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.args.should_save:
-            folder = Path(output_dir) if output_dir else self._output_dir
-            if self._lora:
-                state, changing = merged_state(self._groot)
-                save_checkpoint(self._groot, folder, state_dict=state, trained=changing)
-                save_adapter(self._groot, folder / ADAPTER)
-            else:
-                save_checkpoint(self._groot, folder)
-            self._processor.save_pretrained(folder)
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir) if output_dir else self._output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        state, trained = merged_state(self._groot) if self._lora else trained_state(self._groot)
+        # Frozen parameters don't change while they are written.
+        state = {name: self._copies.take(name, each) if name in trained else each for name, each in state.items()}
+        same = self._writer.last
+        parts = [
+            partial(save_checkpoint, self._groot, folder, state_dict=state, trained=trained, frozen_from=same),
+            partial(self._processor.save_pretrained, folder),
+        ]
+        if self._lora:
+            adapter = self._copies.take(ADAPTER, adapter_state(self._groot))
+            parts.append(partial(save_adapter, self._groot, folder / ADAPTER, adapter))
+        self._write(parts)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        optimizer, scheduler = self.optimizer, self.lr_scheduler
+        if self.args.should_save and optimizer is not None and scheduler is not None:
+            state = self._copies.take("optimizer", optimizer.state_dict())
+            self._write([partial(torch.save, state, Path(output_dir) / "optimizer.pt")])
+            torch.save(scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _write(self, parts: list[Callable[[], None]]) -> None:
+        """Now, or as part of the checkpoint that is being taken."""
+        if self._parts is not None:
+            self._parts += parts
+            return
+        self._copies.finish()
+        for part in parts:
+            part()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the engine loads a resumed model from its checkpoint to begin with."""
@@ -218,7 +247,7 @@ class FinetuneTrainer(Trainer):
         last = self._output_dir / f"checkpoint-{self.state.global_step}"
         for file in (*last.iterdir(), *last.glob(f"{ADAPTER}/*")):
             if file.is_file() and file.suffix in {".json", ".safetensors"}:
-                _link_or_copy(file, self._output_dir / file.relative_to(last))
+                link_or_copy(file, self._output_dir / file.relative_to(last))
 
 
 def _leave_process_group(_worker: int) -> None:
@@ -226,46 +255,3 @@ def _leave_process_group(_worker: int) -> None:
     go on until the rank has finished its step and saved. A rank that is killed takes its loaders with it all the same.
     """
     os.setpgid(0, 0)
-
-
-@contextlib.contextmanager
-def _disk_full_explained(output_dir: Path) -> Iterator[None]:
-    """Turns what a full disk looks like while saving into ``DiskFullError``, and removes what was half saved.
-
-    safetensors raises an error class of its own, and torch.save one that doesn't mention the disk at all ("unexpected
-    pos 576 vs 534"), so that only the free space tells.
-    """
-    try:
-        yield
-    except Exception as error:
-        full = "No space left on device" in str(error) or shutil.disk_usage(output_dir).free < _NO_SPACE
-        shutil.rmtree(output_dir / _STAGING, ignore_errors=True)
-        if full:
-            raise disk_full(output_dir) from error
-        raise
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _sync(folder: Path) -> None:
-    """Push every file of ``folder`` to the disk, so that the rename can't overtake the contents."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 class StopOnSignal(TrainerCallback):
     """On SIGTERM or SIGINT: finish the step, save, stop. ``received`` is the signal, or None.
 
-    Until the training loop runs there is nothing worth saving, and the process ends at once.
+    Until the training loop runs there is nothing worth saving, and the process ends at once; so it does after
+    ``release``, when all is written.
     """
 
     def __init__(self) -> None:
@@ -41,5 +42,6 @@ class StopOnSignal(TrainerCallback):
             control.should_save = True
             control.should_training_stop = True
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+    def release(self) -> None:
+        """From now on a signal ends the process at once again."""
         self._training = False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +19,7 @@ from tests.support.training import Training, assert_same
 from trainer import outputs
 from trainer.data.metadata import read_metadata
 from trainer.errors import DiskFullError
+from trainer.events import ProgressEvent
 from trainer.gr00t.model import GR00TN15
 
 MakeTraining = Callable[..., Training]
@@ -66,20 +69,78 @@ def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
 
 
 def test_old_checkpoints_go_after_the_new_one_is_whole(training: MakeTraining, monkeypatch: pytest.MonkeyPatch) -> None:
-    from trainer.training import hf
+    from trainer.training import checkpoints
 
     seen: list[list[int]] = []
     seven = training("seven", max_steps=7, save_steps=1)
-    sync = hf._sync_folder
+    sync = checkpoints._sync_folder
 
     def watch(folder: Path) -> None:
         sync(folder)
         if folder == seven.output_dir:
             seen.append(seven.steps)
 
-    monkeypatch.setattr(hf, "_sync_folder", watch)
+    monkeypatch.setattr(checkpoints, "_sync_folder", watch)
     assert seven.run() == 0
     assert seen[4:] == [[1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], [2, 3, 4, 5, 6, 7]]
+
+
+def test_a_checkpoint_is_written_while_the_training_goes_on(
+    training: MakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.training import hf
+
+    flags = {"max_steps": 8, "save_steps": 3}
+    reference = training("reference", **flags)
+    assert reference.run() == 0
+    losses: list[None] = []
+    under_way, most = [], []
+    loss, write = hf.FinetuneTrainer.compute_loss, hf.save_checkpoint
+
+    def count(self: hf.FinetuneTrainer, *args: Any, **kwargs: Any) -> Any:
+        losses.append(None)
+        return loss(self, *args, **kwargs)
+
+    def hold(model: GR00TN15, folder: Path, **kwargs: Any) -> None:
+        under_way.append(folder.name)
+        # Two more steps begin before anything is written; after the last step there are none.
+        enough, deadline = len(losses) + (0 if len(losses) == 8 else 2), time.monotonic() + 60
+        while len(losses) < enough:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        write(model, folder, **kwargs)
+        most.append(list(under_way))
+        under_way.remove(folder.name)
+
+    monkeypatch.setattr(hf.FinetuneTrainer, "compute_loss", count)
+    monkeypatch.setattr(hf, "save_checkpoint", hold)
+    held = training("held", **flags)
+    assert held.run() == 0
+    assert most == [["checkpoint-3"], ["checkpoint-6"], ["checkpoint-8"]]
+    for step in (3, 6, 8):
+        assert_same(held.weights(step), reference.weights(step))
+        assert_same(held.state(step)["optimizer.pt"], reference.state(step)["optimizer.pt"])
+    frozen = [held.checkpoint(step) / "model-00001-of-00002.safetensors" for step in (3, 6, 8)]
+    assert len({file.stat().st_ino for file in frozen}) == 1
+    assert frozen[0].read_bytes() == (reference.checkpoint(8) / frozen[0].name).read_bytes()
+
+
+def test_a_failed_write_ends_the_training_at_the_next_step(
+    training: MakeTraining, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trainer.training import hf
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(hf, "save_checkpoint", fail)
+    failed = training("failed", max_steps=500, save_steps=2)
+    with pytest.raises(OSError, match="the disk is gone"):
+        failed.run()
+    progress = [event.step for event in failed.events if isinstance(event, ProgressEvent)]
+    assert failed.steps == []
+    assert max(progress, default=0) < 100
+    assert not (failed.output_dir / ".saving").exists()
 
 
 def test_a_run_resumed_at_its_end_only_finishes(training: MakeTraining) -> None:
