@@ -58,18 +58,18 @@ def find_image(client: docker.DockerClient, engine: Engine, environ: Mapping[str
 def ensure_image(
     client: docker.DockerClient, engine: Engine, environ: Mapping[str, str] = os.environ, log: Log = lambda _: None
 ) -> Image:
-    """The image of ``engine``, pulled when a setting names it, else built where this is a checkout.
+    """The image of ``engine``: pulled when a setting names another than ours, which is built where this is a checkout.
 
-    A ``:local`` name is never pulled: whatever a registry has under it is not ours. ``log`` gets a line every few
-    seconds. Raises ``PippaError`` with the command that gets the image.
+    Ours is never pulled: whatever a registry has under its name is somebody else's, and would get the keys of the
+    store. ``log`` gets a line every few seconds. Raises ``PippaError`` with the command that gets the image.
     """
     if image := find_image(client, engine, environ):
         return image
     name = image_name(engine, environ)
-    if environ.get(_SETTING[engine]):
-        pull(client, name, log)
-    else:
+    if name == _BUILT[engine][0]:
         build(engine, environ, log)
+    else:
+        pull(client, name, log)
     if image := find_image(client, engine, environ):
         return image
     raise PippaError(
@@ -91,7 +91,8 @@ def build(engine: Engine, environ: Mapping[str, str], log: Log) -> None:
     arguments = ["-f", file, "-t", name]
     if bundle := environ.get("PIPPA_CA_BUNDLE"):
         arguments += ["--secret", f"id=ca,src={Path(bundle).expanduser()}"]
-    hint = f"In a checkout of pippa: `docker build {' '.join(arguments)} .`, or {_SETTING[engine]} names one to pull."
+    service = Path(file).stem
+    hint = f"In a checkout of pippa: `docker compose build {service}`; or {_SETTING[engine]} names one to pull."
     if root is None or shutil.which("docker", path=environ.get("PATH")) is None:
         lacking = "this is no checkout" if root is None else "there is no docker command"
         raise PippaError(f"The image {name} is missing, and {lacking} to build it with.", hint)

@@ -50,9 +50,10 @@ def test_our_own_name_is_never_pulled(docker_client, tmp_path, monkeypatch):
     """Whoever owns that name in a registry would be given the keys of the store."""
     monkeypatch.setitem(images._BUILT, "native", ("pippa-test/never:local", "docker/none.Dockerfile"))
     monkeypatch.chdir(tmp_path)
+    environ = {"PIPPA_TRAINER_IMAGE": "pippa-test/never:local"}  # as compose.yaml always sets it
     with pytest.raises(PippaError, match="no checkout") as error:
-        images.ensure_image(docker_client, "native", {})
-    assert "docker build -f docker/none.Dockerfile -t pippa-test/never:local" in error.value.hint
+        images.ensure_image(docker_client, "native", environ)
+    assert "docker compose build none" in error.value.hint and "PIPPA_TRAINER_IMAGE" in error.value.hint
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "none.Dockerfile").touch()
     with pytest.raises(PippaError, match="no docker command"):
