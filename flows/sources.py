@@ -89,6 +89,6 @@ def _bring_here(
         # The image of the flows is not made to look into datasets and models.
         raise UsageError(
             f"{name} can't be brought into the store from here: {error.name} is not installed.",
-            "From where pippa is whole: `pippa data push FOLDER` or `trainer prepare base-model FOLDER`; "
+            "From where pippa is whole: `pippa data push FOLDER` or `pippa models add ./FOLDER`; "
             "then name it as the store does.",
         ) from error

@@ -2,33 +2,50 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import ByteBar, columns, console, nothing_stored, opened_store, said
+from flows.commands import ByteBar, columns, console, notes, nothing_stored, opened_store, said
 from flows.terminal import size
-from trainer.errors import DatasetError, ExitCode, UsageError
+from trainer.errors import ExitCode, UsageError
+from trainer.settings import pippa_home
+from trainer.sources.origin import changes_text, origin_text
 
 
 def show_all(argv: Sequence[str]) -> int:
     """``pippa data list``"""
     Parser("pippa data list", description="List the datasets in the object store.").parse_args(argv)
+    return show_snapshots(
+        "dataset", "No datasets yet. `pippa data add NAME` brings one, `pippa train smoke` makes one."
+    )
+
+
+def show_snapshots(kind: Literal["dataset", "model"], nothing: str) -> int:
+    """List the snapshots of ``kind``, with where each came from; ``nothing`` says what to do when there is none."""
     screen = console()
     if nothing_stored():
-        screen.print("No datasets yet. `pippa data push PATH` adds one; `pippa train smoke` makes one.")
+        screen.print(nothing)
         return ExitCode.DONE
     with opened_store() as store:
         from trainer.store.snapshots import list_snapshots
 
-        found = list_snapshots(store, "dataset")
-    table = columns("dataset", "files", "size", "pushed", "from")
+        found = list_snapshots(store, kind)
+    if not found:
+        screen.print(nothing)
+        return ExitCode.DONE
+    table = columns("dataset" if kind == "dataset" else "base model", "files", "size", "stored", "from")
     for info in found:
-        origin = ", ".join(f"{name} {value}" for name, value in info.origin.items() if "sha256" not in name)
         table.add_row(
-            escape(str(info.ref)), f"{info.files}", size(info.bytes_total), f"{info.created:%F %R}", escape(origin)
+            escape(str(info.ref)),
+            f"{info.files}",
+            size(info.bytes_total),
+            f"{info.created:%F %R}",
+            escape(origin_text(info.origin)),
         )
     screen.print(table)
     return ExitCode.DONE
@@ -37,39 +54,81 @@ def show_all(argv: Sequence[str]) -> int:
 def check(argv: Sequence[str]) -> int:
     """``pippa data check PATH --data-config X``"""
     parser = Parser("pippa data check", description="Check a dataset against a data config, in seconds.")
-    parser.add_argument("path", type=Path, help="folder of a LeRobot v2 dataset")
+    parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
     parser.add_argument("--data-config", required=True, help="name, or module.path:ClassName")
     arguments = parser.parse_args(argv)
-    _check(arguments.path, arguments.data_config)
-    console().print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
+    with said(f"Checking {arguments.path} against {arguments.data_config}"):
+        changes = check_folder(str(arguments.path), arguments.data_config)
+    screen = console()
+    screen.print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
+    for change in changes:
+        screen.print(f"  {escape(change)} when it is brought into the store; the folder stays as it is.")
     return ExitCode.DONE
 
 
 def push(argv: Sequence[str]) -> int:
     """``pippa data push PATH``"""
     parser = Parser("pippa data push", description="Put a dataset folder into the object store.")
-    parser.add_argument("path", type=Path, help="folder of a LeRobot v2 dataset")
-    parser.add_argument("--name", help="its name in the store (default: the folder's)")
-    parser.add_argument("--data-config", help="check it against this data config first")
+    parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
+    _add_options(parser)
     arguments = parser.parse_args(argv)
-    folder = arguments.path.expanduser().resolve()
-    if arguments.data_config:
-        _check(folder, arguments.data_config)
-    elif not (folder / "meta" / "info.json").is_file():
-        raise DatasetError(
-            f"{arguments.path} is not a LeRobot dataset: it has no meta/info.json.",
-            "Name the folder that has `meta`, `data` and `videos` in it.",
-        )
-    with opened_store() as store, ByteBar(f"pushing {folder.name}") as progress:
-        from trainer.store import snapshots
+    return _bring(str(arguments.path.expanduser().absolute()), arguments, refresh=False)
 
-        origin = {"folder": str(folder)}
-        done = snapshots.push(store, folder, "dataset", arguments.name or folder.name, origin=origin, progress=progress)
+
+def add(argv: Sequence[str]) -> int:
+    """``pippa data add NAME``"""
+    parser = Parser("pippa data add", description="Bring a dataset from elsewhere into the object store.")
+    parser.add_argument("source", metavar="NAME", help=SOURCES)
+    _add_options(parser)
+    parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
+    arguments = parser.parse_args(argv)
+    return _bring(arguments.source, arguments, refresh=arguments.refresh)
+
+
+SOURCES = (
+    "OWNER/NAME[@REVISION] of the Hugging Face hub, git+https://…@REF#FOLDER, s3://BUCKET/PREFIX, ./FOLDER, "
+    "robot_sim.PickNPlace (Isaac-GR00T's demo data), synthetic.PickNPlace"
+)
+
+
+def _add_options(parser: Parser) -> None:
+    parser.add_argument("--name", help="its name in the store (default: the folder's or repository's)")
+    parser.add_argument("--data-config", help="check it against this data config first")
+
+
+def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
+    from trainer import sources
+
+    screen = notes()
+
+    def log(line: str) -> None:
+        screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
+
+    with opened_store() as store, ByteBar(source) as report:
+        ref = sources.dataset(
+            store,
+            source,
+            sources.downloads_folder(pippa_home()),
+            data_config=arguments.data_config,
+            store_name=arguments.name,
+            refresh=refresh,
+            log=log,
+            report=report,
+        )
     console().print(
-        f"[green]✓[/] {escape(str(done.ref))}: {done.files} files, {size(done.bytes_total)}, "
-        f"{size(done.bytes_uploaded)} of them new\nTrain on it: pippa train PRESET --dataset-path {done.ref.name}"
+        f"[green]✓[/] {escape(str(ref))} is in the store\nTrain on it: pippa train PRESET --dataset-path {ref.name}"
     )
     return ExitCode.DONE
+
+
+def check_folder(name: str, data_config: str | None) -> list[str]:
+    """Check the dataset folder ``name``; what would be changed on its way to the store. Raises ``DatasetError``."""
+    from trainer.sources import downloads_folder
+    from trainer.sources.fit import fitted
+    from trainer.sources.names import Folder
+
+    with fitted(Folder(name).existing(), data_config, name, downloads_folder(pippa_home())) as (_, changed):
+        return changes_text(changed)
 
 
 def pull(argv: Sequence[str]) -> int:
@@ -92,10 +151,3 @@ def pull(argv: Sequence[str]) -> int:
         folder = snapshots.pull(store, ref, arguments.folder.expanduser(), progress=progress)
     console().print(f"[green]✓[/] {escape(str(ref))} is in {escape(str(folder))}")
     return ExitCode.DONE
-
-
-def _check(folder: Path, data_config: str) -> None:
-    from trainer.sources import require_valid
-
-    with said(f"Checking {folder} against {data_config}"):
-        require_valid(folder.expanduser(), data_config, str(folder))

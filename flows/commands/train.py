@@ -138,14 +138,12 @@ def _engine(name: str | None) -> Engine:
 
 def _check_folders(config: FinetuneConfig) -> None:
     """Check datasets that are folders here and now. Raises ``DatasetError`` with every problem and its fix."""
-    from trainer.sources import is_folder, require_valid
+    from flows.commands.data import check_folder
+    from trainer.sources import is_folder
 
     for name in config.dataset_path:
         if is_folder(name):
-            folder = Path(name).expanduser()
-            if not folder.is_dir():
-                raise UsageError(f"There is no folder {name}.", f"It would be {folder.resolve()}.")
-            require_valid(folder, config.data_config, name)
+            check_folder(name, config.data_config)
     if is_folder(config.base_model_path) and not (Path(config.base_model_path).expanduser() / "config.json").is_file():
         raise UsageError(
             f"{config.base_model_path} is not a model: it has no config.json.", "Name the folder that has one."

@@ -20,14 +20,17 @@ def hub(
     repositories: dict[str, dict[str, bytes]],
     *,
     revisions: tuple[str, ...] = ("main",),
-    cut: MutableMapping[str, int] | None = None,
+    stall: MutableMapping[str, int] | None = None,
+    corrupt: MutableMapping[str, int] | None = None,
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve ``{"models/owner/name": {path: content}}``; yields its address and the list of requests it got.
 
-    ``revisions`` all mean ``COMMIT``. ``cut`` says after how many bytes of a file the connection breaks, once.
+    ``revisions`` all mean ``COMMIT``. ``stall`` says after how many bytes of a file nothing more comes, once.
+    ``corrupt`` says how many times a file is sent with another content of the same length.
     A request for a part of a file has `` bytes=N-`` behind its path.
     """
     requests: list[str] = []
+    ended = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -60,10 +63,16 @@ def hub(
             self.finish_headers("application/octet-stream", len(content) - first)
             if self.command == "HEAD":
                 return
-            end = cut.pop(path, None) if cut else None
-            self.wfile.write(content[first:end])
-            if end is not None:
+            if corrupt and corrupt.get(path, 0) > 0:
+                corrupt[path] -= 1
+                content = b"?" * len(content)
+            if stall and (end := stall.pop(path, None)):
+                self.wfile.write(content[first:end])
+                self.wfile.flush()
+                ended.wait()
                 self.close_connection = True
+                return
+            self.wfile.write(content[first:])
 
         def answer(self, body: object) -> None:
             content = json.dumps({"error": "Repository not found"} if body is None else body).encode()
@@ -88,6 +97,7 @@ def hub(
     try:
         yield f"http://127.0.0.1:{server.server_port}", requests
     finally:
+        ended.set()
         server.shutdown()
         server.server_close()
 

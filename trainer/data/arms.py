@@ -36,9 +36,12 @@ def fitting_modality(folder: Path, data_config: str | None) -> Modality | None:
     None when ``folder`` has the file, or when nothing here fits and ``data_config`` has no modality here. Raises
     ``DatasetError`` with every difference when the one of ``data_config`` does not fit.
     """
-    if (folder / "meta/modality.json").exists():
+    if (folder / "meta/modality.json").exists() or (data_config is not None and data_config not in MODALITIES):
         return None
-    info = load_info(folder)
+    try:
+        info = load_info(folder)
+    except DatasetError:
+        return None  # the check lists that with all other problems
     if data_config in MODALITIES:
         if found := _differences(info, MODALITIES[data_config]):
             raise DatasetError(
@@ -48,8 +51,6 @@ def fitting_modality(folder: Path, data_config: str | None) -> Modality | None:
                 "or declare a data config with the same names.",
             )
         return MODALITIES[data_config]
-    if data_config is not None:
-        return None
     return next((modality for modality in MODALITIES.values() if not _differences(info, modality)), None)
 
 

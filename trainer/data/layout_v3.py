@@ -163,7 +163,7 @@ def _info_v21(info: InfoV3, episodes: list[EpisodeV3]) -> dict[str, Any]:
         "total_episodes": len(episodes),
         "total_frames": sum(episode.length for episode in episodes),
         "total_chunks": max((episode.index for episode in episodes), default=-1) // info.chunks_size + 1,
-        "total_videos": len(episodes) * len(info.cameras),
+        "total_videos": sum(len(episode.videos) for episode in episodes),
     }
 
 
@@ -177,6 +177,8 @@ def _episodes_in(file: Path, info: InfoV3) -> Iterator[EpisodeV3]:
                     float(row[f"videos/{camera}/from_timestamp"]),
                 )
                 for camera in info.cameras
+                # A camera may be described and never recorded, as in Isaac-GR00T's demo data.
+                if any(f"videos/{camera}/{name}" in row for name in ("chunk_index", "file_index", "from_timestamp"))
             }
             tasks = row.get("tasks")
             episode = EpisodeV3(
@@ -188,7 +190,7 @@ def _episodes_in(file: Path, info: InfoV3) -> Iterator[EpisodeV3]:
             )
         except KeyError as error:
             raise DatasetError(f"{file}: no column {error}, which LeRobot v3 has.", _AGAIN) from None
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{file}: a row that can't be meant ({error}).", _AGAIN) from None
         if episode.index < 0 or episode.length < 1:
             raise DatasetError(f"{file}: episode {episode.index} has length {episode.length}.", _AGAIN)
@@ -248,7 +250,8 @@ def _convert_videos(folder: Path, into: Path, info: InfoV3, episodes: list[Episo
         raise DatasetError(f"{folder / 'meta/info.json'}: no video_path, but the camera {camera}.", _AGAIN)
     by_file: dict[tuple[int, int], list[EpisodeV3]] = defaultdict(list)
     for episode in episodes:
-        by_file[episode.videos[camera][:2]].append(episode)
+        if camera in episode.videos:
+            by_file[episode.videos[camera][:2]].append(episode)
     for (chunk, number), members in by_file.items():
         file = folder / info.video_path.format(chunk_index=chunk, file_index=number, video_key=camera)
         parts = [

@@ -34,8 +34,8 @@ Document = TypeVar("Document", bound=BaseModel)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERT_V3 = (
-    "Convert it to v2.1 first, with Isaac-GR00T's scripts/lerobot_conversion/convert_v3_to_v2.py or any4lerobot "
-    "(Tavish9/any4lerobot), or download the dataset's v2.1 revision."
+    "`pippa data push PATH --name NAME` converts it to v2.1 on its way into the store, where trainings read "
+    "it; `pippa data pull NAME FOLDER` gives you the converted files."
 )
 
 

@@ -38,7 +38,7 @@ def cut(path: Path, parts: Sequence[Part], fps: float) -> None:
     index = index_frames(path)
     for part in parts:
         first = int(np.abs(index.starts - part.start).argmin())
-        if abs(index.starts[first] - part.start) > 0.5 / fps or first + part.frames > len(index.pts):
+        if not abs(index.starts[first] - part.start) <= 0.5 / fps or first + part.frames > len(index.pts):
             raise DatasetError(
                 f"{path}: no {part.frames} frames from {part.start:.3f} s on, where meta/episodes has "
                 f"{part.target.stem}; it has {len(index.pts)} frames until {index.starts[-1]:.3f} s.",

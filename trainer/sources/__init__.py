@@ -46,8 +46,19 @@ from trainer.store import snapshots
 from trainer.store.client import ObjectStore
 
 __all__ = [
-    "DEMO", "SYNTHETIC", "TINY", "Kind", "Log", "Report",
-    "base_model", "dataset", "describe", "downloads_folder", "find", "is_folder", "require_valid",
+    "DEMO",
+    "SYNTHETIC",
+    "TINY",
+    "Kind",
+    "Log",
+    "Report",
+    "base_model",
+    "dataset",
+    "describe",
+    "downloads_folder",
+    "find",
+    "is_folder",
+    "require_valid",
 ]  # fmt: skip
 
 
@@ -253,10 +264,13 @@ def _unknown(store: ObjectStore, kind: Kind, name: str) -> UsageError:
         return UsageError(f"There is no {what} called {name!r} in the store.", f"For the folder, write ./{name}")
     generator = generated.NAMES[kind]
     known = sorted({info.ref.name for info in snapshots.list_snapshots(store, kind)} | {generator})
+    what_else = (
+        "`pippa data push PATH --name NAME` adds a folder, `pippa data add` one of the hub, git or S3."
+        if kind == "dataset"
+        else "`pippa models add` brings one of the hub, git, S3 or a folder."
+    )
     near = difflib.get_close_matches(name.partition("@")[0], [*known, DEMO], n=1, cutoff=0.5)
-    push = "pippa data push PATH --name NAME" if kind == "dataset" else "trainer prepare base-model PATH"
     return UsageError(
         f"There is no {what} called {name!r}.",
-        (f"Did you mean {near[0]}? " if near else f"The store has {', '.join(known)}. ")
-        + f"`{push}` adds one; OWNER/NAME takes one from the Hugging Face hub, ./PATH from a folder.",
+        (f"Did you mean {near[0]}? " if near else f"The store has {', '.join(known)}. ") + what_else,
     )

@@ -43,9 +43,9 @@ def fitted(
     with tempfile.TemporaryDirectory(dir=work, prefix="fit-") as temporary, _named(name, folder, Path(temporary)):
         ready, changed = folder, {}
         if version := is_v3(folder):
-            log(f"Converting {name} from LeRobot {version} to v2.1.")
+            log(f"Converting {name} from LeRobot {version} to v2.1, which GR00T N1.5 reads.")
             ready = convert_to_v21(folder, Path(temporary) / "v2.1")
-            changed["converted"] = f"LeRobot {version} to v2.1"
+            changed["converted"] = f"LeRobot {version}"
         if modality := fitting_modality(ready, data_config):
             if ready == folder:
                 ready = linked(folder, Path(temporary) / "with-modality")

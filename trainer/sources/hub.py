@@ -67,6 +67,8 @@ def download(
         files = [_described(entry) for entry in listed if isinstance(entry, huggingface_hub.hf_api.RepoFile)]
     total = sum(file.size for file in files)
     folder.mkdir(parents=True, exist_ok=True)
+    for partial in (folder / ".cache").rglob("*.incomplete"):
+        partial.unlink()  # of a killed client, which continues by files: it never looks at these again
     require_space(folder, total, repository.id)
     log(f"Downloading {repository.id} from the Hugging Face hub: {len(files)} files, {total / 1e6:,.1f} MB.")
     for _ in range(2):
@@ -126,11 +128,11 @@ def _explained(repository: HubRepository, kind: Kind, store_name: str) -> Iterat
     except Exception as error:  # the client lets through the errors of whichever HTTP library it is built on
         if is_disk_full(error):
             raise
-        push = {"dataset": "pippa data push", "model": "trainer prepare base-model"}[kind]
+        push = {"dataset": "pippa data push", "model": "pippa models add"}[kind]
         raise UsageError(
             f"{repository.id} is not in the store, and it can't be had from the Hugging Face hub ({reason(error)}).",
             f"On a machine with network: `hf download {repository.id} --repo-type {kind} --local-dir FOLDER`; then "
-            f"here: `{push} FOLDER --name {store_name}`.",
+            f"here: `{push} ./FOLDER --name {store_name}`.",
         ) from error
 
 

@@ -44,6 +44,6 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
                 f"The model has no tokenizer.json, and {tokenizer} can't be had from the Hugging Face hub "
                 f"({hub.reason(error)}).",
                 f"On a machine with network: `hf download {tokenizer} --local-dir TOKENIZER`; copy its *.json (not "
-                "config.json) and merges.txt beside the model's files, then `trainer prepare base-model FOLDER`.",
+                "config.json) and merges.txt beside the model's files, then `pippa models add ./FOLDER`.",
             ) from error
         yield whole, {"tokenizer": origin}
