@@ -104,6 +104,8 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
     def log(line: str) -> None:
         screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
+    if sources.is_folder(source):
+        check_folder(source, arguments.data_config)  # before a store is started
     with opened_store() as store, ByteBar(source) as report:
         ref = sources.dataset(
             store,

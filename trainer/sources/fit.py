@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import DatasetError
@@ -21,7 +21,7 @@ def ignored(path: str) -> bool:
     return path in BOOKKEEPING
 
 
-@contextmanager
+@contextlib.contextmanager
 def fitted(
     folder: Path, data_config: str | None, name: str, work: Path, log: Log = lambda _: None
 ) -> Iterator[tuple[Path, dict[str, str]]]:
@@ -39,16 +39,22 @@ def fitted(
             f"{name} is not a LeRobot dataset: it has no meta/info.json.",
             "Name the folder that has `meta`, `data` and `videos` in it.",
         )
-    work.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=work, prefix="fit-") as temporary, _named(name, folder, Path(temporary)):
-        ready, changed = folder, {}
-        if version := is_v3(folder):
+    version = is_v3(folder)
+    ready, changed = folder, {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_named(name, folder, work))
+
+        def temporary() -> Path:
+            work.mkdir(parents=True, exist_ok=True)
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="fit-"))) / "dataset"
+
+        if version:
             log(f"Converting {name} from LeRobot {version} to v2.1, which GR00T N1.5 reads.")
-            ready = convert_to_v21(folder, Path(temporary) / "v2.1")
+            ready = convert_to_v21(folder, temporary())
             changed["converted"] = f"LeRobot {version}"
         if modality := fitting_modality(ready, data_config):
             if ready == folder:
-                ready = linked(folder, Path(temporary) / "with-modality")
+                ready = linked(folder, temporary())
             (ready / "meta/modality.json").write_text(to_json(modality), encoding="utf-8")
             changed["modality"] = "added"
             log(f"{name} has no meta/modality.json; adding the one that fits its cameras and joints.")
@@ -95,13 +101,11 @@ def linked(folder: Path, into: Path) -> Path:
     return into
 
 
-@contextmanager
-def _named(name: str, folder: Path, temporary: Path) -> Iterator[None]:
-    """Problems name the files of the dataset, not those of a temporary folder."""
+@contextlib.contextmanager
+def _named(name: str, folder: Path, work: Path) -> Iterator[None]:
+    """Problems name the files of the dataset, not those of a temporary folder in ``work``."""
     try:
         yield
     except DatasetError as error:
-        message = error.message
-        for place in (*(str(each) for each in temporary.glob("*")), str(folder)):
-            message = message.replace(place + os.sep, f"{name}: ")
-        raise DatasetError(message, error.hint) from error
+        places = rf"{re.escape(str(work))}/fit-[^/]+/dataset/|{re.escape(str(folder))}/"
+        raise DatasetError(re.sub(places, f"{name}: ", error.message), error.hint) from error
