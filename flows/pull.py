@@ -33,7 +33,8 @@ def pull_dataset(name: str, data_config: str | None = None, launcher: LauncherNa
     """Bring a dataset into the object store; what is there already is not brought again.
 
     Args:
-        name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), a name of the store, or a generated dataset.
+        name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), git+https://…@REF#FOLDER, s3://BUCKET/PREFIX,
+            robot_sim.PickNPlace, synthetic.PickNPlace, or a name of the store.
         data_config: Check it against this data config first, so that a training can't be refused later.
         launcher: Where the work is done.
     """
@@ -51,7 +52,8 @@ def pull_base_model(name: str, launcher: LauncherName = "process") -> SnapshotRe
     """Bring a base model into the object store; what is there already is not brought again.
 
     Args:
-        name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), a name of the store, or tiny.
+        name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), git+https://…@REF#FOLDER, s3://BUCKET/PREFIX,
+            a name of the store, or tiny.
         launcher: Where the work is done.
     """
     return _pull("model", name, launcher, None)

@@ -128,7 +128,7 @@ def _require_reachable(config: FinetuneConfig | None) -> None:
     if is_folder(config.base_model_path):
         raise UsageError(
             f"{config.base_model_path}: a folder of this machine, and the training runs on another one.",
-            f"Push it first: `trainer prepare base-model {config.base_model_path} --name NAME`.",
+            f"Push it first: `pippa models add {config.base_model_path} --name NAME`.",
         )
 
 

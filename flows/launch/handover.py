@@ -27,6 +27,7 @@ _SETTINGS = (
     *("PIPPA_UPLOAD_PATIENCE", "PIPPA_CPU_PROCESSES", "PIPPA_DEBUG"),
     *("WANDB_ENTITY", "WANDB_PROJECT", "WANDB_MODE", "WANDB_BASE_URL"),
     *("HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"),
+    *("PIPPA_ISAAC_REPOSITORY", "PIPPA_ISAAC_REF", "PIPPA_SOURCE_S3_ENDPOINT", "PIPPA_SOURCE_S3_REGION"),
     *("OMP_NUM_THREADS", "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TZ"),
 )
 _SETTING_PREFIXES = ("NCCL_",)
@@ -35,6 +36,7 @@ _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy"
 _STORE_SECRETS = ("PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY")
 _HUB_SECRETS = ("HF_TOKEN",)
 _WANDB_SECRETS = ("WANDB_API_KEY",)
+_SOURCE_SECRETS = ("PIPPA_SOURCE_S3_ACCESS_KEY", "PIPPA_SOURCE_S3_SECRET_KEY")
 
 
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
@@ -51,7 +53,7 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def secrets(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
     """The secrets that ``job`` needs, by name. Raises ``UsageError`` for a secret file that can't be read."""
-    names = [*_STORE_SECRETS, *_HUB_SECRETS, *(_WANDB_SECRETS if job.role != "prepare" else ())]
+    names = [*_STORE_SECRETS, *_HUB_SECRETS, *(_SOURCE_SECRETS if job.role == "prepare" else _WANDB_SECRETS)]
     found = {name: value for name in names if (value := secret_from(environ, name))}
     if "WANDB_API_KEY" in names and "WANDB_API_KEY" not in found and (key := netrc_key(environ)):
         found["WANDB_API_KEY"] = key  # of `wandb login`
