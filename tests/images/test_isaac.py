@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,6 +16,7 @@ from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, pus
 from tests.support.isaac.images import build_image, remove_image
 from tests.support.isaac.repository import BRANCH
 from tests.trainer.test_uploads import wait_until
+from trainer import sources
 from trainer.settings import StoreSettings
 from trainer.spec import Engine
 from trainer.store import registry, runs
@@ -135,3 +139,27 @@ def test_the_image_is_what_it_says(docker_client, built):
     )
     doctor = printed("trainer doctor")
     assert "/opt/isaac-gr00t/scripts/gr00t_finetune.py" in doctor and "Isaac-GR00T can't train" in doctor
+
+
+@pytest.mark.parametrize("built", ["isaac-uv"], indirect=True)
+def test_pippa_train_launches_it(docker_client, engine, bucket, store, tmp_path):
+    for bring, name in ((sources.dataset, sources.SYNTHETIC), (sources.base_model, sources.TINY)):
+        bring(store, name, tmp_path)  # else the native image would make them
+    environ = {
+        **os.environ,
+        **bucket.to_environ(),
+        "PIPPA_HOME": str(tmp_path / "home"),
+        "PIPPA_ENGINE": engine,
+        f"PIPPA_{engine.replace('-', '_').upper()}_IMAGE": TAG.format(engine),
+        "PIPPA_GPUS": "none",
+        "WANDB_MODE": "offline",
+    }
+    command = [sys.executable, "-m", "flows.cli", "train", "smoke", "--launcher", "docker", *FLAGS[:4]]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    newest = registry.resolve(store, "smoke/latest")
+    assert (newest.step, newest.spec.engine) == (30, engine)
+    assert newest.spec.image == docker_client.images.get(TAG.format(engine)).id
+    assert newest.metrics["open_loop_mse"] == pytest.approx(0.03)
+    left = docker_client.containers.list(all=True, filters={"label": f"pippa.run-id={newest.run_id}"})
+    assert not left
