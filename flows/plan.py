@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.compare import cameras, components
-from trainer.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, require_engine_can, to_argv
+from trainer.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, to_argv
 from trainer.config import FinetuneConfig
 from trainer.presets import Preset
 from trainer.settings import pippa_home, secret_from
@@ -30,11 +30,7 @@ def print_plan(
     engine: Engine,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Print the resolved configuration with the origin of each value, and the engine's command line.
-
-    Raises ``UsageError`` for what the engine can't do.
-    """
-    require_engine_can(config, engine)
+    """Print the resolved configuration with the origin of each value, and the engine's command line."""
     wandb = default_wandb(preset, f"{preset.name}-", environ)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)

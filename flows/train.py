@@ -31,7 +31,7 @@ from flows.parameters import Overrides, PresetName, given
 from flows.report import build_report, to_markdown
 from flows.settings import stop_grace
 from flows.sources import bring
-from trainer.argv import Provenance, flag
+from trainer.argv import Provenance, flag, require_engine_can
 from trainer.config import FinetuneConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
@@ -143,6 +143,7 @@ def _spec(
         get_launcher(launcher, pippa_home()).require(known.config)
         return known
     preset, config, provenance = resolve(preset_name, overrides)
+    require_engine_can(config, engine)
     observe = _observe(run_id)
     place = get_launcher(launcher, pippa_home())
     place.require(config)

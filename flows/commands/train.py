@@ -15,7 +15,7 @@ from rich.markup import escape
 from flows.cli import Parser
 from flows.commands import console
 from flows.launch import LauncherName
-from trainer.argv import resolve
+from trainer.argv import require_engine_can, resolve
 from trainer.config import FinetuneConfig
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.prepare import engine_from
@@ -56,6 +56,7 @@ def train(argv: Sequence[str]) -> int:
     preset, config, provenance = resolve(name, flags, "pippa train")
     _check_folders(config)
     engine = _engine(own.engine)
+    require_engine_can(config, engine)
     if own.dry_run:
         from flows.plan import print_plan
 

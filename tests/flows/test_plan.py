@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from flows.commands.train import train
 from flows.plan import print_plan, upstream_command_text
 from trainer.argv import resolve
 from trainer.errors import UsageError
@@ -87,6 +88,11 @@ def test_the_plan_of_upstreams_engine(engine):
     preset, config, provenance = resolve("blog", [])
     print_plan(Console(file=printed, width=200), preset, config, provenance, "docker", engine, {})
     assert BLOG in printed.getvalue() and engine in printed.getvalue()
-    preset, config, provenance = resolve("blog", ["--dataloader-num-workers", "0"])
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_what_the_engine_cant_do_is_refused_before_anything_starts(tmp_path, monkeypatch, dry_run):
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     with pytest.raises(UsageError, match="prefetch factor"):
-        print_plan(Console(file=printed), preset, config, provenance, "docker", engine, {})
+        train(["blog", "--engine", "isaac-uv", "--dataloader-num-workers", "0", *dry_run])
+    assert not (tmp_path / "home").exists()

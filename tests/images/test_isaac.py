@@ -149,12 +149,22 @@ def test_pippa_train_launches_it(docker_client, engine, bucket, store, tmp_path)
         **os.environ,
         **bucket.to_environ(),
         "PIPPA_HOME": str(tmp_path / "home"),
-        "PIPPA_ENGINE": engine,
         f"PIPPA_{engine.replace('-', '_').upper()}_IMAGE": TAG.format(engine),
         "PIPPA_GPUS": "none",
         "WANDB_MODE": "offline",
     }
-    command = [sys.executable, "-m", "flows.cli", "train", "smoke", "--launcher", "docker", *FLAGS[:4]]
+    command = [
+        sys.executable,
+        "-m",
+        "flows.cli",
+        "train",
+        "smoke",
+        "--launcher",
+        "docker",
+        "--engine",
+        engine,
+        *FLAGS[:4],
+    ]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     newest = registry.resolve(store, "smoke/latest")
