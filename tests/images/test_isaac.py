@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,6 @@ from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, push_base_model
 from tests.support.isaac.images import build_image, remove_image
 from tests.support.isaac.repository import BRANCH
-from tests.trainer.test_uploads import wait_until
 from trainer import sources
 from trainer.settings import StoreSettings
 from trainer.spec import Engine
@@ -102,8 +102,11 @@ def test_a_stopped_container_leaves_a_run_that_another_continues(docker_client, 
         def registered() -> set[str]:
             return {entry.run_id for entry in registry.list_checkpoints(store)} - before
 
-        wait_until(registered)
-        (run_id,) = registered()
+        deadline = time.monotonic() + 180
+        while not (found := registered()):
+            assert time.monotonic() < deadline, run.container.logs().decode()
+            time.sleep(0.2)
+        (run_id,) = found
         run.container.stop(timeout=60)
         assert run.finish()[0] == 143  # tini passes the signal on
     state = runs.read_state(store, run_id)
