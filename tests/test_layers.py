@@ -35,3 +35,17 @@ def test_light_modules_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not HEAVY & set(loaded.split())
+
+
+def test_the_flows_work_without_the_trainers_packages():
+    """As in the flows image, which has the dependency groups `flows` and no other."""
+    absent = sorted({*HEAVY - {"prefect", "docker"}, "huggingface_hub", "numpy", "peft", "safetensors", "torchvision"})
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts)
+        for file in sorted((ROOT / "flows").rglob("*.py"))
+        if file.name != "__init__.py"
+    ]
+    code = f"import importlib, sys\nfor name in {absent}: sys.modules[name] = None\n"
+    code += f"for name in {modules}: importlib.import_module(name)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

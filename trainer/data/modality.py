@@ -12,7 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.errors import DatasetError
@@ -63,6 +62,8 @@ class StateActionEntry(BaseModel):
     @property
     def continuous(self) -> bool:
         """False for integer and boolean keys, which only binary normalisation suits."""
+        import numpy as np  # data configs are read where no numpy is: in the flows image
+
         return np.issubdtype(np.dtype(self.dtype), np.floating)
 
 
