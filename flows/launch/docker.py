@@ -90,6 +90,12 @@ class DockerLauncher:
             if state["Status"] in ("running", "paused", "restarting"):
                 if _endpoint(found) == environ.get("PIPPA_S3_ENDPOINT"):
                     return found
+                if (stack := found.labels.get(LABEL + "project", "")) != self._place(environ).project:
+                    raise UsageError(
+                        f"{job.name} runs already, with the object store {_endpoint(found)}"
+                        + (f", started by the compose project {stack}." if stack else ", started outside of compose."),
+                        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end.",
+                    )
                 # The embedded store has another port after each start: this one can't register anything any more. It
                 # may save on its disk, and the one that follows continues from there.
                 stop([found], STARTING_SECONDS)
@@ -105,7 +111,7 @@ class DockerLauncher:
     def _create(self, job: Job, environ: Mapping[str, str]) -> Container | None:
         """A started container; None when one of its name exists already."""
         image = images.ensure_image(self.client, job.engine, self._environ)
-        place = find_place(self.client, environ, local=is_local(engine_address(self._environ)))
+        place = self._place(environ)
         secrets = handover.secrets(job, environ)
         certificate = handover.certificates(environ)
         configuration = self.configuration(job, environ, image, place, secrets)
@@ -122,6 +128,9 @@ class DockerLauncher:
         host = configuration["host_config"]
         host["Ulimits"] = [limit for limit in host["Ulimits"] if limit["Name"] != "memlock"]
         return self._started(configuration, place, files)
+
+    def _place(self, environ: Mapping[str, str]) -> Place:
+        return find_place(self.client, environ, local=is_local(engine_address(self._environ)))
 
     def _started(self, configuration: dict[str, Any], place: Place, files: bytes) -> Container | None:
         try:
@@ -175,11 +184,16 @@ class DockerLauncher:
             "PIPPA_IMAGE": images.digest(image),
         }
         labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
+        # An image built by compose hands its labels on, and compose would take this for a container of its service:
+        # `up` would make it anew and `down` remove it, in the middle of a training.
+        inherited = dict.fromkeys(
+            (name for name in image.attrs["Config"].get("Labels") or {} if name.startswith("com.docker.compose.")), ""
+        )
         return {
             "image": image.id,
             "command": ["trainer", *job.arguments],
             "name": PREFIX + job.name,
-            "labels": {LABEL + name: value for name, value in labels.items()},
+            "labels": inherited | {LABEL + name: value for name, value in labels.items()},
             "environment": variables,
             "host_config": host,
             # For `docker stop`, and for the engine's own shutdown.

@@ -81,6 +81,8 @@ def test_the_container_is_named_labelled_and_set_up(bench: Bench):
         "pippa.role": "training",
         "pippa.flow-run-id": f"flow-of-{bench.run_id}",
     } == dict(found.labels)
+    filters = {"label": ["com.docker.compose.project=pippa-test"]}
+    assert found.id not in [each.id for each in bench.client.containers.list(all=True, filters=filters)]
     host = attrs["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 512 << 20 and host["ShmSize"] == 1 << 30
     limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
@@ -306,6 +308,16 @@ def test_one_whose_store_is_gone_is_replaced(bench: Bench):
     assert before not in [each.id for each in bench.left()]
     assert steps(followed(second)[1]) == [1, 2]
     first.kill()
+
+
+def test_one_of_another_stack_is_left_alone(bench: Bench):
+    job = bench.job(wait=True)
+    training = bench.launcher.start(job.model_copy(update={"labels": {**job.labels, "project": "arms"}}), bench.environ)
+    bench.environ["PIPPA_S3_ENDPOINT"] = "http://127.0.0.1:9000"
+    with pytest.raises(UsageError, match="started by the compose project arms"):
+        bench.start()
+    assert bench.container().status == "running"
+    training.kill()
 
 
 def test_one_that_was_never_started_is_replaced(bench: Bench, monkeypatch):
