@@ -81,8 +81,8 @@ def test_the_container_is_named_labelled_and_set_up(bench: Bench):
         "pippa.role": "training",
         "pippa.flow-run-id": f"flow-of-{bench.run_id}",
     } == dict(found.labels)
-    filters = {"label": ["com.docker.compose.project=pippa-test"]}
-    assert found.id not in [each.id for each in bench.client.containers.list(all=True, filters=filters)]
+    composed = bench.client.containers.list(filters={"label": "com.docker.compose.project=pippa-test"})
+    assert found.id not in [each.id for each in composed]
     host = attrs["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 512 << 20 and host["ShmSize"] == 1 << 30
     limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
