@@ -8,6 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from trainer.data.dataset import StepBatch
+from trainer.data.transforms.augment import augment
 from trainer.data.transforms.sample import Sample
 
 
@@ -18,6 +20,10 @@ class PromptEncoder(Protocol):
         """Texts and uint8 ``[V, H, W, 3]`` images to left-padded ids, mask and pixel values, under ``eagle_`` keys."""
         ...
 
+    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> Mapping[str, object]:
+        """The same without the pixel values, for so many images per text."""
+        ...
+
 
 class Collator:
     """Stacks B samples and encodes their prompts in one go."""
@@ -25,10 +31,15 @@ class Collator:
     def __init__(self, processor: PromptEncoder) -> None:
         self.processor = processor
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+    def __call__(self, samples: Sequence[Sample] | StepBatch) -> dict[str, Any]:
         """``eagle_*``, ``state`` ``[B, 1, 64]`` and its mask, ``embodiment_id`` ``[B]`` and, unless at inference,
         ``action`` ``[B, 16, 32]`` and its mask. Floats are float32.
+
+        A ``StepBatch`` gives ``frames`` and ``jitter`` in place of the pixel values, for ``finish_images``.
         """
+        if isinstance(samples, StepBatch):
+            prompts = self.processor.encode_prompts(samples.texts, [samples.frames.shape[1]] * len(samples.texts))
+            return {**prompts, **samples.vectors, "frames": samples.frames, "jitter": samples.jitter}
         texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
         batch: dict[str, Any] = dict(self.processor.encode(texts, images))
         batch["state"] = _stack([sample["state"] for sample in samples])
@@ -38,6 +49,14 @@ class Collator:
             batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
         batch["embodiment_id"] = torch.tensor([sample["embodiment_id"] for sample in samples], dtype=torch.int64)
         return batch
+
+
+def finish_images(batch: dict[str, Any]) -> dict[str, Any]:
+    """Turn ``frames`` and ``jitter`` of a collated ``StepBatch`` into ``eagle_pixel_values``, on the frames' device."""
+    if "frames" not in batch:
+        return batch
+    rest = {key: value for key, value in batch.items() if key not in ("frames", "jitter")}
+    return {**rest, "eagle_pixel_values": augment(batch["frames"], batch["jitter"])}
 
 
 def _stack(arrays: list[np.ndarray]) -> torch.Tensor:

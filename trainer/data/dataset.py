@@ -1,4 +1,4 @@
-"""Datasets for training and evaluation: raw steps of one LeRobot dataset, and samples of one or several.
+"""Datasets for training: samples of one LeRobot dataset, or of a mixture of several.
 
 Upstream: ``LeRobotSingleDataset`` and ``LeRobotMixtureDataset`` (``gr00t/data/dataset.py``).
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,116 +18,22 @@ from torch.utils.data import Dataset
 from trainer.data.configs import DataConfig, get_data_config
 from trainer.data.frames import FrameStore
 from trainer.data.metadata import build_metadata, merge_metadata
-from trainer.data.modality import DatasetMeta
-from trainer.data.tables import as_matrix, read_columns
+from trainer.data.reader import DatasetReader
+from trainer.data.transforms.augment import jitter_array
+from trainer.data.transforms.images import check_resolutions, crop_size, draw_augmentation
 from trainer.data.transforms.sample import Sample, SampleTransform
-from trainer.errors import DatasetError
 
 
-class EpisodeTable(NamedTuple):
-    """The columns of one episode, raw. T steps."""
+class StepBatch(NamedTuple):
+    """B samples, stacked, with their images still to be resized and jittered, on the device that trains."""
 
-    state: dict[str, np.ndarray]
-    """``state.<key>``: float64 ``[T, D]``."""
-    action: dict[str, np.ndarray]
-    timestamps: np.ndarray
-    """Seconds ``[T]``, in the precision they are stored in."""
+    frames: torch.Tensor
+    """uint8 ``[B, V, h, w, 3]``, cropped."""
+    jitter: np.ndarray
+    """What ``trainer.data.transforms.augment`` takes, ``[B, 8]``."""
     texts: list[str]
-    """The instruction at each step."""
-
-
-class DatasetReader:
-    """Raw steps of one dataset, the keys of one data config. Raises ``DatasetError`` when the two don't fit."""
-
-    def __init__(self, path: Path, config: DataConfig, frames: FrameStore | None = None) -> None:
-        self.meta = DatasetMeta.load(path)
-        self.config = config
-        self.frames = frames or FrameStore()
-        for modality, keys in config.missing(self.meta.modality).items():
-            raise DatasetError(
-                f"{config.name} expects {', '.join(f'{modality}.{key}' for key in keys)}; "
-                f"{path} has {', '.join(self.meta.modality.keys(modality)) or 'none'}.",
-                f"`pippa data check {path} --data-config {config.name}` tells which data config fits.",
-            )
-        self.lengths = {episode.episode_index: episode.length for episode in self.meta.episodes}
-        """Steps of each episode, in the order of ``meta/episodes.jsonl``."""
-
-    @property
-    def trajectory_ids(self) -> list[int]:
-        """The episodes, in the order of ``meta/episodes.jsonl``."""
-        return list(self.lengths)
-
-    def table(self, episode: int) -> EpisodeTable:
-        """Read the table of ``episode``. Raises ``DatasetError``, also when its length is not the announced one."""
-        modality, config = self.meta.modality, self.config
-        file = self.meta.parquet_path(episode)
-        annotation = modality.column("annotation", config.keys("annotation")[0])
-        sources = {
-            f"{kind}.{key}": (modality.column(kind, key), getattr(modality, kind)[key])
-            for kind in ("state", "action")
-            for key in config.keys(kind)
-        }
-        columns = read_columns(file, [*(column for column, _ in sources.values()), "timestamp", annotation])
-        if len(columns["timestamp"]) != self.lengths[episode]:
-            raise DatasetError(
-                f"{file}: {len(columns['timestamp'])} rows; meta/episodes.jsonl says {self.lengths[episode]}.",
-                "Correct the length there, or download the episode again.",
-            )
-        values = {}
-        for name, (column, entry) in sources.items():
-            values[name] = as_matrix(columns[column])[:, entry.start : entry.end]
-            if values[name].shape[1] != entry.width:
-                raise DatasetError(
-                    f"{file}: {column!r} is too narrow for {name} ({entry.start} to {entry.end}).",
-                    "Correct start and end in meta/modality.json.",
-                )
-        return EpisodeTable(
-            state={name: value for name, value in values.items() if name.startswith("state.")},
-            action={name: value for name, value in values.items() if name.startswith("action.")},
-            timestamps=columns["timestamp"].reshape(-1),
-            texts=[self._instruction(index, file) for index in columns[annotation].reshape(-1).tolist()],
-        )
-
-    def _instruction(self, index: int | str, file: Path) -> str:
-        if isinstance(index, str):
-            return index
-        try:
-            return self.meta.tasks[int(index)]
-        except (KeyError, ValueError, TypeError):
-            raise DatasetError(f"{file}: task {index} is not in meta/tasks.jsonl.", "Add it there.") from None
-
-    def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
-        """The raw step ``base_index`` of an episode, as upstream's method of this name gives it.
-
-        ``video.<key>`` uint8 ``[1, H, W, 3]``, ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
-        ``[action_horizon, D]`` and the annotation as a list with one text. A ``base_index`` beyond the episode is
-        clamped; action steps beyond it repeat the last row, or are zero for relative keys (``absolute`` false).
-        """
-        table = self._table(trajectory_id)
-        last = len(table.timestamps) - 1
-        now = min(max(base_index, 0), last)
-        future = base_index + np.arange(self.config.action_horizon)
-        step: dict[str, Any] = {}
-        for key in self.config.video:
-            path = self.meta.video_path(key, trajectory_id)
-            step[f"video.{key}"] = self.frames.frames(path, table.timestamps[now : now + 1])
-        for name, values in table.state.items():
-            step[name] = values[now : now + 1]
-        for name, values in table.action.items():
-            chunk = values[np.clip(future, 0, last)]
-            if not self.meta.modality.action[name.removeprefix("action.")].absolute:
-                chunk[(future < 0) | (future > last)] = 0
-            step[name] = chunk
-        step[self.config.language] = [table.texts[now]]
-        return step
-
-    def _table(self, episode: int) -> EpisodeTable:
-        if not hasattr(self, "_recent"):
-            self._recent = lru_cache(maxsize=4)(self.table)
-        return self._recent(episode)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_recent"}
+    vectors: dict[str, torch.Tensor]
+    """``state``, ``state_mask``, ``action``, ``action_mask`` and ``embodiment_id`` as the model takes them."""
 
 
 class _Part:
@@ -140,6 +45,7 @@ class _Part:
         self.lengths = np.array(list(reader.lengths.values()), dtype=np.int64)
         self.ends = np.cumsum(self.lengths)
         self.padding = transform.action.padding().astype(np.float32)
+        self.repeats = np.isnan(self.padding)
         with ThreadPoolExecutor(max_workers=8) as pool:
             tables = list(pool.map(reader.table, self.episodes))
         self.state = np.concatenate([transform.state.forward(table.state) for table in tables], dtype=np.float32)
@@ -148,17 +54,32 @@ class _Part:
         self.texts = sorted({text for table in tables for text in table.texts})
         number = {text: i for i, text in enumerate(self.texts)}
         self.text_ids = np.array([number[text] for table in tables for text in table.texts], dtype=np.int32)
+        self.videos = [
+            [reader.meta.video_path(key, episode) for key in reader.config.video] for episode in self.episodes
+        ]
+        """The videos of each episode, one per view."""
 
     def episode_of(self, row: int) -> int:
         """Position of the episode that holds ``row``."""
         return int(np.searchsorted(self.ends, row, side="right"))
 
-    def actions(self, row: int, horizon: int) -> np.ndarray:
-        """The normalised actions from ``row`` on, ``[horizon, D]``, padded beyond the episode's end."""
-        end = int(self.ends[self.episode_of(row)])
-        rows = np.arange(row, row + horizon)
-        chunk = self.action[np.minimum(rows, end - 1)]
-        return np.where((rows >= end)[:, None] & ~np.isnan(self.padding), self.padding, chunk)
+    def text(self, row: int) -> str:
+        """The instruction at ``row``."""
+        return self.texts[self.text_ids[row]]
+
+    def views(self, row: int) -> list[np.ndarray]:
+        """The frames at ``row``, uint8 ``[H, W, 3]`` each; those of the cache are not copied."""
+        timestamp = self.timestamps[row]
+        return [self.reader.frames.frame(video, timestamp) for video in self.videos[self.episode_of(row)]]
+
+    def actions(self, rows: np.ndarray, horizon: int) -> np.ndarray:
+        """The normalised actions from each of ``rows`` on, ``[B, horizon, D]``, padded beyond the episode's end."""
+        ends = self.ends[np.searchsorted(self.ends, rows, side="right")][:, None]
+        steps = rows[:, None] + np.arange(horizon)
+        chunk = self.action[np.minimum(steps, ends - 1)]
+        if not self.repeats.all():
+            np.copyto(chunk, self.padding, where=(steps >= ends)[..., None] & ~self.repeats)
+        return chunk
 
 
 class TrainingDataset(Dataset[Sample]):
@@ -227,21 +148,64 @@ class TrainingDataset(Dataset[Sample]):
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
-        index = int(index)
-        if not 0 <= index < self._length:
-            raise IndexError(index)
+        """One finished sample. Training takes batches (``__getitems__``), which give the same numbers faster."""
+        index = self._checked(index)
         part, row = self._locate(index)
-        episode = part.episodes[part.episode_of(row)]
-        timestamps = part.timestamps[row : row + 1]
-        meta = part.reader.meta
-        views = [self.frames.frames(meta.video_path(key, episode), timestamps)[0] for key in self.config.video]
         return self.transform.sample(
-            views,
-            part.texts[part.text_ids[row]],
+            part.views(row),
+            part.text(row),
             part.state[row : row + 1],
-            part.actions(row, self.config.action_horizon),
+            part.actions(np.array([row]), self.config.action_horizon)[0],
             self._generator(index),
         )
+
+    def __getitems__(self, indices: Sequence[int]) -> StepBatch:
+        """The samples at ``indices`` as one batch: torch's loader asks for all of them at once."""
+        located = [self._locate(self._checked(index)) for index in indices]
+        frames, drawn = None, []
+        for sample, (index, (part, row)) in enumerate(zip(indices, located, strict=True)):
+            views = part.views(row)
+            height, width = views[0].shape[:2]
+            crop_height, crop_width = crop_size(height, width)
+            if frames is None:
+                frames = np.empty((len(located), len(views), crop_height, crop_width, 3), dtype=np.uint8)
+            drawn.append(draw_augmentation(height, width, self._generator(index)))
+            top, left = drawn[-1].top, drawn[-1].left
+            check_resolutions([view.shape[:2] for view in views])
+            for view, image in enumerate(views):
+                frames[sample, view] = image[top : top + crop_height, left : left + crop_width]
+        return StepBatch(
+            torch.from_numpy(frames),
+            jitter_array(drawn),
+            [part.text(row) for part, row in located],
+            self._vectors(located),
+        )
+
+    def _vectors(self, located: list[tuple[_Part, int]]) -> dict[str, torch.Tensor]:
+        """States and actions of a batch. Datasets of a mixture have the same widths."""
+        config, batch = self.config, len(located)
+        state = np.zeros((batch, 1, config.max_state_dim), dtype=np.float32)
+        action = np.zeros((batch, config.action_horizon, config.max_action_dim), dtype=np.float32)
+        for part in {id(part): part for part, _ in located}.values():
+            places = [place for place, (owner, _) in enumerate(located) if owner is part]
+            rows = np.array([located[place][1] for place in places])
+            state[places, 0, : part.state.shape[1]] = part.state[rows]
+            action[places, :, : part.action.shape[1]] = part.actions(rows, config.action_horizon)
+        state_mask, action_mask = np.zeros(state.shape, dtype=bool), np.zeros(action.shape, dtype=bool)
+        state_mask[..., : self.transform.state.width] = True
+        action_mask[..., : self.transform.action.width] = True
+        return {
+            "state": torch.from_numpy(state),
+            "state_mask": torch.from_numpy(state_mask),
+            "action": torch.from_numpy(action),
+            "action_mask": torch.from_numpy(action_mask),
+            "embodiment_id": torch.full((batch,), self.transform.embodiment_id, dtype=torch.int64),
+        }
+
+    def _checked(self, index: int) -> int:
+        if not 0 <= index < self._length:
+            raise IndexError(index)
+        return int(index)
 
     def _locate(self, index: int) -> tuple[_Part, int]:
         if len(self._parts) == 1:

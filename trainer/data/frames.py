@@ -39,6 +39,7 @@ class Entry(NamedTuple):
 
     frames: np.ndarray
     starts: np.ndarray
+    """float32, the precision times are compared in."""
 
 
 class FrameStore:
@@ -124,13 +125,21 @@ class FrameStore:
 
         Raises ``DatasetError`` when the video can't be decoded.
         """
+        return np.stack([self.frame(path, timestamp) for timestamp in timestamps])
+
+    def frame(self, path: Path, timestamp: float) -> np.ndarray:
+        """The frame of ``path`` on screen at ``timestamp``, uint8 RGB ``[H, W, 3]``. One of the cache is not copied:
+        it is read-only, and read from the disk when it is used.
+
+        Raises ``DatasetError`` when the video can't be decoded.
+        """
         if self._process != os.getpid():
             self._reset()  # a forked worker must not share file positions with its parent
         entry = self._entry(path)
         if entry is not None:
-            return entry.frames[frames_at(entry.starts, timestamps)]
+            return entry.frames[frames_at(entry.starts, timestamp)]
         decoder = self._decoder(path)
-        return np.stack([decoder.frame(int(position)) for position in decoder.index.at(timestamps)])
+        return decoder.frame(int(decoder.index.at(timestamp)))
 
     def _entry(self, path: Path) -> Entry | None:
         if path in self._entries:
@@ -229,7 +238,9 @@ def _decode_into(folder: Path, path: Path) -> None:
 
 
 def _load(folder: Path) -> Entry:
-    return Entry(np.load(folder / "frames.npy", mmap_mode="r"), np.load(folder / "starts.npy"))
+    # As plain arrays: slicing a np.memmap takes several times as long.
+    frames = np.load(folder / "frames.npy", mmap_mode="r").view(np.ndarray)
+    return Entry(frames, np.load(folder / "starts.npy").astype(np.float32))
 
 
 @contextmanager

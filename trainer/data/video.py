@@ -35,7 +35,7 @@ class FrameIndex:
     keyframes: list[tuple[int, int]]
     """(pts, dts) of the frames decoding can start at, ascending."""
 
-    def at(self, timestamps: np.ndarray) -> np.ndarray:
+    def at(self, timestamps: np.ndarray | float) -> np.ndarray:
         """Positions of the frames on screen at ``timestamps`` (seconds, ``[T]``): see ``frames_at``."""
         return frames_at(self.starts, timestamps)
 
@@ -44,11 +44,12 @@ class FrameIndex:
         return next((key for key in reversed(self.keyframes) if key[0] <= pts), self.keyframes[0])
 
 
-def frames_at(starts: np.ndarray, timestamps: np.ndarray) -> np.ndarray:
+def frames_at(starts: np.ndarray, timestamps: np.ndarray | float) -> np.ndarray:
     """Positions in ``starts`` (seconds, ascending) of what is on screen at ``timestamps``: the last frame that has
     started, else the first.
     """
-    started = np.searchsorted(starts.astype(np.float32), np.asarray(timestamps, dtype=np.float32), side="right")
+    times = np.asarray(timestamps, dtype=np.float32)
+    started = np.searchsorted(starts.astype(np.float32, copy=False), times, side="right")
     return np.maximum(started - 1, 0)
 
 

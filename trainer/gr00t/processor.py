@@ -83,18 +83,21 @@ class EagleProcessor:
         ``eagle_pixel_values`` float32 [B x V, 3, H, W] in [-1, 1].
         Raises ``DatasetError`` for images of another size or type, or an instruction with a special token in it.
         """
-        prompts = [self._prompt(text, len(views)) for text, views in zip(texts, images, strict=True)]
+        return {
+            **self.encode_prompts(texts, [len(views) for views in images]),
+            "eagle_pixel_values": self._pixels(images),
+        }
+
+    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, torch.Tensor]:
+        """The same without the pixel values, for instructions with so many camera images each."""
+        prompts = [self._prompt(text, count) for text, count in zip(texts, views, strict=True)]
         length = max(map(len, prompts))
         input_ids = torch.full((len(prompts), length), self._pad_token)
         mask = torch.zeros_like(input_ids)
         for row, prompt in enumerate(prompts):
             input_ids[row, length - len(prompt) :] = prompt
             mask[row, length - len(prompt) :] = 1
-        return {
-            "eagle_input_ids": input_ids,
-            "eagle_attention_mask": mask,
-            "eagle_pixel_values": self._pixels(images),
-        }
+        return {"eagle_input_ids": input_ids, "eagle_attention_mask": mask}
 
     def _prompt(self, instruction: str, views: int) -> torch.Tensor:
         """Token ids of one prompt; with few instructions and many steps this is nearly always a look-up."""

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from trainer.data.collate import Collator
+from trainer.data.collate import Collator, finish_images
 from trainer.data.dataset import TrainingDataset
 from trainer.gr00t.lora import ADAPTER, adapter_state, merged_state, save_adapter
 from trainer.gr00t.model import GR00TN15
@@ -140,6 +140,10 @@ class FinetuneTrainer(Trainer):
         Newer versions also spare every name with ``norm`` in it, among them Qwen3's RMSNorm weights.
         """
         return [name for name in get_parameter_names(model, [nn.LayerNorm]) if "bias" not in name]
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Images are resized and jittered here, where the batch has arrived on the device."""
+        return finish_images(super()._prepare_inputs(inputs))
 
     def compute_loss(
         self,

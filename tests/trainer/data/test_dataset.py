@@ -8,6 +8,7 @@ import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,10 +17,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from trainer.data.collate import Collator
+from trainer.data.collate import Collator, finish_images
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import DatasetReader, TrainingDataset, stable_hash
 from trainer.data.synthetic import make_synthetic
+from trainer.data.transforms.augment import augment
 from trainer.data.transforms.sample import Sample
 from trainer.errors import DatasetError
 
@@ -87,6 +89,8 @@ def test_steps_beyond_the_end_repeat_the_last_row_or_are_zero(synthetic: Path, t
     sample = dataset[length - 3]
     np.testing.assert_array_equal(sample["action"][:, :26], np.float32(dataset.transform.action.forward(step)))
     assert sample["action_mask"][15, :26].all()
+    batch = dataset.__getitems__([0, length - 3])
+    np.testing.assert_array_equal(batch.vectors["action"][1].numpy(), sample["action"])
     beyond = reader.get_step_data(0, length + 5)
     np.testing.assert_array_equal(beyond["state.left_arm"], reader.get_step_data(0, length - 1)["state.left_arm"])
 
@@ -108,21 +112,38 @@ def test_samples_depend_on_seed_epoch_and_index_alone(synthetic: Path, dataset: 
 
 
 def test_workers_change_nothing_and_follow_the_epoch(dataset: TrainingDataset) -> None:
-    def load(workers: int) -> list[Sample]:
-        dataset.set_epoch(0)
+    def load(workers: int) -> list[dict[str, Any]]:
         loader = DataLoader(
-            dataset, 4, sampler=[*range(12)], num_workers=workers, collate_fn=list, persistent_workers=workers > 0
-        )
-        samples = []
+            dataset, 4, sampler=[*range(12)], num_workers=workers, collate_fn=Collator(Encoder()),
+            persistent_workers=workers > 0,
+        )  # fmt: skip
+        batches = []
         for epoch in range(2):
             dataset.set_epoch(epoch)
-            samples += [sample for batch in loader for sample in batch]
+            batches += [finish_images(batch) for batch in loader]
         dataset.set_epoch(0)
-        return samples
+        return batches
 
     here, there = load(0), load(2)
-    assert len(here) == 24 and all(same(a, b) for a, b in zip(here, there, strict=True))
-    assert not np.array_equal(here[0]["images"], here[12]["images"])
+    assert len(here) == 6 and all(torch.equal(a[key], b[key]) for a, b in zip(here, there, strict=True) for key in a)
+    assert not torch.equal(here[0]["eagle_pixel_values"], here[3]["eagle_pixel_values"])
+
+
+def test_a_batch_holds_the_samples_themselves(pair: list[Path], dataset: TrainingDataset) -> None:
+    """The loader's batches against one sample after the other: of one dataset, and of a mixture."""
+    mixture = TrainingDataset(pair, CONFIG, "new_embodiment")
+    for source in (dataset, mixture):
+        length = source.readers[0].lengths[0]
+        indices = [length - 1, 3, length, length + 1, 0]
+        samples, batch = [source[index] for index in indices], source.__getitems__(indices)
+        assert batch.texts == [sample["text"] for sample in samples]
+        for key, values in batch.vectors.items():
+            expected = np.stack([sample[key] for sample in samples])  # type: ignore[literal-required]
+            np.testing.assert_array_equal(values.numpy(), expected, err_msg=key)
+            assert values.numpy().dtype == expected.dtype
+        pixels = augment(batch.frames, batch.jitter).add(1).mul(127.5).round().permute(0, 2, 3, 1).numpy()
+        images = np.concatenate([sample["images"] for sample in samples]).astype(np.float32)
+        assert np.abs(pixels - images).max() <= 1 and (pixels != images).mean() < 1e-3
 
 
 def test_a_pickled_reader_still_reads(synthetic: Path) -> None:
@@ -232,6 +253,10 @@ class Encoder:
 
     def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
         assert all(image.shape == (1, 224, 224, 3) for image in images)
+        return self.encode_prompts(texts, [1] * len(texts))
+
+    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, torch.Tensor]:
+        assert list(views) == [1] * len(texts)
         return {"eagle_input_ids": torch.tensor([[len(text)] for text in texts])}
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torchvision.transforms import v2
 
-from trainer.data.transforms.images import jitter_colours, transform_images
+from trainer.data.transforms.images import draw_jitter, jitter_colours, transform_images
 from trainer.errors import DatasetError
 
 
@@ -21,7 +21,8 @@ def test_jitter_is_torchvisions_for_the_same_draws(seed: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         expected = v2.ColorJitter(brightness=0.3, contrast=0.4, saturation=0.5, hue=0.08)(images)
-    torch.testing.assert_close(jitter_colours(images, torch.Generator().manual_seed(seed)), expected, rtol=0, atol=0)
+    drawn = draw_jitter(torch.Generator().manual_seed(seed))
+    torch.testing.assert_close(jitter_colours(images, *drawn), expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("seed", range(3))
