@@ -5,15 +5,13 @@ It is started by ``bench.data`` with the Python of that environment (torch 2.5.1
 imported here. Only what can't be had from a package registry is replaced: ``pytorch3d``, whose rotations the demo's
 data config does not use, and ``gr00t.model``'s own imports, which load the whole model and flash-attention.
 
-Protocol: one JSON object per line. First ``{"ready": …}``, then for each line ``{"samples": N, "seed": S}`` on stdin
-the seconds that N random samples took, collated in batches of ``--batch``.
+It speaks the protocol of ``bench.contest``, which can't be imported there.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 import types
@@ -43,11 +41,10 @@ def main() -> None:
         began, cpu = time.perf_counter(), time.process_time()
         for first in range(0, len(chosen), given.batch):
             collate([dataset[i] for i in chosen[first : first + given.batch]])
-        answer = {
-            "seconds": time.perf_counter() - began,
-            "cpu_seconds": time.process_time() - cpu,
-            "peak_kb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        }
+        taken = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time() - cpu}
+        status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        memory = {"anonymous_kb": int(status["RssAnon"].split()[0]), "mapped_kb": int(status["RssFile"].split()[0])}
+        answer = {**taken, **memory}
         print(json.dumps(answer), file=replies, flush=True)
 
 
