@@ -1,17 +1,21 @@
 """The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
 
 Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
-where a person runs it; under a worker it is the hook, which also runs when the flow's process was killed; and the
-reaper (``flows.keeper``), when both had their time.
+where a person runs it, who may cancel it in Prefect's pages too; under a worker it is the hook, which also runs when
+the flow's process was killed; and the reaper (``flows.keeper``), when both had their time.
 """
 
 from __future__ import annotations
 
 import os
-from contextlib import closing
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
@@ -27,11 +31,38 @@ from trainer.errors import PippaError
 FLOWS = ["train", "evaluate", "pull-dataset", "pull-base-model", "gc"]
 """The names of pippa's flows."""
 MARGIN = timedelta(seconds=60)
+LOOK_SECONDS = 3.0
 
 
 def supervised() -> bool:
     """Whether a worker watches over this flow's process, and so carries out its hooks."""
     return os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
+
+
+@contextmanager
+def cancellable(flow_run_id: UUID) -> Iterator[None]:
+    """Make a cancellation in Prefect's pages a Ctrl-C in this process, where no worker watches for it."""
+    if supervised():
+        yield
+        return
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(LOOK_SECONDS):
+            with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+                state = client.read_flow_run(flow_run_id).state
+                if state is not None and (state.is_cancelling() or state.is_cancelled()) and not ended.is_set():
+                    os.kill(os.getpid(), signal.SIGINT)
+                    return
+
+    thread = threading.Thread(target=watch, name="cancellation", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        # Before the flow run's own state is final, or a late look would take that for a cancellation.
+        ended.set()
+        thread.join()
 
 
 def stop_what_runs(flow: Flow[..., object], flow_run: FlowRun, state: State) -> None:
@@ -48,7 +79,9 @@ def stop_containers(flow_run: FlowRun) -> list[str]:
     Those that another flow run of the same run follows by now are its own.
     """
     with get_client(sync_client=True) as client:
-        others = _runs_of(client, flow_run.name)
+        # A hook is given the flow run as it was before it began, when it had another name.
+        run_id = client.read_flow_run(flow_run.id).name
+        others = _runs_of(client, run_id)
     if any(run.id != flow_run.id and not _ended(run) for run in others):
         return []
     try:
@@ -57,9 +90,7 @@ def stop_containers(flow_run: FlowRun) -> list[str]:
         return []  # nothing runs in containers here
     with closing(docker):
         grace = stop_grace()
-        return [
-            name for owner in (flow_run.name, str(flow_run.id)) for name in reaper.stop_container(docker, owner, grace)
-        ]
+        return [name for owner in (run_id, str(flow_run.id)) for name in reaper.stop_container(docker, owner, grace)]
 
 
 def reap(client: SyncPrefectClient) -> list[str]:

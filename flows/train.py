@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from flows import machine, slots
 from flows.artifacts import Artifacts, log_event, publish
 from flows.follow import can_heal, failure, follow
-from flows.hooks import stop_what_runs, supervised
+from flows.hooks import cancellable, stop_what_runs, supervised
 from flows.launch import GPU_VARIABLE, LauncherName, get_launcher, training_job
 from flows.parameters import Overrides, PresetName, given
 from flows.report import build_report, to_markdown
@@ -87,10 +87,10 @@ def train(
         store = ObjectStore(StoreSettings.from_environ())
         store.ensure_bucket()
         spec = _spec(store, preset, given(overrides), launcher, engine, run_id)
-        with _gpus(spec, launcher) as gpus:
+        with cancellable(UUID(str(runtime.flow_run.id))), _gpus(spec, launcher) as gpus:
             interrupted = run_training(run_id, launcher, gpus)
     except KeyboardInterrupt:
-        return Cancelled(message="Stopped by Ctrl-C.")
+        return Cancelled(message="Stopped.")
     except PippaError as error:
         # For whoever follows from elsewhere: the state says it in Prefect's words, and without the exit code.
         publish(run_id, ErrorEvent(code=error.exit_code, message=error.message, hint=error.hint))
@@ -98,7 +98,7 @@ def train(
     report = build_report(store, spec.run_id)
     Artifacts(spec).report(to_markdown(report), report.wandb_url)
     if interrupted:
-        return Cancelled(message="Stopped by Ctrl-C; it saved and can be continued.")
+        return Cancelled(message="Stopped; it saved and can be continued.")
     return report.model_dump(mode="json")
 
 

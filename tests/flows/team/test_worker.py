@@ -1,0 +1,108 @@
+"""A worker with real containers: whatever is cancelled or killed, no container is left and no training is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from flows.slots import WAITING
+
+pytestmark = pytest.mark.docker
+
+
+@pytest.fixture(scope="module", autouse=True)
+def worker(team):
+    return team.worker()
+
+
+def test_a_cancelled_training_saves_and_leaves_no_container(team):
+    flow_run_id = team.train()
+    container = team.training(flow_run_id)
+    team.cancel(flow_run_id)
+    team.reach(flow_run_id, "Cancelled")
+    assert team.containers(team.run(flow_run_id).name) == []
+    # Told once, it saved; told twice, it would have ended with 1.
+    assert team.exit_code(container) == 143
+
+
+@pytest.mark.slow
+def test_a_training_whose_flow_was_killed_saves_and_leaves_no_container(team):
+    flow_run_id = team.train()
+    container = team.training(flow_run_id)
+    [process] = team.flow_processes(flow_run_id)
+    os.kill(process, signal.SIGKILL)
+    team.reach(flow_run_id, "Crashed")
+    team.until(lambda: team.containers(team.run(flow_run_id).name) == [], lambda: team.words("worker"))
+    assert team.exit_code(container) == 143
+
+
+@pytest.mark.slow
+def test_one_trains_and_the_other_is_seen_to_wait(team):
+    first = team.train()
+    team.training(first)
+    second = team.train("smoke")
+    team.reach(second, WAITING)
+    assert team.run(first).name in team.run(second).state.message
+    assert team.containers(team.run(second).name) == []
+    team.cancel(first)
+    team.reach(second, "Completed")
+
+
+@pytest.mark.slow
+def test_a_training_in_a_terminal_is_cancelled_in_the_pages(team):
+    flags = ("--dataset-path", "synthetic.PickNPlace", "--base-model-path", "a-model")
+    process = team.spawn("terminal", "train", "overfit-demo", *flags)
+    team.until(lambda: "step 1/" in team.words("terminal"), lambda: team.words("terminal"))
+    run_id = team.words("terminal").split()[0]
+    with team.api() as client:
+        from flows.remote import find
+
+        flow_run_id = find(client, run_id).id
+    container = team.training(flow_run_id)
+    team.cancel(flow_run_id)
+    assert process.wait(60) == 130, team.words("terminal")
+    assert team.state(flow_run_id) == "Cancelled" and team.containers(run_id) == []
+    assert team.exit_code(container) == 143 and f"pippa runs resume {run_id}" in team.words("terminal")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_a_training_outlives_its_worker_and_the_next_one_follows_it(team, worker, how):
+    flow_run_id = team.train()
+    container = team.training(flow_run_id)
+    running = [process for process in team.processes if "worker" in process.args]
+    for each in running:
+        if each.poll() is None:
+            os.kill(each.pid, how)
+            each.wait(20)
+    if how == signal.SIGKILL:  # in a container they go with it
+        for process in team.flow_processes(flow_run_id):
+            os.kill(process, signal.SIGKILL)
+    team.until(lambda: team.flow_processes(flow_run_id) == [])
+    container.reload()
+    assert container.status == "running" and team.state(flow_run_id) == "Running"
+
+    team.worker(f"next-{how.name}")
+    assert "it goes on" in team.words(f"next-{how.name}")
+    team.until(lambda: f"training {team.run(flow_run_id).name}' - Step" in team.words(f"next-{how.name}"))
+    [followed] = team.containers(team.run(flow_run_id).name)
+    assert followed.id == container.id
+    team.cancel(flow_run_id)
+    team.reach(flow_run_id, "Cancelled")
+    assert team.exit_code(container) == 143
+
+
+@pytest.mark.slow
+def test_what_is_cancelled_while_no_worker_lives_ends_with_the_next(team):
+    flow_run_id = team.train()
+    container = team.training(flow_run_id)
+    for process in team.processes:
+        if "worker" in process.args and process.poll() is None:
+            process.terminate()
+            process.wait(20)
+    team.cancel(flow_run_id)
+    team.worker("late")
+    assert team.state(flow_run_id) == "Cancelled" and team.containers(team.run(flow_run_id).name) == []
+    assert team.exit_code(container) == 143
