@@ -62,11 +62,16 @@ def test_ctrl_c_only_stops_watching(team, laptop, request):
 
 
 @pytest.mark.parametrize(
-    ("flag", "named"), [(("--dataset-path", "./somewhere"), "pippa data push"), (("--batch-size", "0"), "batch")]
+    ("flag", "named"),
+    [
+        (("--base-model-path", "./somewhere"), "trainer prepare base-model ./somewhere"),
+        (("--batch-size", "0"), "batch"),
+    ],
 )
 def test_what_can_not_work_is_refused_here(team, laptop, request, flag, named):
-    (team.folder / "somewhere" / "meta").mkdir(parents=True, exist_ok=True)
-    assert laptop("train", "smoke", "--launcher", "remote", *flag).wait(60) in (2, 3)
+    (team.folder / "somewhere").mkdir(exist_ok=True)
+    (team.folder / "somewhere" / "config.json").write_text("{}")
+    assert laptop("train", "smoke", "--launcher", "remote", *flag).wait(60) == 2
     assert named in team.words(request.node.name)
 
 
