@@ -56,7 +56,7 @@ def find_place(client: docker.DockerClient, environ: Mapping[str, str], *, local
                 "engine on another machine can't reach it.",
                 "Set PIPPA_S3_ENDPOINT to a store that both machines reach.",
             )
-        mounts = tuple(Mount(target, source, type="volume") for source, target in VOLUMES.items())
+        mounts = tuple(_volume(name, target) for name, target in VOLUMES.items())
         # A store on loopback, such as the embedded one, is reached only from the host's own network.
         return Place("host" if loopback else "bridge", (), mounts, HOME, "")
     home = environ.get("PIPPA_HOME") or HOME
@@ -69,6 +69,13 @@ def find_place(client: docker.DockerClient, environ: Mapping[str, str], *, local
         return Place(mode, (), _mounts_under(own, home), home, project)
     first, *others = list(own.attrs["NetworkSettings"]["Networks"]) or ["bridge"]
     return Place(first, tuple(others), _mounts_under(own, home), home, project)
+
+
+def _volume(name: str, target: str) -> Mount:
+    """A named volume. Should it not exist yet, it is labelled as compose would: else compose complains about it."""
+    project, _, volume = name.partition("_")
+    labels = {"com.docker.compose.project": project, "com.docker.compose.volume": volume}
+    return Mount(target, name, type="volume", labels=labels)
 
 
 def own_container(client: docker.DockerClient) -> Container | None:

@@ -93,6 +93,8 @@ def test_the_container_is_named_labelled_and_set_up(bench: Bench):
     assert attrs["Config"]["StopTimeout"] == 77
     mounts = {mount["Destination"]: mount["Name"] for mount in attrs["Mounts"]}
     assert sorted(mounts) == ["/var/lib/pippa/cache", "/var/lib/pippa/runs"]
+    volume = bench.client.volumes.get(mounts["/var/lib/pippa/cache"])
+    assert {"com.docker.compose.project", "com.docker.compose.volume"} <= set(volume.attrs["Labels"])
     told = dict(each.split("=", 1) for each in attrs["Config"]["Env"])
     assert told["WANDB_PROJECT"] == "arms" and told["NCCL_DEBUG"] == "INFO" and "WANDB_DIR" not in told
     image = bench.client.images.get(bench.environ["PIPPA_TRAINER_IMAGE"])
