@@ -121,6 +121,13 @@ def test_a_stopped_container_leaves_a_run_that_another_continues(docker_client, 
     assert state is not None and state.status == "done"
 
 
+def test_what_takes_torch_is_left_to_the_trainer_image(docker_client, engine, bucket, store):
+    with Container(docker_client, engine, bucket, "prepare", "base-model", "tiny") as prepare:
+        code, _, err = prepare.finish()
+    assert code == 1
+    assert "takes torch, which is not installed here" in err and "trainer prepare base-model tiny" in err
+
+
 def test_the_image_is_what_it_says(docker_client, built):
     engine, commit = built
     image = docker_client.images.get(TAG.format(engine))

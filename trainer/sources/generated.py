@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import subprocess
 import sys
 import tempfile
@@ -25,6 +26,8 @@ _MAKERS: dict[Kind, tuple[str, str]] = {
     "model": ("trainer.gr00t.tiny", "make_tiny_base_model"),
 }
 """The module and function that make it."""
+_KINDS: dict[Kind, str] = {"dataset": "dataset", "model": "base-model"}
+"""As `trainer prepare` calls them."""
 
 
 def stored(store: ObjectStore, kind: Kind) -> SnapshotRef | None:
@@ -55,6 +58,12 @@ def made(kind: Kind, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str
         # In a child: the generator may import torch, and this process stays light.
         code = f"import sys, pathlib; from {module} import {function}; {function}(pathlib.Path(sys.argv[1]))"
         done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+        missing = re.search(r"No module named '(\w+)", done.stderr)
+        if done.returncode and missing:
+            raise PippaError(
+                f"{name} is not in the store, and making it takes {missing[1]}, which is not installed here.",
+                f"Make it once with the trainer image: `trainer prepare {_KINDS[kind]} {name}`.",
+            )
         if done.returncode:
             raise PippaError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
         yield folder, {"generator": module, "generator_sha256": generator_sha256(kind)}
