@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from trainer.settings import StoreSettings
 from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.failures import MissingObjectError
+from trainer.store.hashing import Hashed
 
 
 class FakeStore(ObjectStore):
@@ -59,14 +60,12 @@ class FakeStore(ObjectStore):
             self.objects[key] = (content, datetime.now(UTC))
         return True
 
-    def put_file(
-        self, path: Path, key: str, *, size: int, sha256: str, advance: Callable[[int], None] | None = None
-    ) -> None:
+    def put_file(self, path: Path, key: str, *, hashed: Hashed, advance: Callable[[int], None] | None = None) -> None:
         self.write_bytes(key, path.read_bytes())
         if advance is not None:
-            advance(size)
+            advance(hashed.size)
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def stream(self, key: str, offset: int = 0, size: int | None = None) -> Iterator[bytes]:
         content = self.read_bytes(key)
         if content is None:
             raise MissingObjectError(key)

@@ -24,16 +24,15 @@ from typing import TYPE_CHECKING, Any
 from trainer.errors import StoreError
 from trainer.settings import StoreSettings
 from trainer.store.failures import TRANSIENT, MissingObjectError, explained
+from trainer.store.hashing import PART_BYTES, Hashed
+from trainer.store.parallel import for_each
+from trainer.store.parts import PARTS_PER_FILE, Buffers, in_order
 
 if TYPE_CHECKING:
     import urllib3
     from minio import Minio
 
 CHUNK_BYTES = 1 << 20
-PART_BYTES = 16 << 20
-"""Size of a part of a multipart upload, and so what one upload holds in memory."""
-MOST_PARTS = 9_000
-"""S3 allows 10,000 parts; larger files get larger parts."""
 CONNECTIONS = 16
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
@@ -96,13 +95,17 @@ class ObjectStore:
         )
 
     @cached_property
+    def _buffers(self) -> Buffers:
+        return Buffers()
+
+    @cached_property
     def _client(self) -> Minio:
         # The SDK takes a third of a second to import; commands that never ask the store don't pay it.
-        from minio import Minio
+        from trainer.store.sdk import Client
 
         # It warns of each repeated request, on stderr when nobody configured logging; the last failure is ours to tell.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
-        return Minio(
+        return Client(
             self.settings.host,
             access_key=self.settings.access_key.get_secret_value(),
             secret_key=self.settings.secret_key.get_secret_value(),
@@ -194,32 +197,79 @@ class ObjectStore:
         content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
         return self.write_bytes(key, content, if_absent=if_absent)
 
-    def put_file(
-        self, path: Path, key: str, *, size: int, sha256: str, advance: Callable[[int], None] | None = None
-    ) -> None:
-        """Upload the file ``path`` that is known to have this size and hash, large ones in parts.
+    def put_file(self, path: Path, key: str, *, hashed: Hashed, advance: Callable[[int], None] | None = None) -> None:
+        """Upload the file ``path``, of which ``hashed`` is known; a large one in parts, several at once.
 
-        The content is hashed again while it is sent, and the object appears only when both agree, so a file that
-        changes meanwhile raises ``StoreError`` and leaves no object. ``advance`` gets the bytes sent since the last
-        call.
+        A file that changes meanwhile raises ``StoreError`` and leaves no object: a small one is hashed again; of a
+        large one the time of its last change is looked at with each part, and a server that verifies what it is sent
+        (MinIO and S3 do, SeaweedFS does not) holds each part against its hash. ``advance`` gets the bytes sent since
+        the last call.
         """
+        with self._explained("upload", key), path.open("rb", buffering=0) as file:
+
+            def send(number: int, upload_id: str | None) -> str:
+                """Send a part, numbered from 0; its ETag."""
+                if advance is not None:
+                    advance(0)  # where a stopped upload ends
+                offset = number * hashed.part_bytes
+                size = min(hashed.part_bytes, hashed.size - offset)
+                with self._buffers.read(file.fileno(), offset, size) as part:
+                    now = os.fstat(file.fileno())
+                    same = len(part) == size and now.st_size == hashed.size
+                    if upload_id is None:
+                        same = same and hashlib.sha256(part).hexdigest() == hashed.sha256
+                    elif now.st_mtime_ns != hashed.modified_ns:
+                        same = False
+                    if not same:
+                        raise _changed(path)
+                    etag = self._send(path, key, part, hashed.parts[number], upload_id, number + 1)
+                if advance is not None:
+                    advance(size)
+                return etag
+
+            if len(hashed.parts) == 1:
+                send(0, None)
+            else:
+                self._send_parts(key, hashed, send)
+
+    def _send_parts(self, key: str, hashed: Hashed, send: Callable[[int, str | None], str]) -> None:
+        from minio.datatypes import Part
         from minio.error import S3Error
 
-        part = max(PART_BYTES, -(-size // MOST_PARTS))
-        with self._explained("upload", key), path.open("rb") as file:
-            try:
-                self._client.put_object(
-                    self.settings.bucket,
-                    key,
-                    _CheckedReader(file, path, size, sha256, advance),  # pyrefly: ignore - only read() is used
-                    size,
-                    part_size=part,
-                    num_parallel_uploads=1,  # the SDK's own pool leaks its threads when reading fails
-                )
-            except S3Error as error:
-                # The answer to "complete" was lost and the repeated request found the upload gone: done already.
-                if error.code != "NoSuchUpload" or self.size(key) != size:
-                    raise
+        bucket = self.settings.bucket
+        upload_id = self._client._create_multipart_upload(bucket, key, {})
+        try:
+            etags = for_each(lambda number: send(number, upload_id), range(len(hashed.parts)), workers=PARTS_PER_FILE)
+            parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
+            self._client._complete_multipart_upload(bucket, key, upload_id, parts)
+        except S3Error as error:
+            # The answer to "complete" was lost and the repeated request found the upload gone: done already.
+            if error.code != "NoSuchUpload" or self.size(key) != hashed.size:
+                self._abort(key, upload_id)
+                raise
+        except BaseException:
+            self._abort(key, upload_id)
+            raise
+
+    def _send(self, path: Path, key: str, part: memoryview, sha256: str, upload_id: str | None, number: int) -> str:
+        from minio.error import S3Error
+
+        from trainer.store.sdk import KNOWN_SHA256
+
+        query = {"partNumber": str(number), "uploadId": upload_id} if upload_id else None
+        headers = {"Content-Type": "application/octet-stream", KNOWN_SHA256: sha256}
+        try:
+            sent = self._client._put_object(self.settings.bucket, key, part, headers, query)  # pyrefly: ignore
+        except S3Error as error:
+            if error.code == "XAmzContentSHA256Mismatch":
+                raise _changed(path) from None
+            raise
+        return str(sent.etag)
+
+    def _abort(self, key: str, upload_id: str) -> None:
+        # The store may be what failed: don't wait for it again. Garbage collection frees what is left.
+        with contextlib.suppress(Exception):
+            self.impatient()._client._abort_multipart_upload(self.settings.bucket, key, upload_id)
 
     def get_file(self, key: str, path: Path) -> None:
         """Download an object, replacing ``path`` in one step. Raises ``StoreError`` when there is none."""
@@ -232,10 +282,31 @@ class ObjectStore:
         finally:
             temporary.unlink(missing_ok=True)
 
-    def stream(self, key: str, offset: int = 0) -> Iterator[bytes]:
-        """An object's content from byte ``offset`` on, in pieces; a broken connection is continued where it broke."""
+    def stream(self, key: str, offset: int = 0, size: int | None = None) -> Iterator[bytes | memoryview]:
+        """An object's content from byte ``offset`` on, in pieces; a broken connection is continued where it broke.
+
+        With its ``size`` a large one is fetched in several parts at once; then each piece is valid until the next only.
+        """
         with self._explained("read", key):
-            yield from self._chunks(key, offset)
+            if size is None or size - offset <= PART_BYTES:
+                yield from self._chunks(key, offset)
+            else:
+                yield from in_order(self._buffers, lambda first, room: self._fill(key, first, room), offset, size)
+
+    def _fill(self, key: str, offset: int, room: memoryview) -> int:
+        """Read from ``offset`` on as much as ``room`` takes; less where the object ends."""
+        from minio.error import S3Error
+
+        done = 0
+        try:
+            for chunk in self._chunks(key, offset, len(room)):
+                chunk = chunk[: len(room) - done]
+                room[done : done + len(chunk)] = chunk
+                done += len(chunk)
+        except S3Error as error:
+            if error.code != "InvalidRange":  # the object ends before
+                raise
+        return done
 
     def delete(self, key: str) -> None:
         """Delete an object; nothing happens when there is none."""
@@ -255,13 +326,15 @@ class ObjectStore:
                     self._client._abort_multipart_upload(self.settings.bucket, each.object_name, each.upload_id)
         return len(stale)
 
-    def _chunks(self, key: str, offset: int = 0) -> Iterator[bytes]:
+    def _chunks(self, key: str, offset: int = 0, length: int = 0) -> Iterator[bytes]:
+        """From ``offset`` on; all there is when ``length`` is 0."""
         import urllib3
 
-        breaks = 0
+        breaks, end = 0, offset + length
         while True:
             # The SDK asks for a range only when offset is not 0; a range that begins at the end would be an error.
-            response = self._client.get_object(self.settings.bucket, key, offset=offset)
+            length = end - offset if length else 0
+            response = self._client.get_object(self.settings.bucket, key, offset=offset, length=length)
             try:
                 for chunk in response.stream(CHUNK_BYTES):
                     offset += len(chunk)
@@ -305,30 +378,8 @@ class ObjectStore:
         return explained(self.settings, f"{action} {key}" if key else action)
 
 
-class _CheckedReader:
-    """Reads a file for an upload and hashes what it hands out; the last piece is withheld when the hash is wrong."""
-
-    def __init__(
-        self, file: io.BufferedReader, path: Path, size: int, sha256: str, advance: Callable[[int], None] | None
-    ) -> None:
-        self._file = file
-        self._path = path
-        self._left = size
-        self._sha256 = sha256
-        self._hash = hashlib.sha256()
-        self._advance = advance
-
-    def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes. Raises ``StoreError`` when the file is not what it was."""
-        piece = self._file.read(min(size, self._left))
-        self._hash.update(piece)
-        self._left -= len(piece)
-        ended_early = not piece and size > 0 and self._left > 0
-        if ended_early or (not self._left and (self._file.read(1) or self._hash.hexdigest() != self._sha256)):
-            raise StoreError(
-                f"{self._path} changed while it was uploaded; nothing was stored.",
-                "Push again when nothing writes to the folder any more.",
-            )
-        if self._advance is not None:
-            self._advance(len(piece))
-        return piece
+def _changed(path: Path) -> StoreError:
+    return StoreError(
+        f"{path} changed while it was uploaded; nothing was stored.",
+        "Push again when nothing writes to the folder any more.",
+    )

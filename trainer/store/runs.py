@@ -125,8 +125,8 @@ def upload_folder(
     _check_run_id(run_id)
 
     def upload(file: tree.LocalFile) -> str:
-        key, record = f"{RUNS}{run_id}/{name}/{file.path}", file.record()
-        store.put_file(file.source, key, size=record.size, sha256=record.sha256)
+        key = f"{RUNS}{run_id}/{name}/{file.path}"
+        store.put_file(file.source, key, hashed=file.hashed())
         return key
 
     return for_each(upload, tree.scan(folder, ignore), workers=UPLOADS)

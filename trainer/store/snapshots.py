@@ -12,6 +12,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +25,7 @@ from trainer.spec import SnapshotKind, SnapshotRef
 from trainer.store import tree
 from trainer.store.client import ObjectStore
 from trainer.store.failures import MissingObjectError
+from trainer.store.hashing import Hashed
 from trainer.store.intents import relying_on
 from trainer.store.manifest import (
     SNAPSHOTS,
@@ -38,7 +40,7 @@ from trainer.store.manifest import (
 from trainer.store.parallel import Progress, for_each
 
 UPLOADS = 4
-"""Files sent at once; each holds one part (16 MiB) in memory."""
+"""Files sent at once."""
 DOWNLOADS = 8
 LOOKUPS = 16
 _ATTEMPTS = 3
@@ -84,9 +86,11 @@ def push(
     """
     check_name(name)
     local = tree.scan(folder, ignore)
-    records = for_each(tree.LocalFile.record, local, workers=UPLOADS)
+    hashes = for_each(tree.LocalFile.hashed, local, workers=UPLOADS)
+    files = list(zip(local, hashes, strict=True))
+    records = [FileRecord(path=file.path, size=hashed.size, sha256=hashed.sha256) for file, hashed in files]
     manifest = Manifest.of(kind, name, records, origin or {})
-    contents = {record.sha256: (file.source, record) for file, record in zip(local, records, strict=True)}
+    contents = {hashed.sha256: (file.source, hashed) for file, hashed in files}
     key = manifest_key(manifest.ref)
     for _ in range(_ATTEMPTS):
         with relying_on(store, {key, *manifest.blob_keys()}) as intent:
@@ -180,29 +184,29 @@ def list_snapshots(store: ObjectStore, kind: SnapshotKind | None = None) -> list
 
 
 def _upload_all(
-    store: ObjectStore, contents: list[tuple[Path, FileRecord]], progress: Callable[[int, int], None] | None
+    store: ObjectStore, contents: list[tuple[Path, Hashed]], progress: Callable[[int, int], None] | None
 ) -> int:
     """Send what the store lacks; the bytes sent."""
-    counter = Progress(sum(record.size for _, record in contents), progress)
+    counter = Progress(sum(hashed.size for _, hashed in contents), progress)
     return sum(for_each(lambda each: _upload(store, *each, counter), contents, workers=UPLOADS, progress=counter))
 
 
-def _upload(store: ObjectStore, source: Path, record: FileRecord, progress: Progress) -> int:
+def _upload(store: ObjectStore, source: Path, hashed: Hashed, progress: Progress) -> int:
     """Send one file unless the store has it; the bytes sent."""
-    key = blob_key(record.sha256)
+    key = blob_key(hashed.sha256)
     # One of another size is a damaged blob; writing it anew heals every snapshot that has it.
-    if store.size(key) == record.size:
-        progress.advance(record.size)
+    if store.size(key) == hashed.size:
+        progress.advance(hashed.size)
         return 0
-    store.put_file(source, key, size=record.size, sha256=record.sha256, advance=progress.advance)
-    return record.size
+    store.put_file(source, key, hashed=hashed, advance=progress.advance)
+    return hashed.size
 
 
 def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Path, progress: Progress) -> None:
     """Fetch one file, going on after what an earlier attempt left; ``target`` is right, or gone, at the end."""
     for _ in range(2):
         hasher, resumed = hashlib.sha256(), 0
-        with target.open("a+b") as output:
+        with target.open("a+b") as output, ThreadPoolExecutor(1, "pippa-hash") as beside:
             output.seek(0)
             while chunk := output.read(1 << 20):
                 hasher.update(chunk)
@@ -211,9 +215,10 @@ def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Pa
             done = resumed
             if done < file.size:
                 try:
-                    for chunk in store.stream(blob_key(file.sha256), done):
-                        hasher.update(chunk)
+                    for chunk in store.stream(blob_key(file.sha256), done, file.size):
+                        hashing = beside.submit(hasher.update, chunk)
                         output.write(chunk)
+                        hashing.result()
                         done += len(chunk)
                         progress.advance(len(chunk))
                         if done > file.size:

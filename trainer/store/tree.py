@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterator
@@ -10,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import UsageError
-from trainer.store.manifest import FileRecord, Manifest
+from trainer.store.hashing import Hashed, hash_file
+from trainer.store.manifest import Manifest
 
 
 @dataclass(frozen=True)
@@ -21,11 +21,9 @@ class LocalFile:
     source: Path
     size: int
 
-    def record(self) -> FileRecord:
+    def hashed(self) -> Hashed:
         """Read and hash it."""
-        with self.source.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            return FileRecord(path=self.path, size=file.tell(), sha256=digest)
+        return hash_file(self.source)
 
 
 def scan(folder: Path, ignore: Callable[[str], bool] | None = None) -> list[LocalFile]:

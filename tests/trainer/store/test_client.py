@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 import traceback
@@ -22,13 +21,13 @@ from trainer.errors import StoreError
 from trainer.settings import StoreSettings
 from trainer.store.client import ObjectStore
 from trainer.store.failures import MissingObjectError
+from trainer.store.hashing import hash_file
 
 SECRET = "the-secret-key"
 
 
 def put(store: ObjectStore, path: Path, key: str) -> None:
-    content = path.read_bytes()
-    store.put_file(path, key, size=len(content), sha256=hashlib.sha256(content).hexdigest())
+    store.put_file(path, key, hashed=hash_file(path))
 
 
 def test_objects(object_store: ObjectStore, tmp_path: Path) -> None:
@@ -101,12 +100,13 @@ def test_a_file_that_changes_underneath_leaves_no_object(
 ) -> None:
     path = tmp_path / "file"
     content = bytearray(os.urandom(size))
-    digest = hashlib.sha256(content).hexdigest()
+    path.write_bytes(content)
+    hashed = hash_file(path)
     if change == "byte":
         content[-1] ^= 1
     path.write_bytes({"byte": content, "shorter": content[:-1], "longer": content + b"x"}[change])
     with pytest.raises(StoreError, match="changed while it was uploaded"):
-        object_store.put_file(path, "file", size=size, sha256=digest)
+        object_store.put_file(path, "file", hashed=hashed)
     assert not object_store.exists("file")
 
 
@@ -130,7 +130,7 @@ def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path
                 if process.name() == "weed" and process.cwd() == str(service.folder):
                     process.kill()
 
-        store.put_file(path, "large", size=len(content), sha256=hashlib.sha256(content).hexdigest(), advance=advance)
+        store.put_file(path, "large", hashed=hash_file(path), advance=advance)
         assert killed.is_set()
         assert b"".join(store.stream("large")) == content
 

@@ -1,0 +1,185 @@
+"""What checkpoints cost a training: ``uv run python -m bench.checkpoints``.
+
+Trains with the native engine, saving every so many steps, once with the writing in the background and once waiting for
+it, in turns. Lost is the time the training stands still while a checkpoint is taken, and what the steps take longer
+while it is written. The frozen and tuned bytes say what a store that has the frozen ones already is sent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+import time
+from itertools import pairwise
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+import torch
+
+from bench.table import report, table
+from trainer.data.synthetic import make_synthetic
+from trainer.gr00t.config import GR00TN15Config, read_config
+from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.weights import save_checkpoint
+from trainer.store.hashing import hash_file
+from trainer.training import hf
+
+EVERY = 50
+BAR = 2.0
+
+
+class Timed(hf.FinetuneTrainer):
+    """Notes when steps begin and how long taking a checkpoint stops them."""
+
+    wait = False
+    """Whether to wait until a checkpoint is written."""
+    begun: list[tuple[float, bool]]
+    stood: list[tuple[float, float]]
+    """Seconds by the clock, and of the training thread's processor time."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """One micro-batch."""
+        pending = self._writer._pending
+        self.begun.append((time.perf_counter(), pending is not None and not pending.done()))
+        return super().training_step(*args, **kwargs)
+
+    def _save_checkpoint(self, *args: Any) -> None:
+        start, cpu = time.perf_counter(), time.thread_time()
+        super()._save_checkpoint(*args)
+        if Timed.wait:
+            self._writer.wait()
+        self.stood.append((time.perf_counter() - start, time.thread_time() - cpu))
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--widths", type=int, nargs="+", default=[128, 1024], help="of the action head; tiny has 128")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 1], help="batch size for each width")
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--save-steps", type=int, default=20, help=f"the loss is told for one save per {EVERY} steps")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--save", action="store_true", help="keep the result in bench/results")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = Path(folder)
+        os.environ["PIPPA_HOME"] = str(work / "home")
+        dataset = make_synthetic(work / "dataset", episodes=1)
+        rows, bytes_rows = [], []
+        for width, batch in zip(given.widths, given.batches, strict=True):
+            base = base_model(work / f"base-{width}", width)
+            turns: dict[bool, list[tuple[float, float, float, float]]] = {False: [], True: []}
+            for turn in range(given.rounds):
+                for wait in (turn % 2 == 0, turn % 2 == 1):
+                    out = work / f"{width}-{turn}-{wait}"
+                    turns[wait].append(train(given, base, dataset, out, batch, wait=wait))
+            for wait, measured in turns.items():
+                step, stood, cpu, slower = (median(each[i] for each in measured) for i in range(4))
+                lost = 100 * (stood + slower) / (EVERY * step)
+                how = "waiting for the disk" if wait else "in the background"
+                verdict = "" if wait else "met" if lost < BAR else f"above {BAR:g} %"
+                rows.append([parameters(base), how, step * 1e3, stood * 1e3, cpu * 1e3, slower * 1e3, lost, verdict])
+            bytes_rows.append([parameters(base), *sizes(out)])
+    report(
+        "checkpoints",
+        f"Training time lost to checkpoints at one save per {EVERY} steps",
+        [
+            table(
+                [
+                    "tuned",
+                    "writing",
+                    "step, ms",
+                    "stands still, ms a save",
+                    "slower steps, ms a save",
+                    "lost, %",
+                    "bar",
+                ],
+                rows,
+            ),
+            table(
+                ["tuned", "whole, MB", "tuned weights, MB", "training state, MB", "sent for a 2nd checkpoint, MB"],
+                bytes_rows,
+            ),
+            f"Medians of {given.rounds} runs of {given.steps} steps, in turns; one torch thread; load average "
+            f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores.",
+        ],
+        save=given.save,
+    )
+
+
+def train(
+    given: argparse.Namespace, base: Path, dataset: Path, out: Path, batch: int, *, wait: bool
+) -> tuple[float, float, float, float]:
+    """Seconds of a step with nothing written beside it; per save, of standing still, its CPU part, and slower steps."""
+    from trainer import finetune
+
+    Timed.wait, Timed.begun, Timed.stood = wait, [], []
+    plain, hf.FinetuneTrainer = hf.FinetuneTrainer, Timed  # pyrefly: ignore - the engine takes it from there
+    torch.set_num_threads(1)
+    flags = {
+        "--dataset-path": dataset,
+        "--base-model-path": base,
+        "--output-dir": out,
+        "--batch-size": batch,
+        "--max-steps": given.steps,
+        "--save-steps": given.save_steps,
+        "--dataloader-num-workers": 0,
+        "--report-to": "tensorboard",
+    }
+    try:
+        finetune.main([str(part) for pair in flags.items() for part in pair])
+    finally:
+        hf.FinetuneTrainer = plain  # pyrefly: ignore
+    starts = Timed.begun[5:]
+    # The last step before a save contains it.
+    steps = [
+        (later - start, writing)
+        for number, ((start, writing), (later, _)) in enumerate(pairwise(starts), 6)
+        if number % given.save_steps
+    ]
+    quiet = [seconds for seconds, writing in steps if not writing]
+    busy = [seconds for seconds, writing in steps if writing]
+    saves = len(Timed.stood)
+    step = median(quiet or busy)
+    slower = max(mean(busy) - mean(quiet), 0) * len(busy) / saves if busy and quiet else 0.0
+    return step, median(clock for clock, _ in Timed.stood), median(cpu for _, cpu in Timed.stood), slower
+
+
+def base_model(folder: Path, width: int) -> Path:
+    """The tiny base model with an action head of another width."""
+    make_tiny_base_model(folder)
+    config = read_config(folder)
+    head = config.action_head_cfg
+    head["hidden_size"] = head["diffusion_model_cfg"]["output_dim"] = width
+    torch.manual_seed(0)
+    model = GR00TN15(GR00TN15Config(**config.to_dict()))
+    for old in folder.glob("*.safetensors"):
+        old.unlink()
+    model.set_trainable(False, False, True, True)
+    save_checkpoint(model, folder)
+    return folder
+
+
+def parameters(base: Path) -> str:
+    """How many are tuned of how many."""
+    model = GR00TN15.from_pretrained(base, tune_llm=False, tune_visual=False)
+    counts = [(each.numel(), each.requires_grad) for each in model.parameters()]
+    return f"{sum(n for n, tuned in counts if tuned) / 1e6:.1f} of {sum(n for n, _ in counts) / 1e6:.1f} M"
+
+
+def sizes(out: Path) -> list[float]:
+    """MB of a checkpoint: whole, tuned weights, training state, and what differs from the one before."""
+    *_, before, last = sorted(out.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    old = {hash_file(path).sha256 for path in before.rglob("*") if path.is_file()}
+    files = {path: path.stat().st_size for path in last.rglob("*") if path.is_file()}
+    changed = {path: size for path, size in files.items() if hash_file(path).sha256 not in old}
+    tuned = sum(size for path, size in changed.items() if path.suffix == ".safetensors")
+    state = sum(size for path, size in files.items() if path.suffix in (".pt", ".pth"))
+    return [sum(files.values()) / 1e6, tuned / 1e6, state / 1e6, sum(changed.values()) / 1e6]
+
+
+if __name__ == "__main__":
+    main()
