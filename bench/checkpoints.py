@@ -46,9 +46,9 @@ class Timed(hf.FinetuneTrainer):
         self.begun.append((time.perf_counter(), pending is not None and not pending.done()))
         return super().training_step(*args, **kwargs)
 
-    def _save_checkpoint(self, *args: Any) -> None:
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         start, cpu = time.perf_counter(), time.thread_time()
-        super()._save_checkpoint(*args)
+        super()._save_checkpoint(model, trial)
         if Timed.wait:
             self._writer.wait()
         self.stood.append((time.perf_counter() - start, time.thread_time() - cpu))
@@ -82,7 +82,7 @@ def main() -> None:
                 how = "waiting for the disk" if wait else "in the background"
                 verdict = "" if wait else "met" if lost < BAR else f"above {BAR:g} %"
                 rows.append([parameters(base), how, step * 1e3, stood * 1e3, cpu * 1e3, slower * 1e3, lost, verdict])
-            bytes_rows.append([parameters(base), *sizes(out)])
+            bytes_rows.append([parameters(base), *sizes(work / f"{width}-0-False")])
     report(
         "checkpoints",
         f"Training time lost to checkpoints at one save per {EVERY} steps",
@@ -152,7 +152,7 @@ def base_model(folder: Path, width: int) -> Path:
     """The tiny base model with an action head of another width."""
     make_tiny_base_model(folder)
     config = read_config(folder)
-    head = config.action_head_cfg
+    head: dict[str, Any] = config.action_head_cfg  # pyrefly: ignore
     head["hidden_size"] = head["diffusion_model_cfg"]["output_dim"] = width
     torch.manual_seed(0)
     model = GR00TN15(GR00TN15Config(**config.to_dict()))

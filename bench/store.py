@@ -77,12 +77,15 @@ def measure(given: argparse.Namespace, settings: StoreSettings, work: Path) -> N
         for number in range(given.files):
             _random(source / str(number), size)
         pushed: list[snapshots.PushResult] = []
-        contestants = [
+        contestants: list[tuple[str, Callable[[], object]]] = [
             ("push", lambda pushed=pushed: pushed.append(snapshots.push(store, source, "dataset", "bench"))),
-            ("pull", lambda pushed=pushed: snapshots.pull(store, pushed[0].ref, out) and None),
+            ("pull", lambda pushed=pushed: snapshots.pull(store, pushed[0].ref, out)),
         ]
         if given.s5cmd:
-            peer = [("s5cmd up", s5cmd("cp", f"{source}/", raw)), ("s5cmd down", s5cmd("cp", f"{raw}*", f"{out}/"))]
+            peer: list[tuple[str, Callable[[], object]]] = [
+                ("s5cmd up", s5cmd("cp", f"{source}/", raw)),
+                ("s5cmd down", s5cmd("cp", f"{raw}*", f"{out}/")),
+            ]
             contestants = contestants + peer if turn % 2 else peer + contestants
         contestants.append(("copy on the disk", lambda: _copied(source, out)))
         for name, act in contestants:
