@@ -35,7 +35,7 @@ def pictures(seed: int, views: int, height: int, width: int) -> list[np.ndarray]
 
 
 def cropped(views: list[np.ndarray], drawn: Augmentation) -> np.ndarray:
-    height, width = crop_size(*views[0].shape[:2])
+    height, width = crop_size(views[0].shape[0], views[0].shape[1])
     return np.stack([view[drawn.top : drawn.top + height, drawn.left : drawn.left + width] for view in views])
 
 
@@ -63,7 +63,7 @@ def test_real_frames(demo_dataset: Path) -> None:
     video = min(demo_dataset.rglob("*.mp4"))
     frames = [frame for number, (_, frame) in enumerate(decode_video(video)) if number % 100 == 0]
     for seed, frame in enumerate(frames):
-        drawn = draw_augmentation(*frame.shape[:2], torch.Generator().manual_seed(seed))
+        drawn = draw_augmentation(frame.shape[0], frame.shape[1], torch.Generator().manual_seed(seed))
         pixels = augment(torch.from_numpy(cropped([frame], drawn))[None], jitter_array([drawn]))
         expected = transform_images([frame], torch.Generator().manual_seed(seed))
         assert np.abs(as_bytes(pixels) - expected.astype(np.int16)).max() <= 1

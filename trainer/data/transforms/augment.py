@@ -102,14 +102,22 @@ def _brightness(images: torch.Tensor, factor: float | torch.Tensor, _: torch.Ten
 def _contrast(images: torch.Tensor, factor: float | torch.Tensor, _: torch.Tensor | None) -> torch.Tensor:
     red, green, blue = images.mean((-2, -1), keepdim=True).split(1, -3)
     mean = (red * _GRAY[0]).add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
-    return _clamp(images.mul_(factor).add_(mean.mul_(1 - factor)), factor)
+    return _blend(images, mean, factor)
 
 
 def _saturation(images: torch.Tensor, factor: float | torch.Tensor, scratch: torch.Tensor | None) -> torch.Tensor:
     red, green, blue = images.split(1, -3)
     gray = torch.mul(red, _GRAY[0], out=_plane(scratch, 0))
     gray.add_(green, alpha=_GRAY[1]).add_(blue, alpha=_GRAY[2])
-    return _clamp(images.mul_(factor).add_(gray.mul_(1 - factor)), factor)
+    return _blend(images, gray, factor)
+
+
+def _blend(images: torch.Tensor, other: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
+    """``factor`` of the images and the rest of ``other``, which is overwritten."""
+    other.mul_(1 - factor)
+    if isinstance(factor, torch.Tensor):
+        return images.mul_(factor).add_(other).clamp_(0, 255)
+    return _clamp(torch.add(other, images, alpha=factor, out=images), factor)
 
 
 def _clamp(images: torch.Tensor, factor: float | torch.Tensor) -> torch.Tensor:
@@ -139,12 +147,14 @@ def _turn_hue(
     torch.maximum(high, channels[2], out=high)
     shift = torch.sub(high, low, out=_plane(scratch, 2)).mul_(turn * 6)
     turned = torch.empty_like(images) if scratch is None else scratch[1]
+    targets = turned.split(1, -3)
+    # The same for all three, so that each takes five operations: low + high - s, and low + s.
+    falling = torch.add(low, high, out=targets[2]).sub_(shift)
+    rising = shift.add_(low)
     after = -1 if backwards else 1
-    for own, target in enumerate(turned.split(1, -3)):
-        torch.sub(high, shift, out=target)
-        target.sub_(channels[(own - after) % 3])
-        torch.maximum(target, shift, out=target)
-        target.add_(channels[own]).sub_(channels[(own + after) % 3]).add_(low)
+    for own, target in enumerate(targets):
+        torch.sub(falling, channels[(own - after) % 3], out=target)
+        torch.maximum(target, rising, out=target).add_(channels[own]).sub_(channels[(own + after) % 3])
         torch.clamp(target, low, high, out=target)
     return turned
 
@@ -155,7 +165,8 @@ def _plane(scratch: torch.Tensor | None, index: int) -> torch.Tensor | None:
 
 def _quantise(images: torch.Tensor, out: torch.Tensor) -> None:
     """[0, 255] to [-1, 1] through whole numbers: upstream truncates to bytes."""
-    torch.floor(images, out=out).mul_(1 / 127.5).sub_(1)
+    torch.floor(images, out=out)
+    torch.add(torch.full((), -1.0, device=out.device), out, alpha=1 / 127.5, out=out)
 
 
 _OPERATIONS: tuple[Callable[..., torch.Tensor], ...] = (_brightness, _contrast, _saturation, _hue)
