@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -47,8 +48,8 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
     make_tiny_base_model(work / "base-model")
     where = ["--dataset", dataset, "--work", work]
 
-    def enter(name: str) -> Contestant:
-        command = [sys.executable, "-m", "bench.data_contestants", name, *where]
+    def enter(name: str, threads: int = 1) -> Contestant:
+        command = [sys.executable, "-m", "bench.data_contestants", name, *where, "--threads", threads]
         return stack.enter_context(Contestant(name, command))
 
     peers, missing = [], []
@@ -62,6 +63,8 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
             command += ["--checkout", given.upstream_checkout, "--dataset", dataset, "--backend", backend]
             peers.append((f"Isaac-GR00T itself, {backend}", backend, stack.enter_context(Contestant(backend, command))))
     ours, uncached, decode, memcpy = (enter(name) for name in ("ours", "uncached", "decode", "memcpy"))
+    cores = len(os.sched_getaffinity(0))
+    all_cores = enter("ours", cores)
     frames = DatasetMeta.load(dataset).total_frames
 
     cold: list[Turn] = []
@@ -70,6 +73,7 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
             cold.append(ours.turn(frames, seed, cold=True))
             decode.turn(frames, seed)
         ours.turn(SAMPLES["ours"], seed)
+        all_cores.turn(SAMPLES["ours"], seed)
         for _, backend, peer in peers:
             peer.turn(SAMPLES[backend], seed)
         uncached.turn(SAMPLES["uncached"], seed)
@@ -80,6 +84,7 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
     rows = [
         *(_row(name, peer.turns) for name, _, peer in peers),
         _row("ours, frames cached", warm),
+        _row(f"ours, frames cached, {cores} torch threads", all_cores.turns),
         _row("ours, first epoch, cache built in it", cold),
         _row("ours, no cache: decoders kept open", uncached.turns),
         _row("limit: all frames decoded in order", decode.turns),
@@ -87,7 +92,7 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
     ]
     head = ["", "samples/s", "best", "samples per CPU-s", "ms CPU a sample"]
     sections = [
-        f"{_describe(dataset)}; config fourier_gr1_arms_only, batches of 8, one torch thread each. Medians of "
+        f"{_describe(dataset)}; config fourier_gr1_arms_only, batches of 8, one torch thread each unless it says so. Medians of "
         f"{given.rounds} rounds, in which all take their turns.",
         table(head, rows),
         table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -28,17 +29,19 @@ Turn = Callable[[int, int, bool], None]
 def ours(dataset: Path, work: Path, *, cached: bool) -> Turn:
     """TrainingDataset and Collator, as the training uses them, up to the batch on the device."""
     collate = Collator(EagleProcessor.from_directory(work / "base-model"))
+    cache = work / f"frames-{os.getpid()}"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def fresh() -> TrainingDataset:
-        return TrainingDataset([dataset], CONFIG, "new_embodiment", cache_dir=work / "frames" if cached else None)
+        return TrainingDataset([dataset], CONFIG, "new_embodiment", cache_dir=cache if cached else None)
 
-    current = None if cached else fresh()
+    current = fresh()
+    current.prepare()
 
     def turn(samples: int, seed: int, cold: bool) -> None:
         nonlocal current
-        if cold or current is None:
-            shutil.rmtree(work / "frames", ignore_errors=True)
+        if cold:
+            shutil.rmtree(cache, ignore_errors=True)
             current = fresh()
         current.set_epoch(seed)
         for indices in batches(len(current), samples, seed):
@@ -106,8 +109,9 @@ def main() -> None:
     parser.add_argument("name")
     parser.add_argument("--dataset", type=Path, required=True)
     parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args()
-    torch.set_num_threads(1)
+    torch.set_num_threads(given.threads)
     made = {
         "ours": lambda: ours(given.dataset, given.work, cached=True),
         "uncached": lambda: ours(given.dataset, given.work, cached=False),

@@ -16,7 +16,7 @@ from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.failures import explain
 from trainer.parent import die_with_parent
-from trainer.settings import pippa_home
+from trainer.settings import frame_cache_bytes, pippa_home
 from trainer.training.devices import check_device_count, choose_devices, needs_torchrun, run_under_torchrun
 
 UPSTREAM_EXACT = "--upstream-exact"
@@ -114,9 +114,13 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         config.embodiment_tag,
         seed=SEED,
         cache_dir=pippa_home() / "cache" / "frames",
+        cache_bytes=frame_cache_bytes(),
         balance_dataset_weights=config.balance_dataset_weights,
         balance_trajectory_weights=config.balance_trajectory_weights,
     )
+    if missing := dataset.frames.missing():
+        emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
+        dataset.prepare()
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
     source = Path(resume_from) if resume_from and not config.lora_rank else Path(config.base_model_path)

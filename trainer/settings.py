@@ -17,6 +17,26 @@ def pippa_home(environ: Mapping[str, str] = os.environ) -> Path:
     return Path(environ.get("PIPPA_HOME") or ".pippa").absolute()
 
 
+def frame_cache_bytes(environ: Mapping[str, str] = os.environ) -> int | None:
+    """``PIPPA_FRAME_CACHE``, the bound of the decoded frames in gigabytes; None leaves it to the disk's free space.
+
+    Raises ``UsageError`` when it is no number of 0 or more.
+    """
+    given = environ.get("PIPPA_FRAME_CACHE")
+    if not given:
+        return None
+    try:
+        gigabytes = float(given)
+    except ValueError:
+        gigabytes = -1.0
+    if not 0 <= gigabytes < 1e9:
+        raise UsageError(
+            f"PIPPA_FRAME_CACHE is {given!r}, not a number of gigabytes.",
+            "Set it to one, such as 50; 0 decodes frames for every sample.",
+        )
+    return int(gigabytes * 1e9)
+
+
 def secret_from(environ: Mapping[str, str], name: str) -> str | None:
     """The secret ``name``: from the file named by ``<name>_FILE`` (as Docker secrets are), else from ``name`` itself.
 

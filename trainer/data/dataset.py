@@ -20,7 +20,7 @@ from trainer.data.frames import FrameStore
 from trainer.data.metadata import build_metadata, merge_metadata
 from trainer.data.reader import DatasetReader
 from trainer.data.transforms.augment import jitter_array
-from trainer.data.transforms.images import check_resolutions, crop_size, draw_augmentation
+from trainer.data.transforms.images import Augmentation, check_resolutions, crop_size, draw_augmentation
 from trainer.data.transforms.sample import Sample, SampleTransform
 
 
@@ -162,21 +162,24 @@ class TrainingDataset(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> StepBatch:
         """The samples at ``indices`` as one batch: torch's loader asks for all of them at once."""
         located = [self._locate(self._checked(index)) for index in indices]
-        frames, drawn = None, []
-        for sample, (index, (part, row)) in enumerate(zip(indices, located, strict=True)):
+        frames: np.ndarray | None = None
+        drawn: dict[int, Augmentation] = {}
+        # In the order of the videos: an open decoder, where frames are not cached, goes on instead of starting anew.
+        for sample in sorted(range(len(located)), key=lambda each: (id(located[each][0]), located[each][1])):
+            part, row = located[sample]
             views = part.views(row)
             height, width = views[0].shape[:2]
             crop_height, crop_width = crop_size(height, width)
             if frames is None:
                 frames = np.empty((len(located), len(views), crop_height, crop_width, 3), dtype=np.uint8)
-            drawn.append(draw_augmentation(height, width, self._generator(index)))
-            top, left = drawn[-1].top, drawn[-1].left
+            drawn[sample] = draw_augmentation(height, width, self._generator(indices[sample]))
+            top, left = drawn[sample].top, drawn[sample].left
             check_resolutions([view.shape[:2] for view in views])
             for view, image in enumerate(views):
                 frames[sample, view] = image[top : top + crop_height, left : left + crop_width]
         return StepBatch(
             torch.from_numpy(frames),
-            jitter_array(drawn),
+            jitter_array([drawn[sample] for sample in range(len(located))]),
             [part.text(row) for part, row in located],
             self._vectors(located),
         )

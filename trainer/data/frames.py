@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from trainer.data.video import DECODER, VideoDecoder, decode_video, frames_at, index_frames
+from trainer.data.video import DECODER, FrameIndex, VideoDecoder, decode_video, frames_at, index_frames
 from trainer.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,8 @@ class FrameStore:
         self._process = os.getpid()
         self._entries: OrderedDict[Path, Entry] = OrderedDict()
         self._decoders: OrderedDict[Path, VideoDecoder] = OrderedDict()
+        # Small, and making one reads the whole file: kept when the decoder is closed.
+        self._indices: dict[Path, FrameIndex] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"cache_dir": self.cache_dir, "max_bytes": self.max_bytes, "_keys": self._keys}
@@ -114,11 +116,19 @@ class FrameStore:
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode all planned videos now, ``progress(done, of)`` after each; else each is decoded at first use."""
+        planned = list(self._keys)  # one that can't be written leaves self._keys meanwhile
         with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
-            planned = list(self._keys)  # one that can't be written leaves self._keys meanwhile
-            for done, _ in enumerate(pool.map(self._build_or_warn, planned), start=1):
-                if progress:
-                    progress(done, len(planned))
+            try:
+                for done, _ in enumerate(pool.map(self._build_or_warn, planned), start=1):
+                    if progress:
+                        progress(done, len(planned))
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)  # a signal shall not wait for all the other videos
+                raise
+
+    def missing(self) -> int:
+        """How many of the planned videos are not in the cache yet."""
+        return sum(not self._folder(path).is_dir() for path in self._keys)
 
     def frames(self, path: Path, timestamps: np.ndarray) -> np.ndarray:
         """Frames of ``path`` on screen at ``timestamps`` (seconds, ``[T]``): uint8 RGB ``[T, H, W, 3]``.
@@ -174,7 +184,8 @@ class FrameStore:
         if path in self._decoders:
             self._decoders.move_to_end(path)
             return self._decoders[path]
-        self._decoders[path] = VideoDecoder(path)
+        self._decoders[path] = VideoDecoder(path, self._indices.get(path))
+        self._indices[path] = self._decoders[path].index
         if len(self._decoders) > OPEN_DECODERS:
             self._decoders.popitem(last=False)[1].close()
         return self._decoders[path]

@@ -88,9 +88,10 @@ def to_rgb(frame: VideoFrame) -> np.ndarray:
 class VideoDecoder:
     """Random access to the frames of one open video. Going forward within a group of pictures decodes on."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, index: FrameIndex | None = None) -> None:
+        """``index`` is that of ``path``, where it is known already."""
         self.path = path
-        self.index = index_frames(path)
+        self.index = index or index_frames(path)
         self._container = open_video(path)
         self._stream = _single_threaded(self._container)
         self._frames: Iterator[VideoFrame] = iter(())

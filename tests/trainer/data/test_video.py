@@ -18,7 +18,8 @@ from tests.trainer.data.videos import number_in, write_video
 from trainer.data import frames as frames_module
 from trainer.data.frames import FrameStore, cache_key
 from trainer.data.video import VideoDecoder, decode_video, frames_at, index_frames
-from trainer.errors import DatasetError
+from trainer.errors import DatasetError, UsageError
+from trainer.settings import frame_cache_bytes
 
 FRAMES = 270
 
@@ -195,3 +196,29 @@ def test_a_store_goes_to_another_process_without_its_open_files(make: Callable[.
     store.frames(make(fps=30), np.array([0.0]))  # not planned: an open decoder
     copy = pickle.loads(pickle.dumps(store))
     assert number_in(copy.frames(make(), np.array([1.0]))[0]) == 20
+
+
+def test_what_is_missing_from_the_cache_is_known_and_a_stop_does_not_wait_for_it(
+    make: Callable[..., Path], tmp_path: Path
+) -> None:
+    videos = [(make(fps=20), 1), (make(fps=30), 1), (make(gop=2, fps=30), 1)]
+    store = FrameStore(tmp_path)
+    store.plan(videos)
+    assert store.missing() == 3
+
+    def stop(done: int, of: int) -> None:
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        store.prepare(stop)
+    store.prepare()
+    assert store.missing() == 0
+
+
+def test_the_bound_of_the_frame_cache() -> None:
+    assert frame_cache_bytes({}) is None and frame_cache_bytes({"PIPPA_FRAME_CACHE": ""}) is None
+    assert frame_cache_bytes({"PIPPA_FRAME_CACHE": "1.5"}) == 1_500_000_000
+    assert frame_cache_bytes({"PIPPA_FRAME_CACHE": "0"}) == 0
+    for wrong in ("50 GB", "-1", "nan", "inf"):
+        with pytest.raises(UsageError, match="PIPPA_FRAME_CACHE"):
+            frame_cache_bytes({"PIPPA_FRAME_CACHE": wrong})
