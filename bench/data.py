@@ -49,7 +49,7 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
     where = ["--dataset", dataset, "--work", work]
 
     def enter(name: str, threads: int = 1) -> Contestant:
-        command = [sys.executable, "-m", "bench.data_contestants", name, *where, "--threads", threads]
+        command = [sys.executable, "-m", "bench.data_contestants", name, *where, "--threads", str(threads)]
         return stack.enter_context(Contestant(name, command))
 
     peers, missing = [], []
@@ -92,8 +92,8 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
     ]
     head = ["", "samples/s", "best", "samples per CPU-s", "ms CPU a sample"]
     sections = [
-        f"{_describe(dataset)}; config fourier_gr1_arms_only, batches of 8, one torch thread each unless it says so. Medians of "
-        f"{given.rounds} rounds, in which all take their turns.",
+        f"{_describe(dataset)}; config fourier_gr1_arms_only, batches of 8, one torch thread each unless it says "
+        f"so. Medians of {given.rounds} rounds, in which all take their turns.",
         table(head, rows),
         table(
             ["times the samples/s of", "warm", "warm, CPU time", "bar", "first epoch", "first epoch, CPU time", "bar"],
