@@ -41,6 +41,8 @@ CREDENTIALS = (
     Credential("PIPPA_S3_SECRET_KEY", lambda: secrets.token_urlsafe(32), on_host=True),
     Credential("PREFECT_API_AUTH_STRING", lambda: f"pippa:{secrets.token_urlsafe(24)}", on_host=True),
     Credential("PIPPA_POSTGRES_PASSWORD", lambda: secrets.token_urlsafe(24), owner=POSTGRES),
+    Credential("PIPPA_SOURCE_S3_ACCESS_KEY"),
+    Credential("PIPPA_SOURCE_S3_SECRET_KEY"),
     Credential("WANDB_API_KEY"),
     Credential("HF_TOKEN"),
 )
@@ -54,14 +56,13 @@ def write(given: Mapping[str, str], volume: Path, host: Path, host_owner: tuple[
     made = []
     for credential in CREDENTIALS:
         file = volume / credential.file
-        known = file.read_text() if file.is_file() else ""
-        value = given.get(credential.setting) or known
+        value = given.get(credential.setting, "")
+        # The user's own keys are kept only as long as the user gives them: taken out of .env, they are gone here too.
+        if not value and credential.make:
+            value = file.read_text() if file.is_file() else ""
         if not value and credential.make:
             value = credential.make()
             made.append(credential.setting)
-        if credential.setting in ("WANDB_API_KEY", "HF_TOKEN"):
-            # Taken out of .env, it must be gone here too.
-            value = given.get(credential.setting, "")
         _replace(file, value, credential.owner, PIPPA, 0o440)
         if credential.on_host:
             _replace(host / credential.file, value, *host_owner, 0o600)
