@@ -23,6 +23,7 @@ from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import State
 
+from flows import slots
 from flows.launch import engine, reaper
 from flows.launch.place import find_place
 from flows.settings import stop_grace
@@ -71,6 +72,8 @@ def stop_what_runs(flow: Flow[..., object], flow_run: FlowRun, state: State) -> 
     log.info("%s: stopping what it left running; a training saves and uploads a last checkpoint.", state.name)
     for name in stop_containers(flow_run):
         log.info("Stopped %s.", name)
+    with get_client(sync_client=True) as client:
+        slots.give_back(client, flow_run.id)
 
 
 def stop_containers(flow_run: FlowRun) -> list[str]:

@@ -63,11 +63,9 @@ def held(
     with get_client(sync_client=True) as client:
         for name in names:
             client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
+        # The flow run may have been started before, by a process that was killed.
+        give_back(client, flow_run_id)
         labels = client.read_flow_run(flow_run_id).labels
-        if left := labels.get(LEASE):
-            # The flow run was started before, by a process that was killed. Nobody else may give it back.
-            with suppress(httpx.HTTPStatusError):
-                client.release_concurrency_slots_with_lease(UUID(str(left)))
         choices = sorted(
             combinations(names, wanted if gpus else 1),
             # A flow run that is started again may find its container still training on those it had.
@@ -82,6 +80,13 @@ def held(
         client.update_flow_run_labels(flow_run_id, {GPUS: ",".join(chosen), LEASE: str(lease.id)})
     with lease:
         yield chosen
+
+
+def give_back(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """Give back what a flow run holds whose process was killed; nothing, where it did so itself."""
+    if lease := client.read_flow_run(flow_run_id).labels.get(LEASE):
+        with suppress(httpx.HTTPStatusError):  # it is gone
+            client.release_concurrency_slots_with_lease(UUID(str(lease)))
 
 
 def leaked(client: SyncPrefectClient, machine: str) -> list[str]:
