@@ -33,13 +33,15 @@ class Collator:
 
     def __call__(self, samples: Sequence[Sample] | StepBatch) -> dict[str, Any]:
         """``eagle_*``, ``state`` ``[B, 1, 64]`` and its mask, ``embodiment_id`` ``[B]`` and, unless at inference,
-        ``action`` ``[B, 16, 32]`` and its mask. Floats are float32.
+        ``action`` ``[B, 16, 32]`` and its mask. Floats are float32. ``one_embodiment`` tells whether all samples have
+        the same.
 
         A ``StepBatch`` gives ``frames`` and ``jitter`` in place of the pixel values, for ``finish_images``.
         """
         if isinstance(samples, StepBatch):
             prompts = self.processor.encode_prompts(samples.texts, [samples.frames.shape[1]] * len(samples.texts))
-            return {**prompts, **samples.vectors, "frames": samples.frames, "jitter": samples.jitter}
+            images = {"frames": samples.frames, "jitter": samples.jitter}
+            return {**prompts, **samples.vectors, **images, "one_embodiment": True}  # a dataset has one tag
         texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
         batch: dict[str, Any] = dict(self.processor.encode(texts, images))
         batch["state"] = _stack([sample["state"] for sample in samples])
@@ -47,7 +49,9 @@ class Collator:
         if all("action" in sample for sample in samples):
             batch["action"] = _stack([sample["action"] for sample in samples])
             batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
-        batch["embodiment_id"] = torch.tensor([sample["embodiment_id"] for sample in samples], dtype=torch.int64)
+        embodiments = [sample["embodiment_id"] for sample in samples]
+        batch["embodiment_id"] = torch.tensor(embodiments, dtype=torch.int64)
+        batch["one_embodiment"] = len(set(embodiments)) == 1
         return batch
 
 

@@ -32,12 +32,12 @@ class CategorySpecificLinear(nn.Module):
         return torch.bmm(x, weight) + bias.unsqueeze(1)
 
 
-def distinct(category: torch.Tensor) -> torch.Tensor:
-    """Embodiment ids [B] as [1] where they are all equal, as they nearly always are.
+def distinct(category: torch.Tensor, one: bool | None = None) -> torch.Tensor:
+    """Embodiment ids [B] as [1] where they are all equal, as they nearly always are; ``one`` tells, if it is known.
 
     The layers then use one matrix instead of gathering a copy of it per sample (1.2 GB at batch 32 in the 3B model).
     """
-    return category[:1] if bool((category == category[0]).all()) else category
+    return category[:1] if (bool((category == category[0]).all()) if one is None else one) else category
 
 
 class CategorySpecificMLP(nn.Module):
@@ -167,15 +167,17 @@ class FlowMatchingActionHead(nn.Module):
         noise: torch.Tensor | None = None,
         time: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        one_embodiment: bool | None = None,
     ) -> dict[str, torch.Tensor]:
         """The training loss: mean squared error of the velocity over the ``action_mask`` of the whole batch.
 
         Shapes: features [B, N, width], state [B, 1, S], action and action_mask [B, T, D], embodiment_id [B]. ``mask``
-        [B, N] is true for the features attended to; None means all.
+        [B, N] is true for the features attended to; None means all. ``one_embodiment`` tells whether all of
+        ``embodiment_id`` are equal, where that is known.
         ``noise`` [B, T, D] and ``time`` [B] replace the draws from torch's global generator (noise first, then time).
         Returns ``loss`` and ``predicted_velocity`` [B, T, D].
         """
-        context, embodiment_id = self.context(features, mask), distinct(embodiment_id)
+        context, embodiment_id = self.context(features, mask), distinct(embodiment_id, one_embodiment)
         if noise is None:
             noise = torch.randn_like(action)
         if time is None:
@@ -196,12 +198,14 @@ class FlowMatchingActionHead(nn.Module):
         embodiment_id: torch.Tensor,
         noise: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        one_embodiment: bool | None = None,
     ) -> torch.Tensor:
         """Normalised actions [B, T, D], by ``num_inference_timesteps`` Euler steps from noise.
 
-        ``noise`` [B, T, D] replaces the draw from torch's global generator; ``mask`` [B, N] as in ``forward``.
+        ``noise`` [B, T, D] replaces the draw from torch's global generator; ``mask`` [B, N] and ``one_embodiment`` as
+        in ``forward``.
         """
-        context, embodiment_id = self.context(features, mask), distinct(embodiment_id)
+        context, embodiment_id = self.context(features, mask), distinct(embodiment_id, one_embodiment)
         encoded = self.state_encoder(state, embodiment_id)
         batch, steps = features.shape[0], self.num_inference_timesteps
         shape = (batch, self.config.action_horizon, self.config.action_dim)

@@ -20,15 +20,13 @@ _MASKED = torch.finfo(torch.bfloat16).min
 """Finite in every dtype used, and so large that adding a score to it changes nothing."""
 
 
-def causal_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor | None:
-    """The additive causal mask [B, 1, N, N] of a left-padded batch, or None where no token is padding.
+def causal_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The additive causal mask [B, 1, N, N] of a left-padded batch.
 
     A padding token sees no real token. Its row is masked evenly, hence it attends to every position alike, as in
     upstream with SDPA attention on a CPU.
     """
     padding = attention_mask == 0
-    if not padding.any():
-        return None
     n = attention_mask.shape[1]
     future = torch.ones(n, n, dtype=torch.bool, device=attention_mask.device).triu(1)
     blocked = future[None, None] | padding[:, None, None, :]
@@ -106,11 +104,17 @@ class EagleModel(nn.Module):
         self.mlp1 = nn.Sequential(nn.Linear(vision.hidden_size, text.hidden_size))
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixel_values: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pixel_values: torch.Tensor,
+        image_tokens: int | None = None,
     ) -> torch.Tensor:
         """Features [B, N, width], after the final norm, of token ids [B, N] and images [I, 3, H, W].
 
-        Raises ``ValueError`` when the prompts hold another number of image tokens than the images have.
+        ``attention_mask`` [B, N] is 0 where a token is padding; None means nowhere. ``image_tokens`` is the number of
+        image tokens in ``input_ids``, which is counted when it is not given. Raises ``ValueError`` when it is not the
+        number that the images have.
         """
         with torch.set_grad_enabled(torch.is_grad_enabled() and has_trainable(self.vision_model, self.mlp1)):
             images = self.vision_model(pixel_values)
@@ -120,15 +124,17 @@ class EagleModel(nn.Module):
         ):
             embeddings = self.language_model.model.embed_tokens(input_ids)
             places = input_ids == self.image_token
-            if (wanted := int(places.sum())) != (given := images.shape[0] * images.shape[1]):
+            wanted = int(places.sum()) if image_tokens is None else image_tokens
+            if wanted != (given := images.shape[0] * images.shape[1]):
                 raise ValueError(f"The prompts have room for {wanted} image tokens; the images give {given}.")
             embeddings = embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings.dtype))
-            mask = causal_mask(attention_mask, embeddings.dtype)
-            flash = self.config.upstream_exact and self.config.backbone.use_flash_attention
+            mask, padding = None, None
+            if attention_mask is not None:
+                mask = causal_mask(attention_mask, embeddings.dtype)
+                if self.config.upstream_exact and self.config.backbone.use_flash_attention:
+                    padding = attention_mask == 0
             return self.language_model.model(
-                inputs_embeds=embeddings,
-                attention_mask={"full_attention": mask},
-                padding=attention_mask == 0 if flash and mask is not None else None,
+                inputs_embeds=embeddings, attention_mask={"full_attention": mask}, padding=padding
             ).last_hidden_state
 
 
@@ -168,10 +174,17 @@ class EagleBackbone(nn.Module):
         rotary.inv_freq, rotary.original_inv_freq = fresh.inv_freq, fresh.original_inv_freq
 
     def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, pixel_values: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        pixel_values: torch.Tensor,
+        image_tokens: int | None = None,
     ) -> torch.Tensor:
-        """Features [B, N, width] of token ids [B, N] (left-padded) and images [I, 3, H, W] in [-1, 1]."""
-        features = self.eagle_linear(self.eagle_model(input_ids, attention_mask, pixel_values))
+        """Features [B, N, width] of token ids [B, N] (left-padded) and images [I, 3, H, W] in [-1, 1].
+
+        ``attention_mask`` [B, N] and ``image_tokens`` as in ``EagleModel.forward``.
+        """
+        features = self.eagle_linear(self.eagle_model(input_ids, attention_mask, pixel_values, image_tokens))
         vision = self.eagle_model.vision_model
         if self.training and has_trainable(vision.vision_model.head):
             # DistributedDataParallel needs a gradient for every trained parameter; the unused head's is zero.

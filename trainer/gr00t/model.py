@@ -23,7 +23,9 @@ class GR00TN15(PreTrainedModel):
 
     ``inputs`` of ``forward`` and ``get_action`` are the collator's batch: ``eagle_input_ids`` and
     ``eagle_attention_mask`` [B, N], ``eagle_pixel_values`` [B x views, 3, H, W] in [-1, 1], ``state`` [B, 1, S],
-    ``embodiment_id`` [B] and, to train, ``action`` and ``action_mask`` [B, T, D]. Other keys are ignored.
+    ``embodiment_id`` [B] and, to train, ``action`` and ``action_mask`` [B, T, D]. Other keys are ignored, but for
+    ``eagle_unpadded``, ``eagle_image_tokens`` and ``one_embodiment``: what these say is found out without them, at the
+    price of waiting for the GPU, which has nothing to do then until the next kernel is launched.
     """
 
     config: GR00TN15Config  # pyrefly: ignore[bad-override-mutable-attribute]
@@ -94,16 +96,25 @@ class GR00TN15(PreTrainedModel):
             if isinstance(value, torch.Tensor)
         }
 
-    def _features(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        return self.backbone(inputs["eagle_input_ids"], inputs["eagle_attention_mask"], inputs["eagle_pixel_values"])
-
-    def _attended(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor | None:
-        """Which features [B, N] the action head attends to: those of real tokens. None means all.
+    def _features(
+        self, inputs: Mapping[str, Any], batch: Mapping[str, torch.Tensor]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """The backbone's features [B, N, width], and which of them [B, N] the action head attends to: those of real
+        tokens. None means all.
 
         Upstream ignores the mask there (issue #417), and attends to padding.
         """
-        real = inputs["eagle_attention_mask"] != 0
-        return None if self.config.upstream_exact or bool(real.all()) else real
+        mask = batch["eagle_attention_mask"]
+        unpadded = inputs.get("eagle_unpadded")
+        if unpadded is None:
+            unpadded = bool((mask != 0).all())
+        features = self.backbone(
+            batch["eagle_input_ids"],
+            None if unpadded else mask,
+            batch["eagle_pixel_values"],
+            inputs.get("eagle_image_tokens"),
+        )
+        return features, None if unpadded or self.config.upstream_exact else mask != 0
 
     def forward(
         self, inputs: Mapping[str, Any], noise: torch.Tensor | None = None, time: torch.Tensor | None = None
@@ -113,9 +124,9 @@ class GR00TN15(PreTrainedModel):
         ``noise`` [B, T, D] and ``time`` [B] in [0, 1] replace the draws from torch's global generator.
         """
         batch = self._prepare(inputs)
-        mask = self._attended(batch)  # before the backbone: on a GPU this waits for all work queued so far
+        features, mask = self._features(inputs, batch)
         return self.action_head(
-            self._features(batch),
+            features,
             batch["state"],
             batch["action"],
             batch["action_mask"],
@@ -123,15 +134,21 @@ class GR00TN15(PreTrainedModel):
             noise=noise,
             time=time,
             mask=mask,
+            one_embodiment=inputs.get("one_embodiment"),
         )
 
     @torch.no_grad()
     def get_action(self, inputs: Mapping[str, Any], noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """``action_pred`` [B, T, D] float32, normalised. ``noise`` [B, T, D] replaces the draw it starts from."""
         batch = self._prepare(inputs)
-        mask = self._attended(batch)
+        features, mask = self._features(inputs, batch)
         actions = self.action_head.get_action(
-            self._features(batch), batch["state"], batch["embodiment_id"], noise=noise, mask=mask
+            features,
+            batch["state"],
+            batch["embodiment_id"],
+            noise=noise,
+            mask=mask,
+            one_embodiment=inputs.get("one_embodiment"),
         )
         return {"action_pred": actions.float()}
 

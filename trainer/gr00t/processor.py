@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,11 +77,12 @@ class EagleProcessor:
         }
         (Path(folder) / "tokenizer_config.json").write_text(json.dumps(settings, indent=2) + "\n")
 
-    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, torch.Tensor]:
+    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, Any]:
         """Inputs for a batch of B instructions and, for each, its camera images uint8 [V, H, W, 3].
 
         ``eagle_input_ids`` int64 [B, N], left-padded, ``eagle_attention_mask`` int64 [B, N], 0 where padded, and
-        ``eagle_pixel_values`` float32 [B x V, 3, H, W] in [-1, 1].
+        ``eagle_pixel_values`` float32 [B x V, 3, H, W] in [-1, 1]. Also what the model would have to wait for a GPU to
+        know: ``eagle_unpadded``, whether no token is padding, and ``eagle_image_tokens``, how many are images'.
         Raises ``DatasetError`` for images of another size or type, or an instruction with a special token in it.
         """
         return {
@@ -88,7 +90,7 @@ class EagleProcessor:
             "eagle_pixel_values": self._pixels(images),
         }
 
-    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, torch.Tensor]:
+    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, Any]:
         """The same without the pixel values, for instructions with so many camera images each."""
         prompts = [self._prompt(text, count) for text, count in zip(texts, views, strict=True)]
         length = max(map(len, prompts))
@@ -97,7 +99,12 @@ class EagleProcessor:
         for row, prompt in enumerate(prompts):
             input_ids[row, length - len(prompt) :] = prompt
             mask[row, length - len(prompt) :] = 1
-        return {"eagle_input_ids": input_ids, "eagle_attention_mask": mask}
+        return {
+            "eagle_input_ids": input_ids,
+            "eagle_attention_mask": mask,
+            "eagle_unpadded": all(len(prompt) == length for prompt in prompts),
+            "eagle_image_tokens": self.image_tokens * sum(views),
+        }
 
     def _prompt(self, instruction: str, views: int) -> torch.Tensor:
         """Token ids of one prompt; with few instructions and many steps this is nearly always a look-up."""

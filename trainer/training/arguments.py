@@ -49,6 +49,7 @@ def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArgu
         dataloader_prefetch_factor=config.dataloader_prefetch_factor if workers else None,
         dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=on_gpu,
+        accelerator_config={"non_blocking": on_gpu},
         remove_unused_columns=False,
         logging_steps=LOGGING_STEPS,
         logging_nan_inf_filter=False,

@@ -26,4 +26,9 @@ def draw_noise(
         noise = torch.randn(samples_per_step, *action.shape[1:])
         time = head.sample_time(samples_per_step, noise.device, noise.dtype)
     mine = slice(first, first + len(action))
-    return noise[mine].to(action.device), time[mine].to(action.device)
+    return _on(action.device, noise[mine]), _on(action.device, time[mine])
+
+
+def _on(device: torch.device, drawn: torch.Tensor) -> torch.Tensor:
+    """``drawn`` on ``device``; from pageable memory, copying to a GPU would wait for all it has been given to do."""
+    return drawn.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else drawn.to(device)

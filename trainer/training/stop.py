@@ -20,6 +20,7 @@ class StopOnSignal(TrainerCallback):
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._training = False
+        self._ranks: Any = None  # torch calls the type of a group a process is not in an int
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
@@ -30,13 +31,16 @@ class StopOnSignal(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._training = True
+        if args.world_size > 1:
+            # Between the processes, not the GPUs: asking a GPU at each step would keep its queue empty.
+            self._ranks = torch.distributed.new_group(backend="gloo")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         stop = self.received is not None
         if args.world_size > 1:
             # Signals reach the ranks at different steps; a rank that stops alone leaves the others waiting for ever.
-            flag = torch.tensor(int(stop), device=args.device)
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX)
+            flag = torch.tensor(int(stop))
+            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._ranks)
             stop = bool(flag.item())
         if stop:
             control.should_save = True

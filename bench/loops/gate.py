@@ -1,0 +1,89 @@
+"""Lets a training loop run a few steps at a time, so that loops in several processes can take turns.
+
+Nothing of pippa is imported here: the loop of upstream runs in an environment of its own. Protocol: the loop prints
+what it trains at its first step, then for each line ``{"steps": N}`` on stdin trains N steps and prints what they
+took. It ends with its stdin.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from typing import Any
+
+
+class Gate:
+    """Hooks into transformers' ``Trainer``, of whatever version: a step begins with ``training_step``.
+
+    N steps are measured from the beginning of one to the beginning of the N-th after it: forward, backward, optimizer,
+    callbacks and the loading of the next batch (there are no worker processes) are all in it.
+    """
+
+    def __init__(self, trainer_class: type) -> None:
+        self.replies = sys.stdout
+        sys.stdout = sys.stderr  # upstream prints, and our events go there
+        self._left: int | None = None
+        self._loading = 0.0
+        self._losses: list[Any] = []
+        self._imported_mb = 0.0
+        self._hook(trainer_class)
+
+    def imported(self) -> None:
+        """Everything is imported, and nothing loaded yet: what the process takes now is not the training's."""
+        self._imported_mb = peak_mb()
+
+    def _hook(self, trainer_class: Any) -> None:
+        step, load = trainer_class.training_step, trainer_class.get_batch_samples
+
+        def training_step(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            self._begin(trainer)
+            loss = step(trainer, *args, **kwargs)
+            self._losses.append(loss.detach())
+            return loss
+
+        def get_batch_samples(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return load(trainer, *args, **kwargs)
+            finally:
+                self._loading += time.perf_counter() - began
+
+        trainer_class.training_step = training_step
+        trainer_class.get_batch_samples = get_batch_samples
+
+    def _begin(self, trainer: Any) -> None:
+        if self._left is None:
+            parameters = list(trainer.model.parameters())
+            trained = sum(each.numel() for each in parameters if each.requires_grad)
+            total = sum(each.numel() for each in parameters)
+            self._reply({"parameters": total, "trained": trained, "imported_mb": self._imported_mb})
+        elif self._left:
+            self._left -= 1
+            return
+        else:
+            self._reply(
+                {
+                    "seconds": time.perf_counter() - self._began,
+                    "cpu_seconds": time.process_time() - self._cpu,
+                    "loading_seconds": self._loading,
+                    "losses": [float(loss) for loss in self._losses],
+                    "peak_mb": peak_mb(),
+                }
+            )
+        line = sys.stdin.readline()
+        if not line:
+            os._exit(0)  # the training is not to be finished: no checkpoint, no final model
+        self._left = json.loads(line)["steps"] - 1
+        self._loading, self._losses = 0.0, []
+        self._began, self._cpu = time.perf_counter(), time.process_time()
+
+    def _reply(self, answer: dict[str, Any]) -> None:
+        print(json.dumps(answer), file=self.replies, flush=True)
+
+
+def peak_mb() -> float:
+    """The most memory this process has had, in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

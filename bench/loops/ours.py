@@ -1,0 +1,46 @@
+"""Our training loop, run for ``bench.step``: ``trainer.finetune`` with its own flags, and nothing reported."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bench.loops.gate import Gate
+from trainer.config import FinetuneConfig
+from trainer.finetune import finetune
+from trainer.training import reporting
+from trainer.training.hf import FinetuneTrainer
+
+
+def main() -> None:
+    """Train until stdin ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--dataset", required=True)
+    parser.add_argument("--base-model", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--batch", type=int, required=True)
+    parser.add_argument("--way", choices=["ours", "upstream"], default="ours")
+    given = parser.parse_args()
+    if given.way == "upstream":
+        from bench.loops.upstream_way import drive_in_upstreams_way
+
+        drive_in_upstreams_way()
+    Gate(FinetuneTrainer).imported()
+    reporting.reporting = lambda config, output_dir, emit: []  # noqa: ARG005 - called by that name
+    config = FinetuneConfig(
+        dataset_path=[given.dataset],
+        base_model_path=str(given.base_model),
+        output_dir=str(given.output),
+        batch_size=given.batch,
+        dataloader_num_workers=0,
+        learning_rate=5e-4,
+        weight_decay=0.0,
+        warmup_ratio=0.01,
+        max_steps=10_000,
+        save_steps=10_000,
+    )
+    finetune(config, lambda _: None)
+
+
+if __name__ == "__main__":
+    main()

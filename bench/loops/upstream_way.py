@@ -1,0 +1,59 @@
+"""Upstream's way of driving the model, with ours: what is compared where upstream itself can't be installed.
+
+What upstream's step does and ours leaves out, and nothing else: our data path, our kernels and the same random draws
+stay, so the losses are those of ours to rounding, and the difference in speed is the least that upstream's loop costs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+from transformers import Trainer, TrainingArguments
+
+from trainer.config import FinetuneConfig
+from trainer.gr00t.model import GR00TN15
+from trainer.training import arguments
+from trainer.training.hf import FinetuneTrainer
+
+
+def drive_in_upstreams_way() -> None:
+    """Change this process's ``FinetuneTrainer`` and the models it loads.
+
+    - the language model's logits over the whole sequence, computed and thrown away, and all its hidden states kept;
+    - SigLIP's pooling head, whose output nobody reads;
+    - transformers' own step (the mode of every module set anew each time, accelerate's clipping);
+    - AdamW in several passes (``adamw_torch``) instead of the fused one.
+    """
+    for name in ("training_step", "_clip_grad_norm"):
+        setattr(FinetuneTrainer, name, getattr(Trainer, name))
+    ours = arguments.training_arguments
+
+    def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArguments:
+        made = ours(config, output_dir)
+        made.optim = "adamw_torch"
+        return made
+
+    arguments.training_arguments = training_arguments
+    load = GR00TN15.from_pretrained.__func__
+
+    def from_pretrained(cls: type[GR00TN15], *args: Any, **kwargs: Any) -> GR00TN15:
+        model = load(cls, *args, **kwargs)
+        eagle = model.backbone.eagle_model
+        eagle.vision_model.vision_model.use_head = True
+        eagle.language_model.model.register_forward_pre_hook(_keep_hidden_states, with_kwargs=True)
+        eagle.language_model.model.register_forward_hook(_logits)
+        return model
+
+    GR00TN15.from_pretrained = classmethod(from_pretrained)
+
+
+def _keep_hidden_states(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    return args, {**kwargs, "output_hidden_states": True}
+
+
+def _logits(language_model: Any, _: Any, output: Any) -> None:
+    output.logits = functional.linear(output.last_hidden_state, language_model.embed_tokens.weight)
+    assert isinstance(output.logits, torch.Tensor)
