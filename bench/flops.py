@@ -55,7 +55,7 @@ def parts(config: GR00TN15Config, tokens: int, images: int) -> dict[str, Work]:
     n, p, d = tokens, config.eagle.image_tokens, vision.hidden_size
     layer = Work(2 * p * (4 * d**2 + 2 * d * vision.intermediate_size), 4 * p**2 * d)
     patches = Work(2 * p * 3 * pixels * d)
-    eyes = patches + layer.times(vision.num_hidden_layers) + Work(2 * p * d * text.hidden_size)
+    eyes = layer.times(vision.num_hidden_layers) + Work(2 * p * d * text.hidden_size)
 
     q = text.num_attention_heads * text.head_dim
     kv = config.eagle.text_config["num_key_value_heads"] * text.head_dim
@@ -79,6 +79,7 @@ def parts(config: GR00TN15Config, tokens: int, images: int) -> dict[str, Work]:
     actions = 2 * a * (head.action_dim * w + 2 * w * w + w * w)
     decoder = 2 * a * (h * h + h * head.action_dim)
     return {
+        "patches": patches.times(images),
         "vision": eyes.times(images),
         "language": language,
         "mixing": mixing,
@@ -101,7 +102,8 @@ def step_flops(
     """Operations of one training step per sample: forward, and backward as far as the tune flags ask for it."""
     work = parts(config, tokens, images)
     return (
-        work["vision"].step(trained=tune_visual, reached=False)
+        work["patches"].weights * (2 if tune_visual else 1)  # the images themselves need no gradient
+        + work["vision"].step(trained=tune_visual, reached=False)
         + work["language"].step(trained=tune_llm, reached=tune_visual)
         + work["mixing"].step(trained=True, reached=True)
         + work["diffusion"].step(trained=tune_diffusion_model, reached=True)

@@ -160,7 +160,9 @@ def speed(loops: list[Loop], steps: int) -> str:
     """Steps per second and memory, and how many times ours."""
     rows = []
     for loop in loops:
-        wall, cpu, loading = (loop.per_step(name, steps) for name in ("seconds", "cpu_seconds", "loading_seconds"))
+        wall, cpu, loading, work = (
+            loop.per_step(name, steps) for name in ("seconds", "cpu_seconds", "loading_seconds", "work_seconds")
+        )
         ours = loops[0]
         peak = loop.turns[-1]["peak_mb"]
         own = peak - loop.ready["imported_mb"]
@@ -173,13 +175,15 @@ def speed(loops: list[Loop], steps: int) -> str:
                 1000 * cpu,
                 cpu / ours.per_step("cpu_seconds", steps),
                 1000 * loading,
-                1000 * (wall - loading),
+                1000 * work,
+                1000 * (wall - loading - work),
                 f"{peak:.0f} ({peak / ours_peak:.2f}×)",
                 f"{own:.0f} ({own / (ours_peak - ours.ready['imported_mb']):.2f}×)",
             ]
         )
-    columns = ["loop", "steps/s", "× slower", "CPU ms/step", "× more", "of a step: loading, ms", "the rest, ms"]
-    return table([*columns, "peak RSS, MB", "beyond the imports, MB"], rows)
+    columns = ["loop", "steps/s", "× slower", "CPU ms/step", "× more"]
+    parts = ["of a step: loading, ms", "work, ms", "the trainer's own, ms"]
+    return table([*columns, *parts, "peak RSS, MB", "beyond the imports, MB"], rows)
 
 
 def losses(loops: list[Loop]) -> str:

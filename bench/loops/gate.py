@@ -7,11 +7,13 @@ took. It ends with its stdin.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -26,7 +28,7 @@ class Gate:
         self.replies = sys.stdout
         sys.stdout = sys.stderr  # upstream prints, and our events go there
         self._left: int | None = None
-        self._loading = 0.0
+        self._loading = self._work = 0.0
         self._losses: list[Any] = []
         self._imported_mb = 0.0
         self._hook(trainer_class)
@@ -36,7 +38,7 @@ class Gate:
         self._imported_mb = peak_mb()
 
     def _hook(self, trainer_class: Any) -> None:
-        step, load = trainer_class.training_step, trainer_class.get_batch_samples
+        step = trainer_class.training_step
 
         def training_step(trainer: Any, *args: Any, **kwargs: Any) -> Any:
             self._begin(trainer)
@@ -44,18 +46,34 @@ class Gate:
             self._losses.append(loss.detach())
             return loss
 
-        def get_batch_samples(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        trainer_class.training_step = training_step
+        trainer_class.get_batch_samples = self._timed(trainer_class.get_batch_samples, "_loading")
+        trainer_class.compute_loss = self._timed(trainer_class.compute_loss, "_work")
+
+    def _hook_work(self, trainer: Any) -> None:
+        """What a step can't do without is its work; what is left of it, but for the loading, is the trainer's own."""
+        from torch.nn import utils
+
+        utils.clip_grad_norm_ = self._timed(utils.clip_grad_norm_, "_work")
+        trainer.accelerator.backward = self._timed(trainer.accelerator.backward, "_work")
+        optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+        optimizer.step = self._timed(optimizer.step, "_work")
+
+    def _timed(self, function: Callable[..., Any], account: str) -> Callable[..., Any]:
+        # Wrapped: torch's scheduler looks at the optimizer's step.
+        @functools.wraps(function)
+        def timed(*args: Any, **kwargs: Any) -> Any:
             began = time.perf_counter()
             try:
-                return load(trainer, *args, **kwargs)
+                return function(*args, **kwargs)
             finally:
-                self._loading += time.perf_counter() - began
+                setattr(self, account, getattr(self, account) + time.perf_counter() - began)
 
-        trainer_class.training_step = training_step
-        trainer_class.get_batch_samples = get_batch_samples
+        return timed
 
     def _begin(self, trainer: Any) -> None:
         if self._left is None:
+            self._hook_work(trainer)
             parameters = list(trainer.model.parameters())
             trained = sum(each.numel() for each in parameters if each.requires_grad)
             total = sum(each.numel() for each in parameters)
@@ -69,6 +87,7 @@ class Gate:
                     "seconds": time.perf_counter() - self._began,
                     "cpu_seconds": time.process_time() - self._cpu,
                     "loading_seconds": self._loading,
+                    "work_seconds": self._work,
                     "losses": [float(loss) for loss in self._losses],
                     "peak_mb": peak_mb(),
                 }
@@ -77,7 +96,7 @@ class Gate:
         if not line:
             os._exit(0)  # the training is not to be finished: no checkpoint, no final model
         self._left = json.loads(line)["steps"] - 1
-        self._loading, self._losses = 0.0, []
+        self._loading, self._work, self._losses = 0.0, 0.0, []
         self._began, self._cpu = time.perf_counter(), time.process_time()
 
     def _reply(self, answer: dict[str, Any]) -> None:
