@@ -48,6 +48,7 @@ class Gate:
 
         trainer_class.training_step = training_step
         trainer_class.get_batch_samples = self._timed(trainer_class.get_batch_samples, "_loading")
+        trainer_class._prepare_inputs = self._timed(trainer_class._prepare_inputs, "_loading")
         trainer_class.compute_loss = self._timed(trainer_class.compute_loss, "_work")
 
     def _hook_work(self, trainer: Any) -> None:

@@ -96,10 +96,13 @@ class Block(nn.Module):
         dim = config.inner_dim
         self.adaptive = adaptive
         self.norm1 = AdaLayerNorm(dim) if adaptive else nn.LayerNorm(dim, eps=1e-5)
-        self.attn1 = Attention(dim, context_dim, config.num_attention_heads, config.attention_head_dim, config.dropout)
+        # Upstream drops out attention's output twice in a row; once is the same, and spares a pass over it.
+        twice = 1 - (1 - config.dropout) ** 2
+        inner, last = (0.0, nn.Dropout(twice)) if config.final_dropout else (config.dropout, nn.Identity())
+        self.attn1 = Attention(dim, context_dim, config.num_attention_heads, config.attention_head_dim, inner)
         self.norm3 = nn.LayerNorm(dim, eps=1e-5, elementwise_affine=not adaptive)
         self.ff = FeedForward(dim, config.dropout, config.final_dropout)
-        self.final_dropout = nn.Dropout(config.dropout) if config.final_dropout else nn.Identity()
+        self.final_dropout = last
 
     def forward(
         self,

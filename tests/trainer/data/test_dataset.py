@@ -125,7 +125,10 @@ def test_workers_change_nothing_and_follow_the_epoch(dataset: TrainingDataset) -
         return batches
 
     here, there = load(0), load(2)
-    assert len(here) == 6 and all(torch.equal(a[key], b[key]) for a, b in zip(here, there, strict=True) for key in a)
+    assert len(here) == 6
+    for one, other in zip(here, there, strict=True):
+        assert one.pop("one_embodiment") is other.pop("one_embodiment") is True
+        assert all(torch.equal(one[key], other[key]) for key in one)
     assert not torch.equal(here[0]["eagle_pixel_values"], here[3]["eagle_pixel_values"])
 
 
@@ -262,6 +265,7 @@ class Encoder:
 
 def test_collator_stacks_a_batch(dataset: TrainingDataset) -> None:
     batch = Collator(Encoder())([dataset[0], dataset[1]])
+    assert batch.pop("one_embodiment") is True
     shapes = {key: (tuple(value.shape), value.dtype) for key, value in batch.items()}
     assert shapes == {
         "eagle_input_ids": ((2, 1), torch.int64),
