@@ -11,9 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from trainer.store.hashing import PART_BYTES
 
-PARTS_PER_FILE = 4
+PARTS_PER_FILE = 8
 """Parts of one file under way at once."""
-BUFFERS = 8
+BUFFERS = 16
 """Parts of all files in memory at once."""
 
 

@@ -110,6 +110,21 @@ def test_a_file_that_changes_underneath_leaves_no_object(
     assert not object_store.exists("file")
 
 
+def test_pieces_of_a_large_object_come_in_order_from_anywhere(object_store: ObjectStore, tmp_path: Path) -> None:
+    content = os.urandom((50 << 20) + 7)
+    (tmp_path / "in").write_bytes(content)
+    put(object_store, tmp_path / "in", "file")
+    for offset in (0, 5, 16 << 20, len(content) - 1):
+        pieces = [bytes(piece) for piece in object_store.stream("file", offset, len(content))]
+        assert b"".join(pieces) == content[offset:]
+    # An object that is shorter than it should be ends early; nothing waits for the rest.
+    for size in (len(content) + 1, len(content) + (40 << 20)):
+        assert b"".join(bytes(piece) for piece in object_store.stream("file", 0, size)) == content
+    # Left in the middle, nothing is kept from the next one.
+    for _ in range(3):
+        assert len(next(iter(object_store.stream("file", 0, len(content))))) == 16 << 20
+
+
 def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path: Path) -> None:
     service = s3_service(tmp_path, {})
     with service as connection:
