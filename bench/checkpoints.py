@@ -93,6 +93,7 @@ def main() -> None:
                     "writing",
                     "step, ms",
                     "stands still, ms a save",
+                    "of it CPU",
                     "slower steps, ms a save",
                     "lost, %",
                     "bar",
