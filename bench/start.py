@@ -9,7 +9,6 @@ object store and Prefect server. The first run of each, which fills caches, is n
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import statistics
@@ -24,6 +23,7 @@ from pathlib import Path
 from bench.table import report, table
 from trainer.argv import to_argv
 from trainer.data.synthetic import make_synthetic
+from trainer.events import PhaseEvent, parse_event
 from trainer.presets import get_preset
 
 FLOOR = """
@@ -99,10 +99,11 @@ def finetune(folder: Path, environ: dict[str, str]) -> Timeline:
         command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
     assert child.stdout
-    timeline = until_first_step(child.stdout, began)
-    child.send_signal(signal.SIGTERM)
-    child.communicate()
-    return timeline
+    try:
+        return until_first_step(child.stdout, began)
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.communicate()
 
 
 def pippa_train(folder: Path, environ: dict[str, str]) -> Timeline:
@@ -131,18 +132,21 @@ def pippa_train(folder: Path, environ: dict[str, str]) -> Timeline:
         assert child.stderr
         raise SystemExit(f"pippa train ended early:\n{child.stderr.read().decode()[-3000:]}")
 
-    timeline = until_first_step(lines(), began)
-    child.send_signal(signal.SIGTERM)
-    child.communicate()
-    return timeline
+    try:
+        return until_first_step(lines(), began)
+    finally:
+        child.send_signal(signal.SIGTERM)
+        child.communicate()
 
 
 def until_first_step(lines: Iterator[str], began: float) -> Timeline:
     """When each phase began, and when the first step was done."""
     timeline: Timeline = {}
     for line in lines:
-        event = json.loads(line)
-        name = f"{event['event']} {event.get('phase', '')}".strip()
+        event = parse_event(line)
+        if event is None:
+            continue  # libraries print too
+        name = f"phase {event.phase}" if isinstance(event, PhaseEvent) else event.event
         seconds = time.monotonic() - began
         if name == "progress":
             timeline["first step"] = seconds

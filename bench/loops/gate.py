@@ -49,13 +49,13 @@ class Gate:
         trainer_class.training_step = training_step
         trainer_class.get_batch_samples = self._timed(trainer_class.get_batch_samples, "_loading")
         trainer_class._prepare_inputs = self._timed(trainer_class._prepare_inputs, "_loading")
-        trainer_class.compute_loss = self._timed(trainer_class.compute_loss, "_work")
 
     def _hook_work(self, trainer: Any) -> None:
         """What a step can't do without is its work; what is left of it, but for the loading, is the trainer's own."""
         from torch.nn import utils
 
         utils.clip_grad_norm_ = self._timed(utils.clip_grad_norm_, "_work")
+        trainer.compute_loss = self._timed(trainer.compute_loss, "_work")
         trainer.accelerator.backward = self._timed(trainer.accelerator.backward, "_work")
         optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
         optimizer.step = self._timed(optimizer.step, "_work")
