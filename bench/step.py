@@ -49,7 +49,8 @@ class Loop:
         assert self._process.stdin
         self._process.stdin.write(json.dumps({"steps": steps}) + "\n")
         self._process.stdin.flush()
-        return self._answer()
+        took = self._answer()
+        return {**took, "own_seconds": took["seconds"] - took["loading_seconds"] - took["work_seconds"]}
 
     def end(self) -> None:
         """End the process, and the training with it."""
@@ -160,9 +161,8 @@ def speed(loops: list[Loop], steps: int) -> str:
     """Steps per second and memory, and how many times ours."""
     rows = []
     for loop in loops:
-        wall, cpu, loading, work = (
-            loop.per_step(name, steps) for name in ("seconds", "cpu_seconds", "loading_seconds", "work_seconds")
-        )
+        measures = ("seconds", "cpu_seconds", "loading_seconds", "work_seconds", "own_seconds")
+        wall, cpu, loading, work, own_work = (loop.per_step(name, steps) for name in measures)
         ours = loops[0]
         peak = loop.turns[-1]["peak_mb"]
         own = peak - loop.ready["imported_mb"]
@@ -176,7 +176,7 @@ def speed(loops: list[Loop], steps: int) -> str:
                 cpu / ours.per_step("cpu_seconds", steps),
                 1000 * loading,
                 1000 * work,
-                1000 * (wall - loading - work),
+                1000 * own_work,
                 f"{peak:.0f} ({peak / ours_peak:.2f}×)",
                 f"{own:.0f} ({own / (ours_peak - ours.ready['imported_mb']):.2f}×)",
             ]
