@@ -108,8 +108,8 @@ class UpstreamWay:
         low, high = torch.tensor(statistics.min).double(), torch.tensor(statistics.max).double()
         moving = low != high
         scaled = torch.zeros_like(tensor)
-        scaled[..., moving] = (tensor[..., moving] - low[moving]) / (high[moving] - low[moving])
-        return 2 * scaled - 1
+        scaled[..., moving] = 2 * (tensor[..., moving] - low[moving]) / (high[moving] - low[moving]) - 1
+        return scaled
 
     def _image(self, frame: np.ndarray) -> np.ndarray:
         images = v2.functional.to_dtype(torch.from_numpy(frame[None]).permute(0, 3, 1, 2), torch.float32, scale=True)
