@@ -18,7 +18,7 @@ from trainer.data.transforms.images import (
     jitter_colours,
     transform_images,
 )
-from trainer.data.transforms.resize import resize
+from trainer.data.transforms.kernels import taps
 from trainer.data.video import decode_video
 
 EXTREMES = [(0.7, 0.6, 0.5, -0.08), (1.3, 1.4, 1.5, 0.08), (1.3, 0.6, 1.5, -0.08), (0.7, 1.4, 0.5, 0.08)]
@@ -44,6 +44,10 @@ def as_bytes(pixels: torch.Tensor) -> np.ndarray:
     back = pixels.add(1).mul(127.5)
     assert (back - back.round()).abs().max() < 1e-3
     return back.round().to(torch.int16).permute(0, 2, 3, 1).numpy()
+
+
+def split(drawn: list[Augmentation]) -> tuple[np.ndarray, np.ndarray]:
+    return jitter_array(drawn)[:, :4].astype(np.int64), jitter_array(drawn)[:, 4:].astype(np.float32)
 
 
 @pytest.mark.parametrize(("views", "height", "width"), [(1, 256, 256), (2, 120, 160), (3, 480, 640), (1, 100, 90)])
@@ -85,7 +89,7 @@ def test_grouped_jitter_is_torchvisions() -> None:
     drawn = [Augmentation(0, 0, order, EXTREMES[number % 4]) for number, order in enumerate(orders)]
     images = torch.from_numpy(np.stack([pictures(seed, 2, 48, 64) for seed in range(len(orders))]))
     images = images.permute(0, 1, 4, 2, 3).to(torch.float32).contiguous()
-    got = jitter_together(images.clone(), jitter_array(drawn))
+    got = jitter_together(images.clone(), *split(drawn))
     for number, draw in enumerate(drawn):
         expected = jitter_colours(images[number] / 255, draw.order, draw.factors) * 255
         torch.testing.assert_close(got[number], expected, atol=0.02, rtol=0)
@@ -95,17 +99,19 @@ def test_grouped_jitter_is_torchvisions() -> None:
 @pytest.mark.parametrize("operation", range(4))
 def test_each_operation_is_torchvisions(operation: int, factors: tuple[float, ...]) -> None:
     image = torch.from_numpy(np.stack(pictures(operation, 1, 64, 64))).permute(0, 3, 1, 2).to(torch.float32)
-    drawn = jitter_array([Augmentation(0, 0, (operation,) * 4, factors)])
-    got = jitter_together(image.clone()[None], drawn)[0]
+    got = jitter_together(image.clone()[None], *split([Augmentation(0, 0, (operation,) * 4, factors)]))[0]
     expected = jitter_colours(image / 255, (operation,) * 4, factors) * 255
     torch.testing.assert_close(got, expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(243, 243), (456, 608), (95, 85), (224, 224), (200, 700)])
-def test_resizing_is_torchs(size: tuple[int, int]) -> None:
+def test_the_weights_of_resizing_are_torchs(size: tuple[int, int]) -> None:
     image = torch.from_numpy(pictures(1, 1, *size)[0])
-    got = torch.empty(3, 224, 224)
-    resize(image, got)
+    (first, rows), (start, columns) = taps(size[0], 224), taps(size[1], 224)
+    values = image.numpy().astype(np.float32)
+    values = np.einsum("yt,ytwc->ywc", rows, values[first[:, None] + np.arange(rows.shape[1])])
+    values = np.einsum("xt,yxtc->cyx", columns, values[:, start[:, None] + np.arange(columns.shape[1])])
+    got = torch.from_numpy(values)
     expected = functional.resize(image.permute(2, 0, 1)[None].to(torch.float32), [224, 224], antialias=True)[0]
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
 
