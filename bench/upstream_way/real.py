@@ -4,7 +4,7 @@ It is started by ``bench.data`` with the Python of that environment: 3.11 with t
 transformers 4.51.3, av 12.3.0, torchcodec 0.1.0 (which needs the shared libraries of ffmpeg 4 to 7), pandas 2.2.3,
 pyarrow 17, numpy below 2, pydantic 2.10.6, numpydantic 1.6.7, dm_tree 0.1.8, albumentations 1.4.18 with
 opencv-python-headless 4.10, einops, timm 1.0.14. The checkout is any of n1.5-release's time. Nothing of pippa is
-imported here. Only what can't be had from a package registry is replaced: ``pytorch3d``, whose rotations the demo's data
+imported here. What no package registry has is replaced: ``pytorch3d``, whose rotations the demo's data
 config does not use, and ``gr00t.model``'s own imports, which load the whole model and flash-attention.
 
 It speaks the protocol of ``bench.contest``, which can't be imported there.
