@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.stack import Stack
+from tests.support.isaac.images import build_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -76,3 +77,15 @@ def test_run_returns_the_exit_code_of_the_training(stack: Stack, demo_dataset: P
     refused = stack.compose("run", "--rm", "train-overfit", "--batch-size", "0")
     assert refused.returncode == 2
     assert "--batch-size" in refused.stdout
+
+
+def test_upstreams_engine_gives_the_same_run(stack: Stack, tmp_path: Path) -> None:
+    build_image("isaac-uv", tmp_path, stack.images["isaac-uv"])  # of the stand-in: upstream's needs a GPU
+    done = stack.compose(
+        *("run", "--rm", "train-smoke", "--engine", "isaac-uv", "--max-steps", "20", "--save-steps", "10"),
+        stage="docker compose run --rm train-smoke --engine isaac-uv (stand-in), 20 steps",
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    latest = stack.pippa("checkpoints", "show", "smoke/latest")
+    assert "isaac-uv" in latest.stdout, latest.stdout
+    assert stack.trainings() == []
