@@ -64,5 +64,5 @@ USER 1000
 WORKDIR /var/lib/pippa
 # It serves, works and runs single flows: compose.yaml says for each how to tell that it is well.
 HEALTHCHECK NONE
-ENTRYPOINT ["tini", "--", "entrypoint"]
+ENTRYPOINT ["entrypoint"]
 CMD ["pippa", "--help"]

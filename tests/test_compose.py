@@ -37,7 +37,7 @@ def documented() -> dict[str, str]:
 
 
 def test_each_preset_has_a_service(compose: dict[str, Any]) -> None:
-    trains = {name: service["entrypoint"][5] for name, service in compose["services"].items() if "train-" in name}
+    trains = {name: service["entrypoint"][3] for name, service in compose["services"].items() if "train-" in name}
     assert trains == SERVICES_OF_PRESETS
     assert set(trains.values()) == set(PRESETS)
 

@@ -10,11 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 ROOT = Path(__file__).parents[2]
 OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda")
@@ -53,17 +54,6 @@ class Stack:
         """``pippa ARGUMENTS`` on the host, in the clone."""
         return self._run([sys.executable, "-m", "flows.cli", *arguments], stage, settings, timeout)
 
-    def start(self, *arguments: str, settings: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
-        """``docker compose ARGUMENTS`` in the background."""
-        return subprocess.Popen(
-            ["docker", "compose", *arguments],
-            cwd=self.clone,
-            env=self._environ(settings),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
     def containers(self, **labels: str) -> list[dict[str, Any]]:
         """``docker inspect`` of this project's containers, or of those with ``labels``, stopped ones too."""
         wanted = {key.replace("_", "-"): value for key, value in labels.items()} or {"": ""}
@@ -75,6 +65,13 @@ class Stack:
         """Names of the containers that flows of this stack launched."""
         listed = _output("docker", "ps", "-a", "--filter", "label=pippa.role", "--format", "{{.Names}} {{.Networks}}")
         return [line.split()[0] for line in listed.splitlines() if f"{self.project}_default" in line]
+
+    def shown(self, container: str) -> str:
+        """What ``container`` has printed so far."""
+        done = subprocess.run(
+            ["docker", "logs", container], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        return done.stdout
 
     def api(self) -> httpx.Client:
         """Prefect's API, signed in."""
@@ -124,6 +121,16 @@ class Stack:
         if stage:
             self.times.append((stage, time.monotonic() - began))
         return done
+
+
+def wait(found: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of ``found``, asked every second; the test fails where none comes in time."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(1)
+    pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
 def private_ca() -> dict[str, str]:

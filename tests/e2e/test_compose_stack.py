@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, wait
 from tests.support.isaac.images import build_image
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -77,6 +78,25 @@ def test_run_returns_the_exit_code_of_the_training(stack: Stack, demo_dataset: P
     refused = stack.compose("run", "--rm", "train-overfit", "--batch-size", "0")
     assert refused.returncode == 2
     assert "--batch-size" in refused.stdout
+
+
+def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack) -> None:
+    name = f"{stack.project}-stopped"
+    long = ("--max-steps", "50000", "--save-steps", "10000")
+    assert stack.compose("run", "--detach", "--name", name, "train-smoke", *long).returncode == 0
+    wait(lambda: "step 1/50000" in stack.shown(name), 180, "the first step")
+    began = time.monotonic()
+    subprocess.run(["docker", "stop", name], check=True, capture_output=True)  # with the grace compose.yaml gives it
+    stack.times.append(("docker stop: saved, uploaded, both containers ended", time.monotonic() - began))
+    (stopped,) = json.loads(subprocess.run(["docker", "inspect", name], capture_output=True, text=True).stdout)
+    shown = stack.shown(name)
+    assert stopped["State"]["ExitCode"] == 143, shown
+    assert "pippa runs resume" in shown
+    assert stack.trainings() == []
+    run = shown.split()[0]
+    listed = stack.pippa("checkpoints", "list", run)
+    assert f"{run}/" in listed.stdout, listed.stdout
+    subprocess.run(["docker", "rm", name], check=True, capture_output=True)
 
 
 def test_upstreams_engine_gives_the_same_run(stack: Stack, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,22 +10,12 @@ from typing import Any
 import pytest
 
 from tests.e2e.screens import browser, picture_folder
-from tests.e2e.stack import Stack
+from tests.e2e.stack import Stack, wait
 from trainer.presets import PRESETS
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 SHORT = {"max_steps": 20, "save_steps": 10}
-
-
-def wait(found: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of ``found``, asked every second."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := found():
-            return value
-        time.sleep(1)
-    pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
 def deployment(stack: Stack, name: str) -> dict[str, Any]:
