@@ -1,6 +1,6 @@
 # Prefect's server and worker, and the flows that launch trainings. No torch.
 #
-#   docker compose build worker
+#   docker compose build credentials
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG UV_IMAGE=ghcr.io/astral-sh/uv:0.13.9
 
@@ -55,6 +55,7 @@ LABEL org.opencontainers.image.title="pippa flows, with Prefect" \
       org.opencontainers.image.revision="${PIPPA_GIT_SHA}" \
       org.opencontainers.image.licenses="NOASSERTION"
 ENV PIPPA_HOME=/var/lib/pippa \
+    PIPPA_INSIDE=1 \
     PIPPA_GIT_SHA=${PIPPA_GIT_SHA} \
     PREFECT_SERVER_ANALYTICS_ENABLED=false \
     DO_NOT_TRACK=1 \

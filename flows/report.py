@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -108,7 +109,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
             for entry in entries
         ],
         plots=_plots(store, folder, run_id),
-        log=str(folder / "log.txt") if (folder / "log.txt").is_file() else f"runs/{run_id}/log.txt in the object store",
+        log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
         offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
@@ -116,10 +117,15 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
 
 
 def _plots(store: ObjectStore, folder: Path, run_id: str) -> list[str]:
-    local = sorted(str(path) for path in (folder / "report").glob("*.png"))
+    local = sorted(str(path) for path in (folder / "report").glob("*.png") if _here(path))
     if local:
         return local
     return [f"runs/{run_id}/{name}" for name in runs.list_files(store, run_id, "report") if name.endswith(".png")]
+
+
+def _here(file: Path) -> bool:
+    """Whether ``file`` can be opened by whoever reads the report: what is in our images' volumes can't."""
+    return file.is_file() and os.environ.get("PIPPA_INSIDE") != "1"
 
 
 def _wandb_url(spec: RunSpec, folder: Path) -> str | None:
@@ -164,7 +170,7 @@ def _looks(report: Report) -> Mapping[str, str]:
     looks: dict[str, str] = {}
     if report.plots:
         looks["plots"] = "\n".join(shown(plot) for plot in report.plots)
-        if not Path(report.plots[0]).is_file():
+        if not Path(report.plots[0]).is_absolute():
             looks["plots"] += f"\nin the object store; to have them here: pippa runs pull {report.run_id} FOLDER"
     if report.wandb_url:
         looks["W&B"] = report.wandb_url

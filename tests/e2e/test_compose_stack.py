@@ -17,13 +17,14 @@ pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
 def test_up_builds_starts_and_trains(stack: Stack) -> None:
-    built = stack.compose("build", "trainer", "worker", "minio", stage="build the images", timeout=1800)
+    built = stack.compose("build", "trainer", "credentials", "minio", stage="build the images", timeout=1800)
     assert built.returncode == 0, built.stdout[-5000:]
     subprocess.run(["docker", "rmi", stack.images["flows"]], check=True, capture_output=True)  # `up` builds what lacks
     done = stack.compose("up", "train-smoke", stage="docker compose up train-smoke")
     assert done.returncode == 0, done.stdout[-5000:]
-    shown = [line for line in done.stdout.splitlines() if line.startswith("train-smoke-1")]
-    assert any("400/400" in line or "step 400" in line for line in shown), done.stdout[-5000:]
+    shown = [line for line in done.stdout.splitlines() if "train-smoke-1  | " in line]
+    assert any("step 400/400" in line for line in shown), done.stdout[-5000:]
+    assert any("pippa runs pull smoke-" in line for line in shown)
     assert any("open-loop MSE" in line for line in shown)
 
 
