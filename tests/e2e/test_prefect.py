@@ -51,14 +51,14 @@ def running_stack(stack: Stack) -> None:
     """All services, the worker's deployments registered."""
     done = stack.compose("up", "-d", "--build", stage="docker compose up -d", timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:]
-    wait(lambda: deployment(stack, "train/smoke"), 180, "the deployments")
+    wait(lambda: deployment(stack, "gc/gc") and deployment(stack, "train/smoke"), 180, "the deployments")
 
 
 def test_every_preset_and_chore_is_a_deployment(stack: Stack) -> None:
     with stack.api() as api:
         found = api.post("/deployments/filter", json={}).raise_for_status().json()
     names = {each["name"] for each in found}
-    assert names >= {*PRESETS, "pull-dataset", "evaluate", "gc"}
+    assert names == {*PRESETS, "pull-dataset", "pull-base-model", "evaluate", "gc"}
     assert not any(schedule["active"] for each in found for schedule in each["schedules"])
 
 
