@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,8 +37,18 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     wandb.teardown()
 
 
-def records(folder: Path) -> list[Record]:
-    """The records of the offline run under ``folder``: a log of blocks as LevelDB writes it, of protocol buffers."""
+def records(folder: Path, seconds: float = 30) -> list[Record]:
+    """The records of the offline run under ``folder``, once they are written: W&B's own process does that."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = _written(folder)
+        if any(record.HasField("run") for record in found) or time.monotonic() > deadline:
+            return found
+        time.sleep(0.2)
+
+
+def _written(folder: Path) -> list[Record]:
+    """What is in the file: a log of blocks as LevelDB writes it, of protocol buffers."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     data, found, parts = file.read_bytes(), [], b""
     position = 7
