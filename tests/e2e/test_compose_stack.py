@@ -21,7 +21,7 @@ def test_up_builds_starts_and_trains(stack: Stack) -> None:
     assert built.returncode == 0, built.stdout[-5000:]
     subprocess.run(["docker", "rmi", stack.images["flows"]], check=True, capture_output=True)  # `up` builds what lacks
     done = stack.compose("up", "train-smoke", stage="docker compose up train-smoke")
-    assert done.returncode == 0, done.stdout[-5000:]
+    assert "train-smoke-1 exited with code 0" in done.stdout, done.stdout[-5000:]
     shown = [line for line in done.stdout.splitlines() if "train-smoke-1  | " in line]
     assert any("step 400/400" in line for line in shown), done.stdout[-5000:]
     assert any("pippa runs pull smoke-" in line for line in shown)
@@ -65,17 +65,22 @@ def test_services_run_without_root_and_without_capabilities(stack: Stack) -> Non
         assert all(binding["HostIp"] == "127.0.0.1" for ports in bindings.values() for binding in ports)
 
 
-def test_run_returns_the_exit_code_of_the_training(stack: Stack, demo_dataset: Path) -> None:
+def test_the_demo_data_is_overfitted_on_a_cpu(stack: Stack, demo_dataset: Path) -> None:
     pushed = stack.pippa("data", "push", str(demo_dataset), "--name", "robot_sim.PickNPlace")
     assert pushed.returncode == 0, pushed.stdout
     done = stack.compose(
-        *("run", "--rm", "train-overfit"),
+        *("up", "train-overfit"),
         settings={"PIPPA_BASE_MODEL": "tiny"},
-        stage="PIPPA_BASE_MODEL=tiny docker compose run --rm train-overfit",
+        stage="PIPPA_BASE_MODEL=tiny docker compose up train-overfit",
     )
-    assert done.returncode == 0, done.stdout[-5000:]
+    assert "train-overfit-1 exited with code 0" in done.stdout, done.stdout[-5000:]
     listed = stack.pippa("checkpoints", "list")
     assert "overfit-demo/latest" in listed.stdout
+
+
+def test_run_returns_the_exit_code_of_the_training(stack: Stack) -> None:
+    done = stack.compose("run", "--rm", "train-smoke", "--max-steps", "10", "--save-steps", "10")
+    assert done.returncode == 0, done.stdout[-5000:]
     refused = stack.compose("run", "--rm", "train-overfit", "--batch-size", "0")
     assert refused.returncode == 2
     assert "--batch-size" in refused.stdout
