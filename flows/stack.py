@@ -5,6 +5,7 @@ A person who trained with `docker compose up train-overfit` expects `pippa check
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import sys
@@ -26,12 +27,7 @@ def adopt(home: Path, environ: MutableMapping[str, str] = os.environ) -> bool:
         return False
     store = environ.get("PIPPA_MINIO_PORT") or "9000"
     if not _answers(store):
-        if not environ.get("PIPPA_STACK_NOTED"):
-            sys.stderr.write(
-                "note: the compose stack is not running; this uses the store of this machine. "
-                "`docker compose up -d minio` starts the stack's.\n"
-            )
-            environ["PIPPA_STACK_NOTED"] = "1"
+        _say_down()
         return False
     environ["PIPPA_S3_ENDPOINT"] = f"http://{HOST}:{store}"
     for name in ("PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY"):
@@ -41,6 +37,15 @@ def adopt(home: Path, environ: MutableMapping[str, str] = os.environ) -> bool:
         environ["PREFECT_API_URL"] = f"http://{HOST}:{prefect}/api"
         _name(environ, "PREFECT_API_AUTH_STRING", folder / "prefect_api_auth_string")
     return True
+
+
+@functools.cache
+def _say_down() -> None:
+    """Once in a process: several parts of a command ask for the store."""
+    sys.stderr.write(
+        "note: the compose stack is not running; this uses the store of this machine. "
+        "`docker compose up -d minio` starts the stack's.\n"
+    )
 
 
 def _name(environ: MutableMapping[str, str], secret: str, file: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.stack import adopt
+from flows.stack import _say_down, adopt
 
 
 @pytest.fixture
@@ -46,6 +46,7 @@ def test_settings_win(home: Path, port: str) -> None:
 
 
 def test_a_stack_that_is_down_is_mentioned_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _say_down.cache_clear()
     environ = {"PIPPA_MINIO_PORT": "1"}
     assert not adopt(home, environ)
     assert not adopt(home, environ)

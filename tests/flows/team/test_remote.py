@@ -64,7 +64,7 @@ def test_ctrl_c_only_stops_watching(team, laptop, request):
 @pytest.mark.parametrize(
     ("flag", "named"),
     [
-        (("--base-model-path", "./somewhere"), "trainer prepare base-model ./somewhere"),
+        (("--base-model-path", "./somewhere"), "pippa models add ./somewhere"),
         (("--batch-size", "0"), "batch"),
     ],
 )
