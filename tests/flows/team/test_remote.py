@@ -67,6 +67,7 @@ def test_ctrl_c_only_stops_watching(team, laptop, request):
         (("--base-model-path", "./somewhere"), "pippa models add ./somewhere"),
         (("--batch-size", "0"), "batch"),
     ],
+    ids=["folder", "value"],
 )
 def test_what_can_not_work_is_refused_here(team, laptop, request, flag, named):
     (team.folder / "somewhere").mkdir(exist_ok=True)
