@@ -43,6 +43,14 @@ def test_no_training_container_is_left(stack: Stack) -> None:
     assert stack.trainings() == []
 
 
+def test_another_store_takes_the_place_of_minio(stack: Stack) -> None:
+    elsewhere = {"PIPPA_S3_ENDPOINT": "https://s3.example"}
+    assert "minio" in stack.compose("config", "--services").stdout.split()
+    configured = stack.compose("config", "--services", settings=elsewhere).stdout.split()
+    assert "minio" not in configured
+    assert "worker" in configured
+
+
 def test_secrets_are_seen_nowhere(stack: Stack) -> None:
     secrets = [file.read_text() for file in (stack.clone / ".pippa/stack").iterdir()]
     secrets += [part for secret in secrets for part in secret.split(":") if len(part) > 12]
