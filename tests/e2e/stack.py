@@ -54,11 +54,9 @@ class Stack:
         """``pippa ARGUMENTS`` on the host, in the clone."""
         return self._run([sys.executable, "-m", "flows.cli", *arguments], stage, settings, timeout)
 
-    def containers(self, **labels: str) -> list[dict[str, Any]]:
-        """``docker inspect`` of this project's containers, or of those with ``labels``, stopped ones too."""
-        wanted = {key.replace("_", "-"): value for key, value in labels.items()} or {"": ""}
-        filters = [f"label=pippa.{name}={value}" if name else self._mine for name, value in wanted.items()]
-        listed = _output("docker", "ps", "-aq", *(part for text in filters for part in ("--filter", text))).split()
+    def containers(self) -> list[dict[str, Any]]:
+        """``docker inspect`` of this project's services, stopped ones too."""
+        listed = _output("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.project}").split()
         return json.loads(_output("docker", "inspect", *listed)) if listed else []
 
     def trainings(self) -> list[str]:
@@ -86,10 +84,6 @@ class Stack:
             _output("docker", "rm", "-f", *listed)
         self.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "5")
         subprocess.run(["docker", "rmi", "-f", *self.images.values()], capture_output=True, check=False)
-
-    @property
-    def _mine(self) -> str:
-        return f"label=com.docker.compose.project={self.project}"
 
     def _clone(self) -> None:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(self.clone)], check=True)
