@@ -26,7 +26,7 @@ from trainer.prepare import engine_from, new_spec, prepare_sources
 from trainer.record import Record
 from trainer.settings import StoreSettings, pippa_home, secret_from
 from trainer.spec import RunSpec
-from trainer.store import registry, runs
+from trainer.store import registry, resume_points, runs
 from trainer.store.client import ObjectStore
 from trainer.supervise import Interrupted, Signals, run_child
 
@@ -125,6 +125,8 @@ class Run:
                 return code
             if self.signals.received is not None:
                 return self._stopped()
+            with suppress(PippaError):  # only costs room
+                resume_points.forget(self.store, self.spec.run_id)
             self.record.emit(DoneEvent(message=f"{self.spec.run_id} is done."))
             return self._end("done", ExitCode.DONE, "")
 
@@ -143,7 +145,7 @@ class Run:
         for folder, ref in zip(datasets, spec.datasets, strict=True):
             sources.require_valid(folder, spec.config.data_config, ref.name)
 
-        step = workspace.resume_step(self.store, self.output_dir, registered, emit)
+        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
         if warning := workspace.disk_warning(spec, base_model, self.output_dir):
             emit(warning)
 
@@ -153,7 +155,8 @@ class Run:
             self.output_dir,
             emit,
             atomic=spec.engine == "native",
-            ignore=foreign | set(registered),
+            foreign=foreign,
+            registered=registered,
         )
         uploader.start()
         problem: PippaError | None = None
@@ -166,7 +169,8 @@ class Run:
 
         emit(PhaseEvent(phase="upload", message="Uploading what is left."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
-        if not uploader.finish(self.upload_patience, stopped=stopped) and problem is None:
+        over = problem is None and self.signals.received is None
+        if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
             if self.signals.impatient:
                 raise Interrupted
             problem = uploads.failure(uploader, spec.run_id)

@@ -3,6 +3,9 @@
 One thread watches the engine's output directory and takes every complete ``checkpoint-<step>`` aside by hard links, so
 that the engine may delete it (``save_total_limit``) before it is uploaded. Another uploads what was taken aside, lowest
 step first, and registers it. The training waits for neither; the store may be down for as long as it likes.
+
+Training state goes up apart and less often (``resume_points``): with AdamW it is two thirds of what a checkpoint adds,
+and of use only while the run is not done.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ from trainer import outputs
 from trainer.errors import PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.spec import RunSpec
-from trainer.store import registry, snapshots
+from trainer.store import registry, resume_points, snapshots
 from trainer.store.client import ObjectStore
+from trainer.store.hashing import HashMemory
 
 PENDING = "pending-uploads"
 """Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""
@@ -28,13 +32,16 @@ POLL_SECONDS = 0.2
 QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
+STATE_PAUSE = 10
+"""Times as long as sending the training state takes, nothing of it is sent; the most that a lost machine costs."""
 
 
 class Uploader:
     """Uploads and registers the checkpoints of one run in the background.
 
     ``atomic`` says that the engine commits a checkpoint by renaming it into place (the native engine); upstream's
-    writes in place. ``ignore`` are steps that lie in ``output_dir`` but are not this run's to register.
+    writes in place. ``foreign`` are steps that lie in ``output_dir`` but are not this run's to register, ``registered``
+    those that are in the registry already.
     """
 
     def __init__(
@@ -45,7 +52,8 @@ class Uploader:
         emit: Callable[[Event], None],
         *,
         atomic: bool,
-        ignore: Iterable[int] = (),
+        foreign: Iterable[int] = (),
+        registered: Iterable[int] = (),
         quiet_seconds: float = QUIET_SECONDS,
     ) -> None:
         self._store = store
@@ -54,11 +62,17 @@ class Uploader:
         self._emit = emit
         self._atomic = atomic
         self._quiet_seconds = quiet_seconds
-        self._seen: set[int] = set(ignore)
+        self._foreign = set(foreign)
+        self._seen: set[int] = {*self._foreign, *registered}
         self._signatures: dict[int, tuple[object, float]] = {}
         self._engine_ended = threading.Event()
         self._abandoned = threading.Event()
         self._progress = time.monotonic()
+        self._hashes = HashMemory()
+        self._resumable = False
+        self._state_sent = time.monotonic()
+        self._state_seconds: float | None = None
+        """What sending the training state takes; None before it is known."""
         self.pending_dir = output_dir / PENDING
         self.registered: list[int] = []
         self.outage: str = ""
@@ -71,12 +85,21 @@ class Uploader:
         self._watcher.start()
         self._worker.start()
 
-    def finish(self, patience_seconds: float = 3600, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """After the engine's end: upload what is left. Returns whether everything is in the registry.
+    def finish(
+        self,
+        patience_seconds: float = 3600,
+        stopped: Callable[[], bool] = lambda: False,
+        *,
+        resumable: bool = False,
+    ) -> bool:
+        """After the engine's end: upload what is left. Returns whether every checkpoint is in the registry.
+
+        ``resumable`` says that the run is not done and may be continued elsewhere: the training state goes up too.
 
         Gives up when nothing got through for ``patience_seconds`` or when ``stopped()``; nothing is lost then, it lies
         in ``pending_dir`` and the next ``trainer run --run-id`` uploads it.
         """
+        self._resumable = resumable
         self._engine_ended.set()
         self._progress = time.monotonic()
         while self._worker.is_alive():
@@ -154,14 +177,18 @@ class Uploader:
             # Asked before looking: the watcher's last round may still set something aside.
             over = self._engine_ended.is_set() and not self._watcher.is_alive()
             waiting = outputs.checkpoints(self.pending_dir)
-            if not waiting:
-                if over:
-                    return
-                self._abandoned.wait(POLL_SECONDS)
-                continue
-            step, folder = next(iter(waiting.items()))
+            last = outputs.newest(self._output_dir, without=self._foreign) if over and self._resumable else None
             try:
-                self._upload(step, folder)
+                if waiting:
+                    self._upload(*next(iter(waiting.items())))
+                elif last is not None:
+                    self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
+                    return
+                elif over:
+                    return
+                else:
+                    self._abandoned.wait(POLL_SECONDS)
+                    continue
             except Exception as error:  # a checkpoint is never given up, whatever went wrong
                 self._warn_outage(str(error).partition("\n")[0])
                 self._abandoned.wait(delay)
@@ -172,16 +199,23 @@ class Uploader:
                 self._progress = time.monotonic()
 
     def _upload(self, step: int, folder: Path) -> None:
+        if step not in self.registered and not self._register(step, folder):
+            shutil.rmtree(folder)
+            return
+        if self._state_seconds is not None and time.monotonic() > self._state_sent + STATE_PAUSE * self._state_seconds:
+            self._keep_resumable(step, folder)
+        shutil.rmtree(folder)
+
+    def _register(self, step: int, folder: Path) -> bool:
+        """Upload and register a checkpoint; False when another one is registered as this step."""
         started = time.monotonic()
         spec = self._spec
-        origin = {"run_id": spec.run_id, "step": str(step)}
-        pushed = snapshots.push(self._store, folder, "checkpoint", spec.run_id, origin=origin)
+        pushed = self._push(step, folder, spec.run_id, resume_points.is_training_state)
         known = {entry.step: entry.snapshot.digest for entry in registry.list_checkpoints(self._store, spec.run_id)}
         if known.get(step, pushed.ref.digest) != pushed.ref.digest:
             # Another machine went on with the run from an earlier step; trying again would never help.
             self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
-            shutil.rmtree(folder)
-            return
+            return False
         # Also moves the aliases `latest` and `<preset>/latest`.
         registry.register(
             self._store,
@@ -189,15 +223,36 @@ class Uploader:
                 run_id=spec.run_id, step=step, snapshot=pushed.ref, spec=spec, wandb_run=_wandb(spec)
             ),
         )
-        shutil.rmtree(folder)
         self.registered.append(step)
+        seconds = time.monotonic() - started
+        if self._state_seconds is None:
+            speed = max(pushed.bytes_uploaded, 1) / seconds
+            self._state_seconds = _training_state_bytes(folder) / speed
         self._emit(
             CheckpointEvent(
-                step=step,
-                digest=pushed.ref.digest,
-                bytes_uploaded=pushed.bytes_uploaded,
-                seconds=round(time.monotonic() - started, 3),
+                step=step, digest=pushed.ref.digest, bytes_uploaded=pushed.bytes_uploaded, seconds=round(seconds, 3)
             )
+        )
+        return True
+
+    def _keep_resumable(self, step: int, folder: Path) -> None:
+        """Make ``step`` the one from which another machine continues the run."""
+        run_id = self._spec.run_id
+        before = resume_points.read(self._store, run_id)
+        if before is not None and before.step >= step:
+            return
+        started = time.monotonic()
+        pushed = self._push(step, folder, resume_points.snapshot_name(run_id))
+        resume_points.move(self._store, run_id, resume_points.ResumePoint(step=step, snapshot=pushed.ref))
+        self._state_sent = time.monotonic()
+        self._state_seconds = self._state_sent - started
+
+    def _push(
+        self, step: int, folder: Path, name: str, ignore: Callable[[str], bool] | None = None
+    ) -> snapshots.PushResult:
+        origin = {"run_id": self._spec.run_id, "step": str(step)}
+        return snapshots.push(
+            self._store, folder, "checkpoint", name, origin=origin, ignore=ignore, hash_file=self._hashes
         )
 
     def _warn_outage(self, reason: str) -> None:
@@ -224,6 +279,10 @@ def _wandb(spec: RunSpec) -> str | None:
     if spec.config.report_to != "wandb":
         return None
     return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+
+
+def _training_state_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if resume_points.is_training_state(file.name))
 
 
 def _link(source: str, target: str) -> None:

@@ -16,7 +16,7 @@ from trainer.errors import PippaError, UsageError
 from trainer.events import Event, WarningEvent
 from trainer.failures import disk_full
 from trainer.spec import RunSpec, SnapshotRef
-from trainer.store import registry, snapshots
+from trainer.store import registry, resume_points, snapshots
 from trainer.store.client import ObjectStore
 
 _OWNER = ".pippa-run"
@@ -96,22 +96,38 @@ def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool, registered:
 
 def resume_step(
     store: ObjectStore,
+    spec: RunSpec,
     output_dir: Path,
     registered: dict[int, SnapshotRef],
     emit: Callable[[Event], None],
 ) -> int | None:
-    """Put the newest checkpoint there is, on this disk or in the registry, into ``output_dir``; returns its step."""
+    """Put the newest checkpoint there is, on this disk or in the store, into ``output_dir``; returns its step.
+
+    From the store only one with its training state will do, unless nothing is left to train.
+    """
     for step, folder in outputs.checkpoints(output_dir).items():
         # An engine killed while saving in place leaves half a folder, which upstream's --resume would choose.
         if (problem := outputs.problem(folder, step)) is not None:
             emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem}."))
             shutil.rmtree(folder)
-    local = outputs.newest(output_dir)
-    newest = max(registered, default=None)
-    if newest is not None and (local is None or newest > local):
-        snapshots.pull(store, registered[newest], output_dir / f"checkpoint-{newest}")
-        return newest
-    return local
+    local = outputs.newest(output_dir) or 0
+    newest = max(registered, default=0)
+    stored, snapshot = newest, registered.get(newest)
+    if newest < spec.config.max_steps:
+        point = resume_points.read(store, spec.run_id)
+        stored, snapshot = (point.step, point.snapshot) if point else (0, None)
+    if snapshot is not None and stored > local:
+        snapshots.pull(store, snapshot, output_dir / f"checkpoint-{stored}")
+        local = stored
+    if local < newest:
+        emit(
+            WarningEvent(
+                message=f"Step {newest} is registered, but the optimizer's state was kept at step {local} last: "
+                "the training goes on from there.",
+                hint="The registered checkpoints stay as they are.",
+            )
+        )
+    return local or None
 
 
 def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:

@@ -23,7 +23,7 @@ from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.outputs import checkpoints
 from trainer.settings import StoreSettings
-from trainer.store import registry, runs, snapshots
+from trainer.store import registry, resume_points, runs, snapshots
 from trainer.store.client import ObjectStore
 
 SUPPORT = Path(__file__).parents[1] / "support"
@@ -202,8 +202,32 @@ def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(tr
     assert "Continuing from step 7." in [event.message for event in events if event.event == "phase"]
     assert "--resume" in trainer.calls[-1]["argv"]
     assert trainer.steps == [5, 7, 10, 15, 20] and trainer.state().status == "done"
+    assert resume_points.read(trainer.store, run_id) is None
     recorded = trainer.store.read_bytes(f"runs/{run_id}/events.jsonl") or b""
     assert recorded.count(b'"phase":"train"') == 2  # the story of both machines
+
+
+def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer, tmp_path):
+    reached = trainer.pause(12)
+    process = trainer.preset()
+    wait_until(reached.exists)
+    wait_until(lambda: trainer.steps == [5, 10])
+    process.kill()
+    process.communicate()
+    run_id = trainer.run_id
+    resume_points.forget(trainer.store, run_id)
+    registered = {entry.step: entry.snapshot for entry in registry.list_checkpoints(trainer.store, run_id)}
+    trainer.home, trainer.engine = tmp_path / "another-machine", {}
+    code, events = trainer.finish(trainer.start("--run-id", run_id))
+    assert code == 0, trainer.stderr
+    assert any("Step 10 is registered, but" in e.message for e in events if isinstance(e, WarningEvent))
+    assert "Starting the engine (native)." in [event.message for event in events if event.event == "phase"]
+    now = {entry.step: entry.snapshot for entry in registry.list_checkpoints(trainer.store, run_id)}
+    assert sorted(now) == [5, 10, 15, 20] and {step: now[step] for step in registered} == registered
+
+    trainer.home = tmp_path / "a-third-machine"  # which only has to evaluate
+    code, events = trainer.finish(trainer.start("--run-id", run_id))
+    assert code == 0 and not [event for event in events if isinstance(event, (ProgressEvent, WarningEvent))]
 
 
 def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer):

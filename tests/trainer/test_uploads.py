@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 import shutil
 import threading
 import time
@@ -9,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import bucket_of_its_own
-from tests.support.fake_engine import write
+from tests.support.fake_engine import safetensors, write
 from tests.support.proxy import proxy
 from trainer.events import CheckpointEvent, WarningEvent
 from trainer.presets import get_preset
 from trainer.spec import RunSpec, SnapshotRef, new_run_id
-from trainer.store import registry, snapshots
+from trainer.store import registry, resume_points, snapshots, tree
 from trainer.store.client import ObjectStore
+from trainer.store.hashing import hash_file
+from trainer.store.manifest import FileRecord, Manifest
 from trainer.tracking import default_wandb
 from trainer.uploads import PENDING, Uploader
 
@@ -55,10 +58,20 @@ class Uploading:
     def warnings(self) -> list[str]:
         return [event.message for event in self.events if isinstance(event, WarningEvent)]
 
+    def resume_point(self, step: int) -> resume_points.ResumePoint:
+        files = tree.scan(self.folder / f"checkpoint-{step}")
+        records = [FileRecord(path=f.path, size=f.size, sha256=hash_file(f.source).sha256) for f in files]
+        manifest = Manifest.of("checkpoint", resume_points.snapshot_name(self.spec.run_id), records, {})
+        return resume_points.ResumePoint(step=step, snapshot=manifest.ref)
+
     def commit(self, step: int) -> Path:
         """As the native engine does."""
         write(self.folder / f".checkpoint-{step}", step)
         return (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 def wait_until(condition: Callable[[], object]) -> None:
@@ -83,9 +96,9 @@ def test_checkpoints_are_registered_in_order_while_the_training_goes_on(object_s
         "smoke/latest": f"{spec.run_id}/10",
     }
     pulled = snapshots.pull(object_store, registry.resolve(object_store, "latest").snapshot, tmp_path / "pulled")
-    for file in (tmp_path / "checkpoint-10").rglob("*"):
-        if file.is_file():
-            assert (pulled / file.relative_to(tmp_path / "checkpoint-10")).read_bytes() == file.read_bytes()
+    assert contents(pulled) == {
+        path: content for path, content in contents(tmp_path / "checkpoint-10").items() if path != "optimizer.pt"
+    }
 
 
 def test_a_checkpoint_the_engine_deletes_at_once_is_still_uploaded(object_store, spec, tmp_path, monkeypatch):
@@ -158,7 +171,7 @@ def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, 
         assert not job.uploader.finish(patience_seconds=0.5)  # given up, but kept
         assert len(job.warnings) == 1 and "uploaded yet" in job.warnings[0]
         way.mend()
-        again = Uploading(ObjectStore(settings), spec, tmp_path, atomic=True, ignore=[5])
+        again = Uploading(ObjectStore(settings), spec, tmp_path, atomic=True, registered=[5])
         again.uploader.start()
         assert again.uploader.finish()
     job.store = object_store
@@ -190,10 +203,66 @@ def test_a_step_registered_elsewhere_keeps_what_is_registered(object_store, spec
     for job in (first, second):
         job.folder.mkdir()
         folder = job.commit(5)
-        (folder / "optimizer.pt").write_bytes(job.folder.name.encode())
+        (folder / "config.json").write_bytes(job.folder.name.encode())
         job.uploader.start()
         assert job.uploader.finish()
     (entry,) = registry.list_checkpoints(object_store, spec.run_id)
     pulled = snapshots.pull(object_store, entry.snapshot, tmp_path / "pulled")
-    assert (pulled / "optimizer.pt").read_bytes() == b"a"
+    assert (pulled / "config.json").read_bytes() == b"a"
     assert "not registered again" in second.warnings[0]
+
+
+def test_training_state_follows_the_checkpoints(object_store, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.uploads.STATE_PAUSE", 0)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    for step in (5, 10):
+        job.commit(step)
+        wait_until(lambda step=step: resume_points.read(object_store, spec.run_id) == job.resume_point(step))
+    assert job.uploader.finish()
+    point = resume_points.read(object_store, spec.run_id)
+    assert point is not None
+    pulled = snapshots.pull(object_store, point.snapshot, tmp_path / "elsewhere")
+    assert contents(pulled) == contents(tmp_path / "checkpoint-10")
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_training_state_takes_a_small_share_of_the_link_and_goes_up_when_a_run_is_stopped(
+    object_store, spec, tmp_path, monkeypatch, resumable
+):
+    monkeypatch.setattr("trainer.uploads.STATE_PAUSE", 1e9)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    for step in (5, 10, 15):
+        job.commit(step)
+    wait_until(lambda: job.steps == [5, 10, 15])
+    assert resume_points.read(object_store, spec.run_id) is None
+    assert job.uploader.finish(resumable=resumable)
+    assert resume_points.read(object_store, spec.run_id) == (job.resume_point(15) if resumable else None)
+
+
+def test_a_checkpoint_costs_the_store_what_was_tuned(object_store, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.uploads.STATE_PAUSE", 1e9)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    steps = range(5, 55, 5)
+    for step in steps:
+        folder = job.commit(step)
+        # Told apart from the checkpoint before, and heavy as a trained part is.
+        safetensors(folder / "model-00002-of-00002.safetensors", random.Random(step).randbytes(200_000))
+    job.uploader.start()
+    assert job.uploader.finish()
+    whole = sum(len(content) for path, content in contents(folder).items() if path != "optimizer.pt")
+    sent = sum(event.bytes_uploaded for event in job.events if isinstance(event, CheckpointEvent))
+    assert job.steps == list(steps) and sent <= whole + len(steps) * 200_000 * 1.05
+
+
+def test_an_older_step_does_not_replace_a_newer_resume_point(object_store, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.uploads.STATE_PAUSE", 0)
+    for folder, step in (("a", 10), ("b", 5)):
+        job = Uploading(object_store, spec, tmp_path / folder, atomic=True)
+        job.folder.mkdir()
+        job.commit(step)
+        job.uploader.start()
+        assert job.uploader.finish(resumable=True)
+    point = resume_points.read(object_store, spec.run_id)
+    assert point is not None and point.step == 10

@@ -1,9 +1,9 @@
 """Garbage collection: deletes what nothing refers to, and, when asked, checkpoints beyond the newest few of each run.
 
 Kept for sure: registered checkpoints (with ``keep``: the newest ones of each run, those with an alias, and all of runs
-that go on), the datasets and models that any of them or any run's spec names, the latest of each dataset and model,
-everything younger than the grace period, and everything a writer announced. ``trainer.store.intents`` says why a writer
-and a collection at the same moment can't hurt each other.
+that go on), what any run can be continued from, the datasets and models that any of them or any run's spec names, the
+latest of each dataset and model, everything younger than the grace period, and everything a writer announced.
+``trainer.store.intents`` says why a writer and a collection at the same moment can't hurt each other.
 
 What can't be read stops the collection before it deletes: a damaged manifest may name any blob.
 """
@@ -16,6 +16,7 @@ from datetime import timedelta
 
 from trainer.errors import UsageError
 from trainer.spec import SnapshotRef
+from trainer.store import resume_points
 from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.intents import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key, parse_manifest_key, read_manifest
@@ -90,7 +91,7 @@ def _plan(store: ObjectStore, sweep: Sweep, keep: int | None, grace: timedelta) 
 
     manifests = {found.key: (ref, found) for found in store.list(SNAPSHOTS) if (ref := parse_manifest_key(found.key))}
     specs = [run.spec for run in runs] + [entry.spec for entry in kept]
-    roots = {entry.snapshot for entry in kept}
+    roots = {entry.snapshot for entry in kept} | {point.snapshot for point in resume_points.all_points(store)}
     roots.update(ref for spec in specs for ref in (*spec.datasets, spec.base_model))
     roots.update(_latest_of_each(store, (ref for ref, _ in manifests.values())))
     needed = {manifest_key(ref) for ref in roots} | intended

@@ -47,6 +47,27 @@ def hash_file(path: Path) -> Hashed:
     return Hashed(size, whole.hexdigest(), part_bytes, tuple(parts) or (whole.hexdigest(),), found.st_mtime_ns)
 
 
+class HashMemory:
+    """Hashes of files that are pushed again, under another name or after a while; safe to use from several threads.
+
+    A file that was written since has another time or another inode, and is read again.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[int, int, int, int], Hashed] = {}
+
+    def __call__(self, path: Path) -> Hashed:
+        """What ``hash_file`` says of a file."""
+        found = path.stat()
+        key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+        hashed = self._known.get(key)
+        if hashed is None:
+            hashed = hash_file(path)
+            if (hashed.size, hashed.modified_ns) == key[2:]:
+                self._known[key] = hashed
+        return hashed
+
+
 def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 

@@ -1,6 +1,6 @@
 """The record of each run in the object store: what it is (spec), how it goes (state), and what it left.
 
-``runs/<run id>/{spec.json,state.json,events.jsonl,log.txt,wandb/,report/}``
+``runs/<run id>/{spec.json,state.json,events.jsonl,log.txt,wandb/,report/}``, and ``resume.json`` (``resume_points``).
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from trainer.errors import StoreError, UsageError
 from trainer.spec import RUN_ID, RunSpec
 from trainer.store import tree
 from trainer.store.client import ObjectStore
+from trainer.store.hashing import hash_file
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, UPLOADS
 
@@ -126,7 +127,7 @@ def upload_folder(
 
     def upload(file: tree.LocalFile) -> str:
         key = f"{RUNS}{run_id}/{name}/{file.path}"
-        store.put_file(file.source, key, hashed=file.hashed())
+        store.put_file(file.source, key, hashed=hash_file(file.source))
         return key
 
     return for_each(upload, tree.scan(folder, ignore), workers=UPLOADS)

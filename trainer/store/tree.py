@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.errors import UsageError
-from trainer.store.hashing import Hashed, hash_file
 from trainer.store.manifest import Manifest
 
 
@@ -20,10 +19,6 @@ class LocalFile:
     path: str
     source: Path
     size: int
-
-    def hashed(self) -> Hashed:
-        """Read and hash it."""
-        return hash_file(self.source)
 
 
 def scan(folder: Path, ignore: Callable[[str], bool] | None = None) -> list[LocalFile]:

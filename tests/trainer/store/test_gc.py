@@ -19,7 +19,7 @@ from tests.support.fake_store import FakeStore
 from tests.trainer.store.conftest import a_spec
 from trainer.errors import StoreError, UsageError
 from trainer.spec import RunSpec, SnapshotRef
-from trainer.store import gc, intents, registry, runs, snapshots
+from trainer.store import gc, intents, registry, resume_points, runs, snapshots
 from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.manifest import BLOBS, manifest_key
 from trainer.store.registry import CheckpointEntry
@@ -99,6 +99,34 @@ def test_a_live_run_keeps_what_it_has_not_registered_yet() -> None:
     ref = push(store, {"a": "b"}, spec.run_id, "checkpoint")
     gc.collect(store, grace=NOW)
     assert snapshots.verify(store, ref) == []
+
+
+@pytest.mark.parametrize("status", ["running", "stopped", "failed"])
+def test_what_a_run_can_be_continued_from_stays_until_it_is_replaced_or_the_run_is_done(status: str) -> None:
+    store = FakeStore()
+    spec = a_run(store, status)
+    points = []
+    for step in (1, 2):
+        ref = push(store, {"frozen": "a", "moments": str(step)}, resume_points.snapshot_name(spec.run_id), "checkpoint")
+        points.append(resume_points.ResumePoint(step=step, snapshot=ref))
+        resume_points.move(store, spec.run_id, points[-1])
+    assert gc.collect(store, grace=NOW).snapshots == [points[0].snapshot]
+    assert resume_points.read(store, spec.run_id) == points[1]
+    assert snapshots.verify(store, points[1].snapshot) == []
+    resume_points.forget(store, spec.run_id)
+    assert gc.collect(store, grace=NOW).snapshots == [points[1].snapshot]
+    assert not list(store.list(BLOBS))
+
+
+def test_a_run_is_never_said_to_continue_from_what_is_gone() -> None:
+    store = FakeStore()
+    spec = a_run(store, "running")
+    ref = push(store, {"moments": "1"}, resume_points.snapshot_name(spec.run_id), "checkpoint")
+    for found in list(store.list(BLOBS)):
+        store.delete(found.key)
+    with pytest.raises(StoreError, match="lacks moments"):
+        resume_points.move(store, spec.run_id, resume_points.ResumePoint(step=1, snapshot=ref))
+    assert resume_points.read(store, spec.run_id) is None
 
 
 def test_an_intent_protects_what_does_not_exist_yet_until_it_expires() -> None:
