@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import fnmatch
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from trainer.errors import StoreError
 from trainer.spec import SnapshotRef
+from trainer.store import runs
 from trainer.store.client import ObjectStore
 from trainer.store.intents import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
 from trainer.store.parallel import for_each
-from trainer.store.runs import RUNS
 from trainer.store.snapshots import LOOKUPS, missing_blobs
 
 _FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 """As transformers' Trainer names them."""
-_SUFFIX = "/resume.json"
+_FILE = "resume.json"
 
 
 class ResumePoint(BaseModel):
@@ -46,7 +46,7 @@ def snapshot_name(run_id: str) -> str:
 
 def read(store: ObjectStore, run_id: str) -> ResumePoint | None:
     """Where a run can be continued; None when nothing was kept yet, or it is done."""
-    return _read(store, _key(run_id))
+    return runs.read_document(store, run_id, _FILE, ResumePoint)
 
 
 def move(store: ObjectStore, run_id: str, point: ResumePoint) -> None:
@@ -59,30 +59,15 @@ def move(store: ObjectStore, run_id: str, point: ResumePoint) -> None:
         # Read again under the intent's protection: a collection may have just ended.
         if missing := missing_blobs(store, read_manifest(store, point.snapshot)):
             raise StoreError(f"The object store lacks {missing[0]} of {point.snapshot}.", "Push it again.")
-        store.write_json(_key(run_id), point.model_dump(mode="json"))
+        runs.write_file(store, run_id, _FILE, point.model_dump_json().encode())
 
 
 def forget(store: ObjectStore, run_id: str) -> None:
     """The run is done: nobody continues it."""
-    store.delete(_key(run_id))
+    store.delete(f"{runs.RUNS}{run_id}/{_FILE}")
 
 
 def all_points(store: ObjectStore) -> list[ResumePoint]:
     """Those of every run."""
-    keys = [found.key for found in store.list(RUNS) if found.key.endswith(_SUFFIX) and found.key.count("/") == 2]
-    return [point for point in for_each(lambda key: _read(store, key), keys, workers=LOOKUPS) if point]
-
-
-def _key(run_id: str) -> str:
-    return f"{RUNS}{run_id}{_SUFFIX}"
-
-
-def _read(store: ObjectStore, key: str) -> ResumePoint | None:
-    content = store.read_bytes(key)
-    try:
-        return None if content is None else ResumePoint.model_validate_json(content)
-    except ValidationError as error:
-        raise StoreError(
-            f"{key} in the object store is damaged: {error.errors()[0]['msg']}.",
-            "It may come from a newer pippa; else delete it, and the run continues from what is on its machine's disk.",
-        ) from error
+    found = for_each(lambda run_id: read(store, run_id), runs.with_file(store, _FILE), workers=LOOKUPS)
+    return [point for point in found if point]

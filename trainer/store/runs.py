@@ -66,8 +66,7 @@ def write_spec(store: ObjectStore, spec: RunSpec) -> None:
 
 def read_spec(store: ObjectStore, run_id: str) -> RunSpec:
     """What a run is. Raises ``UsageError`` when there is no such run."""
-    _check_run_id(run_id)
-    spec = _document(store, run_id, "spec.json", RunSpec)
+    spec = read_document(store, run_id, "spec.json", RunSpec)
     if spec is None:
         raise UsageError(f"There is no run {run_id} in the object store.", "`pippa runs` lists them.")
     return spec
@@ -81,20 +80,23 @@ def write_state(store: ObjectStore, run_id: str, state: RunState) -> None:
 
 def read_state(store: ObjectStore, run_id: str) -> RunState | None:
     """The state of a run; None when it has written none."""
-    _check_run_id(run_id)
-    return _document(store, run_id, "state.json", RunState)
+    return read_document(store, run_id, "state.json", RunState)
 
 
 def list_runs(store: ObjectStore) -> list[Run]:
     """All runs, the oldest first."""
-    keys = [found.key for found in store.list(RUNS)]
-    ids = [key.split("/")[1] for key in keys if key.endswith("/spec.json") and key.count("/") == 2]
 
     def read(run_id: str) -> Run:
         return Run(read_spec(store, run_id), read_state(store, run_id))
 
-    runs = for_each(read, [run_id for run_id in ids if RUN_ID.fullmatch(run_id)], workers=LOOKUPS)
+    runs = for_each(read, with_file(store, "spec.json"), workers=LOOKUPS)
     return sorted(runs, key=lambda run: (run.spec.created, run.spec.run_id))
+
+
+def with_file(store: ObjectStore, name: str) -> list[str]:
+    """The runs whose record has the file ``name``."""
+    paths = [found.key.removeprefix(RUNS).partition("/") for found in store.list(RUNS)]
+    return [run_id for run_id, _, path in paths if path == name and RUN_ID.fullmatch(run_id)]
 
 
 def write_file(store: ObjectStore, run_id: str, name: str, content: bytes) -> None:
@@ -146,13 +148,9 @@ def download_folder(store: ObjectStore, run_id: str, name: str, folder: Path) ->
     return written
 
 
-def _check_run_id(run_id: str) -> None:
-    if not RUN_ID.fullmatch(run_id):
-        raise UsageError(f"{run_id!r} is not a run id.", "`pippa runs` lists them.")
-
-
-def _document(store: ObjectStore, run_id: str, name: str, model: type[Model]) -> Model | None:
-    content = store.read_bytes(f"{RUNS}{run_id}/{name}")
+def read_document(store: ObjectStore, run_id: str, name: str, model: type[Model]) -> Model | None:
+    """One document of a run's record; None when there is none. Raises ``StoreError`` for a damaged one."""
+    content = read_file(store, run_id, name)
     try:
         return None if content is None else model.model_validate_json(content)
     except ValidationError as error:
@@ -160,3 +158,8 @@ def _document(store: ObjectStore, run_id: str, name: str, model: type[Model]) ->
             f"{RUNS}{run_id}/{name} in the object store is damaged: {error.errors()[0]['msg']}.",
             "It may come from a newer pippa; else delete it.",
         ) from error
+
+
+def _check_run_id(run_id: str) -> None:
+    if not RUN_ID.fullmatch(run_id):
+        raise UsageError(f"{run_id!r} is not a run id.", "`pippa runs` lists them.")

@@ -24,8 +24,9 @@ from tests.trainer.store.conftest import tree_of
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.settings import StoreSettings
 from trainer.spec import SnapshotRef
-from trainer.store import registry, snapshots
+from trainer.store import hashing, registry, snapshots
 from trainer.store.client import ObjectStore
+from trainer.store.hashing import HashMemory
 from trainer.store.manifest import FileRecord, Manifest, blob_key, manifest_key, parse_manifest_key, read_manifest
 
 
@@ -90,6 +91,31 @@ def test_ignored_files_stay_out(object_store: ObjectStore, folder: Path, tmp_pat
     )
     pulled = snapshots.pull(object_store, result.ref, tmp_path / "out")
     assert {path for path in tree_of(folder) if not path.startswith(("videos", "."))} == tree_of(pulled).keys()
+
+
+def test_a_file_is_read_once_unless_it_was_written_since(object_store: ObjectStore, tmp_path: Path) -> None:
+    remembered, read = HashMemory(), []
+    hash_file = hashing.hash_file
+
+    def pushed(name: str) -> set[str]:
+        result = snapshots.push(object_store, tmp_path / name, "model", name, hash_file=remembered)
+        return {file.sha256 for file in read_manifest(object_store, result.ref).files}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hashing, "hash_file", lambda path: read.append(path.name) or hash_file(path))
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "frozen").write_text("frozen")
+        (tmp_path / "a" / "tuned").write_text("one")
+        first = pushed("a")
+        (tmp_path / "b").mkdir()
+        (tmp_path / "b" / "frozen").hardlink_to(tmp_path / "a" / "frozen")
+        (tmp_path / "b" / "tuned").write_text("two")
+        second = pushed("b")
+        (tmp_path / "a" / "tuned").write_text("six")
+        third = pushed("a")
+    assert sorted(read) == ["frozen", "tuned", "tuned", "tuned"]
+    assert {len(first), len(first & second), len(first & third), len(second & third)} == {2, 1}
+    assert third == {hashlib.sha256(text).hexdigest() for text in (b"frozen", b"six")}
 
 
 def test_a_flipped_byte_is_named_by_verify_and_refused_by_pull(
@@ -327,7 +353,7 @@ import os, sys
 from pathlib import Path
 from tests.trainer.store.conftest import a_spec
 from trainer.settings import StoreSettings
-from trainer.store import registry, snapshots
+from trainer.store import hashing, registry, snapshots
 from trainer.store.client import ObjectStore
 store, folder, spec = ObjectStore(StoreSettings.from_environ()), Path(sys.argv[1]), a_spec()
 print("ready", flush=True)
