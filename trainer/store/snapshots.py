@@ -9,10 +9,8 @@ import contextlib
 import errno
 import fcntl
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -38,6 +36,7 @@ from trainer.store.manifest import (
     read_manifest,
 )
 from trainer.store.parallel import Progress, for_each
+from trainer.store.receiving import ReceivedFile
 
 UPLOADS = 4
 """Files sent at once."""
@@ -207,37 +206,28 @@ def _upload(store: ObjectStore, source: Path, hashed: Hashed, progress: Progress
 def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Path, progress: Progress) -> None:
     """Fetch one file, going on after what an earlier attempt left; ``target`` is right, or gone, at the end."""
     for _ in range(2):
-        hasher, resumed = hashlib.sha256(), 0
-        with target.open("a+b") as output, ThreadPoolExecutor(1, "pippa-hash") as beside:
-            output.seek(0)
-            while chunk := output.read(1 << 20):
-                hasher.update(chunk)
-                resumed += len(chunk)
+        with ReceivedFile(target) as received:
+            resumed, missing = received.size, False
             progress.advance(resumed)
-            done = resumed
-            if done < file.size:
-                try:
-                    for chunk in store.stream(blob_key(file.sha256), done, file.size):
-                        hashing = beside.submit(hasher.update, chunk)
-                        output.write(chunk)
-                        hashing.result()
-                        done += len(chunk)
+            try:
+                if resumed < file.size:
+                    for chunk in store.stream(blob_key(file.sha256), resumed, file.size):
+                        received.write(chunk)
                         progress.advance(len(chunk))
-                        if done > file.size:
+                        if received.size > file.size:
                             break
-                except MissingObjectError:
-                    done = -1
-            if done == file.size and hasher.hexdigest() == file.sha256:
-                output.flush()
-                os.fsync(output.fileno())
+            except MissingObjectError:
+                missing = True
+            if received.size == file.size and received.sha256() == file.sha256:
+                received.sync()
                 return
         target.unlink()
         if not resumed:
             break
         # What the earlier attempt left was wrong (a power cut, say): once more from the start.
-        progress.advance(-max(done, resumed))
+        progress.advance(-received.size)
     raise StoreError(
-        f"{file.path} of {ref} is {'missing' if done < 0 else 'damaged'} in the object store.",
+        f"{file.path} of {ref} is {'missing' if missing else 'damaged'} in the object store.",
         f"`pippa checkpoints verify` or `pippa data verify` lists all damage of {ref.name}; pushing the folder again "
         "repairs missing blobs.",
     )
