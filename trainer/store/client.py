@@ -27,12 +27,12 @@ from trainer.store.failures import TRANSIENT, MissingObjectError, explained
 from trainer.store.hashing import PART_BYTES, Hashed
 from trainer.store.parallel import for_each
 from trainer.store.parts import PARTS_PER_FILE, Buffers, in_order
+from trainer.store.socket_reads import CHUNK_BYTES, chunks_into
 
 if TYPE_CHECKING:
     import urllib3
     from minio import Minio
 
-CHUNK_BYTES = 1 << 20
 CONNECTIONS = 32
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
@@ -299,9 +299,7 @@ class ObjectStore:
 
         done = 0
         try:
-            for chunk in self._chunks(key, offset, len(room)):
-                chunk = chunk[: len(room) - done]
-                room[done : done + len(chunk)] = chunk
+            for chunk in self._chunks(key, offset, room):
                 done += len(chunk)
         except S3Error as error:
             if error.code != "InvalidRange":  # the object ends before
@@ -326,19 +324,20 @@ class ObjectStore:
                     self._client._abort_multipart_upload(self.settings.bucket, each.object_name, each.upload_id)
         return len(stale)
 
-    def _chunks(self, key: str, offset: int = 0, length: int = 0) -> Iterator[bytes]:
-        """From ``offset`` on; all there is when ``length`` is 0."""
+    def _chunks(self, key: str, offset: int = 0, room: memoryview | None = None) -> Iterator[bytes | memoryview]:
+        """From ``offset`` on: all there is or, into ``room``, as much as that takes."""
         import urllib3
 
-        breaks, end = 0, offset + length
-        while True:
-            # The SDK asks for a range only when offset is not 0; a range that begins at the end would be an error.
-            length = end - offset if length else 0
+        breaks = 0
+        while room is None or room:
+            # The SDK asks for a range only when offset or length is not 0; one that begins at the end is an error.
+            length = 0 if room is None else len(room)
             response = self._client.get_object(self.settings.bucket, key, offset=offset, length=length)
             try:
-                for chunk in response.stream(CHUNK_BYTES):
+                for chunk in response.stream(CHUNK_BYTES) if room is None else chunks_into(response, room):
                     offset += len(chunk)
                     breaks = 0
+                    room = None if room is None else room[len(chunk) :]
                     yield chunk
                 return
             except urllib3.exceptions.HTTPError:

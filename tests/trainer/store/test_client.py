@@ -17,11 +17,13 @@ import pytest
 from pydantic import SecretStr
 
 from flows.embedded.s3 import s3_service, store_settings
+from tests.support.proxy import proxy
 from trainer.errors import StoreError
 from trainer.settings import StoreSettings
 from trainer.store.client import ObjectStore
 from trainer.store.failures import MissingObjectError
 from trainer.store.hashing import hash_file
+from trainer.store.parts import PARTS_PER_FILE
 
 SECRET = "the-secret-key"
 
@@ -123,6 +125,33 @@ def test_pieces_of_a_large_object_come_in_order_from_anywhere(object_store: Obje
     # Left in the middle, nothing is kept from the next one.
     for _ in range(3):
         assert len(next(iter(object_store.stream("file", 0, len(content))))) == 16 << 20
+
+
+def test_a_large_object_comes_over_connections_that_break(object_store: ObjectStore, tmp_path: Path) -> None:
+    content = os.urandom((50 << 20) + 7)
+    (tmp_path / "in").write_bytes(content)
+    put(object_store, tmp_path / "in", "file")
+    host, _, port = object_store.settings.host.partition(":")
+    with proxy(host, int(port)) as way:
+        store = ObjectStore(object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"}))
+        received = bytearray()
+        for piece in store.stream("file", 0, len(content)):
+            received += piece
+            if len(received) < 40 << 20:  # the parts after this one are on their way
+                way.cut()
+                way.mend()
+    assert received == content
+
+
+def test_connections_are_used_again(object_store: ObjectStore, tmp_path: Path) -> None:
+    size = 100 << 20
+    (tmp_path / "in").write_bytes(bytes(size))
+    put(object_store, tmp_path / "in", "file")
+    store = ObjectStore(object_store.settings)
+    for _ in range(3):
+        for _piece in store.stream("file", 0, size):
+            pass
+    assert store._http.connection_from_url(store.settings.endpoint).num_connections <= PARTS_PER_FILE
 
 
 def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path: Path) -> None:
