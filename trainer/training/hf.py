@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -227,12 +227,17 @@ class FinetuneTrainer(Trainer):
             parts.append(partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True))
             self._writer.start(name, parts)
 
+    @cached_property
+    def _weights(self) -> tuple[dict[str, torch.Tensor], set[str]]:
+        """Walking through every module takes as long as copying a small one's weights; they stay the same tensors."""
+        return trained_state(self._groot)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if not self.args.should_save:
             return
         folder = Path(output_dir) if output_dir else self._output_dir
         folder.mkdir(parents=True, exist_ok=True)
-        state, trained = merged_state(self._groot) if self._lora else trained_state(self._groot)
+        state, trained = merged_state(self._groot) if self._lora else self._weights
         # Frozen parameters don't change while they are written.
         state = {name: self._copies.take(name, each) if name in trained else each for name, each in state.items()}
         same = self._writer.last
