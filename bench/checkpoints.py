@@ -79,19 +79,21 @@ def main() -> None:
         dataset = make_synthetic(work / "dataset", episodes=1)
         rows, bytes_rows = [], []
         for width, batch in zip(given.widths, given.batches, strict=True):
-            base = base_model(work / f"base-{width}", width)
+            model = f"{width}-{batch}"
+            base = base_model(work / f"base-{model}", width)
             turns: dict[bool, list[tuple[float, float, float, float]]] = {False: [], True: []}
             for turn in range(given.rounds):
                 for wait in (turn % 2 == 0, turn % 2 == 1):
-                    out = work / f"{width}-{turn}-{wait}"
+                    out = work / f"{model}-{turn}-{wait}"
                     turns[wait].append(train(given, base, dataset, out, batch, wait=wait))
             for wait, measured in turns.items():
                 step, stood, cpu, slower = (median(each[i] for each in measured) for i in range(4))
                 lost = 100 * (stood + slower) / (EVERY * step)
                 how = "waiting for the disk" if wait else "in the background"
                 verdict = "" if wait else "met" if lost < BAR else f"above {BAR:g} %"
-                rows.append([parameters(base), how, step * 1e3, stood * 1e3, cpu * 1e3, slower * 1e3, lost, verdict])
-            bytes_rows.append([parameters(base), *sent(work / f"{width}-0-False", work / f"store-{width}")])
+                times = [each * 1e3 for each in (step, stood, cpu, slower)]
+                rows.append([parameters(base), batch, how, *times, lost, verdict])
+            bytes_rows.append([parameters(base), *sent(work / f"{model}-0-False", work / f"store-{model}")])
     report(
         "checkpoints",
         f"Training time lost to checkpoints at one save per {EVERY} steps",
@@ -99,6 +101,7 @@ def main() -> None:
             table(
                 [
                     "tuned",
+                    "batch",
                     "writing",
                     "step, ms",
                     "stands still, ms a save",
