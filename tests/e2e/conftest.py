@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 TIMES: list[tuple[str, float]] = []
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def stack(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """A fresh clone whose stack has never run; gone before the tests of other folders, which want the machine."""
+    """A fresh clone whose stack has never run."""
     stack = Stack(tmp_path_factory.mktemp("clone"))
     yield stack
     TIMES.extend(stack.times)

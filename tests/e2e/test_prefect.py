@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,11 +48,13 @@ def submit(stack: Stack, name: str, parameters: dict[str, Any]) -> str:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def running_stack(stack: Stack) -> None:
-    """All services, the worker's deployments registered."""
+def running_stack(stack: Stack) -> Iterator[None]:
+    """All services, the worker's deployments registered; stopped afterwards: other tests want the machine."""
     done = stack.compose("up", "-d", "--build", stage="docker compose up -d", timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:]
     wait(lambda: deployment(stack, "gc/gc") and deployment(stack, "train/smoke"), 180, "the deployments")
+    yield
+    stack.compose("stop", "--timeout", "5")
 
 
 def test_every_preset_and_chore_is_a_deployment(stack: Stack) -> None:

@@ -28,7 +28,8 @@ if mode == "crash":
     sys.exit(3)
 if mode == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-pathlib.Path("pid").write_text(str(os.getpid()))
+pathlib.Path("new").write_text(str(os.getpid()))
+pathlib.Path("new").rename("pid")  # nobody reads half of it
 while not (mode == "mortal" and pathlib.Path("die").exists()):
     time.sleep(0.02)
 """
