@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -101,7 +102,7 @@ class Stack:
         self, command: Sequence[str], stage: str | None, settings: Mapping[str, str] | None, timeout: float
     ) -> subprocess.CompletedProcess[str]:
         began = time.monotonic()
-        done = subprocess.run(
+        process = subprocess.Popen(
             list(command),
             cwd=self.clone,
             env=self._environ(settings),
@@ -109,9 +110,16 @@ class Stack:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=timeout,
-            check=False,
+            start_new_session=True,
         )
+        try:
+            shown, _ = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            # Compose is a child of docker and holds the pipe: killing docker alone would leave us reading for ever.
+            os.killpg(process.pid, signal.SIGKILL)
+            shown, _ = process.communicate()
+            pytest.fail(f"{' '.join(command)} did not end within {timeout:.0f} s:\n{shown[-3000:]}")
+        done = subprocess.CompletedProcess(command, process.returncode, shown)
         if stage:
             self.times.append((stage, time.monotonic() - began))
         return done
