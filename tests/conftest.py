@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,18 +28,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-
-
-@pytest.fixture(autouse=True)
-def ordinary_priority(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Take real-time priority back from whatever gave it to this process, and say during which test.
-
-    Child processes inherit it, and Go programs (docker compose) that spin for a lock then keep both cores for ever.
-    """
-    yield
-    if hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-        warnings.warn(f"real-time priority since {request.node.nodeid}", stacklevel=1)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from tests.trainer.data.videos import number_in, picture
+from tests.trainer.data.videos import number_in, ordinary_priority, picture
 from trainer.data.video import decode_video, index_frames
 from trainer.data.video_cut import Part, cut
 from trainer.errors import DatasetError
@@ -36,7 +36,7 @@ def joined(path: Path, lengths: list[int], *, codec: str = "libx264", options: d
 
 
 def encoded(path: Path, numbers, codec: str, options: dict[str, str]) -> Path:
-    with av.open(path, "w") as container:
+    with ordinary_priority(), av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=FPS, options={"crf": "30", "preset": "veryfast", **options})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"

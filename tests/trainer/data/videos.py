@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
@@ -28,10 +31,22 @@ def number_in(frame: np.ndarray) -> int:
     return number
 
 
+@contextlib.contextmanager
+def ordinary_priority() -> Iterator[None]:
+    """For encoding: SVT-AV1, run by root, gives the thread that calls it real-time priority, and leaves it with it.
+
+    What that thread starts later inherits it, and a Go program that spins for a lock (docker compose) then keeps the
+    processor for ever.
+    """
+    yield
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 def write_video(path: Path, frames: int, *, codec: str = "libx264", fps: int = 20, gop: int = 250) -> Path:
     """Encode pictures 0 to ``frames`` - 1."""
     options = {"preset": "10", "crf": "20"} if codec == "libsvtav1" else {"preset": "veryfast"}
-    with av.open(path, "w") as container:
+    with ordinary_priority(), av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=fps, options={**options, "g": str(gop)})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
