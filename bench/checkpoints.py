@@ -27,12 +27,12 @@ from trainer.gr00t.config import GR00TN15Config, read_config
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.tiny import make_tiny_base_model
 from trainer.gr00t.weights import save_checkpoint
+from trainer.prepare import new_spec
 from trainer.presets import get_preset
-from trainer.spec import RunSpec, SnapshotRef, new_run_id
+from trainer.spec import SnapshotRef
 from trainer.store.client import ObjectStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
-from trainer.tracking import default_wandb
 from trainer.training import hf
 from trainer.uploads import Uploader
 
@@ -202,17 +202,8 @@ def sent(out: Path, folder: Path) -> list[object]:
     weights = [path for path in files if path.suffix == ".safetensors"]
     tuned = sum(path.stat().st_size for path in weights if not path.samefile(before / path.name))
     preset = get_preset("smoke")
-    run_id = new_run_id("smoke")
     ref = SnapshotRef(kind="model", name="bench", digest="0" * 64)
-    spec = RunSpec(
-        run_id=run_id,
-        preset="smoke",
-        config=preset.config,
-        provenance={},
-        datasets=[ref],
-        base_model=ref,
-        wandb=default_wandb(preset, run_id, {}),
-    )
+    spec = new_spec(preset, preset.config, {}, [ref], ref)
     events: list[Event] = []
     with object_store(folder, {}) as settings:
         store = ObjectStore(settings)

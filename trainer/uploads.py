@@ -33,7 +33,7 @@ QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
 STATE_PAUSE = 10
-"""Times as long as sending the training state takes, nothing of it is sent; the most that a lost machine costs."""
+"""After the training state was sent, none is for so many times as long as that took."""
 
 
 class Uploader:
@@ -203,7 +203,17 @@ class Uploader:
             shutil.rmtree(folder)
             return
         if self._state_seconds is not None and time.monotonic() > self._state_sent + STATE_PAUSE * self._state_seconds:
-            self._keep_resumable(step, folder)
+            try:
+                self._keep_resumable(step, folder)
+            except Exception as error:  # it must not hold up the checkpoints that follow
+                self._state_sent = time.monotonic()
+                reason = str(error).partition("\n")[0]
+                self._emit(
+                    WarningEvent(
+                        message=f"The training state of step {step} could not be kept in the store: {reason}",
+                        hint="The checkpoint is there. Until it works, only this machine can continue from here.",
+                    )
+                )
         shutil.rmtree(folder)
 
     def _register(self, step: int, folder: Path) -> bool:

@@ -12,6 +12,7 @@ import pytest
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.proxy import proxy
+from trainer.errors import StoreError
 from trainer.events import CheckpointEvent, WarningEvent
 from trainer.presets import get_preset
 from trainer.spec import RunSpec, SnapshotRef, new_run_id
@@ -266,3 +267,18 @@ def test_an_older_step_does_not_replace_a_newer_resume_point(object_store, spec,
         assert job.uploader.finish(resumable=True)
     point = resume_points.read(object_store, spec.run_id)
     assert point is not None and point.step == 10
+
+
+def test_training_state_that_can_not_be_kept_holds_up_no_checkpoint(object_store, spec, tmp_path, monkeypatch):
+    def damaged(*_):
+        raise StoreError("resume.json is damaged", "Delete it.")
+
+    monkeypatch.setattr("trainer.uploads.STATE_PAUSE", 0)
+    monkeypatch.setattr(resume_points, "move", damaged)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    for step in (5, 10):
+        job.commit(step)
+    assert job.uploader.finish()
+    assert job.steps == [5, 10]
+    assert all("resume.json is damaged" in warning for warning in job.warnings) and len(job.warnings) == 2
