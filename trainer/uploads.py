@@ -20,6 +20,7 @@ from pathlib import Path
 from trainer import outputs
 from trainer.errors import PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
+from trainer.links import link_or_copy
 from trainer.spec import RunSpec
 from trainer.store import registry, resume_points, snapshots
 from trainer.store.client import ObjectStore
@@ -158,7 +159,7 @@ class Uploader:
         staging = self.pending_dir / f".{folder.name}"
         shutil.rmtree(staging, ignore_errors=True)
         try:
-            shutil.copytree(folder, staging, copy_function=_link)
+            shutil.copytree(folder, staging, copy_function=link_or_copy)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(staging, ignore_errors=True)
             if not folder.exists():
@@ -293,16 +294,6 @@ def _wandb(spec: RunSpec) -> str | None:
 
 def _training_state_bytes(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.iterdir() if resume_points.is_training_state(file.name))
-
-
-def _link(source: str, target: str) -> None:
-    """A hard link where the file system has them: no bytes and no time; a copy elsewhere."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _stat(file: Path) -> os.stat_result | None:

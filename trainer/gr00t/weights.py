@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 
 from trainer.errors import UsageError
 from trainer.gr00t.config import read_config
+from trainer.links import link_or_copy
 
 if TYPE_CHECKING:
     from trainer.gr00t.model import GR00TN15
@@ -185,18 +186,12 @@ def save_checkpoint(
     weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = folder / f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        if frozen_from is None or not trained.isdisjoint(shard) or not _linked(frozen_from / file.name, file):
+        if frozen_from and trained.isdisjoint(shard) and (frozen_from / file.name).is_file():
+            link_or_copy(frozen_from / file.name, file)
+        else:
             save_file(shard, file, metadata={"format": "pt"})
             file.chmod(config_file.stat().st_mode)  # safetensors lets nobody but the owner read
         weight_map.update(dict.fromkeys(shard, file.name))
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def _linked(source: Path, target: Path) -> bool:
-    try:
-        target.hardlink_to(source)
-    except OSError:  # the file is gone, or the file system has no hard links
-        return False
-    return True

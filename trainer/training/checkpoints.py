@@ -1,8 +1,8 @@
 """Checkpoints written to the disk while the training goes on, each one whole or not there.
 
-The training waits only while tensors are copied out of the device. A thread then writes, syncs and renames: writing
-releases Python's lock, so that the training is not slowed by it. One checkpoint is under way at a time; a training that
-saves faster than the disk writes waits for the one before.
+The training does not wait while tensors are copied (``trainer.training.host_copies``). A thread then writes, syncs and
+renames: writing releases Python's lock, so that the training is not slowed by it. One checkpoint is under way at a
+time; a training that saves faster than the disk writes waits for the one before.
 """
 
 from __future__ import annotations
@@ -13,9 +13,6 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
-
-import torch
 
 from trainer.failures import disk_full
 
@@ -27,46 +24,6 @@ STAGING = ".saving"
 
 _NO_SPACE = 1 << 20
 """Bytes; a disk with less is full, whatever the error says."""
-
-
-class HostCopies:
-    """Copies of tensors in host memory, one per name, whose memory is used again for the next copy.
-
-    Fresh memory costs more than the copying itself: page faults, and on a GPU the pinning, without which the copy takes
-    several times as long.
-    """
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, torch.Tensor] = {}
-        self._sources: list[torch.Tensor] = []
-        self._targets: list[torch.Tensor] = []
-
-    def take(self, name: str, tree: Any) -> Any:
-        """``tree``, a tensor or dictionaries and lists of tensors and plain values, with each tensor copied.
-
-        The copies are there after ``finish``, and until then nothing may change.
-        """
-        if isinstance(tree, torch.Tensor):
-            buffer = self._buffers.get(name)
-            if buffer is None or buffer.shape != tree.shape or buffer.dtype != tree.dtype:
-                buffer = torch.empty(tree.shape, dtype=tree.dtype, pin_memory=tree.is_cuda)
-                self._buffers[name] = buffer
-            self._sources.append(tree.detach())
-            self._targets.append(buffer)
-            return buffer
-        if isinstance(tree, dict):
-            return {key: self.take(f"{name}/{key}", value) for key, value in tree.items()}
-        if isinstance(tree, list | tuple):
-            return type(tree)(self.take(f"{name}/{index}", value) for index, value in enumerate(tree))
-        return tree
-
-    def finish(self) -> None:
-        """Copy all at once, and wait for it: for small tensors a call each takes as long as the copying."""
-        if self._targets:
-            torch._foreach_copy_(self._targets, self._sources, non_blocking=True)
-        self._sources, self._targets = [], []
-        if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()
 
 
 class CheckpointWriter:
@@ -87,7 +44,7 @@ class CheckpointWriter:
         """Where ``name`` is put together."""
         return self._output_dir / STAGING / name
 
-    def start(self, name: str, parts: list[Callable[[], None]]) -> None:
+    def start(self, name: str, parts: list[Callable[[], object]]) -> None:
         """Carry out ``parts``, each of which writes something into ``staged(name)``, and commit it; in the background.
 
         What they read must not change until then.
@@ -122,7 +79,7 @@ class CheckpointWriter:
                 raise disk_full(self._output_dir) from error
             raise
 
-    def _write(self, name: str, parts: list[Callable[[], None]]) -> None:
+    def _write(self, name: str, parts: list[Callable[[], object]]) -> None:
         staged, final = self.staged(name), self._output_dir / name
         with self.explained():
             for part in parts:
@@ -142,16 +99,6 @@ class CheckpointWriter:
             doomed = self._output_dir / f".removing-{step}"
             (self._output_dir / f"checkpoint-{step}").rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
-
-
-def link_or_copy(source: Path, target: Path) -> None:
-    """Make ``target`` the same file as ``source``, or a copy where the file system has no hard links."""
-    target.parent.mkdir(exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def _sync(folder: Path) -> None:

@@ -21,7 +21,9 @@ from trainer.gr00t.lora import ADAPTER, adapter_state, merged_state, save_adapte
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.weights import save_checkpoint, trained_state
-from trainer.training.checkpoints import STAGING, CheckpointWriter, HostCopies, link_or_copy
+from trainer.links import link_or_copy
+from trainer.training.checkpoints import STAGING, CheckpointWriter
+from trainer.training.host_copies import HoldOptimizer, HostCopies
 from trainer.training.noise import draw_noise
 from trainer.training.sampler import EpochSampler
 
@@ -63,7 +65,7 @@ class _TellOfFailedSave(TrainerCallback):
 class FinetuneTrainer(Trainer):
     """Trains a ``GR00TN15`` as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
 
-    A checkpoint is copied out of the device and written while the training goes on (``trainer.training.checkpoints``).
+    A checkpoint is copied and written while the training goes on (``trainer.training.checkpoints``).
     It appears under its final name ``checkpoint-<step>`` when it is complete; ``train`` returns after the last one has.
 
     Args:
@@ -101,11 +103,12 @@ class FinetuneTrainer(Trainer):
         self._experiment_cfg = experiment_cfg
         self._writer = CheckpointWriter(self._output_dir)
         self._copies = HostCopies()
-        self._parts: list[Callable[[], None]] | None = None
+        self._parts: list[Callable[[], object]] | None = None
         """While a checkpoint is taken: what is left to be written of it."""
         # What is on the disk can't be asked while training: the ranks would see the writer's rename at different times.
         self._saved = {path.name for path in self._output_dir.glob("checkpoint-*")}
         self.add_callback(_TellOfFailedSave(self._writer))
+        self.add_callback(HoldOptimizer(self._copies))
         self._micro_batches = _CountBatches()
         self.add_callback(self._micro_batches)
         # Dropout must differ between the ranks; what has to be equal (model, noise, order) doesn't depend on this.
@@ -220,12 +223,12 @@ class FinetuneTrainer(Trainer):
         if self.args.world_size > 1:
             # Every rank writes its own random state into the staging folder.
             torch.distributed.barrier()
-        self._copies.finish()
         self._saved.add(name)
         if self.args.should_save:
             experiment_cfg = self._writer.staged(name) / "experiment_cfg"
-            parts.append(partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True))
-            self._writer.start(name, parts)
+            copy_cfg = partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True)
+            self._copies.begin()
+            self._writer.start(name, [self._copies.finish, *parts, copy_cfg])
 
     @cached_property
     def _weights(self) -> tuple[dict[str, torch.Tensor], set[str]]:
@@ -239,11 +242,12 @@ class FinetuneTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         state, trained = merged_state(self._groot) if self._lora else self._weights
         # Frozen parameters don't change while they are written.
-        state = {name: self._copies.take(name, each) if name in trained else each for name, each in state.items()}
+        copied = self._copies.take("weights", {name: each for name, each in state.items() if name in trained})
+        state = {name: copied.get(name, each) for name, each in state.items()}
         same = self._writer.last
-        parts = [
+        parts: list[Callable[[], object]] = [
             partial(save_checkpoint, self._groot, folder, state_dict=state, trained=trained, frozen_from=same),
-            partial(self._processor.save_pretrained, folder),
+            partial(self._processor.save_pretrained, folder, same_as=same),
         ]
         if self._lora:
             adapter = self._copies.take(ADAPTER, adapter_state(self._groot))
@@ -257,13 +261,13 @@ class FinetuneTrainer(Trainer):
             self._write([partial(torch.save, state, Path(output_dir) / "optimizer.pt")])
             torch.save(scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
-    def _write(self, parts: list[Callable[[], None]]) -> None:
+    def _write(self, parts: list[Callable[[], object]]) -> None:
         """Now, or as part of the checkpoint that is being taken."""
         if self._parts is not None:
             self._parts += parts
             return
-        self._copies.finish()
-        for part in parts:
+        self._copies.begin()
+        for part in (self._copies.finish, *parts):
             part()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -279,7 +283,9 @@ class FinetuneTrainer(Trainer):
         last = self._output_dir / f"checkpoint-{self.state.global_step}"
         for file in (*last.iterdir(), *last.glob(f"{ADAPTER}/*")):
             if file.is_file() and file.suffix in {".json", ".safetensors"}:
-                link_or_copy(file, self._output_dir / file.relative_to(last))
+                target = self._output_dir / file.relative_to(last)
+                target.parent.mkdir(exist_ok=True)
+                link_or_copy(file, target)
 
 
 def _leave_process_group(_worker: int) -> None:
