@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trainer import outputs
 from trainer.argv import parse_flags
 from trainer.config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
@@ -79,13 +80,18 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
 
     ``upstream_exact`` keeps upstream's behaviour where it differs from what is right (see ``--help``).
     """
+    output_dir = Path(config.output_dir).absolute()
+    resume_from = next(reversed(outputs.checkpoints(output_dir).values()), None) if config.resume else None
+    if config.resume and resume_from is None:
+        raise UsageError(
+            f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
+        )
+    emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
     from trainer.training.stop import StopOnSignal
 
     stop = StopOnSignal()
-    emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
     import torch
     from transformers import set_seed
-    from transformers.trainer_utils import get_last_checkpoint
 
     from trainer.data.configs import get_data_config
     from trainer.data.dataset import TrainingDataset
@@ -98,13 +104,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
     from trainer.training.progress import EmitProgress
     from trainer.training.reporting import reporting
 
-    output_dir = Path(config.output_dir).absolute()
     output_dir.mkdir(parents=True, exist_ok=True)
-    resume_from = get_last_checkpoint(str(output_dir)) if config.resume else None
-    if config.resume and resume_from is None:
-        raise UsageError(
-            f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
-        )
     check_device_count(config.num_gpus, torch.cuda.device_count())
 
     data_config = get_data_config(config.data_config)
@@ -123,7 +123,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         dataset.prepare()
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
-    source = Path(resume_from) if resume_from and not config.lora_rank else Path(config.base_model_path)
+    source = resume_from if resume_from and not config.lora_rank else Path(config.base_model_path)
     model = GR00TN15.from_pretrained(
         source,
         tune_llm=config.tune_llm,
@@ -156,8 +156,8 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
             train_projector=config.tune_projector and not upstream_exact,
         )
         if resume_from:
-            load_adapter(model, Path(resume_from))
-    elif resume_from and (Path(resume_from) / ADAPTER).is_dir():
+            load_adapter(model, resume_from)
+    elif resume_from and (resume_from / ADAPTER).is_dir():
         raise UsageError(
             f"{resume_from} was trained with LoRA.",
             "Resume with its LoRA flags, or leave --resume out and give it as --base-model-path to train all of it.",
@@ -179,7 +179,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
             message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames",
         )
     )
-    trainer.train(resume_from_checkpoint=resume_from)
+    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     trainer.save_final()
     stop.release()
     return 128 + stop.received if stop.received else ExitCode.DONE

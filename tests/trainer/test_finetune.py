@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Any, cast
+import subprocess
+import sys
+from pathlib import Path
+from typing import cast
 
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
-from trainer.errors import UsageError
+from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, ProgressEvent, WarningEvent
 from trainer.finetune import main
 from trainer.training.progress import EmitProgress
@@ -19,11 +22,19 @@ def test_a_dataset_must_be_named() -> None:
         main(["--max-steps", "1"])
 
 
-def test_resuming_nothing_is_refused(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr("trainer.training.stop.StopOnSignal.__init__", lambda self: None)
-    with pytest.raises(UsageError, match="there is no checkpoint"):
-        main(["--dataset-path", str(tmp_path), "--output-dir", str(tmp_path / "out"), "--resume"])
+def test_resuming_nothing_is_refused_before_torch_is_loaded(tmp_path: Path) -> None:
+    code = """if True:
+        import sys
+        from trainer.cli import main
+        try:
+            main(sys.argv[1:])
+        finally:
+            assert "torch" not in sys.modules
+    """
+    argv = ["finetune", "--dataset-path", str(tmp_path), "--output-dir", str(tmp_path / "out"), "--resume"]
+    ended = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True)
+    assert ended.returncode == ExitCode.USAGE, ended.stderr
+    assert "there is no checkpoint in" in ended.stdout + ended.stderr
 
 
 def test_a_training_that_diverges_says_so_once() -> None:
