@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from pathlib import Path
 
 from bench.loops.gate import Gate
@@ -10,6 +11,9 @@ from trainer.config import FinetuneConfig
 from trainer.finetune import finetune
 from trainer.training import reporting
 from trainer.training.hf import FinetuneTrainer
+
+LIBRARIES = ("av", "numba", "pyarrow.parquet")
+"""Imported where they are needed, while upstream imports what it needs to begin with."""
 
 
 def main() -> None:
@@ -25,7 +29,10 @@ def main() -> None:
         from bench.loops.upstream_way import drive_in_upstreams_way
 
         drive_in_upstreams_way()
-    Gate(FinetuneTrainer).imported()
+    gate = Gate(FinetuneTrainer)
+    for each in LIBRARIES:
+        importlib.import_module(each)
+    gate.imported()
     reporting.reporting = lambda config, output_dir, emit: []  # noqa: ARG005 - called by that name
     config = FinetuneConfig(
         dataset_path=[given.dataset],

@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from trainer.data.modality import is_lfs_pointer
 from trainer.errors import DatasetError
 
+# Arrow's own allocator keeps what the reading threads have freed, 30 MB for five episodes, while the process lives.
+pa.set_memory_pool(pa.system_memory_pool())
+
 
 def read_columns(file: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
     """Read ``columns`` of one episode: numbers as ``[T]``, lists as ``[T, D]``, text as an object array ``[T]``.
