@@ -91,21 +91,27 @@ class Training:
     def _train(self) -> Generator[simpy.Event, Any, None]:
         setup, outcome, clock = self._setup, self.outcome, self._clock
         exchanged = 2 * (setup.gpus - 1) / setup.gpus * setup.gradients / setup.between_gpus
+        copied = 0.0
         for step in range(1, setup.steps + 1):
             began = clock.now
             yield clock.all_of([ready.get() for ready in self._batches])
             outcome.waiting_for_data += clock.now - began
             yield clock.timeout(setup.step + exchanged)
+            # The optimizer, at the end of a step, waits for the copies that were begun before it.
+            late = max(copied - clock.now, 0.0)
+            outcome.standing_still += late
+            yield clock.timeout(late)
             if step % setup.save_steps == 0 or step == setup.steps:
                 began = clock.now
                 writing = self._disk.request()
                 yield writing  # one is written at a time
-                yield clock.timeout((setup.tuned + setup.state) / setup.to_host)
                 outcome.standing_still += clock.now - began
-                clock.process(self._write(writing, last=step == setup.steps))
+                copied = clock.now + (setup.tuned + setup.state) / setup.to_host
+                clock.process(self._write(writing, copied, last=step == setup.steps))
         outcome.seconds = clock.now
 
-    def _write(self, writing: Any, *, last: bool) -> Generator[simpy.Event, Any, None]:
+    def _write(self, writing: Any, copied: float, *, last: bool) -> Generator[simpy.Event, Any, None]:
+        yield self._clock.timeout(copied - self._clock.now)
         yield self._clock.timeout((self._setup.tuned + self._setup.state) / self._setup.disk)
         self._disk.release(writing)
         yield self._pending.put(last)
