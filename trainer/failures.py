@@ -17,7 +17,9 @@ _SHM = re.compile(
 )
 _CUDA = re.compile(
     r"CUDA out of memory|CUDA error: out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDNN_STATUS_ALLOC_FAILED"
-    r"|cudaErrorMemoryAllocation|cuda runtime error \(2\)",
+    r"|cudaErrorMemoryAllocation|cuda runtime error \(2\)"
+    # cuBLAS finds no room for its handle; NCCL, in its own words.
+    r"|CUBLAS_STATUS_NOT_INITIALIZED|Cuda failure 2\b|Cuda failure 'out of memory'",
     re.IGNORECASE,
 )
 _HOST = re.compile(

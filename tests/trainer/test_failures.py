@@ -14,6 +14,8 @@ from trainer.failures import explain
     [
         (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB", 5, "Lower --batch-size"),
         (1, "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling", 5, "GPU"),
+        (1, "CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", 5, "GPU"),
+        (1, "ncclUnhandledCudaError: Call to CUDA function failed.\nCuda failure 2 'out of memory'", 5, "GPU"),
         (1, "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that", 5, "--shm-size"),
         (-signal.SIGBUS, "", 5, "--shm-size"),
         (1, "OSError: [Errno 28] No space left on device: '/dev/shm/torch_1'", 5, "--shm-size"),

@@ -102,6 +102,14 @@ class EagleModel(nn.Module):
         self.vision_model = VisionTower(vision)
         self.language_model = LanguageModel(text)
         self.mlp1 = nn.Sequential(nn.Linear(vision.hidden_size, text.hidden_size))
+        self.note_trained()
+
+    def note_trained(self) -> None:
+        """Find out which parts are trained; to be called when that has changed. Asking at each step walks through every
+        module, which takes as long as launching a tenth of the step's kernels.
+        """
+        self._trains_images = has_trainable(self.vision_model, self.mlp1)
+        self._trains_language = has_trainable(self.language_model)
 
     def forward(
         self,
@@ -116,12 +124,10 @@ class EagleModel(nn.Module):
         image tokens in ``input_ids``, which is counted when it is not given. Raises ``ValueError`` when it is not the
         number that the images have.
         """
-        with torch.set_grad_enabled(torch.is_grad_enabled() and has_trainable(self.vision_model, self.mlp1)):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_images):
             images = self.vision_model(pixel_values)
             images = self.mlp1(images)
-        with torch.set_grad_enabled(
-            torch.is_grad_enabled() and (images.requires_grad or has_trainable(self.language_model))
-        ):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and (images.requires_grad or self._trains_language)):
             embeddings = self.language_model.model.embed_tokens(input_ids)
             places = input_ids == self.image_token
             wanted = int(places.sum()) if image_tokens is None else image_tokens
@@ -149,6 +155,7 @@ class EagleBackbone(nn.Module):
         self.eagle_linear = nn.Linear(width, project) if project is not None else nn.Identity()
         for parameter in self.parameters():  # parameters only: the rotary frequencies are a buffer and stay float32
             parameter.data = parameter.data.to(config.eagle.dtype)
+        self.train(self.training)
 
     def set_trainable(self, tune_llm: bool, tune_visual: bool) -> None:
         """Freeze the language model unless ``tune_llm``, the vision tower with its connector unless ``tune_visual``."""
@@ -163,6 +170,8 @@ class EagleBackbone(nn.Module):
         super().train(mode)
         for part in (self.eagle_model.vision_model, self.eagle_model.language_model):
             part.train(mode and has_trainable(part))
+        self.eagle_model.note_trained()
+        self._trains_pooling = has_trainable(self.eagle_model.vision_model.vision_model.head)
         return self
 
     def reset_buffers(self) -> None:
@@ -185,8 +194,8 @@ class EagleBackbone(nn.Module):
         ``attention_mask`` [B, N] and ``image_tokens`` as in ``EagleModel.forward``.
         """
         features = self.eagle_linear(self.eagle_model(input_ids, attention_mask, pixel_values, image_tokens))
-        vision = self.eagle_model.vision_model
-        if self.training and has_trainable(vision.vision_model.head):
+        if self.training and self._trains_pooling:
             # DistributedDataParallel needs a gradient for every trained parameter; the unused head's is zero.
-            features = features + 0.0 * sum(parameter.sum() for parameter in vision.vision_model.head.parameters())
+            head = self.eagle_model.vision_model.vision_model.head
+            features = features + 0.0 * sum(parameter.sum() for parameter in head.parameters())
         return features

@@ -56,10 +56,13 @@ def add_lora(
     Upstream never does, so a new embodiment keeps a projector that nobody has trained.
     """
     from peft import LoraConfig, inject_adapter_in_model
+    from peft.tuners.tuners_utils import cast_adapter_dtype
 
     targets = lora_targets(model, full_model)
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, bias="none", target_modules=targets)
     inject_adapter_in_model(config, model, adapter_name=_NAME)
+    # As PeftModel does for upstream: in the backbone's bfloat16, AdamW's small steps would round to nothing.
+    cast_adapter_dtype(model, _NAME)
     if train_projector:
         for name in _projector(model):
             model.get_submodule(name).requires_grad_(True)

@@ -40,6 +40,15 @@ def test_the_official_models_projector_is_trained_too() -> None:
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 6_553_600 + PROJECTOR
 
 
+def test_adapters_are_float32_whatever_they_adapt(tiny: Path) -> None:
+    """In bfloat16 AdamW's steps at a small learning rate round to nothing; upstream's are float32 as well."""
+    model = GR00TN15.from_pretrained(tiny, dtype=torch.bfloat16)
+    add_lora(model, **FLAGS, full_model=True, train_projector=False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trained and {parameter.dtype for parameter in trained} == {torch.float32}
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32, torch.bfloat16}
+
+
 def adapted(tiny: Path, seed: int = 1, **options: Any) -> GR00TN15:
     """The tiny model with adapters that do something."""
     model = GR00TN15.from_pretrained(tiny)
