@@ -171,9 +171,14 @@ def measure(
     model.set_trainable(**flags)
     steps = given.warm_up + given.steps
     config = FinetuneConfig(
-        dataset_path=["synthetic"], batch_size=batch, max_steps=steps, dataloader_num_workers=given.workers
+        dataset_path=["synthetic"],
+        batch_size=batch,
+        max_steps=steps,
+        dataloader_num_workers=given.workers,
+        # What is loaded ahead while the GPU warms up would hide a loader that is too slow.
+        dataloader_prefetch_factor=1,
     )
-    arguments = training_arguments(config, folder / "out")
+    arguments = training_arguments(config, folder / "out", dataset.sample_bytes)
     arguments.save_strategy = "no"
     clock = _Clock(given.warm_up, model.device)
     if model.device.type == "cuda":

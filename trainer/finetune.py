@@ -18,7 +18,13 @@ from trainer.events import Emitter, Event, PhaseEvent
 from trainer.failures import explain
 from trainer.parent import die_with_parent
 from trainer.settings import frame_cache_bytes, pippa_home
-from trainer.training.devices import check_device_count, choose_devices, needs_torchrun, run_under_torchrun
+from trainer.training.devices import (
+    check_device_count,
+    check_gpu_usable,
+    choose_devices,
+    needs_torchrun,
+    run_under_torchrun,
+)
 
 UPSTREAM_EXACT = "--upstream-exact"
 _OWN_HELP = f"""
@@ -45,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if needs_torchrun(config.num_gpus):
         import torch
 
+        check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
         check_device_count(config.num_gpus, torch.cuda.device_count())
         return run_under_torchrun(config.num_gpus, argv)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
@@ -103,18 +110,24 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
     from trainer.training.hf import FinetuneTrainer
     from trainer.training.progress import EmitProgress
     from trainer.training.reporting import reporting
+    from trainer.training.room import room_for_checkpoints
 
     output_dir.mkdir(parents=True, exist_ok=True)
+    check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
     check_device_count(config.num_gpus, torch.cuda.device_count())
 
     data_config = get_data_config(config.data_config)
+    base_model, cache_dir = Path(config.base_model_path), pippa_home() / "cache" / "frames"
+    cache_dir.mkdir(parents=True, exist_ok=True)
     dataset = TrainingDataset(
         [Path(path) for path in config.dataset_path],
         data_config,
         config.embodiment_tag,
         seed=SEED,
-        cache_dir=pippa_home() / "cache" / "frames",
+        cache_dir=cache_dir,
         cache_bytes=frame_cache_bytes(),
+        # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.
+        spare_bytes=room_for_checkpoints(base_model, config, output_dir, cache_dir) if base_model.is_dir() else 0,
         balance_dataset_weights=config.balance_dataset_weights,
         balance_trajectory_weights=config.balance_trajectory_weights,
     )
@@ -123,7 +136,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         dataset.prepare()
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
-    source = resume_from if resume_from and not config.lora_rank else Path(config.base_model_path)
+    source = resume_from if resume_from and not config.lora_rank else base_model
     model = GR00TN15.from_pretrained(
         source,
         tune_llm=config.tune_llm,
@@ -164,7 +177,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         )
     trainer = FinetuneTrainer(
         model=model,
-        args=training_arguments(config, output_dir),
+        args=training_arguments(config, output_dir, dataset.sample_bytes),
         train_dataset=dataset,
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",

@@ -31,8 +31,8 @@ def drive_in_upstreams_way() -> None:
         setattr(FinetuneTrainer, name, getattr(Trainer, name))
     ours = arguments.training_arguments
 
-    def training_arguments(config: FinetuneConfig, output_dir: Path) -> TrainingArguments:
-        made = ours(config, output_dir)
+    def training_arguments(config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0) -> TrainingArguments:
+        made = ours(config, output_dir, sample_bytes)
         made.optim = "adamw_torch"
         return made
 

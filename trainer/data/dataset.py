@@ -6,6 +6,7 @@ Upstream: ``LeRobotSingleDataset`` and ``LeRobotMixtureDataset`` (``gr00t/data/d
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -91,7 +92,7 @@ class TrainingDataset(Dataset[Sample]):
 
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
     whatever the number of workers. (Without workers torch may use several threads, and colours may differ by 1/255.)
-    ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them.
+    ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them, and leaves ``spare_bytes`` of its disk.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -104,6 +105,7 @@ class TrainingDataset(Dataset[Sample]):
         seed: int = 42,
         cache_dir: Path | None = None,
         cache_bytes: int | None = None,
+        spare_bytes: int = 0,
         balance_dataset_weights: bool = True,
         balance_trajectory_weights: bool = True,
     ) -> None:
@@ -112,7 +114,7 @@ class TrainingDataset(Dataset[Sample]):
         self.balance_trajectory_weights = balance_trajectory_weights
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.frames = FrameStore(cache_dir, cache_bytes)
+        self.frames = FrameStore(cache_dir, cache_bytes, spare_bytes)
         self.readers = [DatasetReader(path, self.config, self.frames) for path in paths]
         lengths = np.array([reader.meta.total_frames for reader in self.readers], dtype=np.float64)
         weights = lengths if balance_dataset_weights else np.ones(len(self.readers))
@@ -127,11 +129,18 @@ class TrainingDataset(Dataset[Sample]):
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
         self.frames.plan(self._videos())
 
+    @property
+    def sample_bytes(self) -> int:
+        """What the frames of one sample of a batch take, in bytes: cropped, and as large as the cameras'."""
+        return max(
+            sum(3 * math.prod(crop_size(height, width)) for width, height in _resolutions(reader))
+            for reader in self.readers
+        )
+
     def _videos(self) -> list[tuple[Path, int]]:
         videos = []
         for reader in self.readers:
-            for key in self.config.video:
-                width, height = reader.meta.info.camera(reader.meta.modality.column("video", key)).resolution
+            for key, (width, height) in zip(self.config.video, _resolutions(reader), strict=True):
                 for episode, length in reader.lengths.items():
                     videos.append((reader.meta.video_path(key, episode), length * width * height * 3))
         return videos
@@ -223,6 +232,12 @@ class TrainingDataset(Dataset[Sample]):
     def _generator(self, index: int) -> torch.Generator:
         seed = stable_hash(("augmentation", self.seed, int(self._epoch), index)) % 2**63
         return torch.Generator().manual_seed(seed)
+
+
+def _resolutions(reader: DatasetReader) -> list[tuple[int, int]]:
+    """Width and height of each camera, in the order of the data config."""
+    meta = reader.meta
+    return [meta.info.camera(meta.modality.column("video", key)).resolution for key in reader.config.video]
 
 
 def stable_hash(values: tuple[Any, ...]) -> int:

@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 OPEN_DECODERS = 8
 OPEN_ENTRIES = 2048
 DISK_RESERVE = 2 * 1024**3
-"""Bytes the cache leaves free on its disk: checkpoints need them more."""
+"""Bytes the cache leaves free on its disk, beside what the checkpoints on it will need: they need it more."""
 
 
 class Entry(NamedTuple):
@@ -49,10 +49,12 @@ class FrameStore:
     of processes and runs may share ``cache_dir``. Without ``cache_dir`` every frame is decoded when it is needed.
     """
 
-    def __init__(self, cache_dir: Path | None = None, max_bytes: int | None = None) -> None:
+    def __init__(self, cache_dir: Path | None = None, max_bytes: int | None = None, spare_bytes: int = 0) -> None:
         self.cache_dir = cache_dir
         self.max_bytes = max_bytes
         """Bound of the whole cache folder; without one, what the disk has free, less a reserve."""
+        self.spare_bytes = spare_bytes
+        """What others will need of the disk; entries give way to it."""
         self._keys: dict[Path, str] = {}
         self._reset()
 
@@ -64,7 +66,8 @@ class FrameStore:
         self._indices: dict[Path, FrameIndex] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"cache_dir": self.cache_dir, "max_bytes": self.max_bytes, "_keys": self._keys}
+        kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys")
+        return {name: self.__dict__[name] for name in kept}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -74,13 +77,14 @@ class FrameStore:
         """Choose which ``videos`` (path, decoded bytes) are cached: as many as fit, in order. Returns how many.
 
         Decided once, in the process that makes the dataset, so that workers never compete for the space. Entries of
-        other datasets make room, the longest unused first.
+        other datasets make room, the longest unused first, and where the disk is too full those of this one as well.
         """
         if self.cache_dir is None:
             return 0
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         stored = {entry.name: _size(entry) for entry in _entries(self.cache_dir)}
-        budget = sum(stored.values()) + max(shutil.disk_usage(self.cache_dir).free - DISK_RESERVE, 0)
+        free = shutil.disk_usage(self.cache_dir).free
+        budget = max(sum(stored.values()) + free - DISK_RESERVE - self.spare_bytes, 0)
         if self.max_bytes is not None:
             budget = min(budget, self.max_bytes)
         chosen, total = [], 0

@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, MutableMapping, Sequence
+from pathlib import Path
 
 from trainer.errors import ExitCode, UsageError
 from trainer.parent import child_environment
 
 CPU_PROCESSES = "PIPPA_CPU_PROCESSES"
 """Set to 1, ``--num-gpus N`` means N processes on the CPU where there is no GPU: to try a distributed training out."""
+
+_DRIVER = Path("/proc/driver/nvidia")
+"""Where the driver tells of its GPUs, in containers too; another path in tests."""
+
+_DRIVERS = {"12": "525", "13": "580"}
+"""The oldest driver for each CUDA of torch's wheels."""
 
 _SECONDS_TO_SAVE = 3600
 """How long a rank may take to finish its step and save once it was told to stop, before it is killed."""
@@ -46,6 +53,25 @@ def check_device_count(num_gpus: int, available: int, environ: Mapping[str, str]
             f"--num-gpus {num_gpus}, but this machine offers {available}.",
             f"Use --num-gpus {max(available, 1)}, and raise --gradient-accumulation-steps to keep the global batch.",
         )
+
+
+def check_gpu_usable(available: bool, built_for: str | None, environ: Mapping[str, str] = os.environ) -> None:
+    """Raise ``UsageError`` when this machine has an NVIDIA GPU that torch can't use: 3B parameters would be trained on
+    the CPU, and nobody told.
+
+    ``available`` is whether torch finds a GPU, ``built_for`` the version of CUDA it was built for, None for none.
+    """
+    hidden = environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1")
+    if available or hidden or not (_DRIVER / "gpus").is_dir():
+        return
+    on_cpu = "To train on the CPU all the same, set CUDA_VISIBLE_DEVICES to nothing: `CUDA_VISIBLE_DEVICES= pippa …`."
+    if built_for is None:
+        raise UsageError("This machine has an NVIDIA GPU, but torch was built without CUDA.", f"`uv sync`. {on_cpu}")
+    raise UsageError(
+        f"This machine has an NVIDIA GPU, but its driver does not run CUDA {built_for}, which torch was built for.",
+        f"Install driver {_DRIVERS.get(built_for.partition('.')[0], 'of that version')} or newer; `nvidia-smi` says "
+        f"which is there. {on_cpu}",
+    )
 
 
 def needs_torchrun(num_gpus: int, environ: Mapping[str, str] = os.environ) -> bool:

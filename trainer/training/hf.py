@@ -130,6 +130,7 @@ class FinetuneTrainer(Trainer):
         # accelerate's wrapper iterates the loader in it, but makes the one that skips batches from its own attributes.
         for each in (loader, getattr(loader, "base_dataloader", loader)):
             each.generator = generator
+            each.device = None  # ``_prepare_input`` moves batches
             if self.args.world_size > 1:
                 each.worker_init_fn = _leave_process_group
         return loader
@@ -145,6 +146,15 @@ class FinetuneTrainer(Trainer):
         Newer versions also spare every name with ``norm`` in it, among them Qwen3's RMSNorm weights.
         """
         return [name for name in get_parameter_names(model, [nn.LayerNorm]) if "bias" not in name]
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a batch to the training's device without waiting for it.
+
+        accelerate's loader would do it, but the one it makes to skip what a resumed run has seen waits at each batch.
+        """
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Images are resized and jittered here, where the batch has arrived on the device."""
@@ -228,7 +238,7 @@ class FinetuneTrainer(Trainer):
             experiment_cfg = self._writer.staged(name) / "experiment_cfg"
             copy_cfg = partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True)
             self._copies.begin()
-            self._writer.start(name, [self._copies.finish, *parts, copy_cfg])
+            self._writer.start(name, [partial(self._write_copied, [*parts, copy_cfg])])
 
     @cached_property
     def _weights(self) -> tuple[dict[str, torch.Tensor], set[str]]:
@@ -267,8 +277,14 @@ class FinetuneTrainer(Trainer):
             self._parts += parts
             return
         self._copies.begin()
-        for part in (self._copies.finish, *parts):
-            part()
+        self._write_copied(parts)
+
+    def _write_copied(self, parts: list[Callable[[], object]]) -> None:
+        """Frozen weights still lie on the GPU, and are copied by whoever writes them."""
+        self._copies.finish()
+        with self._copies.beside():
+            for part in parts:
+                part()
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the engine loads a resumed model from its checkpoint to begin with."""

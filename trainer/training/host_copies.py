@@ -7,16 +7,21 @@ CheckFreq, Mohan et al., FAST 2021).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+log = logging.getLogger(__name__)
+
 BLOCK_BYTES = 1 << 28
-"""A tree's copies share blocks of memory of at most this size. torch rounds pinned memory up to a power of two, which
-this is: tensor by tensor a third of it would be lost. And a file of shared blocks is written in one piece for each.
+"""A tree's copies share blocks of memory of this size, or of one tensor's where that is larger. torch rounds pinned
+memory up to a power of two, which these are: tensor by tensor a third of it would be lost. And a file of shared blocks
+is written in one piece for each.
 """
 
 _ALIGNED = 64
@@ -95,6 +100,15 @@ class HostCopies:
 
         self._before_change, self._finish = lambda: torch.cuda.current_stream().wait_event(copied), finish
 
+    @contextmanager
+    def beside(self) -> Iterator[None]:
+        """In this context, what a thread copies out of the GPU by itself does not get into the training's way."""
+        if self._stream is None:
+            yield
+            return
+        with torch.cuda.stream(self._stream):
+            yield
+
     def before_change(self) -> None:
         """Whatever changes the sources has to come after this. Raises what went wrong while copying."""
         wait, self._before_change = self._before_change, _nothing
@@ -133,20 +147,41 @@ def _walk(tree: Any, visit: Callable[[torch.Tensor], Any]) -> Any:
 
 
 def _room_for(kinds: Sequence[_Kind]) -> list[torch.Tensor]:
-    """Empty tensors in host memory, one for each of ``kinds``, in blocks that those of one dtype share."""
-    made: list[torch.Tensor | None] = [None] * len(kinds)
+    """Tensors in host memory, one for each of ``kinds``, in blocks that those of one dtype share.
+
+    The largest first, each into the first block that has room: hardly any is left over. What is left holds zeros, since
+    it goes into files, which shall be the same for the same state, and shall not hold what the memory held before.
+    """
+    made: dict[int, torch.Tensor] = {}
     alike: dict[tuple[torch.dtype, bool], list[int]] = {}
     for index, kind in enumerate(kinds):
         alike.setdefault((kind.dtype, kind.pinned), []).append(index)
     for (dtype, pinned), indices in alike.items():
         step = _ALIGNED // dtype.itemsize
-        lengths = [-(-kinds[index].shape.numel() // step) * step for index in indices]
-        left, most = sum(lengths), BLOCK_BYTES // dtype.itemsize
-        block = torch.empty(0, dtype=dtype)
-        for index, length in zip(indices, lengths, strict=True):
-            if length > len(block):
-                block = torch.empty(max(length, min(left, most)), dtype=dtype, pin_memory=pinned)
-            shape = kinds[index].shape
-            made[index] = block[: shape.numel()].view(shape)
-            block, left = block[length:], left - length
-    return [each for each in made if each is not None]
+        lengths = {index: -(-kinds[index].shape.numel() // step) * step for index in indices}
+        left, most = sum(lengths.values()), BLOCK_BYTES // dtype.itemsize
+        free: list[torch.Tensor] = []
+        for index in sorted(indices, key=lambda each: -lengths[each]):
+            length, shape = lengths[index], kinds[index].shape
+            place = next((number for number, block in enumerate(free) if len(block) >= length), len(free))
+            if place == len(free):
+                free.append(_zeros(min(left, max(most, _power_of_two(length))), dtype, pinned=pinned))
+            made[index] = free[place][: shape.numel()].view(shape)
+            free[place] = free[place][length:]
+            left -= length
+    return [made[index] for index in range(len(kinds))]
+
+
+def _zeros(length: int, dtype: torch.dtype, *, pinned: bool) -> torch.Tensor:
+    """Pinned memory where it can be had: not beyond what the system allows a process to lock (as under WSL)."""
+    if pinned:
+        try:
+            return torch.zeros(length, dtype=dtype, pin_memory=True)
+        except RuntimeError as error:
+            log.warning("No pinned memory for a checkpoint (%s): copying it out of the GPU takes longer.", error)
+    return torch.zeros(length, dtype=dtype)
+
+
+def _power_of_two(length: int) -> int:
+    """The next one from ``length`` on."""
+    return 1 << max(length - 1, 0).bit_length()

@@ -136,6 +136,30 @@ def test_the_longest_unused_entries_make_room(make: Callable[..., Path], tmp_pat
     assert (tmp_path / cache_key(paths[1])).exists()
 
 
+def test_checkpoints_to_come_are_left_their_room(
+    make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = FRAMES * 48 * 64 * 3 + 128
+    videos = [(make(fps=20), size), (make(fps=30), size)]
+    free = frames_module.DISK_RESERVE + 2 * size
+    usage = shutil.disk_usage(tmp_path)
+    # What the cache takes is free no more.
+    monkeypatch.setattr(
+        shutil,
+        "disk_usage",
+        lambda _: usage._replace(free=free - sum(file.stat().st_size for file in tmp_path.rglob("frames.npy"))),
+    )
+    whole = FrameStore(tmp_path)
+    assert whole.plan(videos) == 2
+    whole.prepare()
+    # Started again with checkpoints to come: the cache gives back what they need, its own entries included.
+    assert pickle.loads(pickle.dumps(FrameStore(tmp_path, spare_bytes=size))).spare_bytes == size
+    assert FrameStore(tmp_path, spare_bytes=size).plan(videos) == 1
+    assert [path.exists() for path in (tmp_path / cache_key(video) for video, _ in videos)] == [True, False]
+    assert FrameStore(tmp_path, spare_bytes=free).plan(videos) == 0
+    assert not list(tmp_path.rglob("frames.npy"))
+
+
 def test_a_full_disk_falls_back_to_decoding(
     make: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

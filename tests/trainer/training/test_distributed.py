@@ -16,7 +16,14 @@ from tests.support.training import Training, assert_same
 from trainer import outputs
 from trainer.errors import UsageError
 from trainer.gr00t.tiny import make_tiny_base_model
-from trainer.training.devices import CPU_PROCESSES, check_device_count, choose_devices, needs_torchrun
+from trainer.training import devices
+from trainer.training.devices import (
+    CPU_PROCESSES,
+    check_device_count,
+    check_gpu_usable,
+    choose_devices,
+    needs_torchrun,
+)
 
 MakeTraining = Callable[..., Training]
 TWO = {CPU_PROCESSES: "1"}
@@ -111,6 +118,20 @@ def test_as_many_gpus_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     assert needs_torchrun(2, {})
     assert not needs_torchrun(2, {"LOCAL_RANK": "1"})
     assert not needs_torchrun(1, {})
+
+
+def test_a_gpu_that_torch_can_not_use_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_DRIVER", tmp_path)
+    check_gpu_usable(False, "13.2", {})  # no GPU
+    (tmp_path / "gpus").mkdir()
+    with pytest.raises(UsageError, match=r"does not run CUDA 13\.2") as refused:
+        check_gpu_usable(False, "13.2", {"CUDA_VISIBLE_DEVICES": "0"})
+    assert "580" in refused.value.hint and "CUDA_VISIBLE_DEVICES= " in refused.value.hint
+    with pytest.raises(UsageError, match="built without CUDA"):
+        check_gpu_usable(False, None, {})
+    check_gpu_usable(True, "13.2", {})
+    for hidden in ("", "-1"):
+        check_gpu_usable(False, "13.2", {"CUDA_VISIBLE_DEVICES": hidden})
 
 
 @pytest.mark.parametrize(
