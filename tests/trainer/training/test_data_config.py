@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,13 @@ WIDER_STATE = replace(GR1, name="wider_state", max_state_dim=80)
 
 
 @pytest.fixture(autouse=True)
-def my_robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def my_robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """``my_robot.py`` in the current folder."""
     (tmp_path / "my_robot.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(__import__("sys").modules, "my_robot", raising=False)
+    sys.modules.pop("my_robot", None)
+    yield
+    sys.modules.pop("my_robot", None)
 
 
 def test_another_horizon_and_width_train_and_load_back(training: MakeTraining) -> None:
