@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from pathlib import Path
 from trainer.errors import ExitCode, PippaError
 from trainer.settings import StoreSettings, pippa_home
 from trainer.store.client import ObjectStore
+from trainer.training.devices import oldest_driver
 
 _PACKAGES = ("pippa", "torch", "transformers", "accelerate", "av", "wandb", "minio")
 
@@ -59,6 +62,7 @@ def _version(package: str) -> str:
 
 def _devices() -> list[str]:
     """The GPUs as the driver names them; asking torch would take half a minute on a small machine."""
+    native = os.environ.get("PIPPA_ENGINE", "native") == "native"
     try:
         found = subprocess.run(
             ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
@@ -68,6 +72,24 @@ def _devices() -> list[str]:
             check=True,
         )
     except (OSError, subprocess.SubprocessError):
-        native = os.environ.get("PIPPA_ENGINE", "native") == "native"
         return ["no NVIDIA GPU: " + ("training runs on the CPU" if native else "Isaac-GR00T can't train")]
-    return found.stdout.strip().splitlines()
+    cuda = _torch_cuda() if native else None
+    return [line + (_driver_problem(line, cuda) if cuda else "") for line in found.stdout.strip().splitlines()]
+
+
+def _driver_problem(gpu: str, cuda: str) -> str:
+    """What is to be said of the driver, which ends a line of ``nvidia-smi``."""
+    driver = gpu.rpartition(",")[2].strip()
+    needed = oldest_driver(cuda)
+    if not driver.partition(".")[0].isdigit() or int(driver.partition(".")[0]) >= needed:
+        return ""
+    return f": the driver is too old for torch's CUDA {cuda}; install {needed} or newer"
+
+
+def _torch_cuda() -> str | None:
+    """The CUDA that torch was built for, without importing torch."""
+    spec = importlib.util.find_spec("torch")
+    if spec is None or spec.origin is None:
+        return None
+    found = re.search(r"^cuda\b.*'([\d.]+)'", (Path(spec.origin).parent / "version.py").read_text(), re.MULTILINE)
+    return found[1] if found else None

@@ -16,9 +16,6 @@ CPU_PROCESSES = "PIPPA_CPU_PROCESSES"
 _DRIVER = Path("/proc/driver/nvidia")
 """Where the driver tells of its GPUs, in containers too; another path in tests."""
 
-_DRIVERS = {"12": "525", "13": "580"}
-"""The oldest driver for each CUDA of torch's wheels."""
-
 _SECONDS_TO_SAVE = 3600
 """How long a rank may take to finish its step and save once it was told to stop, before it is killed."""
 
@@ -69,9 +66,13 @@ def check_gpu_usable(available: bool, built_for: str | None, environ: Mapping[st
         raise UsageError("This machine has an NVIDIA GPU, but torch was built without CUDA.", f"`uv sync`. {on_cpu}")
     raise UsageError(
         f"This machine has an NVIDIA GPU, but its driver does not run CUDA {built_for}, which torch was built for.",
-        f"Install driver {_DRIVERS.get(built_for.partition('.')[0], 'of that version')} or newer; `nvidia-smi` says "
-        f"which is there. {on_cpu}",
+        f"Install driver {oldest_driver(built_for)} or newer; `nvidia-smi` says which is there. {on_cpu}",
     )
+
+
+def oldest_driver(cuda: str) -> int:
+    """The major version of NVIDIA's first driver that runs programs built for ``cuda``, such as 13.2."""
+    return {"11": 450, "12": 525}.get(cuda.partition(".")[0], 580)
 
 
 def needs_torchrun(num_gpus: int, environ: Mapping[str, str] = os.environ) -> bool:
