@@ -166,6 +166,7 @@ def _room_for(kinds: Sequence[_Kind]) -> list[torch.Tensor]:
             place = next((number for number, block in enumerate(free) if len(block) >= length), len(free))
             if place == len(free):
                 free.append(_zeros(min(left, max(most, _power_of_two(length))), dtype, pinned=pinned))
+                pinned = pinned and free[place].is_pinned()  # where one can't be, the next won't, and it is said once
             made[index] = free[place][: shape.numel()].view(shape)
             free[place] = free[place][length:]
             left -= length
