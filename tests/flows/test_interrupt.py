@@ -99,7 +99,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pippa, s3_settings):
     text = pippa.output.read_text()
     assert "Ctrl-C again" in text and f"pippa runs resume {pippa.run_id}" in text and "Traceback" not in text
     assert pippa.left() == []
-    [saved] = registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id)
+    saved = max(registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id), key=lambda each: each.step)
     assert 6 <= saved.step < 60
 
     resumed = pippa.start("runs", "resume", pippa.run_id)
@@ -115,7 +115,7 @@ def test_a_killed_pippa_leaves_no_process_and_loses_no_step(pippa, s3_settings):
     process.wait()
     pippa.until(lambda: pippa.left() == [])
     store = ObjectStore(s3_settings)
-    [saved] = registry.list_checkpoints(store, run_id)
+    saved = max(registry.list_checkpoints(store, run_id), key=lambda each: each.step)
     state = runs.read_state(store, run_id)
     assert saved.step >= 6 and state is not None and state.status == "stopped"
 

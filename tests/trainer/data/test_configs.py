@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def test_a_config_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "    def transform(self): ...\n"
     )
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", __import__("sys").path[:])
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("gr00t", "my_robot")]:
+        monkeypatch.delitem(sys.modules, name)  # another test's
     assert get_data_config("my_robot:ARM") is get_data_config("my_robot:make")
     assert get_data_config("my_robot:ARM").action_horizon == 8
     with pytest.raises(UsageError, match="an Isaac-GR00T class") as caught:
