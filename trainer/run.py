@@ -235,7 +235,11 @@ class Run:
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
-        step = outputs.newest(self.output_dir, without=foreign)
+        try:
+            step = outputs.newest(self.output_dir, without=foreign)
+        except OSError as error:
+            record.emit(_not_evaluated(str(error)))
+            return
         command = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "trainer.evaluate")
         if step is None or not command:
             return
@@ -275,8 +279,7 @@ class Run:
                 registry.add_metrics(self.store, spec.run_id, step, metrics)  # also moves `<preset>/best`
             runs.upload_folder(self.store, spec.run_id, report, "report")
         except (PippaError, OSError) as error:
-            message = error.message if isinstance(error, PippaError) else str(error)
-            record.emit(WarningEvent(message=f"The evaluation failed: {message}", hint="The checkpoints are safe."))
+            record.emit(_not_evaluated(error.message if isinstance(error, PippaError) else str(error)))
 
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""
@@ -329,6 +332,10 @@ def secrets(environ: Mapping[str, str]) -> list[str]:
 
 def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:
     return shlex.split(environ[variable]) if variable in environ else [sys.executable, "-m", module]
+
+
+def _not_evaluated(reason: str) -> WarningEvent:
+    return WarningEvent(message=f"The evaluation failed: {reason}", hint="The checkpoints are safe.")
 
 
 def _patience(environ: Mapping[str, str]) -> float:
