@@ -24,7 +24,7 @@ from trainer.hf_lines import Translator
 from trainer.parent import child_environment, die_with_parent
 from trainer.prepare import engine_from, new_spec, prepare_sources
 from trainer.record import Record
-from trainer.settings import StoreSettings, pippa_home, secret_from
+from trainer.settings import StoreSettings, pippa_home, secret_from, upload_patience
 from trainer.spec import RunSpec
 from trainer.store import registry, resume_points, runs
 from trainer.store.client import ObjectStore
@@ -97,7 +97,7 @@ class Run:
         self.environ = environ
         self.home = pippa_home(environ)
         self.folder = workspace.run_folder(self.home, spec.run_id)
-        self.upload_patience = _patience(environ)
+        self.upload_patience = upload_patience(environ)
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
         self.record: Record
@@ -336,12 +336,3 @@ def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str
 
 def _not_evaluated(reason: str) -> WarningEvent:
     return WarningEvent(message=f"The evaluation failed: {reason}", hint="The checkpoints are safe.")
-
-
-def _patience(environ: Mapping[str, str]) -> float:
-    """How long uploads may make no progress after the training: ``PIPPA_UPLOAD_PATIENCE`` seconds."""
-    text = environ.get("PIPPA_UPLOAD_PATIENCE") or "3600"
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"PIPPA_UPLOAD_PATIENCE is {text!r}, not a number of seconds.") from None

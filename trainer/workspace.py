@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer import outputs
+from trainer.disk import is_disk_full
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, WarningEvent
 from trainer.failures import disk_full
@@ -168,6 +168,6 @@ def as_pippa_error(error: BaseException, where: Path | str) -> PippaError | None
     """``error`` as one with a cure, if it is one: a full disk is nobody's defect."""
     if isinstance(error, PippaError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return disk_full(error.filename or where)
     return None

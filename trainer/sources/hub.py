@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.disk import is_disk_full, require_space
 from trainer.errors import PippaError, UsageError
 from trainer.settings import secret_from
-from trainer.sources.downloads import Log, Report, is_disk_full, require_space, watched
+from trainer.sources.downloads import ANOTHER_DISK, Log, Report, watched
 from trainer.sources.names import HubRepository, Kind
 from trainer.store.parallel import for_each
 
@@ -69,7 +70,7 @@ def download(
     folder.mkdir(parents=True, exist_ok=True)
     for partial in (folder / ".cache").rglob("*.incomplete"):
         partial.unlink()  # of a killed client, which continues by files: it never looks at these again
-    require_space(folder, total, repository.id)
+    require_space(folder, total, repository.id, ANOTHER_DISK)
     log(f"Downloading {repository.id} from the Hugging Face hub: {len(files)} files, {total / 1e6:,.1f} MB.")
     for _ in range(2):
         with _explained(repository, kind, store_name), watched(folder, repository.id, total, log, report):

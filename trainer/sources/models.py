@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer import base_model as base_model_folder
+from trainer.disk import is_disk_full
 from trainer.errors import UsageError
 from trainer.sources import hub
-from trainer.sources.downloads import Log, is_disk_full
+from trainer.sources.downloads import Log
 from trainer.sources.fit import linked, refuse_pointers
 
 
