@@ -71,6 +71,14 @@ def secret_from(environ: Mapping[str, str], name: str) -> str | None:
         ) from error
 
 
+def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The token for the Hugging Face hub; without one its client looks for its own (``hf auth login``).
+
+    Raises ``UsageError`` as ``secret_from``.
+    """
+    return secret_from(environ, "HF_TOKEN")
+
+
 class StoreSettings(BaseModel):
     """Where the object store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
 
