@@ -34,7 +34,7 @@ from trainer.store.client import ObjectStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
 from trainer.training import hf
-from trainer.uploads import Uploader
+from trainer.uploads import Uploader, failure
 
 EVERY = 50
 BAR = 2.0
@@ -211,7 +211,7 @@ def sent(out: Path, folder: Path) -> list[object]:
         uploader = Uploader(store, spec, out, events.append, atomic=True)
         uploader.start()
         if not uploader.finish(resumable=True):
-            raise SystemExit(uploader.outage)
+            raise failure(uploader, spec.run_id)
         everything = sum(found.size for found in store.list(BLOBS))
     registered = sum(event.bytes_uploaded for event in events if isinstance(event, CheckpointEvent))
     bar = whole + len(checkpoints) * tuned * 1.05

@@ -8,6 +8,7 @@ from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
 from trainer.errors import UsageError
+from trainer.settings import number
 
 STOP_GRACE_SECONDS = 300.0
 
@@ -69,13 +70,5 @@ def keep_bytecode(home: Path, environ: MutableMapping[str, str] = os.environ) ->
 
 def stop_grace(environ: Mapping[str, str] = os.environ) -> float:
     """Seconds a training that is stopped may take to save and upload: ``PIPPA_STOP_GRACE``."""
-    text = environ.get("PIPPA_STOP_GRACE")
-    if not text:
-        return STOP_GRACE_SECONDS
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise UsageError(f"PIPPA_STOP_GRACE is {text!r}, not a number of seconds.", "Write one, such as 300.")
-    return seconds
+    seconds = number(environ, "PIPPA_STOP_GRACE", "seconds", "such as 300")
+    return STOP_GRACE_SECONDS if seconds is None else seconds

@@ -6,7 +6,6 @@ No torch here: the store takes base models in, and gives them out, in light proc
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 from trainer import outputs
@@ -59,18 +58,3 @@ def require_whole(folder: Path) -> None:
         problem = f"{type(error).__name__}: {error}"
     if problem:
         raise UsageError(f"{folder} is not a whole model: {problem}.", "Download or copy it again.")
-
-
-def fetch_tokenizer(into: Path) -> str:
-    """Put the official tokenizer's files into folder ``into``; returns ``repository@commit``.
-
-    Raises what ``huggingface_hub`` raises.
-    """
-    import huggingface_hub
-
-    commit = huggingface_hub.HfApi().repo_info(HUB_TOKENIZER, timeout=30).sha
-    huggingface_hub.snapshot_download(
-        HUB_TOKENIZER, revision=commit, local_dir=into, allow_patterns=list(TOKENIZER_FILES)
-    )
-    shutil.rmtree(into / ".cache", ignore_errors=True)  # the client's own bookkeeping
-    return f"{HUB_TOKENIZER}@{commit}"

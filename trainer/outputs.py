@@ -9,6 +9,8 @@ from collections.abc import Collection
 from pathlib import Path
 
 _NAME = re.compile(r"checkpoint-(\d+)")
+_NOT_AS_SAVED = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+"""What the file system says of a folder that lacks something, unlike a disk in trouble."""
 
 
 def checkpoints(output_dir: Path) -> dict[int, Path]:
@@ -26,22 +28,24 @@ def problem(folder: Path, step: int) -> str | None:
 
     Reads a few kilobytes: the trainer state, the index of the shards, and the header of each safetensors file, whose
     offsets tell how long the file must be. Upstream's engines write in place, without any marker of completeness.
+    Raises ``OSError`` when the disk doesn't let it be read, which says nothing about the checkpoint.
     """
     try:
         state = json.loads((folder / "trainer_state.json").read_text())
         if state.get("global_step") != step:
             return f"trainer_state.json is of step {state.get('global_step')}"
         return weights_problem(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_NOT_AS_SAVED, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
 
 
 def weights_problem(folder: Path) -> str | None:
     """What is missing or cut short among the safetensors files of ``folder``, or None. Raises for unreadable ones."""
-    weights = sorted(folder.glob("*.safetensors"))
+    files = sorted(folder.iterdir())  # unlike glob, it raises for a folder that can't be read
+    weights = [file for file in files if file.name.endswith(".safetensors")]
     if not weights:
         return "it has no weights (*.safetensors)"
-    for index in folder.glob("*.safetensors.index.json"):
+    for index in (file for file in files if file.name.endswith(".safetensors.index.json")):
         shards = set(json.loads(index.read_text())["weight_map"].values())
         if missing := sorted(shards - {file.name for file in weights}):
             return f"{index.name} names {missing[0]}, which is missing"
@@ -52,7 +56,10 @@ def weights_problem(folder: Path) -> str | None:
 
 
 def newest(output_dir: Path, without: Collection[int] = ()) -> int | None:
-    """The step of the newest whole checkpoint in ``output_dir``, leaving out the steps in ``without``."""
+    """The step of the newest whole checkpoint in ``output_dir``, leaving out the steps in ``without``.
+
+    Raises ``OSError`` as ``problem`` does.
+    """
     for step, folder in reversed(checkpoints(output_dir).items()):
         if step not in without and problem(folder, step) is None:
             return step

@@ -24,7 +24,7 @@ from trainer.hf_lines import Translator
 from trainer.parent import child_environment, die_with_parent
 from trainer.prepare import engine_from, new_spec, prepare_sources
 from trainer.record import Record
-from trainer.settings import StoreSettings, pippa_home, secret_from
+from trainer.settings import StoreSettings, pippa_home, secret_from, upload_patience
 from trainer.spec import RunSpec
 from trainer.store import registry, resume_points, runs
 from trainer.store.client import ObjectStore
@@ -97,7 +97,7 @@ class Run:
         self.environ = environ
         self.home = pippa_home(environ)
         self.folder = workspace.run_folder(self.home, spec.run_id)
-        self.upload_patience = _patience(environ)
+        self.upload_patience = upload_patience(environ)
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
         self.record: Record
@@ -235,7 +235,11 @@ class Run:
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
-        step = outputs.newest(self.output_dir, without=foreign)
+        try:
+            step = outputs.newest(self.output_dir, without=foreign)
+        except OSError as error:
+            record.emit(_not_evaluated(str(error)))
+            return
         command = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "trainer.evaluate")
         if step is None or not command:
             return
@@ -275,8 +279,7 @@ class Run:
                 registry.add_metrics(self.store, spec.run_id, step, metrics)  # also moves `<preset>/best`
             runs.upload_folder(self.store, spec.run_id, report, "report")
         except (PippaError, OSError) as error:
-            message = error.message if isinstance(error, PippaError) else str(error)
-            record.emit(WarningEvent(message=f"The evaluation failed: {message}", hint="The checkpoints are safe."))
+            record.emit(_not_evaluated(error.message if isinstance(error, PippaError) else str(error)))
 
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""
@@ -331,10 +334,5 @@ def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str
     return shlex.split(environ[variable]) if variable in environ else [sys.executable, "-m", module]
 
 
-def _patience(environ: Mapping[str, str]) -> float:
-    """How long uploads may make no progress after the training: ``PIPPA_UPLOAD_PATIENCE`` seconds."""
-    text = environ.get("PIPPA_UPLOAD_PATIENCE") or "3600"
-    try:
-        return float(text)
-    except ValueError:
-        raise UsageError(f"PIPPA_UPLOAD_PATIENCE is {text!r}, not a number of seconds.") from None
+def _not_evaluated(reason: str) -> WarningEvent:
+    return WarningEvent(message=f"The evaluation failed: {reason}", hint="The checkpoints are safe.")

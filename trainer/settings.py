@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from trainer.errors import StoreError, UsageError
 
+_ENDLESS = 1e9
+"""More seconds or gigabytes than anybody means, and infinity."""
+
 
 def pippa_home(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder for everything pippa leaves on this machine: ``PIPPA_HOME``, by default ``.pippa`` here."""
@@ -22,19 +25,34 @@ def frame_cache_bytes(environ: Mapping[str, str] = os.environ) -> int | None:
 
     Raises ``UsageError`` when it is no number of 0 or more.
     """
-    given = environ.get("PIPPA_FRAME_CACHE")
+    gigabytes = number(environ, "PIPPA_FRAME_CACHE", "gigabytes", "such as 50; 0 decodes frames for every sample")
+    return None if gigabytes is None else int(gigabytes * 1e9)
+
+
+def upload_patience(environ: Mapping[str, str] = os.environ) -> float:
+    """``PIPPA_UPLOAD_PATIENCE``, the seconds uploads may make no progress after the training; an hour by default.
+
+    Raises ``UsageError`` when it is no number of 0 or more.
+    """
+    seconds = number(environ, "PIPPA_UPLOAD_PATIENCE", "seconds", "such as 3600")
+    return 3600.0 if seconds is None else seconds
+
+
+def number(environ: Mapping[str, str], name: str, unit: str, example: str) -> float | None:
+    """The setting ``name``, a number of ``unit``; None when it is not set.
+
+    Raises ``UsageError``, with the ``example``, when it is no number of 0 or more.
+    """
+    given = environ.get(name)
     if not given:
         return None
     try:
-        gigabytes = float(given)
+        found = float(given)
     except ValueError:
-        gigabytes = -1.0
-    if not 0 <= gigabytes < 1e9:
-        raise UsageError(
-            f"PIPPA_FRAME_CACHE is {given!r}, not a number of gigabytes.",
-            "Set it to one, such as 50; 0 decodes frames for every sample.",
-        )
-    return int(gigabytes * 1e9)
+        found = -1.0
+    if not 0 <= found < _ENDLESS:  # also false for NaN
+        raise UsageError(f"{name} is {given!r}, not a number of {unit}.", f"Set it to one, {example}.")
+    return found
 
 
 def secret_from(environ: Mapping[str, str], name: str) -> str | None:
@@ -51,6 +69,14 @@ def secret_from(environ: Mapping[str, str], name: str) -> str | None:
         raise UsageError(
             f"{name}_FILE: can't read {file} ({error.strerror})", "Point it at a readable file."
         ) from error
+
+
+def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The token for the Hugging Face hub; without one its client looks for its own (``hf auth login``).
+
+    Raises ``UsageError`` as ``secret_from``.
+    """
+    return secret_from(environ, "HF_TOKEN")
 
 
 class StoreSettings(BaseModel):

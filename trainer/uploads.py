@@ -74,9 +74,14 @@ class Uploader:
         self._state_sent = time.monotonic()
         self._state_seconds: float | None = None
         """What sending the training state takes; None before it is known."""
+        self._watched_all = False
+        """The watcher ended after the engine, with every whole checkpoint set aside."""
         self.pending_dir = output_dir / PENDING
         self.registered: list[int] = []
+        self.unkept: str = ""
+        """Why a checkpoint can't be set aside for the time being: this disk is full or in trouble."""
         self.outage: str = ""
+        """Why what was set aside can't be uploaded for the time being."""
         self._watcher = threading.Thread(target=self._watch, name="checkpoint-watch", daemon=True)
         self._worker = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
 
@@ -93,12 +98,12 @@ class Uploader:
         *,
         resumable: bool = False,
     ) -> bool:
-        """After the engine's end: upload what is left. Returns whether every checkpoint is in the registry.
+        """After the engine's end: upload what is left. Returns whether every whole checkpoint is in the registry.
 
         ``resumable`` says that the run is not done and may be continued elsewhere: the training state goes up too.
 
         Gives up when nothing got through for ``patience_seconds`` or when ``stopped()``; nothing is lost then, it lies
-        in ``pending_dir`` and the next ``trainer run --run-id`` uploads it.
+        in the output directory, and the next ``trainer run --run-id`` uploads it.
         """
         self._resumable = resumable
         self._engine_ended.set()
@@ -109,23 +114,40 @@ class Uploader:
                 self._abandoned.set()
                 self._worker.join(timeout=5)
                 break
-        return not outputs.checkpoints(self.pending_dir)
+        try:
+            return self._watched_all and not outputs.checkpoints(self.pending_dir)
+        except OSError:
+            return False
 
     def _watch(self) -> None:
         while True:
             ended = self._engine_ended.is_set()
-            kept = True
-            try:
-                found = outputs.checkpoints(self._output_dir)
-                for step, folder in found.items():
-                    if step not in self._seen and self._complete(step, folder, max(found), ended=ended):
-                        kept = self._take_aside(step, folder) and kept
-            except OSError as error:  # a network disk that hiccups
-                self._warn_outage(str(error))
-                kept = False
-            if (ended and kept) or self._abandoned.wait(POLL_SECONDS if ended else 0):
+            if trouble := self._look(ended=ended):
+                self._warn_once(self.unkept, trouble)
+            self.unkept = trouble
+            if ended and not trouble:
+                self._watched_all = True
+                return
+            if self._abandoned.wait(POLL_SECONDS if ended else 0):
                 return
             self._engine_ended.wait(POLL_SECONDS)
+
+    def _look(self, *, ended: bool) -> str:
+        """Set aside what is complete. Returns what must be tried again, and why; empty when nothing must."""
+        troubles: list[str] = []
+        try:
+            found = outputs.checkpoints(self._output_dir)
+        except OSError as error:
+            return str(error)
+        for step, folder in found.items():
+            if step in self._seen:
+                continue
+            try:
+                if self._complete(step, folder, max(found), ended=ended):
+                    self._take_aside(step, folder)
+            except OSError as error:  # a full disk, a network disk that hiccups
+                troubles.append(f"{folder.name} can't be set aside for uploading ({error})")
+        return "; ".join(troubles)
 
     def _complete(self, step: int, folder: Path, newest: int, *, ended: bool) -> bool:
         if not self._atomic and not ended and step == newest and not self._is_quiet(step, folder):
@@ -154,44 +176,41 @@ class Uploader:
             return False
         return now - since >= self._quiet_seconds
 
-    def _take_aside(self, step: int, folder: Path) -> bool:
-        """Link ``folder`` into the pending ones. False when it must be tried again (a full disk, say)."""
+    def _take_aside(self, step: int, folder: Path) -> None:
+        """Link ``folder`` into the pending ones. Raises ``OSError`` when it must be tried again."""
         staging = self.pending_dir / f".{folder.name}"
         shutil.rmtree(staging, ignore_errors=True)
         try:
             shutil.copytree(folder, staging, copy_function=link_or_copy)
-        except (OSError, shutil.Error) as error:
+            staging.rename(self.pending_dir / folder.name)
+        except OSError:
             shutil.rmtree(staging, ignore_errors=True)
-            if not folder.exists():
-                self._seen.add(step)
-                self._emit(WarningEvent(message=f"{folder.name} was deleted before it could be uploaded."))
-            else:
-                self._warn_outage(f"{folder.name} can't be set aside for uploading ({error})")
-            return step in self._seen
-        staging.rename(self.pending_dir / folder.name)
+            if folder.exists():
+                raise
+            self._emit(WarningEvent(message=f"{folder.name} was deleted before it could be uploaded."))
         self._seen.add(step)
-        return True
 
     def _work(self) -> None:
         delay = BACKOFF_SECONDS[0]
         while not self._abandoned.is_set():
             # Asked before looking: the watcher's last round may still set something aside.
             over = self._engine_ended.is_set() and not self._watcher.is_alive()
-            waiting = outputs.checkpoints(self.pending_dir)
-            last = outputs.newest(self._output_dir, without=self._foreign) if over and self._resumable else None
             try:
+                waiting = outputs.checkpoints(self.pending_dir)
                 if waiting:
                     self._upload(*next(iter(waiting.items())))
-                elif last is not None:
-                    self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
-                    return
                 elif over:
+                    last = outputs.newest(self._output_dir, without=self._foreign) if self._resumable else None
+                    if last is not None:
+                        self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
                     return
                 else:
                     self._abandoned.wait(POLL_SECONDS)
                     continue
             except Exception as error:  # a checkpoint is never given up, whatever went wrong
-                self._warn_outage(str(error).partition("\n")[0])
+                reason = str(error).partition("\n")[0]
+                self._warn_once(self.outage, reason)
+                self.outage = reason
                 self._abandoned.wait(delay)
                 delay = min(delay * 2, BACKOFF_SECONDS[1])
             else:
@@ -266,23 +285,24 @@ class Uploader:
             self._store, folder, "checkpoint", name, origin=origin, ignore=ignore, hash_file=self._hashes
         )
 
-    def _warn_outage(self, reason: str) -> None:
-        """One warning per outage, however often it is tried again."""
-        if not self.outage:
+    def _warn_once(self, before: str, reason: str) -> None:
+        """One warning per outage, however often it is tried again; ``before`` is what was wrong the last time."""
+        if not before:
             self._emit(
                 WarningEvent(
                     message=f"A checkpoint can't be uploaded yet: {reason}",
                     hint="The training goes on; the checkpoint is kept on this disk and tried again until it is in.",
                 )
             )
-        self.outage = reason
 
 
 def failure(uploader: Uploader, run_id: str) -> PippaError:
     """The error for a run whose last checkpoints are still on this disk only."""
+    reason = uploader.unkept or uploader.outage or "stopped before they were"
+    where = uploader.pending_dir.parent if uploader.unkept else uploader.pending_dir
     return StoreError(
-        f"Checkpoints of {run_id} could not be uploaded: {uploader.outage or 'stopped before they were'}.",
-        f"They are safe in {uploader.pending_dir}; `trainer run --run-id {run_id}` on this machine uploads them.",
+        f"Checkpoints of {run_id} could not be uploaded: {reason}.",
+        f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import os
 import shutil
@@ -12,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer import outputs
+from trainer.disk import is_disk_full
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, WarningEvent
 from trainer.failures import disk_full
@@ -103,14 +103,25 @@ def resume_step(
 ) -> int | None:
     """Put the newest checkpoint there is, on this disk or in the store, into ``output_dir``; returns its step.
 
-    From the store only one with its training state will do, unless nothing is left to train.
+    From the store only one with its training state will do, unless nothing is left to train. Raises ``UsageError`` for
+    a checkpoint that the disk doesn't let be read: it may be the newest whole one, and is neither removed nor left out.
     """
+    local = 0
     for step, folder in outputs.checkpoints(output_dir).items():
+        try:
+            problem = outputs.problem(folder, step)
+        except OSError as error:
+            raise UsageError(
+                f"{error.filename or folder} can't be read ({error.strerror}).",
+                "Look after that disk and run this again; or, to go on without this checkpoint, move "
+                f"{folder.name} to another folder.",
+            ) from error
+        if problem is None:
+            local = step
+            continue
         # An engine killed while saving in place leaves half a folder, which upstream's --resume would choose.
-        if (problem := outputs.problem(folder, step)) is not None:
-            emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem}."))
-            shutil.rmtree(folder)
-    local = outputs.newest(output_dir) or 0
+        emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem}."))
+        shutil.rmtree(folder)
     newest = max(registered, default=0)
     stored, snapshot = newest, registered.get(newest)
     if newest < spec.config.max_steps:
@@ -157,6 +168,6 @@ def as_pippa_error(error: BaseException, where: Path | str) -> PippaError | None
     """``error`` as one with a cure, if it is one: a full disk is nobody's defect."""
     if isinstance(error, PippaError):
         return error
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_disk_full(error):
         return disk_full(error.filename or where)
     return None

@@ -14,6 +14,7 @@ from pathlib import Path
 from flows.launch import Job
 from trainer.errors import UsageError
 from trainer.settings import secret_from
+from trainer.sources.names import isaac_repository
 from trainer.tracking import netrc_key
 
 UID = 1000
@@ -40,7 +41,11 @@ _SOURCE_SECRETS = ("PIPPA_SOURCE_S3_ACCESS_KEY", "PIPPA_SOURCE_S3_SECRET_KEY")
 
 
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """The variables of ``environ`` that a trainer reads and that are no secrets."""
+    """The variables of ``environ`` that a trainer reads and that are no secrets.
+
+    Raises ``UsageError`` for a password in the address of a git repository.
+    """
+    isaac_repository(environ)  # refuses one
     wanted = {
         name: value
         for name, value in environ.items()

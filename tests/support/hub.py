@@ -22,11 +22,13 @@ def hub(
     revisions: tuple[str, ...] = ("main",),
     stall: MutableMapping[str, int] | None = None,
     corrupt: MutableMapping[str, int] | None = None,
+    token: str | None = None,
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve ``{"models/owner/name": {path: content}}``; yields its address and the list of requests it got.
 
     ``revisions`` all mean ``COMMIT``. ``stall`` says after how many bytes of a file nothing more comes, once.
     ``corrupt`` says how many times a file is sent with another content of the same length.
+    ``token`` is what a client must show.
     A request for a part of a file has `` bytes=N-`` behind its path.
     """
     requests: list[str] = []
@@ -38,6 +40,8 @@ def hub(
         def do_GET(self) -> None:
             part = self.headers.get("Range")
             requests.append(f"{self.path} {part}" if part else self.path)
+            if token and self.headers.get("Authorization") != f"Bearer {token}":
+                return self.answer(None)  # as the hub says of what an account may not see
             path = self.path.partition("?")[0].strip("/")
             for name, files in repositories.items():
                 kind, _, repo = name.partition("/")

@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
 from tests.support.fake_engine import write
@@ -31,6 +35,26 @@ def test_damage_is_seen(checkpoint, damage, says):
     damage(checkpoint)
     assert says in (outputs.problem(checkpoint, 10) or "")
     assert outputs.newest(checkpoint.parent) is None
+
+
+@pytest.mark.parametrize("file", ["trainer_state.json", "model.safetensors.index.json"])
+def test_a_disk_in_trouble_says_nothing_about_a_checkpoint(checkpoint, monkeypatch, file):
+    real = Path.read_text
+
+    def stale(path, *arguments, **options):
+        if path.name == file:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return real(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", stale)
+    for look in (lambda: outputs.problem(checkpoint, 10), lambda: outputs.newest(checkpoint.parent)):
+        with pytest.raises(OSError, match=file):
+            look()
+
+
+def test_a_file_in_the_place_of_a_checkpoint_is_none(tmp_path):
+    (tmp_path / "checkpoint-10").touch()
+    assert "NotADirectoryError" in (outputs.problem(tmp_path / "checkpoint-10", 10) or "")
 
 
 def test_checkpoints_come_in_the_order_of_steps(tmp_path):

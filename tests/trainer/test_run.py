@@ -261,6 +261,26 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
     assert trainer.steps == [5, 10, 15, 20]
 
 
+def test_a_checkpoint_the_disk_does_not_let_be_read_is_neither_removed_nor_left_out(trainer):
+    reached = trainer.pause(7)
+    process = trainer.preset()
+    wait_until(reached.exists)
+    process.send_signal(signal.SIGTERM)
+    assert trainer.finish(process)[0] == 143
+    (state,) = trainer.home.rglob("checkpoint-7/trainer_state.json")
+    content = state.read_text()
+    state.unlink()
+    state.symlink_to(state)  # which nobody can read, root neither
+    trainer.engine = {}
+    code, events = trainer.finish(trainer.start("--run-id", trainer.run_id))
+    assert code == 2 and "checkpoint-7/trainer_state.json can't be read" in str(events[-1])
+    state.unlink()
+    state.write_text(content)
+    code, events = trainer.finish(trainer.start("--run-id", trainer.run_id))
+    assert code == 0, trainer.stderr
+    assert "Continuing from step 7." in [event.message for event in events if event.event == "phase"]
+
+
 def test_the_store_may_be_away_during_the_training(trainer):
     host, _, port = trainer.settings.host.partition(":")
     with proxy(host, int(port)) as way:

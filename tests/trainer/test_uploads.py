@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import random
 import shutil
 import threading
@@ -12,6 +14,7 @@ import pytest
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.proxy import proxy
+from trainer import outputs, uploads
 from trainer.errors import StoreError
 from trainer.events import CheckpointEvent, WarningEvent
 from trainer.presets import get_preset
@@ -282,3 +285,101 @@ def test_training_state_that_can_not_be_kept_holds_up_no_checkpoint(object_store
     assert job.uploader.finish()
     assert job.steps == [5, 10]
     assert all("resume.json is damaged" in warning for warning in job.warnings) and len(job.warnings) == 2
+
+
+class Disk:
+    """The disk under the checkpoints: ``full`` for links and copies, ``stale`` for reading a trainer state."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.full = self.stale = False
+        read, link = Path.read_text, uploads.link_or_copy
+
+        def read_text(path, *arguments, **options):
+            if self.stale and path.name == "trainer_state.json":
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+            return read(path, *arguments, **options)
+
+        def link_or_copy(source, target):
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+            link(source, target)
+
+        monkeypatch.setattr(Path, "read_text", read_text)
+        monkeypatch.setattr(uploads, "link_or_copy", link_or_copy)
+
+
+@pytest.fixture
+def disk(monkeypatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@pytest.mark.parametrize("trouble", ["full", "stale"])
+@pytest.mark.parametrize("atomic", [True, False])
+def test_a_disk_in_trouble_costs_no_checkpoint_and_one_warning(object_store, spec, tmp_path, disk, trouble, atomic):
+    job = Uploading(object_store, spec, tmp_path, atomic=atomic, quiet_seconds=0)
+    job.uploader.start()
+    job.commit(5)
+    wait_until(lambda: job.steps == [5])
+    setattr(disk, trouble, True)
+    for step in (10, 15):
+        job.commit(step)
+    wait_until(lambda: job.warnings)
+    time.sleep(0.5)  # tried again, and again
+    setattr(disk, trouble, False)
+    assert job.uploader.finish()
+    assert job.steps == [5, 10, 15]
+    assert len(job.warnings) == 1 and "checkpoint-10 can't be set aside" in job.warnings[0]
+
+
+@pytest.mark.parametrize("trouble", ["full", "stale"])
+def test_a_checkpoint_that_was_never_set_aside_is_no_success(object_store, spec, tmp_path, disk, trouble):
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    job.commit(5)
+    wait_until(lambda: job.steps == [5])
+    setattr(disk, trouble, True)
+    job.commit(10)
+    assert not job.uploader.finish(patience_seconds=0.5)
+    error = uploads.failure(job.uploader, spec.run_id)
+    assert "checkpoint-10 can't be set aside" in error.message
+    assert f"safe in {tmp_path};" in error.hint
+    assert job.steps == [5]
+    setattr(disk, trouble, False)
+    again = Uploading(object_store, spec, tmp_path, atomic=True, registered=[5])
+    again.uploader.start()
+    assert again.uploader.finish()
+    assert job.steps == [5, 10] and again.warnings == []
+
+
+def test_one_checkpoint_that_can_not_be_read_holds_up_no_other(object_store, spec, tmp_path, monkeypatch):
+    real = outputs.problem
+
+    def problem(folder, step):
+        if step == 5:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return real(folder, step)
+
+    monkeypatch.setattr(outputs, "problem", problem)
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    job.uploader.start()
+    for step in (5, 10):
+        job.commit(step)
+    wait_until(lambda: job.steps == [10])
+    assert not job.uploader.finish(patience_seconds=0.5)
+
+
+def test_a_pending_folder_that_can_not_be_listed_is_tried_again(object_store, spec, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainer.uploads.BACKOFF_SECONDS", (0.05, 0.1))
+    job = Uploading(object_store, spec, tmp_path, atomic=True)
+    real, failures = outputs.checkpoints, [OSError("stale"), OSError("stale")]
+
+    def checkpoints(folder):
+        if folder == job.uploader.pending_dir and failures:
+            raise failures.pop()
+        return real(folder)
+
+    job.uploader.start()
+    monkeypatch.setattr(outputs, "checkpoints", checkpoints)
+    job.commit(5)
+    assert job.uploader.finish()
+    assert job.steps == [5] and len(job.warnings) == 1

@@ -9,21 +9,20 @@ beyond the bound are decoded when they are needed.
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from trainer.data.video import DECODER, FrameIndex, VideoDecoder, decode_video, frames_at, index_frames
+from trainer.disk import locked
 from trainer.errors import DatasetError
 
 log = logging.getLogger(__name__)
@@ -215,7 +214,7 @@ def build_entry(folder: Path, path: Path) -> None:
     if folder.is_dir():
         os.utime(folder)
         return
-    with _locked(folder.with_suffix(".lock")):
+    with locked(folder.with_suffix(".lock")):
         if folder.is_dir():
             return
         temporary = folder.with_suffix(".building")
@@ -256,13 +255,6 @@ def _load(folder: Path) -> Entry:
     # As plain arrays: slicing a np.memmap takes several times as long.
     frames = np.load(folder / "frames.npy", mmap_mode="r").view(np.ndarray)
     return Entry(frames, np.load(folder / "starts.npy").astype(np.float32))
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    with file.open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
 
 
 def _entries(cache_dir: Path) -> list[Path]:

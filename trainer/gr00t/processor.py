@@ -24,6 +24,7 @@ from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.config import EagleConfig, read_config
 from trainer.gr00t.weights import resolve_folder
 from trainer.links import link_or_copy
+from trainer.settings import hub_token
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
 PAD_TOKEN = "<|endoftext|>"  # noqa: S105
@@ -146,7 +147,8 @@ class EagleProcessor:
 def _load_tokenizer(folder: Path) -> Tokenizer:
     if not has_tokenizer(folder):
         try:
-            folder = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=list(TOKENIZER_FILES)))
+            files = list(TOKENIZER_FILES)
+            folder = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=files, token=hub_token()))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise UsageError(
                 f"{folder} has no tokenizer.json, and {HUB_TOKENIZER} could not be had from the Hugging Face Hub "

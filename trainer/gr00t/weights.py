@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from trainer.errors import UsageError
 from trainer.gr00t.config import read_config
 from trainer.links import link_or_copy
+from trainer.settings import hub_token
 
 if TYPE_CHECKING:
     from trainer.gr00t.model import GR00TN15
@@ -50,7 +51,8 @@ def resolve_folder(path: str | PathLike[str]) -> Path:
     if folder.is_absolute() or str(path).count("/") != 1:
         raise UsageError(f"There is no model folder {path}.", hint)
     try:
-        return Path(snapshot_download(str(path), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+        return Path(snapshot_download(str(path), allow_patterns=patterns, token=hub_token()))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
             f"{path} is not a folder here, and could not be had from the Hugging Face Hub ({type(error).__name__}).",

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
@@ -12,9 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
 
-from trainer.errors import DiskFullError
+from trainer.disk import locked, size_of
 
 Log = Callable[[str], None]
 Report = Callable[[int, int], None]
@@ -22,6 +19,8 @@ Report = Callable[[int, int], None]
 
 FORGOTTEN_SECONDS = 7 * 24 * 3600.0
 """After that long, a download that nobody continued is removed."""
+ANOTHER_DISK = "set PIPPA_HOME to a folder of another disk"
+"""Besides freeing space, the cure of a disk without room for a download."""
 
 
 @contextlib.contextmanager
@@ -64,47 +63,18 @@ def watched(folder: Path, title: str, total: int, log: Log, report: Report | Non
         thread.join()
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files under ``folder``, while it changes."""
-    total = 0
-    for parent, _, files in os.walk(folder):
-        for file in files:
-            with contextlib.suppress(OSError):
-                total += (Path(parent) / file).lstat().st_size
-    return total
-
-
-def require_space(folder: Path, needed: int, what: str) -> None:
-    """Raise ``DiskFullError`` unless the disk of ``folder`` has room for what is still to come of ``needed`` bytes."""
-    free = shutil.disk_usage(folder).free
-    if (missing := needed - size_of(folder)) > free:
-        raise DiskFullError(
-            f"{what} needs {missing / 1e9:.1f} GB in {folder.parent}; {free / 1e9:.1f} GB are free.",
-            "Free some space, or set PIPPA_HOME to a folder of another disk.",
-        )
-
-
-def is_disk_full(error: BaseException) -> bool:
-    """Whether ``error`` says that there is no space left."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-
-
 @contextlib.contextmanager
 def _alone(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the exclusive lock ``path``; the file is removed at the end. Raises ``BlockingIOError`` without ``wait``."""
     while True:
-        handle: IO[str] = path.open("a")
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        with locked(path, wait=wait) as file:
             # Who held it before may have removed the file while we waited: then another one is locked now.
-            if path.exists() and path.stat().st_ino == os.fstat(handle.fileno()).st_ino:
+            if path.exists() and path.stat().st_ino == os.fstat(file.fileno()).st_ino:
                 try:
                     yield
                 finally:
                     path.unlink(missing_ok=True)
                 return
-        finally:
-            handle.close()
 
 
 def _sweep(work: Path) -> None:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.disk import is_disk_full, require_space
 from trainer.errors import PippaError, UsageError
-from trainer.settings import secret_from
-from trainer.sources.downloads import Log, Report, is_disk_full, require_space, watched
+from trainer.settings import hub_token
+from trainer.sources.downloads import ANOTHER_DISK, Log, Report, watched
 from trainer.sources.names import HubRepository, Kind
 from trainer.store.parallel import for_each
 
@@ -53,28 +53,45 @@ def commit_of(repository: HubRepository, kind: Kind, store_name: str) -> str:
 
 
 def download(
-    repository: HubRepository, commit: str, kind: Kind, folder: Path, store_name: str, log: Log, report: Report | None
+    repository: HubRepository,
+    commit: str,
+    kind: Kind,
+    folder: Path,
+    store_name: str,
+    log: Log,
+    report: Report | None = None,
+    only: Collection[str] | None = None,
 ) -> None:
     """Bring the repository at ``commit`` into ``folder``, verified; files that are there already are not fetched again.
 
-    The client keeps its bookkeeping in ``folder/.cache``. Raises ``UsageError`` and ``DiskFullError``.
+    ``only`` names the files that are wanted. The client keeps its bookkeeping in ``folder/.cache``. Raises
+    ``UsageError`` and ``DiskFullError``.
     """
     import huggingface_hub
 
     huggingface_hub.utils.disable_progress_bars()  # they tear the lines of a log and of our own bar
     with _explained(repository, kind, store_name):
         listed = _api().list_repo_tree(repository.id, recursive=True, repo_type=kind, revision=commit)
-        files = [_described(entry) for entry in listed if isinstance(entry, huggingface_hub.hf_api.RepoFile)]
+        files = [
+            _described(entry)
+            for entry in listed
+            if isinstance(entry, huggingface_hub.hf_api.RepoFile) and (only is None or entry.path in only)
+        ]
     total = sum(file.size for file in files)
     folder.mkdir(parents=True, exist_ok=True)
     for partial in (folder / ".cache").rglob("*.incomplete"):
         partial.unlink()  # of a killed client, which continues by files: it never looks at these again
-    require_space(folder, total, repository.id)
+    require_space(folder, total, repository.id, ANOTHER_DISK)
     log(f"Downloading {repository.id} from the Hugging Face hub: {len(files)} files, {total / 1e6:,.1f} MB.")
     for _ in range(2):
         with _explained(repository, kind, store_name), watched(folder, repository.id, total, log, report):
             huggingface_hub.snapshot_download(
-                repository.id, repo_type=kind, revision=commit, local_dir=folder, token=_token()
+                repository.id,
+                repo_type=kind,
+                revision=commit,
+                local_dir=folder,
+                token=hub_token(),
+                allow_patterns=None if only is None else list(only),
             )
         whole = for_each(lambda file: file.is_in(folder), files, workers=READERS)
         broken = [file.path for file, fine in zip(files, whole, strict=True) if not fine]
@@ -103,12 +120,7 @@ def _api() -> HfApi:
             "The trainer image has it: `docker compose run --rm trainer trainer prepare dataset NAME`. Without Docker: "
             "`uv sync`.",
         ) from None
-    return HfApi(token=_token())
-
-
-def _token() -> str | None:
-    """Of the settings; without one the client looks for its own (``hf auth login``)."""
-    return secret_from(os.environ, "HF_TOKEN")
+    return HfApi(token=hub_token())
 
 
 @contextmanager
@@ -136,6 +148,6 @@ def _explained(repository: HubRepository, kind: Kind, store_name: str) -> Iterat
         ) from error
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"

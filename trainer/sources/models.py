@@ -10,8 +10,9 @@ from pathlib import Path
 from trainer import base_model as base_model_folder
 from trainer.errors import UsageError
 from trainer.sources import hub
-from trainer.sources.downloads import Log, is_disk_full
+from trainer.sources.downloads import Log
 from trainer.sources.fit import linked, refuse_pointers
+from trainer.sources.names import HubRepository
 
 
 @contextmanager
@@ -31,19 +32,19 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
         yield folder, {}
         return
     tokenizer = base_model_folder.HUB_TOKENIZER
+    repository = HubRepository(tokenizer, None)
     log(f"The model has no tokenizer; taking {tokenizer} from the Hugging Face hub.")
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="model-") as temporary:
         whole = linked(folder, Path(temporary))
         try:
-            origin = base_model_folder.fetch_tokenizer(whole)
-        except Exception as error:  # the hub's client lets through the errors of its HTTP library
-            if is_disk_full(error):
-                raise
+            commit = hub.commit_of(repository, "model", tokenizer)
+            hub.download(repository, commit, "model", whole, tokenizer, log, only=base_model_folder.TOKENIZER_FILES)
+        except UsageError as error:
             raise UsageError(
                 f"The model has no tokenizer.json, and {tokenizer} can't be had from the Hugging Face hub "
-                f"({hub.reason(error)}).",
+                f"({hub.reason(error.__cause__ or error)}).",
                 f"On a machine with network: `hf download {tokenizer} --local-dir TOKENIZER`; copy its *.json (not "
                 "config.json) and merges.txt beside the model's files, then `pippa models add ./FOLDER`.",
             ) from error
-        yield whole, {"tokenizer": origin}
+        yield whole, {"tokenizer": f"{tokenizer}@{commit}"}

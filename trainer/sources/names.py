@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from trainer.errors import UsageError
 
@@ -25,6 +25,7 @@ _STORED = re.compile(r"([\w.-]+)(?:@([0-9a-f]{6,64}))?")
 _REF = re.compile(r"[\w.][\w./-]*")
 _REPOSITORY_PATH = re.compile(r"[\w. -]+(/[\w. -]+)*")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9._-]{1,62}")
+_GIT_HINT = "Write git+https://HOST/OWNER/REPOSITORY@REF#FOLDER; @REF and #FOLDER may be left out."
 
 
 @dataclass(frozen=True)
@@ -107,13 +108,24 @@ def parse(kind: Kind, name: str, environ: Mapping[str, str] = os.environ) -> Sou
     if name.startswith("s3://"):
         return _s3(name)
     if kind == "dataset" and name == DEMO:
-        repository = environ.get("PIPPA_ISAAC_REPOSITORY") or ISAAC_REPOSITORY
-        return GitFolder(repository, environ.get("PIPPA_ISAAC_REF") or ISAAC_REF, f"demo_data/{DEMO}", DEMO)
+        ref = environ.get("PIPPA_ISAAC_REF") or ISAAC_REF
+        return GitFolder(isaac_repository(environ), ref, f"demo_data/{DEMO}", DEMO)
     if match := _STORED.fullmatch(name):
         return Stored(match[1], match[2])
     if match := _HUB_ID.fullmatch(name):
         return HubRepository(match[1], match[2])
     return None
+
+
+def isaac_repository(environ: Mapping[str, str] = os.environ) -> str:
+    """The address of Isaac-GR00T's repository: ``PIPPA_ISAAC_REPOSITORY``, by default NVIDIA's.
+
+    Raises ``UsageError`` for one that holds a password.
+    """
+    variable = "PIPPA_ISAAC_REPOSITORY"
+    url = environ.get(variable) or ISAAC_REPOSITORY
+    _refuse_credentials(_split(url), f" in {variable}")
+    return url
 
 
 def is_folder(name: str) -> bool:
@@ -157,27 +169,38 @@ def describe(kind: Kind, name: str) -> str:
 
 
 def _git(name: str) -> GitFolder:
-    hint = "Write git+https://HOST/OWNER/REPOSITORY@REF#FOLDER; @REF and #FOLDER may be left out."
     address, _, path = name.removeprefix("git+").partition("#")
-    parts = urlsplit(address)
+    parts = _split(address)
+    _refuse_credentials(parts)
     if parts.scheme not in ("https", "http", "ssh", "file") or not parts.path.strip("/"):
-        raise UsageError(f"{name} is not the address of a git repository.", hint)
-    if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
-        # The address is kept with the snapshot, and shown.
-        raise UsageError(
-            f"The address of the git repository at {parts.hostname} holds credentials.",
-            "Leave them out and let git find them: `git config --global credential.helper store`, or ~/.netrc.",
-        )
+        raise UsageError(f"{name} is not the address of a git repository.", _GIT_HINT)
     repository, at, ref = parts.path.rpartition("@")
     if not at:
         repository, ref = parts.path, "HEAD"
     path = path.strip("/")
     if not repository.strip("/") or not _REF.fullmatch(ref) or ".." in ref:
-        raise UsageError(f"{name} is not the address of a git repository.", hint)
+        raise UsageError(f"{name} is not the address of a git repository.", _GIT_HINT)
     if path and (not _REPOSITORY_PATH.fullmatch(path) or any(not part.strip(".") for part in path.split("/"))):
-        raise UsageError(f"{path!r} is not a folder of a repository.", hint)
+        raise UsageError(f"{path!r} is not a folder of a repository.", _GIT_HINT)
     called = path.rpartition("/")[2] or repository.rstrip("/").rpartition("/")[2].removesuffix(".git")
     return GitFolder(parts._replace(path=repository).geturl(), ref, path, plain(called))
+
+
+def _split(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError:  # brackets that hold no IPv6 address
+        shown = address.rpartition("@")[2]  # without a password
+        raise UsageError(f"{shown} is not the address of a git repository.", _GIT_HINT) from None
+
+
+def _refuse_credentials(parts: SplitResult, where: str = "") -> None:
+    if parts.password is not None or (parts.username is not None and parts.scheme != "ssh"):
+        # The address is kept with the snapshot, and shown.
+        raise UsageError(
+            f"The address of the git repository at {parts.hostname}{where} holds credentials.",
+            "Leave them out and let git find them: `git config --global credential.helper store`, or ~/.netrc.",
+        )
 
 
 def _s3(name: str) -> S3Prefix:

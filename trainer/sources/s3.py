@@ -12,9 +12,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from trainer.disk import require_space
 from trainer.errors import StoreError, UsageError
 from trainer.settings import StoreSettings, secret_from
-from trainer.sources.downloads import Log, Report, require_space, watched
+from trainer.sources.downloads import ANOTHER_DISK, Log, Report, watched
 from trainer.sources.names import S3Prefix
 from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.parallel import for_each
@@ -99,7 +100,7 @@ def download(source: S3Prefix, found: Listing, folder: Path, log: Log, report: R
         # What a killed download was writing.
         if file.is_file() and file.relative_to(folder).as_posix() not in found.files:
             file.unlink()
-    require_space(folder, found.size, source.url)
+    require_space(folder, found.size, source.url, ANOTHER_DISK)
     log(f"Downloading {source.url}: {len(found.files)} files, {found.size / 1e6:,.1f} MB.")
 
     def bring(path: str) -> None:

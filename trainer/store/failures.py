@@ -75,7 +75,8 @@ def _refusal(settings: StoreSettings, what: str, code: str, message: str, status
     if status == 507 or any(word in said.lower() for word in _FULL):
         return StoreError(
             f"The object store {endpoint} is full; could not {what} ({said}).",
-            "Free space on its disk; `pippa checkpoints gc` deletes what nothing refers to.",
+            "Free other space on its disk first (or raise its quota): garbage collection writes a note before it "
+            "deletes. Then `pippa checkpoints gc --keep 2 --delete` leaves each run its newest two checkpoints.",
         )
     if status in TRANSIENT:
         return StoreError(

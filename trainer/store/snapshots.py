@@ -6,10 +6,7 @@ Contents lie in content-addressed blobs, written once; the manifest is written l
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,6 +15,7 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from trainer.disk import is_disk_full, locked, require_space
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.spec import SnapshotKind, SnapshotRef
 from trainer.store import tree
@@ -114,7 +112,7 @@ def pull(
     """
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_name(f".{folder.name}.snapshot")) as marker:
+    with locked(folder.with_name(f".{folder.name}.snapshot")) as marker:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             _check_reusable(marker, ref, folder)
             return folder
@@ -122,7 +120,7 @@ def pull(
         partial = folder.with_name(f".{folder.name}.{ref.digest[:12]}.partial")
         with _disk_full_explained(folder):
             partial.mkdir(exist_ok=True)
-            _check_space(manifest, partial)
+            require_space(partial, manifest.size, str(ref), "pull to another disk")
             for parent in {(partial / file.path).parent for file in manifest.files}:
                 parent.mkdir(parents=True, exist_ok=True)
             counter = Progress(manifest.size, progress)
@@ -248,14 +246,6 @@ def _blob_problem(store: ObjectStore, file: FileRecord) -> str | None:
     return None
 
 
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[IO[str]]:
-    """Open a file, created when it is missing, and hold the exclusive lock on it."""
-    with path.open("a+", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
-
-
 def _check_reusable(marker: IO[str], ref: SnapshotRef, folder: Path) -> None:
     """Raise ``UsageError`` unless ``folder`` is what was pulled of ``ref``."""
     marker.seek(0)
@@ -274,22 +264,12 @@ def _check_reusable(marker: IO[str], ref: SnapshotRef, folder: Path) -> None:
         )
 
 
-def _check_space(manifest: Manifest, partial: Path) -> None:
-    had = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file())
-    needed, free = manifest.size - had, shutil.disk_usage(partial).free
-    if needed > free:
-        raise DiskFullError(
-            f"{manifest.ref} needs {needed / 1e9:.1f} GB in {partial.parent}; {free / 1e9:.1f} GB are free.",
-            "Free some space, or pull to another disk.",
-        )
-
-
 @contextlib.contextmanager
 def _disk_full_explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_disk_full(error):
             raise DiskFullError(
                 f"The disk of {folder} is full.", "Free some space and pull again; it goes on where it stopped."
             ) from error

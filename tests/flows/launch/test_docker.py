@@ -138,6 +138,12 @@ def test_bringing_sources_needs_no_key_of_wandb(bench: Bench):
     assert "WANDB_API_KEY" not in handover.secrets(job, bench.environ)
 
 
+def test_a_password_in_a_setting_reaches_no_container():
+    environ = {"PIPPA_ISAAC_REPOSITORY": "https://me:hunter2@mirror/Isaac"}
+    with pytest.raises(UsageError, match="PIPPA_ISAAC_REPOSITORY holds credentials"):
+        handover.settings(environ)
+
+
 def test_private_certificates_lie_where_every_client_looks(bench: Bench, tmp_path):
     bundle = tmp_path / "ca.pem"
     bundle.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")

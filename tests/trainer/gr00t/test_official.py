@@ -17,7 +17,7 @@ import torch
 from tests.support.hub import COMMIT, hub
 from tests.support.official import MODEL, TOKENIZER, State, official_files, official_state, tokenizer_files
 from trainer import sources
-from trainer.errors import UsageError
+from trainer.errors import PippaError, UsageError
 from trainer.gr00t.model import GR00TN15
 from trainer.gr00t.processor import EagleProcessor
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
@@ -42,6 +42,10 @@ def address(tiny: Path) -> Iterator[str]:
 
 @pytest.fixture
 def at_hub(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    point_at(address, monkeypatch, tmp_path)
+
+
+def point_at(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
@@ -169,6 +173,30 @@ def test_what_is_no_whole_base_model_is_not_taken_in(tiny: Path, object_store: O
     assert "'gr00t_n1_6' model, not 'gr00t_n1_5'" in other.message and "nvidia/GR00T-N1.5-3B" in other.hint
     garbled = refusal("garbled", lambda folder: (folder / "config.json").write_text("{"))
     assert "config.json can't be read as JSON" in garbled.message
+    assert not list(snapshots.list_snapshots(object_store, "model"))
+
+
+def test_the_token_may_be_in_a_file(
+    tiny: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("hf_secret")
+    monkeypatch.setenv("HF_TOKEN_FILE", str(tmp_path / "token"))
+    with hub({MODEL: official_files(tiny), TOKENIZER: tokenizer_files(tiny)}, token="hf_secret") as (address, _):
+        point_at(address, monkeypatch, tmp_path)
+        GR00TN15.from_pretrained("nvidia/GR00T-N1.5-3B")
+        EagleProcessor.from_directory("nvidia/GR00T-N1.5-3B")
+        sources.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "work")
+
+
+def test_a_tokenizer_that_stays_wrong_is_not_taken_in(
+    tiny: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(official_files(tiny), tmp_path / "downloaded")
+    files = tokenizer_files(tiny)
+    with hub({TOKENIZER: files}, corrupt=dict.fromkeys(files, 10)) as (address, _):
+        point_at(address, monkeypatch, tmp_path)
+        with pytest.raises(PippaError, match="does not have the hash that the hub states"):
+            sources.base_model(object_store, str(folder), tmp_path / "work")
     assert not list(snapshots.list_snapshots(object_store, "model"))
 
 

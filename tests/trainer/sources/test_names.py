@@ -76,6 +76,8 @@ def test_another_isaac_repository():
     [
         ("git+https://user:hunter2@host/repo", "holds credentials"),
         ("git+https://token@host/repo", "holds credentials"),
+        ("git+ftp://user:hunter2@host/repo", "holds credentials"),
+        ("git+https://user:hunter2@[host/repo", "not the address"),
         ("git+ext::sh -c touch", "not the address"),
         ("git+https://host", "not the address"),
         ("git+https://host/repo@--upload-pack=x", "not the address"),
@@ -91,6 +93,14 @@ def test_an_address_that_can_not_be_meant(name, says):
     with pytest.raises(UsageError, match=says) as error:
         parse("dataset", name, {})
     assert "hunter2" not in str(error.value) and "token" not in error.value.message
+
+
+@pytest.mark.parametrize("login", ["user:hunter2", "token"])
+def test_a_password_in_the_address_of_the_isaac_repository_is_refused(login):
+    environ = {"PIPPA_ISAAC_REPOSITORY": f"https://{login}@mirror/Isaac"}
+    with pytest.raises(UsageError, match="at mirror in PIPPA_ISAAC_REPOSITORY holds credentials") as error:
+        parse("dataset", "robot_sim.PickNPlace", environ)
+    assert login not in str(error.value)
 
 
 @given(st.text(max_size=40) | st.text("git+htps:/@#s3.ab-%~ \0é[]", max_size=40))

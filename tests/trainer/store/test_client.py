@@ -258,6 +258,12 @@ class TestErrors:
         assert code in error.message or code == "RequestTimeTooSkewed"
         assert error.hint
 
+    def test_the_cure_of_a_full_store_frees_space(self) -> None:
+        body = b"<Error><Code>XMinioStorageFull</Code><Message>m</Message></Error>"
+        with answering(507, body) as settings:
+            hint = self.failure(settings).hint
+        assert hint.index("Free other space") < hint.index("`pippa checkpoints gc --keep 2 --delete`")
+
     def test_passing_trouble_is_waited_out(self) -> None:
         body = b"<Error><Code>SlowDown</Code><Message>m</Message></Error>"
         with answering(503, body, first=2) as settings:

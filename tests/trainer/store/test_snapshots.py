@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import shutil
 import string
 import subprocess
 import sys
@@ -199,8 +200,8 @@ def test_no_space_is_said_before_anything_is_fetched(
 ) -> None:
     store = FakeStore()
     ref = push(store, folder)
-    usage = snapshots.shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(snapshots.shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(DiskFullError, match="GB are free"):
         snapshots.pull(store, ref, tmp_path / "out")
     assert not (tmp_path / "out").exists()
