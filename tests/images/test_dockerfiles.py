@@ -1,4 +1,4 @@
-"""What the Dockerfiles of upstream's engine say of themselves, and docs/engines.md of them. Needs no Docker engine."""
+"""What the Dockerfiles say of themselves, and docs/engines.md of those of upstream's engine. Needs no Docker engine."""
 
 from __future__ import annotations
 
@@ -27,6 +27,13 @@ def test_every_build_argument_is_explained_with_its_default(file):
 def test_both_take_the_same_upstream():
     said = [re.findall(r"^ARG (ISAAC_\w+=.*)$", file.read_text(), flags=re.MULTILINE) for file in FILES]
     assert said[0] == said[1] and len(set(said[0])) == 2  # in the stage that fetches it and in the labels
+
+
+def test_the_driver_that_is_required_is_that_of_the_cuda_in_the_image():
+    (locked,) = re.findall(r'^name = "cuda-toolkit"\nversion = "(\d+)\.', (ROOT / "uv.lock").read_text(), re.MULTILINE)
+    (required,) = re.findall(r'NVIDIA_REQUIRE_CUDA="cuda>=(\d+)\.0"', (ROOT / "docker/trainer.Dockerfile").read_text())
+    assert required == locked
+    assert required == "13", "README.md, docs/deploy.md and docs/troubleshooting.md name the driver of CUDA 13"
 
 
 def test_the_page_names_the_defaults_that_moved():
