@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,30 @@ def test_every_build_argument_is_explained_with_its_default(file):
     rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)`", PAGE, flags=re.MULTILINE))
     for name, default in arguments:
         assert rows.get(name, "") == default, name
+
+
+def revision(checkout: Path) -> str:
+    command = ["sh", str(ROOT / "docker" / "git-revision"), str(checkout)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_revision_is_that_of_the_checkout(tmp_path):
+    assert revision(tmp_path) == ""
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.com")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch", "main")
+    assert revision(tmp_path) == "", "no commit yet: the branch is in no file"
+    git("commit", "--quiet", "--allow-empty", "--message", "one")
+    head = git("rev-parse", "HEAD")
+    assert revision(tmp_path) == head
+    git("pack-refs", "--all")
+    assert revision(tmp_path) == head
+    git("checkout", "--quiet", "--detach")
+    assert revision(tmp_path) == head
 
 
 def test_both_take_the_same_upstream():
