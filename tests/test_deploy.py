@@ -94,6 +94,7 @@ def test_cloud_init_names_no_repository_twice(tmp_path, lacks, named, added, ins
 def test_the_skypilot_task_names_what_exists():
     document = load("skypilot.yaml")
     check_shell(document["setup"], "sh")
+    assert re.search(r"apt-get install .*\bgit-lfs\b", document["setup"])  # the demo data of two presets is in it
     check_shell(document["run"], "sh")
     assert document["envs"]["PRESET"] in PRESETS
     own = {"PRESET", "FLAGS", "RESUME"}
