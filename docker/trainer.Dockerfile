@@ -2,7 +2,7 @@
 # 3B model on a GPU and the tiny one on a CPU. Neither weights nor data are in it.
 #
 #   docker compose build trainer
-#   docker run --rm pippa/trainer:local trainer doctor
+#   docker run --rm --gpus all --shm-size 8g pippa/trainer:local trainer doctor
 #
 # Tags, not digests: a mirror or a rebuilt base can be put in their place by build argument.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
@@ -59,11 +59,13 @@ LABEL org.opencontainers.image.title="pippa trainer, native engine" \
       org.opencontainers.image.source="${PIPPA_SOURCE}" \
       org.opencontainers.image.revision="${PIPPA_GIT_SHA}" \
       org.opencontainers.image.licenses="NOASSERTION"
+# NVIDIA's container runtime refuses an older driver than the wheels' CUDA needs; torch alone would use the CPU.
 ENV PIPPA_ENGINE=native \
     PIPPA_HOME=/var/lib/pippa \
     PIPPA_GIT_SHA=${PIPPA_GIT_SHA} \
     HF_HOME=/var/lib/pippa/cache/huggingface \
     NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+    NVIDIA_REQUIRE_CUDA="cuda>=13.0" \
     PYTHONUNBUFFERED=1
 
 USER 1000

@@ -1,17 +1,27 @@
-"""What compose.yaml, the Dockerfiles and .env.example promise, read off the files; tests/e2e runs them."""
+"""What compose.yaml, the Dockerfiles and .env.example promise, read off the files; tests/e2e runs them.
+
+What Compose makes of compose.yaml is tried with stand-ins for the images, which do nothing until they are stopped.
+"""
 
 from __future__ import annotations
 
+import os
 import re
+import secrets
+import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
 from flows.credentials import CREDENTIALS
 from trainer.presets import PRESETS
+
+if TYPE_CHECKING:
+    import docker
 
 ROOT = Path(__file__).parents[1]
 VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::[-+]([^}]*))?\}")
@@ -40,6 +50,14 @@ def test_each_preset_has_a_service(compose: dict[str, Any]) -> None:
     trains = {name: service["entrypoint"][3] for name, service in compose["services"].items() if "train-" in name}
     assert trains == SERVICES_OF_PRESETS
     assert set(trains.values()) == set(PRESETS)
+
+
+def test_what_is_built_here_is_never_pulled(compose: dict[str, Any]) -> None:
+    ours = {name: service for name, service in compose["services"].items() if ":-pippa/" in service["image"]}
+    assert len(ours) == len(compose["services"]) - 1  # all but Postgres
+    for name, service in ours.items():
+        expected = "${PIPPA_PULL_POLICY:-never}" if "build" in service else "never"
+        assert service.get("pull_policy") == expected, name
 
 
 def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
@@ -101,3 +119,97 @@ def test_the_build_context_holds_what_is_named_and_nothing_else() -> None:
     lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
     assert not any(line.startswith(("!.env", "!.pippa", "!tests")) for line in lines)
+
+
+STAND_IN = """
+FROM debian:bookworm-slim
+COPY --chmod=755 standin /usr/local/bin/entrypoint
+RUN for name in python curl pg_isready; do ln -s /bin/true /usr/local/bin/$name; done
+ENTRYPOINT ["entrypoint"]
+"""
+PROGRAM = """#!/bin/sh
+[ "$1" != trainer ] || exit 0
+trap "sleep 1; exit 143" TERM
+sleep infinity & wait
+"""
+
+
+class StandIns:
+    """A project of compose.yaml whose Dockerfiles are stand-ins."""
+
+    def __init__(self, folder: Path) -> None:
+        self.name = f"pippa-test-{secrets.token_hex(4)}"
+        self.folder = folder
+        self.images = {name: f"{self.name}/{name}:local" for name in ("flows", "trainer", "minio", "postgres")}
+        shutil.copy(ROOT / "compose.yaml", folder)
+        (folder / "standin").write_text(PROGRAM)
+        (folder / "docker").mkdir()
+        for name in self.images:
+            # An image of its own each, so that removing one leaves the others.
+            (folder / f"docker/{name}.Dockerfile").write_text(f"{STAND_IN}LABEL name={name}\n")
+
+    def compose(self, *arguments: str) -> str:
+        """What ``docker compose ARGUMENTS`` prints."""
+        return self.docker("compose", *arguments)
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        """Of each service that has a container: its status, and when it ended."""
+        template = '{{index .Config.Labels "com.docker.compose.service"}} {{.State.Status}} {{.State.FinishedAt}}'
+        listed = self.docker("ps", "-aq", "--filter", f"label=com.docker.compose.project={self.name}").split()
+        lines = self.docker("inspect", "--format", template, *listed).splitlines()
+        return {service: (status, ended) for service, status, ended in map(str.split, lines)}
+
+    def docker(self, *arguments: str) -> str:
+        """What ``docker ARGUMENTS`` prints, in the project's folder and with its settings."""
+        settings = {f"PIPPA_{name.upper()}_IMAGE": tag for name, tag in self.images.items()}
+        done = subprocess.run(
+            ["docker", *arguments],
+            cwd=self.folder,
+            # Port 0 is one that is free.
+            env={**_kept(), **settings, "COMPOSE_PROJECT_NAME": self.name, **dict.fromkeys(PORTS, "0")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+
+PORTS = ("PIPPA_PREFECT_PORT", "PIPPA_MINIO_PORT")
+
+
+def _kept() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PIPPA_", "COMPOSE_"))}
+    return {**kept, "BUILDX_NO_DEFAULT_ATTESTATIONS": "1"}
+
+
+@pytest.fixture(scope="module")
+def stand_ins(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StandIns]:
+    project = StandIns(tmp_path_factory.mktemp("project"))
+    project.docker("build", "-q", "-t", project.images["postgres"], "-f", "docker/postgres.Dockerfile", ".")
+    try:
+        yield project
+    finally:
+        project.compose("--profile", "*", "down", "--volumes", "--remove-orphans", "--timeout", "1")
+        project.docker("rmi", "--force", *project.images.values())
+
+
+@pytest.mark.docker
+def test_up_builds_what_is_missing_and_starts_no_training(stand_ins: StandIns) -> None:
+    shown = stand_ins.compose("up", "--detach")
+    assert "Pull" not in shown, shown
+    assert stand_ins.compose("images", "--quiet", "minio").strip()
+    running = {service for service, (status, _) in stand_ins.states().items() if status == "running"}
+    assert running == {"worker", "prefect", "postgres", "minio"}
+
+
+@pytest.mark.docker
+def test_with_every_profile_a_training_is_stopped_before_its_store(stand_ins: StandIns) -> None:
+    stand_ins.compose("up", "--detach", "train-smoke")
+    stand_ins.compose("--profile", "*", "stop")
+    states = stand_ins.states()
+    assert {status for status, _ in states.values()} == {"exited"}
+    ended = {service: when for service, (_, when) in states.items()}
+    assert ended["train-smoke"] < min(ended["minio"], ended["prefect"], ended["postgres"])

@@ -46,9 +46,55 @@ def test_cloud_init_prepares_what_compose_needs():
         assert f"train-{name}" in services
 
 
+STUB = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$CALLS"
+case " $LACKS " in *" $(basename "$0") "*) exit 127 ;; esac
+"""
+STUBBED = "apt-get chown curl docker dpkg getent git nvidia-ctk nvidia-smi runuser systemctl usermod".split()
+DOCKERS, NVIDIAS = "docker.list", "nvidia-container-toolkit.list"
+
+
+@pytest.mark.parametrize(
+    ("lacks", "named", "added", "installed"),
+    [
+        ("", "", set(), False),
+        ("docker nvidia-ctk", "", {DOCKERS, NVIDIAS}, True),
+        ("docker nvidia-ctk", "https://download.docker.com/linux/ubuntu", {NVIDIAS}, True),
+        ("nvidia-ctk", "https://nvidia.github.io/libnvidia-container/stable/deb/amd64", set(), False),
+    ],
+)
+def test_cloud_init_names_no_repository_twice(tmp_path, lacks, named, added, installed):
+    sources = tmp_path / "etc/apt/sources.list.d"
+    sources.mkdir(parents=True)
+    (sources / "image.list").write_text(f"deb [signed-by=/usr/share/keyrings/image.gpg] {named} stable\n")
+    (tmp_path / "etc/os-release").write_text("ID=ubuntu VERSION_CODENAME=noble\n")
+    (tmp_path / "bin").mkdir()
+    for name in STUBBED:
+        (tmp_path / "bin" / name).write_text(STUB)
+        (tmp_path / "bin" / name).chmod(0o755)
+    files = {file["path"]: file["content"] for file in load("cloud-init.yaml")["write_files"]}
+    for path, content in files.items():
+        here = tmp_path / path.lstrip("/")
+        here.parent.mkdir(parents=True, exist_ok=True)
+        here.write_text(re.sub(r"(?<![\w.])/(etc|opt)/", rf"{tmp_path}/\1/", content))
+    (tmp_path / "opt/pippa/.git").mkdir(parents=True)
+    calls = tmp_path / "calls"
+    environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CALLS": str(calls), "LACKS": lacks}
+    (tmp_path / "opt/pippa-setup/env").write_text(
+        "PIPPA_REPOSITORY=https://git.example/pippa PIPPA_REF=main PIPPA_TRAIN="
+    )
+    command = ["bash", str(tmp_path / "opt/pippa-setup/run")]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == (127 if lacks else 0), done.stderr  # the stub stays lacking after the install
+    assert {file.name for file in sources.iterdir()} - {"image.list"} == added
+    (install,) = [line for line in calls.read_text().splitlines() if line.startswith("apt-get install")]
+    assert ("docker-ce" in install) == installed and ("nvidia-container-toolkit" in install) == ("nvidia-ctk" in lacks)
+
+
 def test_the_skypilot_task_names_what_exists():
     document = load("skypilot.yaml")
     check_shell(document["setup"], "sh")
+    assert re.search(r"apt-get install .*\bgit-lfs\b", document["setup"])  # the demo data of two presets is in it
     check_shell(document["run"], "sh")
     assert document["envs"]["PRESET"] in PRESETS
     own = {"PRESET", "FLAGS", "RESUME"}

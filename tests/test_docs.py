@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.cli import COMMANDS
 from flows.compare import comparison_markdown
@@ -36,6 +37,18 @@ def test_commands_named_exist(page):
     for named in re.findall(r"(?:uv run |`)pippa ([a-z]+(?: [a-z]+)?)", page.read_text()):
         parts = tuple(named.split())
         assert parts in words or parts[:1] in words or parts[:1] in {first[:1] for first in words}, named
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_compose_commands_stop_trainings_before_their_store_and_name_what_exists(page):
+    compose = yaml.safe_load((DOCS.parent / "compose.yaml").read_text())
+    text = page.read_text()
+    for verb, rest in re.findall(r"docker compose (stop|down)\b([^`\n|&]*)", text):
+        assert rest.split() and rest.split()[0] in compose["services"], f"without --profile '*': {verb}{rest}"
+    for volume in re.findall(r"docker volume rm (\w+)", text):
+        assert volume.removeprefix(f"{compose['name']}_") in compose["volumes"], volume
+    for service in re.findall(r"docker compose (?:up|run --rm)(?: -d| --detach)? ([a-z][\w-]+)", text):
+        assert service in compose["services"], service
 
 
 def test_every_exit_code_is_explained():

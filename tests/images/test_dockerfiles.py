@@ -1,8 +1,9 @@
-"""What the Dockerfiles of upstream's engine say of themselves, and docs/engines.md of them. Needs no Docker engine."""
+"""What the Dockerfiles say of themselves, and docs/engines.md of those of upstream's engine. Needs no Docker engine."""
 
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -24,9 +25,40 @@ def test_every_build_argument_is_explained_with_its_default(file):
         assert rows.get(name, "") == default, name
 
 
+def revision(checkout: Path) -> str:
+    command = ["sh", str(ROOT / "docker" / "git-revision"), str(checkout)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_the_revision_is_that_of_the_checkout(tmp_path):
+    assert revision(tmp_path) == ""
+
+    def git(*arguments: str) -> str:
+        identity = ("-c", "user.name=nobody", "-c", "user.email=nobody@example.com")
+        command = ["git", *identity, *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+
+    git("init", "--quiet", "--initial-branch", "main")
+    assert revision(tmp_path) == "", "no commit yet: the branch is in no file"
+    git("commit", "--quiet", "--allow-empty", "--message", "one")
+    head = git("rev-parse", "HEAD")
+    assert revision(tmp_path) == head
+    git("pack-refs", "--all")
+    assert revision(tmp_path) == head
+    git("checkout", "--quiet", "--detach")
+    assert revision(tmp_path) == head
+
+
 def test_both_take_the_same_upstream():
     said = [re.findall(r"^ARG (ISAAC_\w+=.*)$", file.read_text(), flags=re.MULTILINE) for file in FILES]
     assert said[0] == said[1] and len(set(said[0])) == 2  # in the stage that fetches it and in the labels
+
+
+def test_the_driver_that_is_required_is_that_of_the_cuda_in_the_image():
+    (locked,) = re.findall(r'^name = "cuda-toolkit"\nversion = "(\d+)\.', (ROOT / "uv.lock").read_text(), re.MULTILINE)
+    (required,) = re.findall(r'NVIDIA_REQUIRE_CUDA="cuda>=(\d+)\.0"', (ROOT / "docker/trainer.Dockerfile").read_text())
+    assert required == locked
+    assert required == "13", "README.md, docs/deploy.md and docs/troubleshooting.md name the driver of CUDA 13"
 
 
 def test_the_page_names_the_defaults_that_moved():

@@ -20,8 +20,8 @@ def require_tools() -> None:
     if missing:
         raise UsageError(
             f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed here.",
-            f"`apt-get install {' '.join(missing)}` (or your system's way). The trainer image has both: "
-            "`docker compose run --rm trainer trainer prepare dataset NAME`.",
+            f"`apt-get install {' '.join(missing)}` (or your system's way). The trainer image has both: the deployment "
+            "`pull-dataset` of the compose stack and `pippa train PRESET --launcher docker` bring a dataset there.",
         )
 
 

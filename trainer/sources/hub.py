@@ -47,8 +47,9 @@ class HubFile:
 
 def commit_of(repository: HubRepository, kind: Kind, store_name: str) -> str:
     """The commit the repository's revision is now. Raises ``UsageError``."""
+    api = _api()
     with _explained(repository, kind, store_name):
-        info = _api().repo_info(repository.id, repo_type=kind, revision=repository.revision, timeout=30)
+        info = api.repo_info(repository.id, repo_type=kind, revision=repository.revision, timeout=30)
         return info.sha or "main"
 
 
@@ -117,8 +118,8 @@ def _api() -> HfApi:
     except ImportError:
         raise UsageError(
             "The Hugging Face client is not installed here.",
-            "The trainer image has it: `docker compose run --rm trainer trainer prepare dataset NAME`. Without Docker: "
-            "`uv sync`.",
+            "In a checkout: `uv sync`. The trainer image has it: the deployments `pull-dataset` and `pull-base-model` "
+            "of the compose stack and `pippa train PRESET --launcher docker` bring what is missing there.",
         ) from None
     return HfApi(token=hub_token())
 

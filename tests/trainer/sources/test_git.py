@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from flows.deployments import deployments
 from tests.support.git_lfs import GitServer, commit, git, git_server, repository
 from trainer import sources
 from trainer.errors import DatasetError, UsageError
+from trainer.sources import git as git_source
 from trainer.store import snapshots
 from trainer.store.client import ObjectStore
 
@@ -165,3 +167,12 @@ def test_without_the_tools_it_says_what_to_install(object_store, server, tmp_pat
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match="apt-get install git git-lfs"):
         sources.dataset(object_store, sources.DEMO, tmp_path / "work")
+
+
+def test_without_git_the_cure_is_one_that_has_a_store(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match="git and git-lfs are not installed") as refused:
+        git_source.require_tools()
+    named = {deployment.name for deployment in deployments("docker", "native")}
+    assert "pull-dataset" in named and "`pull-dataset`" in refused.value.hint
+    assert "--launcher docker" in refused.value.hint and "compose run" not in refused.value.hint

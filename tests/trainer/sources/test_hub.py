@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.deployments import deployments
 from tests.support.hub import COMMIT, LARGE, hub
 from tests.support.so101 import make_so101
 from trainer import sources
@@ -118,3 +119,12 @@ def test_forgotten_downloads_are_removed_and_those_in_use_are_not(tmp_path):
         with downloads.folder_for(tmp_path, "other", "identity"):
             assert folder.is_dir()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new"]
+
+
+def test_without_the_client_the_cure_is_one_that_has_a_store(object_store, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(UsageError, match="client is not installed") as refused:
+        sources.dataset(object_store, TABLE, tmp_path / "work")
+    named = {deployment.name for deployment in deployments("docker", "native")}
+    assert {"pull-dataset", "pull-base-model"} <= named
+    assert "`pull-dataset` and `pull-base-model`" in refused.value.hint and "compose run" not in refused.value.hint
