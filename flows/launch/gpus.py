@@ -87,7 +87,9 @@ def refusal(message: str) -> PippaError | None:
     """The error that the engine's ``message`` means when it could not hand out a GPU; None for another one."""
     if not any(sign in message for sign in _REFUSALS):
         return None
+    # What the image asks for (NVIDIA_REQUIRE_CUDA), in the words of NVIDIA's container runtime.
+    cure = "Update NVIDIA's driver." if "unsatisfied condition" in message else TOOLKIT
     return PippaError(
         f"The Docker engine can't give a container the GPUs it was asked for: {message.strip()}",
-        f"{TOOLKIT} PIPPA_GPUS names the GPUs to use; none trains on the CPU.",
+        f"{cure} PIPPA_GPUS names the GPUs to use; none trains on the CPU.",
     )

@@ -56,6 +56,17 @@ def test_a_real_model_without_a_gpu_is_refused_with_the_rehearsal():
         gpus.require(NVIDIA, {"PIPPA_GPUS": "0"}, config(num_gpus=2))
 
 
+def test_a_driver_that_is_too_old_for_the_image_is_to_be_updated():
+    said = (
+        "… nvidia-container-cli: requirement error: unsatisfied condition: cuda>=13.0, "
+        "please update your driver to a newer version, or use an earlier cuda container: unknown"
+    )
+    refused = gpus.refusal(said)
+    assert refused is not None and refused.hint.startswith("Update NVIDIA's driver.")
+    missing = gpus.refusal('could not select device driver "" with capabilities: [[gpu]]')
+    assert missing is not None and missing.hint.startswith(gpus.TOOLKIT)
+
+
 @pytest.mark.docker
 @pytest.mark.parametrize(("text", "count", "devices"), [("all", -1, []), ("0,1", 0, ["0", "1"])])
 def test_a_container_for_gpus_is_created_as_pytorch_needs_it(bench: Bench, text, count, devices):
