@@ -140,13 +140,13 @@ def _spec(
                 f"{run_id} exists already, as a run of {known.preset}.",
                 f"`pippa runs resume {run_id}` continues it as it was; leave the run id out for a new run.",
             )
-        get_launcher(launcher, pippa_home()).require(known.config)
+        get_launcher(launcher, pippa_home()).require(known.config, known.engine)
         return known
     preset, config, provenance = resolve(preset_name, overrides)
     require_engine_can(config, engine)
     observe = _observe(run_id)
     place = get_launcher(launcher, pippa_home())
-    place.require(config)
+    place.require(config, engine)
     image = place.image(engine, lambda line: observe(PhaseEvent(phase="prepare", message=line)))
     observe(PhaseEvent(phase="prepare", message="Looking for dataset and base model in the store."))
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.

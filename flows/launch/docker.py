@@ -53,8 +53,8 @@ class DockerLauncher:
         """The engine's client, made at the first use. Raises ``PippaError`` that says how to reach one."""
         return connect(self._environ)
 
-    def require(self, config: FinetuneConfig) -> None:
-        """Refuse what the engine has no devices for. Raises ``UsageError``."""
+    def require(self, config: FinetuneConfig, engine: Engine) -> None:  # noqa: ARG002
+        """Refuse what the Docker engine has no devices for. Raises ``UsageError``."""
         gpus.require(self.client.info(), self._environ, config)
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:

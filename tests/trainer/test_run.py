@@ -347,3 +347,9 @@ def test_an_output_folder_of_another_training_is_not_taken_over(trainer, tmp_pat
     assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [25]
     code, events = trainer.finish(trainer.preset("--resume"))
     assert code == 2 and "there is no checkpoint in" in str(events[-1])
+
+
+def test_an_engine_without_its_command_is_not_replaced_by_our_own(trainer):
+    code, events = trainer.finish(trainer.preset(PIPPA_ENGINE="isaac-uv", PIPPA_FINETUNE_COMMAND=""))
+    assert code == 2 and "PIPPA_FINETUNE_COMMAND" in str(events[-1])
+    assert not (trainer.home / "runs").exists()
