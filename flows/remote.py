@@ -56,7 +56,8 @@ def submit(
         state = unfinished[0].state
         raise UsageError(
             f"{run_id} has not ended: its flow run is {state.name if state else 'about to begin'}.",
-            f"`pippa runs follow {run_id}` watches it, `pippa runs cancel {run_id}` ends it.",
+            f"`pippa runs follow {run_id}` watches it, `pippa runs cancel {run_id}` ends it. If its process was "
+            "killed, its machine's worker says so within four minutes; without one, set its state on Prefect's page.",
         )
     try:
         deployment = client.read_deployment_by_name(f"train/{preset}")
