@@ -51,8 +51,6 @@ def train(argv: Sequence[str]) -> int:
             return ExitCode.DONE
         raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
     name, own, flags = argv[0], *_own_flags(argv[1:])
-    if base_model := os.environ.get("PIPPA_BASE_MODEL"):
-        flags = ["--base-model-path", base_model, *flags]
     preset, config, provenance = resolve(name, flags, "pippa train")
     _check_folders(config)
     engine = _engine(own.engine)
