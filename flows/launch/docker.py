@@ -246,9 +246,14 @@ def _endpoint(container: Container) -> str | None:
     return variables.get("PIPPA_S3_ENDPOINT")
 
 
+def created(container: Container) -> datetime:
+    """When the engine made the container, to the second."""
+    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
+
+
 def _age(container: Container) -> float:
-    created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
-    return (datetime.now(UTC) - created).total_seconds()
+    """Seconds."""
+    return (datetime.now(UTC) - created(container)).total_seconds()
 
 
 def _owner(image: Image) -> int:
