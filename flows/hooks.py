@@ -26,6 +26,7 @@ from prefect.states import State
 from flows import slots
 from flows.launch import engine, reaper
 from flows.launch.place import find_place
+from flows.machine import has_process
 from flows.settings import stop_grace
 from trainer.errors import PippaError
 
@@ -104,10 +105,14 @@ def reap(client: SyncPrefectClient) -> list[str]:
         return []
     latest = datetime.now(UTC) - timedelta(seconds=stop_grace()) - MARGIN
 
+    def is_stopping(run: FlowRun) -> bool:
+        """Whether somebody else may see to its container: it ended lately, or its process is still there."""
+        return run.state is None or run.state.timestamp > latest or has_process(run.id)
+
     def is_live(container: reaper.Owned) -> bool:
         runs = _runs_of(client, container.run_id) if container.run_id else []
-        # Nobody here knows it: another server may. One that ended lately may still be stopping its container.
-        return not runs or any(not _ended(run) or run.state is None or run.state.timestamp > latest for run in runs)
+        # Nobody here knows it: another server may.
+        return not runs or any(not _ended(run) or is_stopping(run) for run in runs)
 
     with closing(docker):
         project = find_place(docker, os.environ).project

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -15,7 +14,7 @@ from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows import hooks, slots
-from flows.machine import machine_name
+from flows.machine import has_process, machine_name
 
 KEEP_SECONDS = 60.0
 LOST_SECONDS = 150.0
@@ -34,7 +33,7 @@ def recover(client: SyncPrefectClient, worker: str) -> list[str]:
     """
     done = []
     for run in _unfinished(client, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING):
-        if run.labels.get(_WORKER) != worker or _has_process(run.id):
+        if run.labels.get(_WORKER) != worker or has_process(run.id):
             continue
         if run.state_type == StateType.CANCELLING:
             hooks.stop_containers(run)
@@ -54,6 +53,8 @@ class Keeper:
         self._seconds = seconds
         self._ended = threading.Event()
         self._leaked: dict[str, datetime] = {}
+        self._listening = datetime.now(UTC)
+        """Since when everybody's word came through: this keeper's start, or the last round that failed."""
 
     def __enter__(self) -> Keeper:
         threading.Thread(target=self._run, name="keeper", daemon=True).start()
@@ -64,7 +65,7 @@ class Keeper:
 
     def tidy(self, client: SyncPrefectClient) -> None:
         """One round."""
-        for run in lost(client):
+        for run in lost(client, machine_name(), self._listening):
             message = "The process that followed it was killed. `pippa runs resume` continues the run."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             _LOG.warning("%s: %s", run.name, message)
@@ -79,6 +80,7 @@ class Keeper:
                 with get_client(sync_client=True) as client:
                     self.tidy(client)
             except Exception as error:  # a server or engine that is away is back some other minute
+                self._listening = datetime.now(UTC)
                 _LOG.warning("Could not tidy up: %s", error)
 
     def _free_leaked(self, client: SyncPrefectClient) -> None:
@@ -94,15 +96,21 @@ class Keeper:
                 _LOG.warning("Freed %s: nothing trains there.", limit)
 
 
-def lost(client: SyncPrefectClient, now: datetime | None = None) -> list[FlowRun]:
-    """Flow runs started from a terminal or a compose service whose process ended without a word."""
-    now = now or datetime.now(UTC)
-    since = now - timedelta(seconds=LOST_SECONDS)
+def lost(client: SyncPrefectClient, machine: str, listening: datetime) -> list[FlowRun]:
+    """Flow runs started from a terminal or a compose service of ``machine`` whose process ended without a word.
+
+    Those of other machines may train on behind a broken tunnel. Silence counts from ``listening`` on: while the server
+    was away, nobody could be heard of.
+    """
+    since = datetime.now(UTC) - timedelta(seconds=LOST_SECONDS)
+    if listening > since:
+        return []
     silent = [
         run
         for run in _unfinished(client, StateType.RUNNING)
-        # Those of deployments are their worker's concern.
-        if run.deployment_id is None and run.state is not None and run.state.timestamp < since
+        # Those of deployments are their worker's concern. One that has not said where it trains may be of this machine.
+        if run.deployment_id is None and run.labels.get(slots.MACHINE, machine) == machine
+        if run.state is not None and run.state.timestamp < since
     ]
     return [run for run in silent if not _heard_of(client, run.id, since)]
 
@@ -129,15 +137,3 @@ def _unfinished(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:
         flow_filter=FlowFilter(name=FlowFilterName(any_=hooks.FLOWS)),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=StateTypes(any_=list(types)))),
     )
-
-
-def _has_process(flow_run_id: UUID) -> bool:
-    """Whether a process of this machine (of this container, in one) carries out the flow run."""
-    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if wanted in environ.read_bytes().split(b"\0"):
-                return True
-        except OSError:  # somebody else's process, or one that just ended
-            continue
-    return False

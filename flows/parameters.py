@@ -46,7 +46,7 @@ else:
 
 
 def given(overrides: Overrides | dict[str, Any] | None) -> dict[str, Any]:
-    """The arguments that ``overrides`` really sets, as ``flows.train.resolve`` takes them."""
+    """The arguments that ``overrides`` really sets, as ``trainer.argv.resolve_values`` takes them."""
     values = overrides.model_dump(exclude_unset=True) if isinstance(overrides, BaseModel) else overrides or {}
     return {name: value for name, value in values.items() if value is not None}
 

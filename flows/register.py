@@ -7,7 +7,14 @@ from importlib.metadata import version
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.actions import (
+    DeploymentScheduleCreate,
+    DeploymentUpdate,
+    VariableCreate,
+    VariableUpdate,
+    WorkPoolCreate,
+    WorkPoolUpdate,
+)
 from prefect.client.schemas.filters import DeploymentFilter, DeploymentFilterTags
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
@@ -20,6 +27,8 @@ from trainer.prepare import git_sha
 # Without a command of its own, Prefect's process worker copies the flow's code to a workspace and looks for a project
 # to install; the code lies in the image.
 COMMAND = "python -m prefect.engine"
+SCHEDULED = "pippa_schedules"
+"""The variable of the server that says which schedules pippa registered."""
 DESCRIPTION = "Runs pippa's flows on the machines that have a `pippa worker`; trainings run in containers beside it."
 
 
@@ -28,16 +37,19 @@ def register(
 ) -> list[str]:
     """Make the server have exactly the deployments of ``table``, in ``pool``; returns the names of those removed.
 
-    Deployments that pippa did not register, schedules made in Prefect's pages, and what was switched there stay.
+    Deployments and schedules that pippa did not register, and what was switched in Prefect's pages, stay.
     """
     ensure_pool(client, pool)
+    registered = _registered(client)
     flows = {flow_name(each): client.create_flow_from_name(flow_name(each)) for each in table}
     kept: set[UUID] = set()
     for each in table:
         name = f"{flow_name(each)}/{each.name}"
         deployment_id = _deploy(client, each, flows[flow_name(each)], pool)
         kept.add(deployment_id)
-        _schedule(client, deployment_id, [one for one in schedules if one.deployment == name])
+        timetables = [one for one in schedules if one.deployment == name]
+        _schedule(client, deployment_id, timetables, registered.get(name, []))
+    _remember(client, schedules)
     return _prune(client, pool, kept)
 
 
@@ -88,7 +100,10 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment, flow_id: UUID, po
     return known.id
 
 
-def _schedule(client: SyncPrefectClient, deployment_id: UUID, wanted: Sequence[Timetable]) -> None:
+def _schedule(
+    client: SyncPrefectClient, deployment_id: UUID, wanted: Sequence[Timetable], registered: Sequence[str]
+) -> None:
+    """Make the deployment have the schedules ``wanted``; of others only those go whose slug is ``registered``."""
     known = {found.slug: found for found in client.read_deployment_schedules(deployment_id) if found.slug}
     for each in wanted:
         if (found := known.pop(each.slug, None)) is None:
@@ -100,8 +115,25 @@ def _schedule(client: SyncPrefectClient, deployment_id: UUID, wanted: Sequence[T
             client.update_deployment_schedule(
                 deployment_id, found.id, schedule=each.when, parameters=each.parameters, slug=each.slug
             )
-    for gone in known.values():
-        client.delete_deployment_schedule(deployment_id, gone.id)
+    for slug in registered:
+        if gone := known.get(slug):
+            client.delete_deployment_schedule(deployment_id, gone.id)
+
+
+def _registered(client: SyncPrefectClient) -> dict[str, list[str]]:
+    """The slugs of the schedules that pippa registered last, by deployment; a person may give theirs one too."""
+    found = client.read_variable_by_name(SCHEDULED)
+    return found.value if found is not None and isinstance(found.value, dict) else {}
+
+
+def _remember(client: SyncPrefectClient, schedules: Sequence[Timetable]) -> None:
+    slugs: dict[str, list[str]] = {}
+    for each in schedules:
+        slugs.setdefault(each.deployment, []).append(each.slug)
+    if client.read_variable_by_name(SCHEDULED) is None:
+        client.create_variable(VariableCreate(name=SCHEDULED, value=slugs))
+    else:
+        client.update_variable(VariableUpdate(name=SCHEDULED, value=slugs))
 
 
 def _prune(client: SyncPrefectClient, pool: str, kept: set[UUID]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -48,8 +49,16 @@ def submit(
 ) -> FlowRun:
     """Start the deployment ``train/<preset>`` as ``run_id``.
 
-    Raises ``UsageError`` when the server has no such deployment or does not take the parameters.
+    Raises ``UsageError`` when the run goes on already, and when the server has no such deployment or does not take the
+    parameters.
     """
+    if unfinished := [run for run in _flow_runs(client, run_id) if run.state is None or not run.state.is_final()]:
+        state = unfinished[0].state
+        raise UsageError(
+            f"{run_id} has not ended: its flow run is {state.name if state else 'about to begin'}.",
+            f"`pippa runs follow {run_id}` watches it, `pippa runs cancel {run_id}` ends it. If its process was "
+            "killed, its machine's worker says so within four minutes; without one, set its state on Prefect's page.",
+        )
     try:
         deployment = client.read_deployment_by_name(f"train/{preset}")
     except ObjectNotFound:
@@ -62,7 +71,11 @@ def submit(
         parameters["engine"] = engine
     try:
         return client.create_flow_run_from_deployment(
-            deployment.id, parameters=parameters, name=run_id, idempotency_key=run_id
+            deployment.id,
+            parameters=parameters,
+            name=run_id,
+            # Of this submission: a request that the client sends again starts one flow run, a run resumed another one.
+            idempotency_key=f"{run_id}-{secrets.token_hex(8)}",
         )
     except httpx.HTTPStatusError as error:
         if error.response.status_code not in (HTTPStatus.CONFLICT, HTTPStatus.UNPROCESSABLE_ENTITY):
@@ -85,12 +98,7 @@ def workers_online(client: SyncPrefectClient) -> int:
 
 def find(client: SyncPrefectClient, run_id: str) -> FlowRun:
     """The newest flow run of the training ``run_id``. Raises ``UsageError`` when the server knows none."""
-    found = client.read_flow_runs(
-        flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])),
-        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[run_id])),
-        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
-        limit=1,
-    )
+    found = _flow_runs(client, run_id)
     if not found:
         raise UsageError(f"The Prefect server knows no run {run_id}.", "`pippa runs list` lists the store's.")
     return found[0]
@@ -154,6 +162,15 @@ def report_of(client: SyncPrefectClient, run_id: str) -> str | None:
     """The report the run left in Prefect, as Markdown."""
     answer = client.request("GET", "/artifacts/{key}/latest", path_params={"key": f"{run_id}-report"})
     return answer.json().get("data")
+
+
+def _flow_runs(client: SyncPrefectClient, run_id: str) -> list[FlowRun]:
+    """The flow runs of a training, the newest first: one each time it was started or resumed."""
+    return client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])),
+        flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[run_id])),
+        sort=FlowRunSort.EXPECTED_START_TIME_DESC,
+    )
 
 
 def _exit_code(flow_run: FlowRun, error: ErrorEvent | None) -> int:

@@ -17,12 +17,13 @@ CONNECT_SECONDS = 1.0
 
 
 def adopt(home: Path, environ: MutableMapping[str, str] = os.environ) -> bool:
-    """Name the stack's object store and Prefect in ``environ`` where neither is named and the stack runs.
+    """Name the stack's object store and its Prefect in ``environ``, each where it is not named and runs.
 
-    Returns whether the store is the stack's. Says so when there is a stack that does not run, since what it holds
-    is then not shown.
+    Returns whether the store is the stack's. Says so when there is a stack whose store does not run, since what it
+    holds is then not shown.
     """
     folder = home / "stack"
+    _adopt_prefect(folder, environ)
     if environ.get("PIPPA_S3_ENDPOINT") or not (folder / "s3_access_key").is_file():
         return False
     store = environ.get("PIPPA_MINIO_PORT") or "9000"
@@ -32,11 +33,16 @@ def adopt(home: Path, environ: MutableMapping[str, str] = os.environ) -> bool:
     environ["PIPPA_S3_ENDPOINT"] = f"http://{HOST}:{store}"
     for name in ("PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY"):
         _name(environ, name, folder / name.removeprefix("PIPPA_").lower())
-    prefect = environ.get("PIPPA_PREFECT_PORT") or "4200"
-    if not environ.get("PREFECT_API_URL") and _answers(prefect):
-        environ["PREFECT_API_URL"] = f"http://{HOST}:{prefect}/api"
-        _name(environ, "PREFECT_API_AUTH_STRING", folder / "prefect_api_auth_string")
     return True
+
+
+def _adopt_prefect(folder: Path, environ: MutableMapping[str, str]) -> None:
+    """Also beside another object store: a stack with a bucket has no store of its own."""
+    password = folder / "prefect_api_auth_string"
+    port = environ.get("PIPPA_PREFECT_PORT") or "4200"
+    if not environ.get("PREFECT_API_URL") and password.is_file() and _answers(port):
+        environ["PREFECT_API_URL"] = f"http://{HOST}:{port}/api"
+        _name(environ, "PREFECT_API_AUTH_STRING", password)
 
 
 @functools.cache

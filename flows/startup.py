@@ -84,7 +84,7 @@ def started(
         def bring_image() -> None:
             place = get_launcher(launcher, home)
             if config is not None:
-                place.require(config)
+                place.require(config, engine)
             place.image(engine, say)
 
         def bring_prefect() -> None:

@@ -20,7 +20,6 @@ from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task
-from pydantic import ValidationError
 
 from flows import machine, slots
 from flows.artifacts import Artifacts, log_event, publish
@@ -31,12 +30,10 @@ from flows.parameters import Overrides, PresetName, given
 from flows.report import build_report, to_markdown
 from flows.settings import stop_grace
 from flows.sources import bring
-from trainer.argv import Provenance, flag, require_engine_can
-from trainer.config import FinetuneConfig
+from trainer.argv import require_engine_can, resolve_values
 from trainer.errors import PippaError, UsageError
 from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
 from trainer.prepare import new_spec
-from trainer.presets import Preset, get_preset
 from trainer.settings import StoreSettings, pippa_home
 from trainer.spec import RUN_ID, Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.store import runs
@@ -102,27 +99,6 @@ def train(
     return report.model_dump(mode="json")
 
 
-def resolve(preset_name: str, overrides: dict[str, Any]) -> tuple[Preset, FinetuneConfig, Provenance]:
-    """The preset with ``overrides`` applied, validated; ``PIPPA_BASE_MODEL`` stands in for a base model left open.
-
-    Raises ``UsageError`` naming each field that is wrong.
-    """
-    preset = get_preset(preset_name)
-    if base_model := os.environ.get("PIPPA_BASE_MODEL"):
-        overrides = {"base_model_path": base_model, **overrides}
-    values = {name: argument.value for name, argument in preset.arguments.items()}
-    try:
-        config = FinetuneConfig.model_validate({**values, **overrides})
-    except ValidationError as error:
-        problems = [f"{flag(str(e['loc'][0]))}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
-        raise UsageError("\n".join(problems), "`pippa train PRESET --help` explains every field.") from None
-    provenance: Provenance = {
-        name: "flag" if name in overrides else "preset" if name in preset.arguments else "default"
-        for name in FinetuneConfig.model_fields
-    }
-    return preset, config, provenance
-
-
 def _spec(
     store: ObjectStore,
     preset_name: str,
@@ -135,18 +111,18 @@ def _spec(
     if runs.read_file(store, run_id, "spec.json") is not None:
         known = runs.read_spec(store, run_id)
         # The very same request again is the same flow run, started a second time.
-        if known.preset != preset_name or (overrides and known.config != resolve(preset_name, overrides)[1]):
+        if known.preset != preset_name or (overrides and known.config != resolve_values(preset_name, overrides)[1]):
             raise UsageError(
                 f"{run_id} exists already, as a run of {known.preset}.",
                 f"`pippa runs resume {run_id}` continues it as it was; leave the run id out for a new run.",
             )
-        get_launcher(launcher, pippa_home()).require(known.config)
+        get_launcher(launcher, pippa_home()).require(known.config, known.engine)
         return known
-    preset, config, provenance = resolve(preset_name, overrides)
+    preset, config, provenance = resolve_values(preset_name, overrides)
     require_engine_can(config, engine)
     observe = _observe(run_id)
     place = get_launcher(launcher, pippa_home())
-    place.require(config)
+    place.require(config, engine)
     image = place.image(engine, lambda line: observe(PhaseEvent(phase="prepare", message=line)))
     observe(PhaseEvent(phase="prepare", message="Looking for dataset and base model in the store."))
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.

@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from http import HTTPStatus
 from pathlib import Path
 
-import httpx
-from prefect.client.orchestration import get_client
 from prefect.workers.process import ProcessWorker
 from rich.console import Console
 from rich.markup import escape
 
+from flows.api import prefect_client
 from flows.deployments import POOL, SCHEDULES, deployments, names
 from flows.keeper import Keeper, recover
 from flows.launch import LauncherName
 from flows.machine import machine_name
 from flows.register import code_version, register
-from trainer.errors import ExitCode, PippaError
+from trainer.errors import ExitCode
 from trainer.spec import Engine
 
 
@@ -27,17 +25,9 @@ def work(screen: Console, *, name: str | None, launcher: LauncherName, engine: E
     """Register the deployments, then run what the server has for this machine until SIGTERM or Ctrl-C."""
     name = name or machine_name()
     table = deployments(launcher, engine)
-    try:
-        with get_client(sync_client=True) as client:
-            removed = register(client, table, SCHEDULES, POOL)
-            recovered = recover(client, name)
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code != HTTPStatus.UNAUTHORIZED:
-            raise
-        raise PippaError(
-            "The Prefect server refuses the password.",
-            "Set PREFECT_API_AUTH_STRING (or …_FILE) to the server's own: user:password.",
-        ) from None
+    with prefect_client() as client:
+        removed = register(client, table, SCHEDULES, POOL)
+        recovered = recover(client, name)
     screen.print(f"pippa {code_version()}: {escape(', '.join(names(table)))}", soft_wrap=True)
     for gone in removed:
         screen.print(f"Removed {escape(gone)}, which pippa has no more.")

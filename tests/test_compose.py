@@ -66,6 +66,12 @@ def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
     assert all(port.startswith("127.0.0.1:") for port in ports), ports
 
 
+def test_other_services_reach_prefect(compose: dict[str, Any]) -> None:
+    prefect = compose["services"]["prefect"]
+    assert prefect["command"][-2:] == ["--host", "0.0.0.0"]
+    assert "PREFECT_API_AUTH_STRING_FILE" in prefect["environment"]
+
+
 def test_no_service_gets_a_secret_as_a_variable(compose: dict[str, Any]) -> None:
     secret = {credential.setting for credential in CREDENTIALS}
     for name, service in compose["services"].items():

@@ -11,8 +11,9 @@ import dataclasses
 import difflib
 import functools
 import io
+import os
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
@@ -98,30 +99,54 @@ def parse_flags(
     ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. Anything wrong
     is a ``UsageError`` that names the flag and the right form.
     """
-    if {"-h", "--help"} & set(argv):
-        _tyro(argv, base, prog)
-    given = _given(argv)
-    values = _tyro(argv, base, prog)
-    try:
-        return FinetuneConfig.model_validate(values), given
-    except ValidationError as error:
-        problems = [f"{flag(str(e['loc'][0]))}: {_sentence(e['msg'])} (got {e['input']!r})" for e in error.errors()]
-        raise UsageError("\n".join(problems), f"`{prog} --help` explains every flag.") from None
+    values, given = _parsed(argv, base, prog)
+    return _validated(values, prog), given
 
 
 def resolve(
-    preset_name: str, argv: Sequence[str], prog: str = "trainer run"
+    preset_name: str, argv: Sequence[str], prog: str = "trainer run", environ: Mapping[str, str] = os.environ
 ) -> tuple[Preset, FinetuneConfig, Provenance]:
-    """The preset, its configuration with the flags of ``argv`` applied, and where each field's value came from.
+    """``resolve_values`` with the flags of ``argv``, those that ``parse_flags`` takes."""
+    prog = f"{prog} {preset_name}"
+    values, given = _parsed(argv, get_preset(preset_name).config, prog)
+    return resolve_values(preset_name, {name: values[name] for name in given}, prog, environ)
 
-    Raises ``UsageError`` for an unknown preset or flag, or a value out of bounds.
+
+def resolve_values(
+    preset_name: str,
+    overrides: Mapping[str, Any],
+    prog: str = "pippa train PRESET",
+    environ: Mapping[str, str] = os.environ,
+) -> tuple[Preset, FinetuneConfig, Provenance]:
+    """The preset, its configuration with ``overrides`` applied, and where each field's value came from.
+
+    ``PIPPA_BASE_MODEL`` stands in for a base model that they leave open. Raises ``UsageError`` for an unknown preset or
+    field, or a value out of bounds, naming all that is wrong.
     """
     preset = get_preset(preset_name)
-    config, given = parse_flags(argv, preset.config, f"{prog} {preset_name}")
+    if base_model := environ.get("PIPPA_BASE_MODEL"):
+        overrides = {"base_model_path": base_model, **overrides}
+    config = _validated({**preset.values, **overrides}, prog)
     provenance: Provenance = {
-        name: "flag" if name in given else "preset" if name in preset.arguments else "default" for name in _FIELDS
+        name: "flag" if name in overrides else "preset" if name in preset.arguments else "default" for name in _FIELDS
     }
     return preset, config, provenance
+
+
+def _parsed(argv: Sequence[str], base: FinetuneConfig, prog: str) -> tuple[dict[str, Any], set[str]]:
+    """The value of every field, not validated, and the names of those that ``argv`` sets."""
+    if {"-h", "--help"} & set(argv):
+        _tyro(argv, base, prog)
+    given = _given(argv)
+    return _tyro(argv, base, prog), given
+
+
+def _validated(values: Mapping[str, Any], prog: str) -> FinetuneConfig:
+    try:
+        return FinetuneConfig.model_validate(values)
+    except ValidationError as error:
+        problems = [f"{flag(str(e['loc'][0]))}: {_sentence(e['msg'])} (got {e['input']!r})" for e in error.errors()]
+        raise UsageError("\n".join(problems), f"`{prog} --help` explains every flag.") from None
 
 
 def _given(argv: Sequence[str]) -> set[str]:

@@ -73,6 +73,23 @@ def engine_from(environ: Mapping[str, str] = os.environ) -> Engine:
     raise UsageError(f"PIPPA_ENGINE is {name!r}.", f"The engines are {', '.join(get_args(Engine))}.")
 
 
+def require_engine_here(engine: Engine, run: str = "This", environ: Mapping[str, str] = os.environ) -> None:
+    """Raise ``UsageError`` where a process of this environment would train ``run`` with another engine than ``engine``.
+
+    What it starts is ``PIPPA_FINETUNE_COMMAND``, and without one pippa's own engine.
+    """
+    if engine != "native" and not environ.get("PIPPA_FINETUNE_COMMAND"):
+        raise UsageError(
+            f"The engine {engine} is not here: PIPPA_FINETUNE_COMMAND, the command that starts it, is not set.",
+            f"`pippa … --launcher docker` trains in the image of {engine}; or set it to an installed Isaac-GR00T's.",
+        )
+    if engine != (carried := engine_from(environ)):
+        raise UsageError(
+            f"{run} is a run of the engine {engine}; what is here is {carried} (PIPPA_ENGINE).",
+            f"Use the image with {engine} (`pippa … --launcher docker`), or set PIPPA_ENGINE to what is really here.",
+        )
+
+
 def git_sha(environ: Mapping[str, str] = os.environ) -> str | None:
     """The commit of pippa: ``PIPPA_GIT_SHA``, else what its image was built from, else this file's checkout's."""
     if sha := environ.get("PIPPA_GIT_SHA"):

@@ -37,7 +37,12 @@ class Preset:
     @cached_property
     def config(self) -> FinetuneConfig:
         """The preset as a complete configuration."""
-        return FinetuneConfig.model_validate({name: argument.value for name, argument in self.arguments.items()})
+        return FinetuneConfig.model_validate(self.values)
+
+    @property
+    def values(self) -> dict[str, object]:
+        """What it sets, by argument."""
+        return {name: argument.value for name, argument in self.arguments.items()}
 
     def reason(self, argument: str) -> str:
         """Why the preset sets ``argument``; empty where it keeps the default."""

@@ -22,7 +22,7 @@ from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Even
 from trainer.failures import explain
 from trainer.hf_lines import Translator
 from trainer.parent import child_environment, die_with_parent
-from trainer.prepare import engine_from, new_spec, prepare_sources
+from trainer.prepare import engine_from, new_spec, prepare_sources, require_engine_here
 from trainer.record import Record
 from trainer.settings import StoreSettings, pippa_home, secret_from, upload_patience
 from trainer.spec import RunSpec
@@ -60,6 +60,7 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     preset, config, provenance = resolve(name, flags)
     engine = engine_from()
     require_engine_can(config, engine)
+    require_engine_here(engine)
     store = ObjectStore(StoreSettings.from_environ())
     store.ensure_bucket()
     emit = Emitter()
@@ -77,11 +78,7 @@ def _stored(argv: Sequence[str], signals: Signals) -> int:
         raise UsageError(f"trainer run {shlex.join(argv)}: this is neither a preset nor --run-id RUN.", USAGE.strip())
     store = ObjectStore(StoreSettings.from_environ())
     spec = runs.read_spec(store, rest[0])
-    if spec.engine != (engine := engine_from()):
-        raise UsageError(
-            f"{spec.run_id} is a run of the engine {spec.engine}; this image carries {engine}.",
-            f"Use the image with {spec.engine}, or set PIPPA_ENGINE to what this one really carries.",
-        )
+    require_engine_here(spec.engine, spec.run_id)
     return Run(spec, store, signals).carry_out()
 
 

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,7 +18,7 @@ from flows.commands import console, said
 from flows.embedded.prefect import given_api
 from flows.settings import prefect_environment
 from trainer.config import FinetuneConfig
-from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.errors import ExitCode, UsageError
 from trainer.settings import pippa_home
 from trainer.sources import is_folder
 from trainer.spec import Engine
@@ -148,21 +147,7 @@ def _client() -> Iterator[SyncPrefectClient]:
     os.environ.update({**prefect_environment(pippa_home()), **given_api().to_environ()})
     with said("Connecting to the Prefect server"):
         # Prefect takes seconds to import.
-        import httpx
-        from prefect.client.orchestration import get_client
+        from flows.api import prefect_client
 
-    try:
-        with get_client(sync_client=True) as client:
-            yield client
-    except httpx.HTTPStatusError as error:
-        if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise PippaError(
-                "The Prefect server refuses the password.",
-                "Set PREFECT_API_AUTH_STRING (or …_FILE) to the server's own: user:password.",
-            ) from None
-        raise
-    except httpx.TransportError as error:
-        raise PippaError(
-            f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer: {error}",
-            "Is the address right, and the tunnel to it open?",
-        ) from error
+    with prefect_client() as client:
+        yield client

@@ -9,17 +9,22 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import columns, console, nothing_stored, opened_store
 from flows.commands.train import LAUNCHERS, carry_out, chosen_launcher
+from flows.launch import LauncherName
 from flows.terminal import duration
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.settings import secret_from
-from trainer.spec import RUN_ID, Engine
+from trainer.settings import pippa_home, secret_from
+from trainer.spec import RUN_ID, RunSpec
 from trainer.store.client import ObjectStore
+
+if TYPE_CHECKING:
+    from trainer.store.runs import RunState
 
 ALIVE = timedelta(seconds=60)
 """A run that goes on renews its state every few seconds; one that was silent for longer was killed."""
@@ -126,10 +131,13 @@ def resume(argv: Sequence[str]) -> int:
         "pippa runs resume", description="Continue a run from its last checkpoint, with the configuration it had."
     )
     parser.add_argument("run", help="run id, as `pippa runs` lists them")
-    parser.add_argument("--launcher", choices=LAUNCHERS, help="as of `pippa train`")
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="as of `pippa train`; by default docker for a run that was trained in an image",
+    )
     arguments = parser.parse_args(argv)
-    launcher = chosen_launcher(arguments.launcher)
-    if launcher == "remote":
+    if chosen_launcher(arguments.launcher) == "remote":
         from flows.commands.remote import carry_out_remotely
 
         if not RUN_ID.fullmatch(arguments.run):
@@ -137,9 +145,12 @@ def resume(argv: Sequence[str]) -> int:
         preset = arguments.run.rsplit("-", 3)[0]
         return carry_out_remotely(preset, {}, None, arguments.run, None)
     with opened_store() as store:
-        preset, engine = _resumable(store, arguments.run)
+        spec, state = _resumable(store, arguments.run)
+        launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
+        assert launcher != "remote"  # noqa: S101 - that was seen to above
+        _require_not_elsewhere(spec, state, launcher)
         # Within the store's context, so that an embedded server is not stopped and started again in between.
-        return carry_out(preset, {}, launcher, arguments.run, None, engine)
+        return carry_out(spec.preset, {}, launcher, arguments.run, None, spec.engine)
 
 
 def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
@@ -161,11 +172,29 @@ def is_alive(updated: datetime) -> bool:
     return datetime.now(UTC) - updated < ALIVE
 
 
-def _resumable(store: ObjectStore, run_id: str) -> tuple[str, Engine]:
-    """The preset and the engine of a run that can be continued. Raises ``UsageError`` for one that can't."""
+def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | None]:
+    """What a run that can be continued is, and how it went. Raises ``UsageError`` for one that can't."""
     from trainer.store import runs
 
     spec, state = runs.read_spec(store, run_id), runs.read_state(store, run_id)
     if state is not None and state.status == "done":
         raise UsageError(f"{run_id} is done.", f"`pippa runs show {run_id}` tells how it went.")
-    return spec.preset, spec.engine
+    return spec, state
+
+
+def _require_not_elsewhere(spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
+    """Raise ``UsageError`` for a run that goes on where ``launcher`` would not find it: it would be trained twice."""
+    if state is None or not state.active or not is_alive(state.updated):
+        return
+    if launcher == "docker":
+        from flows.launch.docker import DockerLauncher
+
+        if DockerLauncher(pippa_home()).knows(spec.run_id):
+            return
+    attach = f"`pippa runs resume {spec.run_id} --launcher docker` on its machine attaches to its container. "
+    raise UsageError(
+        f"{spec.run_id} still trains: it was heard of a moment ago, at step {state.step}/{state.of}.",
+        f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
+        + (attach if spec.image else "")
+        + "One that was killed can be resumed a minute after its last word.",
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.errors import UsageError
 from trainer.settings import pippa_home, secret_from
 
+HOST = "127.0.0.1"
 PORT = 4200
 
 
@@ -22,17 +24,37 @@ def server(argv: Sequence[str]) -> int:
         description="Run the Prefect server, with its pages, until it is stopped. Its database is the Postgres of "
         "PIPPA_POSTGRES_HOST, else a file in PIPPA_HOME/prefect.",
     )
-    parser.add_argument("--host", default="0.0.0.0", help="address to listen on (default: all)")  # noqa: S104 - in a container
+    parser.add_argument(
+        "--host", default=HOST, help=f"address to listen on (default: {HOST}; 0.0.0.0 is all, and needs a password)"
+    )
     parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on (default: {PORT})")
     arguments = parser.parse_args(argv)
     home = pippa_home()
     environ = {**os.environ, **server_environment(home)}
+    _require_password(arguments.host, environ)
     Path(environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "prefect", "server", "start"]
     # The process becomes the server: whoever supervises it signals the server itself.
     os.execve(  # noqa: S606 - a list, no shell
         sys.executable, [*command, "--host", arguments.host, "--port", str(arguments.port)], environ
     )
+
+
+def _require_password(host: str, environ: Mapping[str, str]) -> None:
+    """Raise ``UsageError`` for a server that others reach and that does what anybody tells it."""
+    if not _is_loopback(host) and not environ.get("PREFECT_SERVER_API_AUTH_STRING"):
+        raise UsageError(
+            f"--host {host}: whoever reaches this machine could start trainings on its workers; there is no password.",
+            "Set one, PREFECT_API_AUTH_STRING=user:password (or …_FILE with the path of a secret file), here and where "
+            f"the server is used; or leave --host at {HOST} and come through a tunnel: ssh -L {PORT}:{HOST}:{PORT}.",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

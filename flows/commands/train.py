@@ -18,7 +18,7 @@ from flows.launch import LauncherName
 from trainer.argv import require_engine_can, resolve
 from trainer.config import FinetuneConfig
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.prepare import engine_from
+from trainer.prepare import engine_from, require_engine_here
 from trainer.presets import PRESETS
 from trainer.settings import pippa_home
 from trainer.spec import Engine, new_run_id
@@ -51,12 +51,12 @@ def train(argv: Sequence[str]) -> int:
             return ExitCode.DONE
         raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
     name, own, flags = argv[0], *_own_flags(argv[1:])
-    if base_model := os.environ.get("PIPPA_BASE_MODEL"):
-        flags = ["--base-model-path", base_model, *flags]
     preset, config, provenance = resolve(name, flags, "pippa train")
     _check_folders(config)
     engine = _engine(own.engine)
     require_engine_can(config, engine)
+    if own.launcher == "process":
+        require_engine_here(engine)
     if own.dry_run:
         from flows.plan import print_plan
 

@@ -72,8 +72,8 @@ class Training(Protocol):
 class Launcher(Protocol):
     """One place to run trainers."""
 
-    def require(self, config: FinetuneConfig) -> None:
-        """Raise ``UsageError`` for a training that this place has not the devices for."""
+    def require(self, config: FinetuneConfig, engine: Engine) -> None:
+        """Raise ``UsageError`` for a training that this place has not the devices or the engine for."""
         ...
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:

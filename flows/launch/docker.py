@@ -53,13 +53,23 @@ class DockerLauncher:
         """The engine's client, made at the first use. Raises ``PippaError`` that says how to reach one."""
         return connect(self._environ)
 
-    def require(self, config: FinetuneConfig) -> None:
-        """Refuse what the engine has no devices for. Raises ``UsageError``."""
+    def require(self, config: FinetuneConfig, engine: Engine) -> None:  # noqa: ARG002
+        """Refuse what the Docker engine has no devices for. Raises ``UsageError``."""
         gpus.require(self.client.info(), self._environ, config)
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
         """The digest or id of the image of ``engine``, pulled or built if need be."""
         return images.digest(images.ensure_image(self.client, engine, self._environ, log))
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a container of the job ``name``, which ``start`` follows or takes the result of."""
+        try:
+            self.client.containers.get(PREFIX + name)
+        except docker.errors.NotFound:
+            return False
+        except UNREACHABLE as error:
+            raise unreachable(engine_address(self._environ), error) from error
+        return True
 
     def start(self, job: Job, environ: Mapping[str, str]) -> ContainerTraining:
         """Start ``job`` in its container, or follow the one that runs, or take the result of the one that has ended.
@@ -94,7 +104,13 @@ class DockerLauncher:
                     raise UsageError(
                         f"{job.name} runs already, with the object store {_endpoint(found)}"
                         + (f", started by the compose project {stack}." if stack else ", started outside of compose."),
-                        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end.",
+                        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
+                        # Within the stack the store has its own name, and there a resume follows the container.
+                        + (
+                            f" `docker compose run --rm worker pippa runs resume {job.name}` follows it."
+                            if stack
+                            else ""
+                        ),
                     )
                 # The embedded store has another port after each start: this one can't register anything any more. It
                 # may save on its disk, and the one that follows continues from there.
@@ -230,9 +246,14 @@ def _endpoint(container: Container) -> str | None:
     return variables.get("PIPPA_S3_ENDPOINT")
 
 
+def created(container: Container) -> datetime:
+    """When the engine made the container, to the second."""
+    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
+
+
 def _age(container: Container) -> float:
-    created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
-    return (datetime.now(UTC) - created).total_seconds()
+    """Seconds."""
+    return (datetime.now(UTC) - created(container)).total_seconds()
 
 
 def _owner(image: Image) -> int:

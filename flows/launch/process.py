@@ -19,6 +19,7 @@ from trainer.config import FinetuneConfig
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
 from trainer.parent import child_environment
+from trainer.prepare import require_engine_here
 from trainer.spec import Engine
 
 KILL_SECONDS = 5.0
@@ -32,8 +33,9 @@ class ProcessLauncher:
         self._home = home
         self._command = list(command)
 
-    def require(self, config: FinetuneConfig) -> None:
-        """Nothing: the engine says itself what it trains on."""
+    def require(self, config: FinetuneConfig, engine: Engine) -> None:  # noqa: ARG002
+        """Refuse an engine that this Python would not start. What it trains on, it says itself."""
+        require_engine_here(engine)
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:  # noqa: ARG002
         """None: a process runs in no image of its own."""

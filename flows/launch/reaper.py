@@ -13,7 +13,7 @@ from datetime import datetime
 import docker
 from docker.models.containers import Container
 
-from flows.launch.docker import LABEL, stop
+from flows.launch.docker import LABEL, created, stop
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,5 @@ def _owned(container: Container) -> Owned:
         flow_run_id=_label(container, "flow-run-id"),
         project=_label(container, "project"),
         status=str(container.status),
-        created=datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00"),
+        created=created(container),
     )

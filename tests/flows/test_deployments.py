@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
@@ -79,3 +80,18 @@ def test_what_pippa_has_no_more_goes(client):
     with pytest.raises(ObjectNotFound):
         client.read_deployment_by_name("train/of-last-year")
     assert [each.slug for each in client.read_deployment_by_name("gc/gc").schedules if each.slug] == ["weekly"]
+
+
+def test_a_schedule_that_a_person_named_stays(client):
+    register(client, TABLE, SCHEDULES, POOL)
+    smoke = client.read_deployment_by_name("train/smoke")
+    mine = DeploymentScheduleCreate(schedule=IntervalSchedule(interval=timedelta(hours=6)), slug="mine")
+    client.create_deployment_schedules(smoke.id, [mine])
+    # Also one of a name that pippa gave up before.
+    daily = Timetable("train/smoke", "daily", CronSchedule(cron="0 1 * * *"))
+    for table in ([*SCHEDULES, daily], SCHEDULES):
+        register(client, TABLE, table, POOL)
+    client.create_deployment_schedules(smoke.id, [mine.model_copy(update={"slug": "daily"})])
+    register(client, TABLE, SCHEDULES, POOL)
+    slugs = {each.slug for each in client.read_deployment_by_name("train/smoke").schedules}
+    assert slugs == {"nightly", "mine", "daily"}

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
 
 import pytest
 from prefect import flow
@@ -14,8 +15,9 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
 from prefect.states import Cancelling, Pending, Running
 
-from flows import keeper
+from flows import keeper, slots
 from flows.keeper import Keeper, lost, recover
+from tests.support.proxy import proxy
 
 
 @flow(name="train")
@@ -34,14 +36,52 @@ def run(client) -> FlowRun:
     return client.create_flow_run(idle, name=f"run-{secrets.token_hex(3)}", state=Running())
 
 
+def long_ago() -> datetime:
+    return datetime.now(UTC) - timedelta(days=1)
+
+
+def is_lost(client: SyncPrefectClient, run: FlowRun, machine: str = "here") -> bool:
+    return run.id in [found.id for found in lost(client, machine, long_ago())]
+
+
 def test_a_run_that_was_not_heard_of_is_lost_and_said_to_be(client, run, monkeypatch):
-    assert run.id not in [found.id for found in lost(client)]
+    tidying = Keeper()
+    assert not is_lost(client, run)
     monkeypatch.setattr(keeper, "LOST_SECONDS", 0.2)
     time.sleep(0.5)
-    assert run.id in [found.id for found in lost(client)]
-    Keeper().tidy(client)
+    assert is_lost(client, run)
+    tidying.tidy(client)
     state = client.read_flow_run(run.id).state
     assert state is not None and state.is_crashed() and "pippa runs resume" in str(state.message)
+
+
+def test_a_silent_run_of_another_machine_is_left_alone(client, run, monkeypatch):
+    monkeypatch.setattr(keeper, "LOST_SECONDS", 0.2)
+    client.update_flow_run_labels(run.id, {slots.MACHINE: "another"})
+    time.sleep(0.5)
+    assert not is_lost(client, run) and is_lost(client, run, "another")
+
+
+def test_silence_counts_from_the_servers_return_on(client, run, prefect_environ, monkeypatch):
+    monkeypatch.setattr(keeper, "LOST_SECONDS", 5.0)
+    url = urlsplit(prefect_environ["PREFECT_API_URL"])
+    with proxy(str(url.hostname), url.port or 0) as way:
+
+        def through(**_: object) -> SyncPrefectClient:
+            api = f"http://127.0.0.1:{way.port}/api"
+            return SyncPrefectClient(api, auth_string=prefect_environ["PREFECT_API_AUTH_STRING"])
+
+        monkeypatch.setattr(keeper, "get_client", through)
+        with Keeper(seconds=0.1):
+            time.sleep(1)
+            way.cut()
+            time.sleep(6)
+            way.mend()
+            mended = time.monotonic()
+            while not client.read_flow_run(run.id).state.is_crashed():
+                assert time.monotonic() < mended + 30
+                time.sleep(0.2)
+    assert time.monotonic() > mended + 4
 
 
 def test_a_run_whose_process_lives_is_heard_of(client, run):

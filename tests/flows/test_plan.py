@@ -96,3 +96,24 @@ def test_what_the_engine_cant_do_is_refused_before_anything_starts(tmp_path, mon
     with pytest.raises(UsageError, match="prefetch factor"):
         train(["blog", "--engine", "isaac-uv", "--dataloader-num-workers", "0", *dry_run])
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("dry_run", [["--dry-run"], []])
+def test_an_engine_that_is_not_here_is_refused_before_anything_starts(tmp_path, monkeypatch, capsys, dry_run):
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("PIPPA_FINETUNE_COMMAND", raising=False)
+    with pytest.raises(UsageError, match="PIPPA_FINETUNE_COMMAND") as refused:
+        train(["blog", "--engine", "isaac-uv", *dry_run])
+    assert "--launcher docker" in refused.value.hint
+    # As a setting it would else be pippa's own engine that trains, under the other's name.
+    monkeypatch.setenv("PIPPA_ENGINE", "isaac-uv")
+    with pytest.raises(UsageError, match="isaac-uv is not here"):
+        train(["blog", *dry_run])
+    with pytest.raises(UsageError, match="a run of the engine native"):
+        train(["blog", "--engine", "native", *dry_run])
+    assert not (tmp_path / "home").exists()
+
+    assert train(["blog", "--launcher", "docker", "--dry-run"]) == 0
+    monkeypatch.setenv("PIPPA_FINETUNE_COMMAND", "python scripts/gr00t_finetune.py")
+    assert train(["blog", "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("in a checkout of Isaac-GR00T") == 2

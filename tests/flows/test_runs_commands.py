@@ -1,12 +1,16 @@
-"""``pippa runs pull`` and ``pippa runs sync``, from a real store."""
+"""``pippa runs pull``, ``pippa runs sync`` and what ``pippa runs resume`` decides, from a real store."""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from flows import cli
+from flows.commands import runs as commands
+from flows.launch.docker import DockerLauncher
 from trainer.argv import resolve
 from trainer.prepare import new_spec
 from trainer.spec import SnapshotRef
@@ -69,3 +73,48 @@ def test_what_wandb_could_not_take_is_an_error(run: str, object_store, monkeypat
 def test_a_run_without_offline_files_is_told_so(run: str, capsys) -> None:
     assert cli.main(["runs", "sync", run]) == 2
     assert "recorded nothing offline" in capsys.readouterr().err
+
+
+@pytest.fixture
+def resumed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What ``pippa runs resume`` carries out: the arguments of each call."""
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(commands, "carry_out", lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.delenv("PIPPA_LAUNCHER", raising=False)
+    return calls
+
+
+def went(object_store: ObjectStore, run: str, seconds_ago: float) -> None:
+    updated = datetime.now(UTC) - timedelta(seconds=seconds_ago)
+    runs.write_state(object_store, run, runs.RunState(status="running", step=7, of=400, updated=updated))
+
+
+def in_an_image(object_store: ObjectStore, run: str) -> None:
+    spec = runs.read_spec(object_store, run).model_copy(update={"image": "sha256:" + "a" * 64})
+    object_store.write_json(f"runs/{run}/spec.json", spec.model_dump(mode="json"))
+
+
+def test_a_run_is_resumed_where_it_was_trained(run: str, object_store, resumed) -> None:
+    went(object_store, run, seconds_ago=90)
+    assert cli.main(["runs", "resume", run]) == 0
+    in_an_image(object_store, run)
+    assert cli.main(["runs", "resume", run]) == 0
+    assert cli.main(["runs", "resume", run, "--launcher", "process"]) == 0
+    assert [arguments[2] for arguments in resumed] == ["process", "docker", "process"]
+
+
+def test_a_run_that_goes_on_is_not_trained_again_beside_itself(run, object_store, resumed, monkeypatch, capsys) -> None:
+    went(object_store, run, seconds_ago=5)
+    assert cli.main(["runs", "resume", run]) == 2
+    told = capsys.readouterr().err
+    assert "step 7/400" in told and f"pippa runs follow {run}" in told and "docker" not in told
+    in_an_image(object_store, run)
+    monkeypatch.setattr(DockerLauncher, "knows", lambda *_: False)
+    for flags in ([], ["--launcher", "process"]):
+        assert cli.main(["runs", "resume", run, *flags]) == 2
+        assert f"pippa runs resume {run} --launcher docker" in capsys.readouterr().err
+    assert resumed == []
+    # Where its container is, to resume is to follow it.
+    monkeypatch.setattr(DockerLauncher, "knows", lambda *_: True)
+    assert cli.main(["runs", "resume", run]) == 0
+    assert [arguments[2] for arguments in resumed] == ["docker"]

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.server import server_environment
+from flows.commands.server import server, server_environment
 from flows.embedded.prefect import answers
 from trainer.errors import UsageError
 
@@ -55,6 +55,42 @@ def test_postgres_password_and_port_come_from_the_settings(tmp_path):
 def test_postgres_without_a_password_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no password"):
         server_environment(tmp_path, {"PIPPA_POSTGRES_HOST": "postgres"})
+
+
+@pytest.fixture
+def becomes(tmp_path, monkeypatch) -> list[list[str]]:
+    """The command of each server that `pippa server` would become."""
+    commands: list[list[str]] = []
+    monkeypatch.setattr(os, "execve", lambda _, command, __: commands.append(command))
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path))
+    for name in ("PREFECT_API_AUTH_STRING", "PREFECT_API_AUTH_STRING_FILE", "PREFECT_SERVER_API_AUTH_STRING"):
+        monkeypatch.delenv(name, raising=False)
+    return commands
+
+
+def test_by_default_it_is_this_machines_own(becomes):
+    server([])
+    assert becomes[0][becomes[0].index("--host") + 1] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "my-machine"])
+def test_others_reach_it_with_a_password_only(becomes, monkeypatch, tmp_path, host):
+    with pytest.raises(UsageError, match="no password") as refused:
+        server(["--host", host])
+    assert "PREFECT_API_AUTH_STRING=user:password" in refused.value.hint and becomes == []
+    monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "team:secret")
+    server(["--host", host])
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
+    (tmp_path / "auth").write_text("team:secret\n")
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING_FILE", str(tmp_path / "auth"))
+    server(["--host", host])
+    assert [command[command.index("--host") + 1] for command in becomes] == [host, host]
+
+
+@pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
+def test_on_loopback_it_needs_none(becomes, host):
+    server(["--host", host])
+    assert len(becomes) == 1
 
 
 @pytest.mark.slow

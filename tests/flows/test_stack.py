@@ -45,6 +45,18 @@ def test_settings_win(home: Path, port: str) -> None:
     assert environ["PREFECT_API_URL"] == "http://other/api"
 
 
+@pytest.mark.parametrize(
+    "store", [{"PIPPA_S3_ENDPOINT": "https://s3.example"}, {"PIPPA_MINIO_PORT": "1"}], ids=["a-bucket", "down"]
+)
+def test_its_prefect_is_used_beside_another_store(home: Path, port: str, store: dict[str, str]) -> None:
+    environ = {**store, "PIPPA_PREFECT_PORT": port}
+    assert not adopt(home, environ)
+    assert environ["PREFECT_API_URL"] == f"http://127.0.0.1:{port}/api"
+    assert Path(environ["PREFECT_API_AUTH_STRING_FILE"]).read_text() == "prefect_api_auth_string"
+    assert environ.get("PIPPA_S3_ENDPOINT") == store.get("PIPPA_S3_ENDPOINT")
+    assert "PIPPA_S3_ACCESS_KEY_FILE" not in environ
+
+
 def test_a_stack_that_is_down_is_mentioned_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _say_down.cache_clear()
     environ = {"PIPPA_MINIO_PORT": "1"}

@@ -194,6 +194,16 @@ def test_wrong_overrides_are_named(overrides, wrong, named):
     assert isinstance(state.result(raise_on_failure=False), UsageError) and named in state.message
 
 
+def test_an_engine_that_is_not_here_is_refused_before_anything_is_brought(overrides, store, monkeypatch):
+    from flows import train
+
+    monkeypatch.delenv("PIPPA_FINETUNE_COMMAND")
+    flow: Callable[..., Any] = train.train
+    state = flow("smoke", overrides, engine="isaac-uv", run_id=new_run_id("smoke"), return_state=True)
+    assert isinstance(state.result(raise_on_failure=False), UsageError) and "--launcher docker" in state.message
+    assert list(store.list("")) == []
+
+
 def test_a_run_id_of_another_configuration_is_refused(overrides, fake_trainer, store):
     fake_trainer()
     run_id = new_run_id("smoke")

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.argv import parse_flags, resolve, to_argv
+from trainer.argv import parse_flags, resolve, resolve_values, to_argv
 from trainer.config import EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
 from trainer.errors import UsageError
 from trainer.presets import PRESETS
@@ -124,3 +124,20 @@ def test_provenance_tells_default_preset_and_flag():
     assert provenance["lora_alpha"] == "default"
     with pytest.raises(UsageError, match="overfit-demo"):
         resolve("overfit-dem", [])
+
+
+def test_the_setting_stands_in_for_a_base_model_left_open():
+    environ = {"PIPPA_BASE_MODEL": "tiny"}
+    for _, config, provenance in (resolve("blog", [], environ=environ), resolve_values("blog", {}, environ=environ)):
+        assert config.base_model_path == "tiny" and provenance["base_model_path"] == "flag"
+    _, config, _ = resolve("blog", ["--base-model-path", "mine"], environ=environ)
+    assert config.base_model_path == "mine"
+    assert resolve_values("blog", {"base_model_path": "mine"}, environ=environ)[1] == config
+    assert resolve("blog", [], environ={})[1].base_model_path != "tiny"
+
+
+def test_values_and_flags_resolve_alike():
+    flags, values = ["--batch-size", "4", "--no-tune-projector"], {"batch_size": 4, "tune_projector": False}
+    assert resolve("smoke", flags) == resolve_values("smoke", values)
+    with pytest.raises(UsageError, match=r"(?s)--batch-size.*--batchsize"):
+        resolve_values("smoke", {"batch_size": 0, "batchsize": 1})

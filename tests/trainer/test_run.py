@@ -367,3 +367,16 @@ def test_an_output_folder_of_another_training_is_not_taken_over(trainer, tmp_pat
     assert [event.step for event in events if isinstance(event, CheckpointEvent)] == [25]
     code, events = trainer.finish(trainer.preset("--resume"))
     assert code == 2 and "there is no checkpoint in" in str(events[-1])
+
+
+def test_an_engine_without_its_command_is_not_replaced_by_our_own(trainer):
+    code, events = trainer.finish(trainer.preset(PIPPA_ENGINE="isaac-uv", PIPPA_FINETUNE_COMMAND=""))
+    assert code == 2 and "PIPPA_FINETUNE_COMMAND" in str(events[-1])
+    assert not (trainer.home / "runs").exists()
+
+
+def test_the_setting_stands_in_for_a_base_model_left_open(trainer):
+    flags = ("--max-steps", "2", "--save-steps", "2", "--dataset-path", str(trainer.dataset))
+    code, _ = trainer.finish(trainer.start("smoke", *flags, PIPPA_BASE_MODEL=str(trainer.model)))
+    assert code == 0, trainer.stderr
+    assert runs.read_spec(trainer.store, trainer.run_id).config.base_model_path == str(trainer.model)

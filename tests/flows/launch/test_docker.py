@@ -281,13 +281,13 @@ def test_a_restarted_flow_follows_the_container_of_a_killed_one(bench: Bench):
         assert "step=1" in first.stdout.readline()
         first.kill()
     before = bench.container()
-    assert before.status == "running"
+    assert before.status == "running" and bench.launcher.knows(bench.run_id)
 
     training = bench.start(count=99)  # the same job: what it would do now doesn't matter
     assert bench.container().id == before.id
     outcome, events = followed(training, stop_at(training))
     assert steps(events) == [1] and isinstance(events[-1], CheckpointEvent) and outcome.exit_code == 143
-    assert bench.left() == []
+    assert bench.left() == [] and not bench.launcher.knows(bench.run_id)
 
 
 def test_the_result_of_one_that_ended_meanwhile_is_taken(bench: Bench):
@@ -322,8 +322,9 @@ def test_one_of_another_stack_is_left_alone(bench: Bench):
     job = bench.job(wait=True)
     training = bench.launcher.start(job.model_copy(update={"labels": {**job.labels, "project": "arms"}}), bench.environ)
     bench.environ["PIPPA_S3_ENDPOINT"] = "http://127.0.0.1:9000"
-    with pytest.raises(UsageError, match="started by the compose project arms"):
+    with pytest.raises(UsageError, match="started by the compose project arms") as refused:
         bench.start()
+    assert f"docker compose run --rm worker pippa runs resume {bench.run_id}" in refused.value.hint
     assert bench.container().status == "running"
     training.kill()
 

@@ -1,8 +1,17 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
 import pytest
 from docker.models.containers import Container
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.states import Crashed
 
+from flows import hooks
 from flows.launch import Job
 from flows.launch.reaper import Owned, owned, reap, stop_container
 from tests.flows.launch.conftest import Bench
@@ -54,3 +63,22 @@ def test_one_that_does_not_listen_is_killed_after_the_grace_period(bench: Bench)
     start(bench, bench.job(count=1, wait=True, deaf=True))
     assert stop_container(bench.client, bench.run_id, grace=0.5) == [f"pippa-{bench.run_id}"]
     assert names(bench) == []
+
+
+@flow(name="train")
+def idle() -> None:
+    """What a flow run of a training is called."""
+
+
+def test_the_container_of_an_ended_flow_run_is_left_to_its_process(bench: Bench, stack, monkeypatch):
+    monkeypatch.setenv("PIPPA_STOP_GRACE", "1")
+    monkeypatch.setattr(hooks, "MARGIN", timedelta(0))
+    start(bench, bench.job(count=1, wait=True))
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(idle, name=bench.run_id, state=Crashed())
+        time.sleep(1.5)
+        environ = {"PREFECT__FLOW_RUN_ID": str(run.id)}
+        with subprocess.Popen([sys.executable, "-c", "input()"], env=environ, stdin=subprocess.PIPE) as process:
+            assert hooks.reap(client) == [] and names(bench) == [f"pippa-{bench.run_id}"]
+            process.kill()
+        assert hooks.reap(client) == [f"pippa-{bench.run_id}"] and names(bench) == []

@@ -60,6 +60,10 @@ def test_ctrl_c_only_stops_watching(team, laptop, request):
     assert laptop("runs", "cancel", run_id).wait(90) == 0, team.words(name)
     assert "Cancelled" in team.words(name) and team.containers(run_id) == []
 
+    resumed = laptop("runs", "resume", run_id, "--launcher", "remote")
+    team.until(lambda: [c.id for c in team.containers(run_id) if c.id != container.id], lambda: team.words(name))
+    assert laptop("runs", "cancel", run_id).wait(90) == 0 and resumed.wait(30) == 143, team.words(name)
+
 
 @pytest.mark.parametrize(
     ("flag", "named"),

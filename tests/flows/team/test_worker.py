@@ -68,6 +68,28 @@ def test_a_training_in_a_terminal_is_cancelled_in_the_pages(team):
 
 
 @pytest.mark.slow
+def test_a_training_whose_terminal_was_killed_is_attached_to(team):
+    flags = ("--dataset-path", "synthetic.PickNPlace", "--base-model-path", "a-model")
+    process = team.spawn("killed", "train", "overfit-demo", *flags)
+    team.until(lambda: "step 1/" in team.words("killed"), lambda: team.words("killed"))
+    run_id = team.words("killed").split()[0]
+    with team.api() as client:
+        from flows.remote import find
+
+        container = team.training(find(client, run_id).id)
+    process.kill()
+    process.wait()
+    resumed = team.spawn("resumed", "runs", "resume", run_id, PIPPA_LAUNCHER="")
+    # The GPU's lease lasts for another minute.
+    team.until(lambda: "step " in team.words("resumed"), lambda: team.words("resumed"), seconds=120)
+    [followed] = team.containers(run_id)
+    assert followed.id == container.id
+    resumed.send_signal(signal.SIGINT)
+    assert resumed.wait(60) == 130, team.words("resumed")
+    assert team.exit_code(container) == 143 and team.containers(run_id) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_a_training_outlives_its_worker_and_the_next_one_follows_it(team, worker, how):
     flow_run_id = team.train()
