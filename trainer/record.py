@@ -126,10 +126,13 @@ class Record:
         rounds = 0
         while not self._closing.wait(STATE_SECONDS if rounds else 0.05):
             rounds += 1
+            files_too = rounds % (FILES_SECONDS // STATE_SECONDS) == 0
+            if files_too:
+                self.update()  # fetching a model takes minutes without a word, and the run is not lost meanwhile
             with contextlib.suppress(PippaError):
                 if self.state is not written:
                     state = self.state
                     write_state(store, self._run_id, state)
                     written = state
-                if rounds % (FILES_SECONDS // STATE_SECONDS) == 0:
+                if files_too:
                     self._upload(store)
