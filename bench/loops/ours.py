@@ -12,8 +12,8 @@ from trainer.finetune import finetune
 from trainer.training import reporting
 from trainer.training.hf import FinetuneTrainer
 
-LIBRARIES = ("av", "numba", "pyarrow.parquet")
-"""Imported where they are needed, while upstream imports what it needs to begin with."""
+LIBRARIES = ("av", "pyarrow.parquet", "trainer.data.transforms.kernels")
+"""What brings in the libraries that are imported where they are needed; upstream imports its own to begin with."""
 
 
 def main() -> None:

@@ -163,9 +163,11 @@ def save_checkpoint(
     same model with the same arguments: its frozen shards are linked, not written again.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    own_state, own_trained = trained_state(model)
-    state = dict(own_state if state_dict is None else state_dict)
-    trained = own_trained if trained is None else trained
+    if state_dict is None or trained is None:
+        own_state, own_trained = trained_state(model)
+        state_dict = own_state if state_dict is None else state_dict
+        trained = own_trained if trained is None else trained
+    state = dict(state_dict)
     shards: list[dict[str, torch.Tensor]] = []
     for names in ([n for n in state if n not in trained], [n for n in state if n in trained]):
         room = 0
