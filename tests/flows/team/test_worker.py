@@ -50,16 +50,21 @@ def test_one_trains_and_the_other_is_seen_to_wait(team):
     team.reach(second, "Completed")
 
 
-@pytest.mark.slow
-def test_a_training_in_a_terminal_is_cancelled_in_the_pages(team):
+def in_a_terminal(team, name):
+    """The process of a training that was typed in the terminal ``name`` and has begun, its run and its flow run."""
     flags = ("--dataset-path", "synthetic.PickNPlace", "--base-model-path", "a-model")
-    process = team.spawn("terminal", "train", "overfit-demo", *flags)
-    team.until(lambda: "step 1/" in team.words("terminal"), lambda: team.words("terminal"))
-    run_id = team.words("terminal").split()[0]
+    process = team.spawn(name, "train", "overfit-demo", *flags)
+    team.until(lambda: "step 1/" in team.words(name), lambda: team.words(name))
+    run_id = team.words(name).split()[0]
     with team.api() as client:
         from flows.remote import find
 
-        flow_run_id = find(client, run_id).id
+        return process, run_id, find(client, run_id).id
+
+
+@pytest.mark.slow
+def test_a_training_in_a_terminal_is_cancelled_in_the_pages(team):
+    process, run_id, flow_run_id = in_a_terminal(team, "terminal")
     container = team.training(flow_run_id)
     team.cancel(flow_run_id)
     assert process.wait(60) == 130, team.words("terminal")
@@ -69,14 +74,8 @@ def test_a_training_in_a_terminal_is_cancelled_in_the_pages(team):
 
 @pytest.mark.slow
 def test_a_training_whose_terminal_was_killed_is_attached_to(team):
-    flags = ("--dataset-path", "synthetic.PickNPlace", "--base-model-path", "a-model")
-    process = team.spawn("killed", "train", "overfit-demo", *flags)
-    team.until(lambda: "step 1/" in team.words("killed"), lambda: team.words("killed"))
-    run_id = team.words("killed").split()[0]
-    with team.api() as client:
-        from flows.remote import find
-
-        container = team.training(find(client, run_id).id)
+    process, run_id, flow_run_id = in_a_terminal(team, "killed")
+    container = team.training(flow_run_id)
     process.kill()
     process.wait()
     resumed = team.spawn("resumed", "runs", "resume", run_id, PIPPA_LAUNCHER="")
