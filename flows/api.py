@@ -1,4 +1,4 @@
-"""A client of Prefect's API whose refusals are said in pippa's words."""
+"""Clients of Prefect's API."""
 
 from __future__ import annotations
 
@@ -12,12 +12,32 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 
 from trainer.errors import PippaError
 
+BUSY_SECONDS = 0.1
+
+
+def sync_client() -> SyncPrefectClient:
+    """A client of the server ``PREFECT_API_URL``, to be entered, that asks a busy server again soon."""
+    return get_client(sync_client=True, httpx_settings={"event_hooks": {"response": [_ask_again_soon]}})
+
+
+def _ask_again_soon(response: httpx.Response) -> None:
+    """Say when to ask again after a 503, which Prefect's client would do after 2 s and more.
+
+    A server on SQLite answers so at once when it reads a row, somebody else writes to the database, and it then wants
+    to write too: that is over in milliseconds. After the first tries the pauses grow as the client's own.
+    """
+    if response.status_code != HTTPStatus.SERVICE_UNAVAILABLE or "Retry-After" in response.headers:
+        return
+    extensions = response.request.extensions
+    tries = extensions["pippa.tries"] = extensions.get("pippa.tries", 0) + 1
+    response.headers["Retry-After"] = str(BUSY_SECONDS * 4 ** (tries - 1))
+
 
 @contextmanager
 def prefect_client() -> Iterator[SyncPrefectClient]:
-    """A client of the server ``PREFECT_API_URL``. Raises ``PippaError`` where it is refused, or nothing answers."""
+    """``sync_client`` for commands. Raises ``PippaError`` where it is refused, or nothing answers."""
     try:
-        with get_client(sync_client=True) as client:
+        with sync_client() as client:
             yield client
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):

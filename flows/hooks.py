@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.flows import Flow
@@ -24,6 +24,7 @@ from prefect.logging.loggers import flow_run_logger
 from prefect.states import State
 
 from flows import slots
+from flows.api import sync_client
 from flows.launch import engine, reaper
 from flows.launch.place import find_place
 from flows.machine import has_process
@@ -51,7 +52,7 @@ def cancellable(flow_run_id: UUID) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS):
-            with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            with suppress(httpx.HTTPError), sync_client() as client:
                 state = client.read_flow_run(flow_run_id).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()) and not ended.is_set():
                     os.kill(os.getpid(), signal.SIGINT)
@@ -73,7 +74,7 @@ def stop_what_runs(flow: Flow[..., object], flow_run: FlowRun, state: State) -> 
     log.info("%s: stopping what it left running; a training saves and uploads a last checkpoint.", state.name)
     for name in stop_containers(flow_run):
         log.info("Stopped %s.", name)
-    with get_client(sync_client=True) as client:
+    with sync_client() as client:
         slots.give_back(client, flow_run.id)
 
 
@@ -82,7 +83,7 @@ def stop_containers(flow_run: FlowRun) -> list[str]:
 
     Those that another flow run of the same run follows by now are its own.
     """
-    with get_client(sync_client=True) as client:
+    with sync_client() as client:
         # A hook is given the flow run as it was before it began, when it had another name.
         run_id = client.read_flow_run(flow_run.id).name
         others = _runs_of(client, run_id)

@@ -7,13 +7,14 @@ import threading
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
 from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
 from flows import hooks, slots
+from flows.api import sync_client
 from flows.machine import has_process, machine_name
 
 KEEP_SECONDS = 60.0
@@ -77,7 +78,7 @@ class Keeper:
     def _run(self) -> None:
         while not self._ended.wait(self._seconds):
             try:
-                with get_client(sync_client=True) as client:
+                with sync_client() as client:
                     self.tidy(client)
             except Exception as error:  # a server or engine that is away is back some other minute
                 self._listening = datetime.now(UTC)

@@ -17,7 +17,7 @@ from itertools import combinations
 from uuid import UUID
 
 import httpx
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import (
     FlowFilter,
@@ -30,6 +30,7 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder, FlowRun, Stat
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Running, State
 
+from flows.api import sync_client
 from trainer.errors import UsageError
 
 WAITING = "Waiting for a GPU"
@@ -60,7 +61,7 @@ def held(
         raise UsageError(f"--num-gpus {wanted}, but {machine} has {len(gpus)}.", "Lower --num-gpus.")
     ids = {f"gpu-{gpu}@{machine}": gpu for gpu in gpus}
     names = list(ids) or [f"cpu@{machine}"]
-    with get_client(sync_client=True) as client:
+    with sync_client() as client:
         for name in names:
             client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
         # The flow run may have been started before, by a process that was killed.
@@ -71,13 +72,13 @@ def held(
             # A flow run that is started again may find its container still training on those it had.
             key=lambda choice: ",".join(ids.get(name, "") for name in choice) != labels.get(GPUS),
         )
-        client.update_flow_run_labels(flow_run_id, {MACHINE: machine})
         lease = _Lease(flow_run_id, choices)
         if not lease.ask(client):
+            client.update_flow_run_labels(flow_run_id, {MACHINE: machine})
             _wait(client, lease, machine, say)
             client.set_flow_run_state(flow_run_id, Running(), force=True)
         chosen = [ids[name] for name in lease.limits if name in ids]
-        client.update_flow_run_labels(flow_run_id, {GPUS: ",".join(chosen), LEASE: str(lease.id)})
+        client.update_flow_run_labels(flow_run_id, {MACHINE: machine, GPUS: ",".join(chosen), LEASE: str(lease.id)})
     with lease:
         yield chosen
 
@@ -178,13 +179,13 @@ class _Lease:
         self._ended.set()
         self._thread.join(timeout=5.0)
         # A server that is away takes it back itself when the lease ends.
-        with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+        with suppress(httpx.HTTPError), sync_client() as client:
             if self.id is not None:
                 client.release_concurrency_slots_with_lease(self.id)
 
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
-            with suppress(httpx.HTTPError), get_client(sync_client=True) as client:
+            with suppress(httpx.HTTPError), sync_client() as client:
                 try:
                     if self.id is not None:
                         client.renew_concurrency_lease(self.id, LEASE_SECONDS)

@@ -25,6 +25,7 @@ from trainer.training.devices import (
     needs_torchrun,
     run_under_torchrun,
 )
+from trainer.training.stop_signal import StopSignal
 
 UPSTREAM_EXACT = "--upstream-exact"
 _OWN_HELP = f"""
@@ -93,10 +94,8 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         raise UsageError(
             f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
         )
+    stop = StopSignal()
     emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
-    from trainer.training.stop import StopOnSignal
-
-    stop = StopOnSignal()
     import torch
     from transformers import set_seed
 
@@ -111,6 +110,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
     from trainer.training.progress import EmitProgress
     from trainer.training.reporting import reporting
     from trainer.training.room import room_for_checkpoints
+    from trainer.training.stop import StopOnSignal
 
     output_dir.mkdir(parents=True, exist_ok=True)
     check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
@@ -181,7 +181,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         train_dataset=dataset,
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
-        callbacks=[stop, EmitProgress(emit), *reporting(config, output_dir, emit)],
+        callbacks=[StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)],
         lora=config.lora_rank > 0,
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
