@@ -10,12 +10,13 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer import outputs, sources, tracking, uploads, workspace
+from trainer.ahead import AHEAD, Ahead, order
 from trainer.argv import require_engine_can, resolve, to_argv
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
@@ -46,17 +47,28 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
-    die_with_parent()
-    with Signals() as signals:
+    with ExitStack() as stack:
+        waiting = stack.enter_context(_engine_ahead())
+        if list(argv) == [AHEAD]:
+            argv = order(["-m", "trainer.cli", "run"])
+        die_with_parent()
+        signals = stack.enter_context(Signals())
         try:
             if argv[0].startswith("-"):
-                return _stored(argv, signals)
-            return _preset(argv[0], argv[1:], signals)
+                return _stored(argv, signals, waiting)
+            return _preset(argv[0], argv[1:], signals, waiting)
         except Interrupted:
             return signals.exit_code
 
 
-def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
+def _engine_ahead(environ: Mapping[str, str] = os.environ) -> AbstractContextManager[Ahead | None]:
+    """The engine as far as it can be without knowing what to train, to be dismissed at the end; no other than ours."""
+    if "PIPPA_FINETUNE_COMMAND" in environ or engine_from(environ) != "native":
+        return nullcontext()
+    return Ahead([sys.executable, "-m", "trainer.finetune"], _engine_environ(environ))
+
+
+def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
     preset, config, provenance = resolve(name, flags)
     engine = engine_from()
     require_engine_can(config, engine)
@@ -68,10 +80,10 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
     spec = new_spec(preset, config, provenance, datasets, base_model, engine)
     runs.write_spec(store, spec)
-    return Run(spec, store, signals).carry_out()
+    return Run(spec, store, signals, waiting).carry_out()
 
 
-def _stored(argv: Sequence[str], signals: Signals) -> int:
+def _stored(argv: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
     option, equals, value = argv[0].partition("=")
     rest = [*([value] if equals else []), *argv[1:]]
     if option.replace("_", "-") != "--run-id" or len(rest) != 1:
@@ -79,18 +91,24 @@ def _stored(argv: Sequence[str], signals: Signals) -> int:
     store = ObjectStore(StoreSettings.from_environ())
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
-    return Run(spec, store, signals).carry_out()
+    return Run(spec, store, signals, waiting).carry_out()
 
 
 class Run:
     """One run on this machine."""
 
     def __init__(
-        self, spec: RunSpec, store: ObjectStore, signals: Signals, environ: Mapping[str, str] = os.environ
+        self,
+        spec: RunSpec,
+        store: ObjectStore,
+        signals: Signals,
+        waiting: Ahead | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.spec = spec
         self.store = store
         self.signals = signals
+        self.waiting = waiting
         self.environ = environ
         self.home = pippa_home(environ)
         self.folder = workspace.run_folder(self.home, spec.run_id)
@@ -195,7 +213,7 @@ class Run:
             }
         )
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
-        environ = self._child_environ()
+        environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
             variables, warning = tracking.wandb_environment(spec.wandb, self.folder, self.environ)
             environ |= variables
@@ -216,6 +234,8 @@ class Run:
                 log=record.log,
                 translate=translator.feed if translator else None,
                 keep_fds=[lock],
+                # Several devices are several processes, each of which imports torch itself.
+                ahead=self.waiting if config.num_gpus == 1 else None,
             )
         except (FileNotFoundError, PermissionError) as error:
             return EngineError(
@@ -262,7 +282,7 @@ class Run:
         try:
             outcome = run_child(
                 [*command, *(str(part) for pair in flags.items() for part in pair)],
-                self._child_environ(),
+                _engine_environ(self.environ),
                 self.signals,
                 emit=emit,
                 log=record.log,
@@ -301,11 +321,6 @@ class Run:
             if not file.exists() and self.store.exists(key := f"runs/{self.spec.run_id}/{name}"):
                 self.store.get_file(key, file)
 
-    def _child_environ(self) -> dict[str, str]:
-        """The environment of this process without the store's address and keys, which no engine needs."""
-        kept = {name: value for name, value in self.environ.items() if not name.startswith("PIPPA_S3_")}
-        return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
-
     def _stopped(self) -> int:
         """The end by a signal."""
         message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
@@ -325,6 +340,12 @@ def secrets(environ: Mapping[str, str]) -> list[str]:
             if value := secret_from(environ, name):
                 found.append(value)
     return found
+
+
+def _engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of this process without the store's address and keys, which no engine needs."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
+    return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
 
 
 def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import BinaryIO
 
+from trainer.ahead import Ahead
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
 from trainer.failures import explain, oom_kills
@@ -100,7 +101,7 @@ class Outcome:
 
 
 def run_child(
-    command: Sequence[str],
+    command: list[str],
     environ: Mapping[str, str],
     signals: Signals,
     *,
@@ -108,8 +109,9 @@ def run_child(
     log: Callable[[str], None],
     translate: Callable[[str], list[Event]] | None = None,
     keep_fds: Sequence[int] = (),
+    ahead: Ahead | None = None,
 ) -> Outcome:
-    """Run ``command`` in a process group of its own until it ends.
+    """Run ``command`` in a process group of its own until it ends: ``ahead``, where that is it.
 
     Event lines on its stdout are relayed through ``emit`` (but ``checkpoint`` and ``done``, which only the supervisor
     can say, and ``error``, which comes back in the outcome); ``translate`` makes events of other lines; everything else
@@ -142,7 +144,7 @@ def run_child(
             with contextlib.suppress(ValueError):
                 relay(line, stdout=stdout)
 
-    child = subprocess.Popen(
+    child = (ahead.give(command, environ, keep_fds) if ahead else None) or subprocess.Popen(
         command,
         env=dict(environ),
         stdin=subprocess.DEVNULL,

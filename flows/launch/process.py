@@ -10,11 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 
 from flows.embedded.service import held
 from flows.launch import Job, Log, log_file
+from trainer.ahead import Ahead
 from trainer.config import FinetuneConfig
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
@@ -22,14 +24,33 @@ from trainer.parent import child_environment
 from trainer.prepare import require_engine_here
 from trainer.spec import Engine
 
+AHEAD: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
+"""A training that waits for its run id, where ``trainer_ahead`` started one."""
 KILL_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
+
+
+_TRAINER = (sys.executable, "-m", "trainer.cli")
+
+
+@contextlib.contextmanager
+def trainer_ahead(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
+    """Begin the training that will be launched in this context: its imports take as long as a Prefect server's start.
+
+    What it says before it has a run, and so a log, is lost.
+    """
+    with Ahead([*_TRAINER, "run"], environ, stderr=subprocess.DEVNULL) as ahead:
+        token = AHEAD.set(ahead)
+        try:
+            yield
+        finally:
+            AHEAD.reset(token)
 
 
 class ProcessLauncher:
     """Starts ``python -m trainer.cli …``; its stderr goes to a file under ``home``."""
 
-    def __init__(self, home: Path, command: Sequence[str] = (sys.executable, "-m", "trainer.cli")) -> None:
+    def __init__(self, home: Path, command: Sequence[str] = _TRAINER) -> None:
         self._home = home
         self._command = list(command)
 
@@ -49,11 +70,14 @@ class ProcessLauncher:
         """
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]
+        environ = {**environ, **child_environment()}
+        ahead = AHEAD.get()
         with log.open("wb") as errors, held(self._home, "s3") as descriptors:
             try:
-                process = subprocess.Popen(
+                process = ahead.give(command, environ, descriptors, errors.fileno()) if ahead else None
+                process = process or subprocess.Popen(
                     command,
-                    env={**environ, **child_environment()},
+                    env=environ,
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.PIPE,
                     stderr=errors,

@@ -19,8 +19,10 @@ from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.trainer.test_uploads import wait_until
 from trainer import cli
+from trainer.ahead import Ahead
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
+from trainer.gr00t.tiny import make_tiny_base_model
 from trainer.outputs import checkpoints
 from trainer.settings import StoreSettings
 from trainer.store import registry, resume_points, runs, snapshots
@@ -158,6 +160,28 @@ def test_a_whole_run(trainer):
     assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
+
+
+def test_both_can_wait_for_what_to_train(trainer, tmp_path):
+    base = make_tiny_base_model(tmp_path / "tiny")
+    environ = {**trainer.environ, "PIPPA_HOME": str(trainer.home), "WANDB_MODE": "offline"}
+    del environ["PIPPA_FINETUNE_COMMAND"]
+    command = [sys.executable, "-m", "trainer.cli", "run"]
+    flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
+    early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
+    with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
+        (run,) = (each for each in psutil.Process().children() if "--ahead" in each.cmdline())
+        wait_until(run.children)
+        (engine,) = run.children()
+        wait_until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
+        arguments = [str(part) for pair in flags.items() for part in pair]
+        process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
+    assert process and process.pid == run.pid and process.stdout
+    for line in process.stdout:
+        if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
+            assert run.children() == [engine]
+    assert process.wait(60) == 0, trainer.stderr
+    assert trainer.steps == [2] and not alive(engine)
 
 
 def test_no_secret_leaves_the_process(trainer):

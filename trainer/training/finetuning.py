@@ -1,0 +1,127 @@
+"""A training of the native engine, from the checked flags to the last checkpoint. Importing it imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+
+from trainer.config import FinetuneConfig
+from trainer.data.configs import get_data_config
+from trainer.data.dataset import TrainingDataset
+from trainer.data.metadata import write_metadata
+from trainer.errors import ExitCode, UsageError
+from trainer.events import Event, PhaseEvent
+from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
+from trainer.gr00t.model import GR00TN15, resize_action_head
+from trainer.gr00t.processor import EagleProcessor
+from trainer.settings import frame_cache_bytes, pippa_home
+from trainer.training.arguments import SEED, training_arguments
+from trainer.training.devices import check_device_count, check_gpu_usable
+from trainer.training.hf import FinetuneTrainer
+from trainer.training.progress import EmitProgress
+from trainer.training.reporting import reporting
+from trainer.training.room import room_for_checkpoints
+from trainer.training.stop import StopOnSignal
+from trainer.training.stop_signal import StopSignal
+
+
+def train(
+    config: FinetuneConfig,
+    resume_from: Path | None,
+    stop: StopSignal,
+    emit: Callable[[Event], None],
+    *,
+    upstream_exact: bool = False,
+) -> int:
+    """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code.
+
+    ``resume_from`` is the checkpoint to go on from. See ``trainer.finetune`` for the rest.
+    """
+    output_dir = Path(config.output_dir).absolute()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
+    check_device_count(config.num_gpus, torch.cuda.device_count())
+
+    data_config = get_data_config(config.data_config)
+    base_model, cache_dir = Path(config.base_model_path), pippa_home() / "cache" / "frames"
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    dataset = TrainingDataset(
+        [Path(path) for path in config.dataset_path],
+        data_config,
+        config.embodiment_tag,
+        seed=SEED,
+        cache_dir=cache_dir,
+        cache_bytes=frame_cache_bytes(),
+        # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.
+        spare_bytes=room_for_checkpoints(base_model, config, output_dir, cache_dir) if base_model.is_dir() else 0,
+        balance_dataset_weights=config.balance_dataset_weights,
+        balance_trajectory_weights=config.balance_trajectory_weights,
+    )
+    if missing := dataset.frames.missing():
+        emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
+        dataset.prepare()
+    # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
+    # merged into that one, so they need the base model itself.
+    source = resume_from if resume_from and not config.lora_rank else base_model
+    model = GR00TN15.from_pretrained(
+        source,
+        tune_llm=config.tune_llm,
+        tune_visual=config.tune_visual,
+        tune_projector=config.tune_projector,
+        tune_diffusion_model=config.tune_diffusion_model,
+    )
+    if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
+        raise UsageError(
+            f"The data config {config.data_config} has max_state_dim {data_config.max_state_dim}; "
+            f"{source} takes states of width {width}.",
+            f"Set max_state_dim to {width}: states are padded to it.",
+        )
+    resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
+    if upstream_exact:
+        model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
+    if torch.cuda.is_available():
+        model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
+    processor = EagleProcessor.from_directory(source)
+    write_metadata(output_dir / "experiment_cfg", dataset.metadata)
+
+    set_seed(SEED)
+    if config.lora_rank:
+        add_lora(
+            model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            full_model=config.lora_full_model,
+            train_projector=config.tune_projector and not upstream_exact,
+        )
+        if resume_from:
+            load_adapter(model, resume_from)
+    elif resume_from and (resume_from / ADAPTER).is_dir():
+        raise UsageError(
+            f"{resume_from} was trained with LoRA.",
+            "Resume with its LoRA flags, or leave --resume out and give it as --base-model-path to train all of it.",
+        )
+    trainer = FinetuneTrainer(
+        model=model,
+        args=training_arguments(config, output_dir, dataset.sample_bytes),
+        train_dataset=dataset,
+        processor=processor,
+        experiment_cfg=output_dir / "experiment_cfg",
+        callbacks=[StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)],
+        lora=config.lora_rank > 0,
+    )
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    total = sum(parameter.numel() for parameter in model.parameters())
+    emit(
+        PhaseEvent(
+            phase="train",
+            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames",
+        )
+    )
+    trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
+    trainer.save_final()
+    stop.release()
+    return 128 + stop.received if stop.received else ExitCode.DONE
