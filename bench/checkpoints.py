@@ -33,7 +33,7 @@ from trainer.spec import SnapshotRef
 from trainer.store.client import ObjectStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
-from trainer.training import hf
+from trainer.training import finetuning, hf
 from trainer.uploads import Uploader, failure
 
 EVERY = 50
@@ -139,7 +139,7 @@ def train(
     from trainer import finetune
 
     Timed.wait, Timed.begun, Timed.stood = wait, [], []
-    plain, hf.FinetuneTrainer = hf.FinetuneTrainer, Timed  # pyrefly: ignore - the engine takes it from there
+    plain, finetuning.FinetuneTrainer = finetuning.FinetuneTrainer, Timed  # pyrefly: ignore
     torch.set_num_threads(1)
     flags = {
         "--dataset-path": dataset,
@@ -154,7 +154,7 @@ def train(
     try:
         finetune.main([str(part) for pair in flags.items() for part in pair])
     finally:
-        hf.FinetuneTrainer = plain  # pyrefly: ignore
+        finetuning.FinetuneTrainer = plain  # pyrefly: ignore
     starts = Timed.begun[5:]
     # The last step before a save contains it.
     steps = [

@@ -9,7 +9,7 @@ from pathlib import Path
 from bench.loops.gate import Gate
 from trainer.config import FinetuneConfig
 from trainer.finetune import finetune
-from trainer.training import reporting
+from trainer.training import finetuning
 from trainer.training.hf import FinetuneTrainer
 
 LIBRARIES = ("av", "pyarrow.parquet", "trainer.data.transforms.kernels")
@@ -33,7 +33,7 @@ def main() -> None:
     for each in LIBRARIES:
         importlib.import_module(each)
     gate.imported()
-    reporting.reporting = lambda config, output_dir, emit: []  # noqa: ARG005 - called by that name
+    finetuning.reporting = lambda config, output_dir, emit: []  # noqa: ARG005 - called by that name
     config = FinetuneConfig(
         dataset_path=[given.dataset],
         base_model_path=str(given.base_model),

@@ -67,11 +67,11 @@ def test_silence_counts_from_the_servers_return_on(client, run, prefect_environ,
     url = urlsplit(prefect_environ["PREFECT_API_URL"])
     with proxy(str(url.hostname), url.port or 0) as way:
 
-        def through(**_: object) -> SyncPrefectClient:
+        def through() -> SyncPrefectClient:
             api = f"http://127.0.0.1:{way.port}/api"
             return SyncPrefectClient(api, auth_string=prefect_environ["PREFECT_API_AUTH_STRING"])
 
-        monkeypatch.setattr(keeper, "get_client", through)
+        monkeypatch.setattr(keeper, "sync_client", through)
         with Keeper(seconds=0.1) as keeping:
             way.cut()
             cut = datetime.now(UTC)

@@ -25,7 +25,7 @@ from trainer.events import Event, parse_event
 
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.hf", "trainer.training.reporting"])
+_SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.finetuning"])
 
 
 def warm_up() -> None:
