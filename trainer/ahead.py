@@ -101,13 +101,15 @@ class Ahead:
 
 
 def order(
-    command: Sequence[str], load: str = "", prepare: Callable[[MutableMapping[str, str]], None] = lambda _: None
+    load: str = "",
+    anew: Sequence[str] = (),
+    prepare: Callable[[MutableMapping[str, str]], None] = lambda _: None,
 ) -> list[str]:
     """The arguments that this process, started with ``--ahead``, is given; its environment is the order's afterwards.
 
     Meanwhile the module ``load`` is imported, in an environment that ``prepare`` has changed. Where the order's, also
     prepared, differs in what a library may have read then, such as the GPUs, Python is started anew in this process's
-    place, with ``command`` and the arguments. Ends the process when there will be no order.
+    place, with ``anew`` and the arguments. Ends the process when there will be no order.
     """
     prepare(os.environ)
     before = dict(os.environ)  # importing adds to it
@@ -125,10 +127,10 @@ def order(
         os.close(descriptors.pop(0))
     arguments, environ = given["arguments"], given["environ"]
     prepare(environ)
-    if _read_early(environ) != _read_early(before):
+    if load and _read_early(environ) != _read_early(before):
         for descriptor in descriptors:
             os.set_inheritable(descriptor, True)
-        os.execve(sys.executable, [sys.executable, *command, *arguments], environ)  # noqa: S606
+        os.execve(sys.executable, [sys.executable, *anew, *arguments], environ)  # noqa: S606
     for name in before.keys() - environ.keys():
         os.environ.pop(name, None)
     os.environ.update(environ)

@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if argv == [AHEAD]:
-        argv = order(["-m", "trainer.finetune"], "trainer.training.finetuning", partial(choose_devices, 1))
+        argv = order("trainer.training.finetuning", ["-m", "trainer.finetune"], partial(choose_devices, 1))
     config, given, upstream_exact = _parse(argv)
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")

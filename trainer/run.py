@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
     with ExitStack() as stack:
         waiting = stack.enter_context(_engine_ahead())
         if list(argv) == [AHEAD]:
-            argv = order(["-m", "trainer.cli", "run"])
+            argv = order()
         die_with_parent()
         signals = stack.enter_context(Signals())
         try:

@@ -29,7 +29,6 @@ AHEAD: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
 KILL_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
 
-
 _TRAINER = (sys.executable, "-m", "trainer.cli")
 
 

@@ -18,7 +18,7 @@ def main() -> None:
     arguments = sys.argv[1:]
     waited = arguments == [AHEAD]
     if waited:
-        arguments = order([__file__], "colorsys", prepare)
+        arguments = order("colorsys", [__file__], prepare)
     sys.stderr.write("a word for people\n")
     said = {
         "pid": os.getpid(),

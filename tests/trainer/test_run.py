@@ -168,7 +168,9 @@ def test_both_can_wait_for_what_to_train(trainer, tmp_path):
     del environ["PIPPA_FINETUNE_COMMAND"]
     command = [sys.executable, "-m", "trainer.cli", "run"]
     flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
+    # As on a machine with a GPU: the first is what a training gets that names none.
     early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
+    environ["CUDA_VISIBLE_DEVICES"] = "0"
     with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
         (run,) = (each for each in psutil.Process().children() if "--ahead" in each.cmdline())
         wait_until(run.children)
