@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.support.processes import alive, child_with
 from tests.support.waiting import lock
 from trainer.ahead import Ahead
 
@@ -74,7 +75,7 @@ def test_once_is_enough():
 
 def test_one_that_was_killed_is_not_there():
     with Ahead(COMMAND, ENVIRON) as ahead:
-        (child,) = (each for each in psutil.Process().children() if "--ahead" in each.cmdline())
+        child = child_with("--ahead")
         child.kill()
         psutil.wait_procs([child], timeout=10)
         assert ahead.give(COMMAND, ENVIRON) is None
@@ -82,7 +83,7 @@ def test_one_that_was_killed_is_not_there():
 
 def test_nobody_needs_it():
     with Ahead(COMMAND, ENVIRON):
-        (child,) = (each for each in psutil.Process().children() if "--ahead" in each.cmdline())
+        child = child_with("--ahead")
     assert not child.is_running()
 
 
@@ -100,6 +101,6 @@ with Ahead({COMMAND!r}, os.environ):
     starter.kill()
     starter.communicate()
     deadline = time.monotonic() + 30
-    while child.is_running() and child.status() != psutil.STATUS_ZOMBIE:
+    while alive(child):
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -15,7 +15,7 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
-from tests.support.processes import alive
+from tests.support.processes import alive, child_with
 from tests.support.proxy import proxy
 from tests.trainer.test_uploads import wait_until
 from trainer import cli
@@ -172,7 +172,7 @@ def test_both_can_wait_for_what_to_train(trainer, tmp_path):
     early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
     environ["CUDA_VISIBLE_DEVICES"] = "0"
     with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
-        (run,) = (each for each in psutil.Process().children() if "--ahead" in each.cmdline())
+        run = child_with("--ahead")
         wait_until(run.children)
         (engine,) = run.children()
         wait_until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())

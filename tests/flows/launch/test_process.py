@@ -15,6 +15,7 @@ import pytest
 from flows.follow import Outcome, TrainerLostError, can_heal, failure, follow
 from flows.launch import get_launcher, process, training_job
 from flows.launch.process import ProcessLauncher, TrainerProcess, trainer_ahead
+from tests.support.processes import child_with
 from trainer.errors import DatasetError, OutOfMemoryError, PippaError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
@@ -74,7 +75,7 @@ def test_every_event_arrives_in_order_and_other_lines_are_left_out(start):
 def test_the_trainer_that_waits_is_the_one_that_trains(s3_settings, tmp_path):
     environ = {**os.environ, **s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path)}
     with trainer_ahead({**os.environ, "PIPPA_HOME": str(tmp_path)}):
-        (waiting,) = (each for each in psutil.Process().children() if "--ahead" in each.cmdline())
+        waiting = child_with("--ahead")
         first, again = (unknown_run(ProcessLauncher(tmp_path).start(JOB, environ)) for _ in range(2))
     assert first == waiting.pid != again
 
