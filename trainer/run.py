@@ -65,7 +65,7 @@ def _engine_ahead(environ: Mapping[str, str] = os.environ) -> AbstractContextMan
     """The engine as far as it can be without knowing what to train, to be dismissed at the end; no other than ours."""
     if "PIPPA_FINETUNE_COMMAND" in environ or engine_from(environ) != "native":
         return nullcontext()
-    return Ahead([sys.executable, "-m", "trainer.finetune"], _engine_environ(environ))
+    return Ahead(_engine_command(environ), _engine_environ(environ))
 
 
 def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
@@ -212,7 +212,7 @@ class Run:
                 "resume": resume,
             }
         )
-        command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
+        command = [*_engine_command(self.environ), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
             variables, warning = tracking.wandb_environment(spec.wandb, self.folder, self.environ)
@@ -346,6 +346,10 @@ def _engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of this process without the store's address and keys, which no engine needs."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
     return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
+
+
+def _engine_command(environ: Mapping[str, str]) -> list[str]:
+    return _command(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune")
 
 
 def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:

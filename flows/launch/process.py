@@ -24,11 +24,10 @@ from trainer.parent import child_environment
 from trainer.prepare import require_engine_here
 from trainer.spec import Engine
 
-AHEAD: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
-"""A training that waits for its run id, where ``trainer_ahead`` started one."""
 KILL_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
 
+_AHEAD: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
 _TRAINER = (sys.executable, "-m", "trainer.cli")
 
 
@@ -39,11 +38,11 @@ def trainer_ahead(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
     What it says before it has a run, and so a log, is lost.
     """
     with Ahead([*_TRAINER, "run"], environ, stderr=subprocess.DEVNULL) as ahead:
-        token = AHEAD.set(ahead)
+        token = _AHEAD.set(ahead)
         try:
             yield
         finally:
-            AHEAD.reset(token)
+            _AHEAD.reset(token)
 
 
 class ProcessLauncher:
@@ -70,7 +69,7 @@ class ProcessLauncher:
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]
         environ = {**environ, **child_environment()}
-        ahead = AHEAD.get()
+        ahead = _AHEAD.get()
         with log.open("wb") as errors, held(self._home, "s3") as descriptors:
             try:
                 process = ahead.give(command, environ, descriptors, errors.fileno()) if ahead else None

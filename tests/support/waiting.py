@@ -1,11 +1,11 @@
-"""A command that can be started ahead: it says what it was to do, and lives until its stdin, if any, would end."""
+"""A command that can be started ahead: it says what it was to do, and with ``stay`` lives on for a minute."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
+import time
 
 from trainer.ahead import AHEAD, order
 
@@ -32,17 +32,8 @@ def main() -> None:
     sys.stdout.write(json.dumps(said) + "\n")
 
 
-def lock(path: str) -> int:
-    """The descriptor of a lock that is held until it is closed everywhere."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return handle
-
-
 if __name__ == "__main__":
     main()
     if "stay" in sys.argv:
         sys.stdout.flush()
-        import time
-
         time.sleep(60)

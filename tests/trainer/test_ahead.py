@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -14,7 +15,6 @@ import psutil
 import pytest
 
 from tests.support.processes import alive, child_with
-from tests.support.waiting import lock
 from trainer.ahead import Ahead
 
 COMMAND = [sys.executable, str(Path(__file__).parents[1] / "support" / "waiting.py")]
@@ -26,6 +26,13 @@ def said(process: subprocess.Popen[bytes] | None) -> dict[str, Any]:
     out, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     return json.loads(out)
+
+
+def lock(path: Path) -> int:
+    """The descriptor of a lock that is held until it is closed everywhere."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handle
 
 
 def test_it_does_what_it_is_told_as_if_it_had_been_started_then():
@@ -53,17 +60,17 @@ def test_what_libraries_read_early_starts_python_anew_in_its_place(change):
 
 @pytest.mark.parametrize("change", [{}, {"OMP_NUM_THREADS": "7"}], ids=["waited", "anew"])
 def test_it_holds_locks_and_writes_its_log_where_it_is_told(tmp_path, change):
-    held = lock(str(tmp_path / "lock"))
+    held = lock(tmp_path / "lock")
     with Ahead(COMMAND, ENVIRON) as ahead, (tmp_path / "log").open("wb") as log:
         process = ahead.give([*COMMAND, "stay"], {**ENVIRON, **change}, [held], log.fileno())
         assert process and process.stdout and process.stdout.readline()
     os.close(held)
     assert (tmp_path / "log").read_text() == "a word for people\n"
     with pytest.raises(BlockingIOError):
-        lock(str(tmp_path / "lock"))
+        lock(tmp_path / "lock")
     process.kill()
     process.communicate()
-    os.close(lock(str(tmp_path / "lock")))
+    os.close(lock(tmp_path / "lock"))
 
 
 def test_once_is_enough():
