@@ -11,8 +11,9 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from flows.launch import Job, LauncherName, get_launcher
+from flows.launch import Job, LauncherName
 from flows.launch.follow import failure, follow
+from flows.launch.launchers import get_launcher
 from flows.settings import stop_grace
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef

@@ -20,7 +20,8 @@ from flows import compose_discovery as compose_stack
 from flows.embedded.prefect import given_api, prefect_api, prefect_service
 from flows.embedded.s3 import s3_service, store_settings
 from flows.embedded.service import SharedService
-from flows.launch import LauncherName, get_launcher
+from flows.launch import LauncherName
+from flows.launch.launchers import get_launcher
 from flows.launch.process import trainer_ahead
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig

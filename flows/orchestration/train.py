@@ -21,8 +21,9 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task
 
-from flows.launch import GPU_VARIABLE, LauncherName, get_launcher, machine, training_job
+from flows.launch import GPU_VARIABLE, LauncherName, machine, training_job
 from flows.launch.follow import can_heal, failure, follow
+from flows.launch.launchers import get_launcher
 from flows.orchestration import gpu_leases
 from flows.orchestration.artifacts import Artifacts, log_event, publish
 from flows.orchestration.cancellation import cancellable, stop_what_runs, supervised

@@ -18,7 +18,7 @@ from flows.launch import Log
 from flows.launch.docker.docker_client import UNREACHABLE, engine_address, unreachable
 from trainer.config.run_spec import Engine
 from trainer.errors import PippaError, UsageError
-from trainer.runner.run_spec_builder import git_sha
+from trainer.version import git_sha
 
 _SETTING: dict[Engine, str] = {
     "native": "PIPPA_TRAINER_IMAGE",

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.launch import get_launcher
 from flows.launch.docker import container_handle as container_module
 from flows.launch.docker import container_secrets
 from flows.launch.docker.container_handle import ContainerTraining
 from flows.launch.docker.launcher import DockerLauncher
 from flows.launch.follow import TrainerLostError, can_heal, failure
+from flows.launch.launchers import get_launcher
 from tests.flows.launch.conftest import Bench, followed
 from tests.support.proxy import Proxy
 from trainer.errors import OutOfMemoryError, PippaError, UsageError
