@@ -59,7 +59,7 @@ def started(
     """Object store and Prefect, ready, and named in ``os.environ`` for the flow and its children.
 
     ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
-    base model are brought into the store meanwhile, else its image is brought here, and the flow does the rest.
+    base model are imported meanwhile, else its image is built or pulled, and the flow does the rest.
     Embedded servers end with the context, unless another pippa uses them. Raises the first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
