@@ -31,7 +31,7 @@ from trainer.gr00t.weights import save_checkpoint
 from trainer.runner import checkpoint_folder
 from trainer.runner.checkpoint_uploader import Uploader, failure
 from trainer.runner.run_spec_builder import new_spec
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
 from trainer.training import finetune_trainer, finetuning
@@ -206,8 +206,8 @@ def sent(out: Path, folder: Path) -> list[object]:
     spec = new_spec(preset, preset.config, {}, [ref], ref)
     events: list[Event] = []
     with object_store(folder, {}) as settings:
-        store = ObjectStore(settings)
-        store.ensure_bucket()
+        store = S3Store(settings)
+        store.create()
         uploader = Uploader(store, spec, out, events.append, atomic=True)
         uploader.start()
         if not uploader.finish(resumable=True):

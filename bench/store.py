@@ -27,9 +27,9 @@ from pydantic import SecretStr
 
 from bench.table import report, table
 from flows.embedded.s3 import object_store
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 BAR = 0.9
 
@@ -52,10 +52,10 @@ def main() -> None:
             measure(given, settings, work)
 
 
-def measure(given: argparse.Namespace, settings: StoreSettings, work: Path) -> None:
+def measure(given: argparse.Namespace, settings: S3Settings, work: Path) -> None:
     """All of it against the server of ``settings``."""
-    store = ObjectStore(settings)
-    store.ensure_bucket()
+    store = S3Store(settings)
+    store.create()
     size = int(given.gib * (1 << 30)) // given.files
     source, out = work / "source", work / "out"
     source.mkdir()
@@ -162,7 +162,7 @@ def _copied(source: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def minio(program: Path, folder: Path) -> Iterator[StoreSettings]:
+def minio(program: Path, folder: Path) -> Iterator[S3Settings]:
     """A MinIO server on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -171,12 +171,12 @@ def minio(program: Path, folder: Path) -> Iterator[StoreSettings]:
     command = [str(program), "server", "--address", address, str(folder)]
     process = psutil.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        settings = StoreSettings(
+        settings = S3Settings(
             endpoint=f"http://{address}",
             access_key=SecretStr(keys["MINIO_ROOT_USER"]),
             secret_key=SecretStr(keys["MINIO_ROOT_PASSWORD"]),
         )
-        ObjectStore(settings, patience=60).ensure_bucket()
+        S3Store(settings, patience=60).create()
         yield settings
     finally:
         process.terminate()

@@ -16,7 +16,7 @@ from flows import compose_discovery
 from flows.embedded.s3 import object_store
 from flows.views.terminal import waiting
 from trainer.config.settings import pippa_home
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 PIPE_WIDTH = 160
 
@@ -52,8 +52,8 @@ def opened_store() -> Iterator[ObjectStore]:
     """The object store of the settings, the compose stack's, or the embedded one, started for this command."""
     compose_discovery.adopt(pippa_home())
     with object_store(pippa_home()) as settings:
-        store = ObjectStore(settings)
-        store.ensure_bucket()
+        store = S3Store(settings)
+        store.create()
         yield store
 
 

@@ -22,7 +22,7 @@ from flows.views.terminal import duration
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from trainer.store.runs import RunState

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from flows.embedded.service import Program, SharedService
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.errors import StoreError
 
 HOST = "127.0.0.1"
@@ -31,14 +31,14 @@ GRPC_OFFSET = 10_000
 
 
 @contextlib.contextmanager
-def object_store(home: Path, environ: Mapping[str, str] = os.environ) -> Iterator[StoreSettings]:
+def object_store(home: Path, environ: Mapping[str, str] = os.environ) -> Iterator[S3Settings]:
     """The object store to use: the one ``PIPPA_S3_ENDPOINT`` names, else the embedded one, while the context lasts.
 
     To start the embedded one beside other slow things, ``start()`` an ``s3_service`` earlier; this then joins it.
     Raises ``StoreError`` when the settings are incomplete or the server does not start.
     """
     if environ.get("PIPPA_S3_ENDPOINT"):
-        yield StoreSettings.from_environ(environ)
+        yield S3Settings.from_environ(environ)
         return
     with s3_service(home, environ) as connection:
         yield store_settings(connection)
@@ -59,9 +59,9 @@ def s3_service(home: Path, environ: Mapping[str, str] = os.environ) -> SharedSer
     )
 
 
-def store_settings(connection: Mapping[str, Any]) -> StoreSettings:
+def store_settings(connection: Mapping[str, Any]) -> S3Settings:
     """What ``s3_service(...).wait_ready()`` returned, as settings."""
-    return StoreSettings(
+    return S3Settings(
         endpoint=f"http://{HOST}:{connection['port']}",
         access_key=SecretStr(connection["access_key"]),
         secret_key=SecretStr(connection["secret_key"]),
@@ -147,10 +147,8 @@ def _prepare(folder: Path, bucket: str) -> Program:
 
 def _healthy(connection: dict[str, Any]) -> bool:
     """Whether a signed write goes through: the port answers a second before the volume server takes data."""
-    from trainer.store.client import ObjectStore
-
     with contextlib.suppress(StoreError):
-        store = ObjectStore(store_settings(connection), patience=0.0)
+        store = S3Store(store_settings(connection), patience=0.0)
         store.write_bytes(".healthy", b"")
         store.delete(".healthy")
         return True

@@ -26,9 +26,10 @@ from flows.launch.process import trainer_ahead
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.runner.run_spec_builder import prepare_sources
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 
 class _Part(threading.Thread):
@@ -73,9 +74,9 @@ def started(
             stack.enter_context(trainer_ahead())
 
         def bring_store() -> None:
-            settings = store_settings(s3.wait_ready()) if s3 else StoreSettings.from_environ()
+            settings = store_settings(s3.wait_ready()) if s3 else S3Settings.from_environ()
             os.environ.update(settings.to_environ())
-            ObjectStore(settings).ensure_bucket()
+            S3Store(settings).create()
 
         def say(line: str) -> None:
             console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
@@ -83,7 +84,7 @@ def started(
         def bring_sources() -> None:
             store.join()
             if config is not None and store.error is None:
-                prepare_sources(ObjectStore(StoreSettings.from_environ()), config, home, log=say)
+                prepare_sources(open_store(), config, home, log=say)
 
         def bring_image() -> None:
             place = get_launcher(launcher, home)
@@ -110,7 +111,7 @@ def started(
         # Prefect read the environment when it was imported, before its server had a port.
         refresh_global_settings_context()
         stack.callback(_flush)
-        yield ObjectStore(StoreSettings.from_environ())
+        yield open_store()
 
 
 def _begun(stack: ExitStack, service: SharedService) -> SharedService:

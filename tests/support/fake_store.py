@@ -11,9 +11,9 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from trainer.config.settings import StoreSettings
-from trainer.store.client import ObjectInfo, ObjectStore
-from trainer.store.failures import MissingObjectError
+from trainer.config.settings import S3Settings
+from trainer.store.object_store import ObjectInfo, ObjectStore
+from trainer.store.object_store import MissingObjectError
 from trainer.store.hashing import Hashed
 
 
@@ -24,7 +24,7 @@ class FakeStore(ObjectStore):
     """
 
     def __init__(self, jitter: float = 0.0) -> None:
-        super().__init__(StoreSettings(endpoint="http://fake", access_key=SecretStr("a"), secret_key=SecretStr("b")))
+        super().__init__(S3Settings(endpoint="http://fake", access_key=SecretStr("a"), secret_key=SecretStr("b")))
         self.objects: dict[str, tuple[bytes, datetime]] = {}
         self._lock = threading.Lock()
         self._jitter = jitter

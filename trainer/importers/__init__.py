@@ -43,7 +43,7 @@ from trainer.importers.names import (
 )
 from trainer.importers.normalize_dataset import require_valid
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 __all__ = [
     "DEMO",

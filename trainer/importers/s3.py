@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from trainer.config.settings import StoreSettings, secret_from
+from trainer.config.settings import S3Settings, secret_from
 from trainer.disk import require_space
 from trainer.errors import StoreError, UsageError
 from trainer.importers.downloads import ANOTHER_DISK, Log, Report, watched
 from trainer.importers.names import S3Prefix
-from trainer.store.client import ObjectInfo, ObjectStore
+from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.parallel import for_each
 
 DOWNLOADS = 8
@@ -44,7 +44,7 @@ class Listing:
         return hashlib.sha256("".join(rows).encode()).hexdigest()
 
 
-def settings_for(source: S3Prefix, store: StoreSettings, environ: Mapping[str, str] = os.environ) -> StoreSettings:
+def settings_for(source: S3Prefix, store: S3Settings, environ: Mapping[str, str] = os.environ) -> S3Settings:
     """How to reach the bucket: the object store's server and keys, unless ``PIPPA_SOURCE_S3_*`` name others.
 
     Raises ``UsageError`` for another server without keys of its own: the object store's are never sent to it.
@@ -63,7 +63,7 @@ def settings_for(source: S3Prefix, store: StoreSettings, environ: Mapping[str, s
             f"No keys for {source.url}{f' at {endpoint}' if endpoint else ''}.",
             "Set both PIPPA_SOURCE_S3_ACCESS_KEY and PIPPA_SOURCE_S3_SECRET_KEY (or …_FILE with the path of a secret).",
         )
-    return StoreSettings(
+    return S3Settings(
         endpoint=(endpoint or store.endpoint).rstrip("/"),
         access_key=SecretStr(access_key) if access_key else store.access_key,
         secret_key=SecretStr(secret_key) if secret_key else store.secret_key,
@@ -72,9 +72,9 @@ def settings_for(source: S3Prefix, store: StoreSettings, environ: Mapping[str, s
     )
 
 
-def listing(source: S3Prefix, settings: StoreSettings) -> Listing:
+def listing(source: S3Prefix, settings: S3Settings) -> Listing:
     """What lies under the prefix now. Raises ``StoreError``, and ``UsageError`` when that is nothing."""
-    bucket = ObjectStore(settings)
+    bucket = S3Store(settings)
     prefix = f"{source.prefix}/" if source.prefix else ""
     files = {found.key.removeprefix(prefix): found for found in bucket.list(prefix)}
     if not files:

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import S3Settings, pippa_home
 from trainer.errors import ExitCode, PippaError
-from trainer.store.client import ObjectStore
 from trainer.training.devices import oldest_driver
 
 _PACKAGES = ("pippa", "torch", "transformers", "accelerate", "av", "wandb", "minio")
@@ -44,8 +43,8 @@ def _store(out: Callable[[str], object]) -> int:
         out(f"{'object store':<14} PIPPA_S3_ENDPOINT is not set (`pippa train` starts one itself)\n")
         return ExitCode.DONE
     try:
-        settings = StoreSettings.from_environ()
-        ObjectStore(settings).ensure_bucket()
+        settings = S3Settings.from_environ()
+        S3Store(settings).create()
     except PippaError as error:
         out(f"{'object store':<14} {error.message} {error.hint}\n")
         return int(error.exit_code)

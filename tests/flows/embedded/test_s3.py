@@ -10,7 +10,7 @@ import pytest
 
 from flows.embedded import s3
 from trainer.errors import StoreError
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 
 def processes(home: Path) -> list[psutil.Process]:
@@ -31,7 +31,7 @@ def listening(home: Path) -> set[str]:
 
 def test_data_outlives_the_server_and_new_keys_and_ports(tmp_path: Path) -> None:
     with s3.object_store(tmp_path, {}) as first:
-        ObjectStore(first).write_json("kept/document", {"a": 1})
+        S3Store(first).write_json("kept/document", {"a": 1})
         assert listening(tmp_path) == {"127.0.0.1"}
         shown = " ".join(part for process in processes(tmp_path) for part in process.cmdline())
         assert "mini" in shown
@@ -39,10 +39,10 @@ def test_data_outlives_the_server_and_new_keys_and_ports(tmp_path: Path) -> None
     assert listening(tmp_path) == set()
     with s3.object_store(tmp_path, {}) as second:
         assert second.access_key != first.access_key
-        assert ObjectStore(second).read_json("kept/document") == {"a": 1}
+        assert S3Store(second).read_json("kept/document") == {"a": 1}
         stale_keys = second.model_copy(update={"access_key": first.access_key, "secret_key": first.secret_key})
         with pytest.raises(StoreError, match="with these keys"):
-            ObjectStore(stale_keys).read_json("kept/document")
+            S3Store(stale_keys).read_json("kept/document")
 
 
 def test_an_endpoint_in_the_settings_is_used_instead(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -53,7 +53,7 @@ def overrides(stack: Mapping[str, str], dataset: Path, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def store(s3_settings) -> ObjectStore:
-    return ObjectStore(s3_settings)
+    return S3Store(s3_settings)
 
 
 @pytest.fixture

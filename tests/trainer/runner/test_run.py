@@ -19,14 +19,14 @@ from tests.support.processes import alive, child_with
 from tests.support.proxy import proxy
 from tests.trainer.runner.test_checkpoint_uploader import wait_until
 from trainer import cli
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 SUPPORT = Path(__file__).parents[2] / "support"
 WANDB_KEY = "9f" * 20
@@ -40,9 +40,9 @@ def synthetic(tmp_path_factory) -> Path:
 class Trainer:
     """``trainer run`` as a user runs it, with the fake engine."""
 
-    def __init__(self, settings: StoreSettings, folder: Path, dataset: Path) -> None:
+    def __init__(self, settings: S3Settings, folder: Path, dataset: Path) -> None:
         self.settings, self.folder, self.dataset = settings, folder, dataset
-        self.store = ObjectStore(settings)
+        self.store = S3Store(settings)
         self.home = folder / "home"
         self.model = folder / "base"
         self.model.mkdir()
@@ -113,7 +113,7 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[StoreSettings]:
+def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 

@@ -15,12 +15,12 @@ from pydantic import SecretStr
 from flows.embedded.s3 import object_store
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec, new_run_id
-from trainer.config.settings import StoreSettings
-from trainer.store.client import ObjectStore
+from trainer.config.settings import S3Settings
+from trainer.store.object_store import ObjectStore
 
 
 @pytest.fixture(scope="session", params=["seaweedfs", "minio"])
-def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
+def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
     """A real S3 server."""
     folder = tmp_path_factory.mktemp(request.param)
     if request.param == "seaweedfs":
@@ -43,10 +43,10 @@ def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
             ["minio", "server", "--address", address, str(folder / "data")], env=environ, stdout=log, stderr=log
         )
     try:
-        settings = StoreSettings(
+        settings = S3Settings(
             endpoint=f"http://{address}", access_key=SecretStr("minio-user"), secret_key=SecretStr("minio-password")
         )
-        ObjectStore(settings, patience=60).ensure_bucket()
+        S3Store(settings, patience=60).create()
         yield settings
     finally:
         process.terminate()

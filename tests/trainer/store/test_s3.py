@@ -18,10 +18,10 @@ from pydantic import SecretStr
 
 from flows.embedded.s3 import s3_service, store_settings
 from tests.support.proxy import proxy
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.errors import StoreError
-from trainer.store.client import ObjectStore
-from trainer.store.failures import MissingObjectError
+from trainer.store.object_store import ObjectStore
+from trainer.store.object_store import MissingObjectError
 from trainer.store.hashing import hash_file
 from trainer.store.parts import PARTS_PER_FILE
 
@@ -133,7 +133,7 @@ def test_a_large_object_comes_over_connections_that_break(object_store: ObjectSt
     put(object_store, tmp_path / "in", "file")
     host, _, port = object_store.settings.host.partition(":")
     with proxy(host, int(port)) as way:
-        store = ObjectStore(object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"}))
+        store = S3Store(object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"}))
         received = bytearray()
         for piece in store.stream("file", 0, len(content)):
             received += piece
@@ -147,7 +147,7 @@ def test_connections_are_used_again(object_store: ObjectStore, tmp_path: Path) -
     size = 100 << 20
     (tmp_path / "in").write_bytes(bytes(size))
     put(object_store, tmp_path / "in", "file")
-    store = ObjectStore(object_store.settings)
+    store = S3Store(object_store.settings)
     for _ in range(3):
         for _piece in store.stream("file", 0, size):
             pass
@@ -157,7 +157,7 @@ def test_connections_are_used_again(object_store: ObjectStore, tmp_path: Path) -
 def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path: Path) -> None:
     service = s3_service(tmp_path, {})
     with service as connection:
-        store = ObjectStore(store_settings(connection), patience=60)
+        store = S3Store(store_settings(connection), patience=60)
         path = tmp_path / "large"
         content = os.urandom(33 << 20)
         path.write_bytes(content)
@@ -193,8 +193,8 @@ def test_unfinished_uploads_are_freed(object_store: ObjectStore, request: pytest
 class TestErrors:
     """Each is a ``StoreError`` with its cure, in bounded time, without a secret."""
 
-    def failure(self, settings: StoreSettings, patience: float = 0.1) -> StoreError:
-        store = ObjectStore(settings, patience=patience)
+    def failure(self, settings: S3Settings, patience: float = 0.1) -> StoreError:
+        store = S3Store(settings, patience=patience)
         errors = []
         for request in (
             lambda: store.write_json("a", {}),
@@ -212,8 +212,8 @@ class TestErrors:
         assert len({error.hint for error in errors}) == 1
         return errors[0]
 
-    def settings(self, endpoint: str) -> StoreSettings:
-        return StoreSettings(endpoint=endpoint, access_key=SecretStr("someone"), secret_key=SecretStr(SECRET))
+    def settings(self, endpoint: str) -> S3Settings:
+        return S3Settings(endpoint=endpoint, access_key=SecretStr("someone"), secret_key=SecretStr(SECRET))
 
     def test_unreachable(self) -> None:
         error = self.failure(self.settings("http://127.0.0.1:9"))
@@ -223,23 +223,23 @@ class TestErrors:
     def test_no_such_host(self) -> None:
         assert "can't be reached" in self.failure(self.settings("http://nowhere.invalid:9000")).message
 
-    def test_wrong_keys(self, s3_settings: StoreSettings) -> None:
+    def test_wrong_keys(self, s3_settings: S3Settings) -> None:
         wrong = s3_settings.model_copy(update={"secret_key": SecretStr(SECRET)})
         error = self.failure(wrong)
         assert "with these keys" in error.message
         assert "PIPPA_S3_SECRET_KEY" in error.hint
 
-    def test_no_bucket(self, s3_settings: StoreSettings) -> None:
+    def test_no_bucket(self, s3_settings: S3Settings) -> None:
         error = self.failure(s3_settings.model_copy(update={"bucket": "no-such-bucket"}))
         assert "no bucket 'no-such-bucket'" in error.message
         assert "PIPPA_S3_BUCKET" in error.hint
 
     def test_something_else_answers(self) -> None:
         with answering(200, b"<html>It works!</html>", "text/html") as settings, pytest.raises(StoreError):
-            list(ObjectStore(settings, patience=0.2).list("a"))
+            list(S3Store(settings, patience=0.2).list("a"))
         refused = pytest.raises(StoreError, match="does not answer as an S3 store")
         with answering(404, b"<html>No</html>", "text/html") as settings, refused:
-            ObjectStore(settings).read_bytes("a")
+            S3Store(settings).read_bytes("a")
 
     @pytest.mark.parametrize(
         ("status", "code", "said"),
@@ -267,14 +267,14 @@ class TestErrors:
     def test_passing_trouble_is_waited_out(self) -> None:
         body = b"<Error><Code>SlowDown</Code><Message>m</Message></Error>"
         with answering(503, body, first=2) as settings:
-            ObjectStore(settings, patience=20).write_bytes("a", b"x")
-            assert ObjectStore(settings, patience=20).write_json("a", {}, if_absent=True)
+            S3Store(settings, patience=20).write_bytes("a", b"x")
+            assert S3Store(settings, patience=20).write_json("a", {}, if_absent=True)
 
 
 @contextmanager
 def answering(
     status: int, body: bytes, kind: str = "application/xml", first: int | None = None
-) -> Iterator[StoreSettings]:
+) -> Iterator[S3Settings]:
     """A server that answers all requests (or the ``first`` ones) so, as a real one can't be made to."""
     left = [first if first is not None else 1 << 30]
 
@@ -300,7 +300,7 @@ def answering(
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield StoreSettings(
+        yield S3Settings(
             endpoint=f"http://127.0.0.1:{server.server_port}",
             access_key=SecretStr("someone"),
             secret_key=SecretStr(SECRET),
