@@ -17,9 +17,9 @@ from statistics import mean, median
 from typing import Any
 
 import torch
+from flows.embedded.s3 import object_store
 
 from bench.table import report, table
-from flows.embedded.s3 import object_store
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import SnapshotRef
 from trainer.data.synthetic import make_synthetic
@@ -31,9 +31,9 @@ from trainer.gr00t.weights import save_checkpoint
 from trainer.runner import checkpoint_folder
 from trainer.runner.checkpoint_uploader import Uploader, failure
 from trainer.runner.run_spec_builder import new_spec
-from trainer.store.object_store import ObjectStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
+from trainer.store.s3 import S3Store
 from trainer.training import finetune_trainer, finetuning
 
 EVERY = 50

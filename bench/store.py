@@ -23,13 +23,13 @@ from pathlib import Path
 from statistics import median
 
 import psutil
+from flows.embedded.s3 import object_store
 from pydantic import SecretStr
 
 from bench.table import report, table
-from flows.embedded.s3 import object_store
 from trainer.config.settings import S3Settings
 from trainer.store import snapshots
-from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 BAR = 0.9
 

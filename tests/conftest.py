@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from flows.embedded.s3 import object_store as embedded_object_store
+from tests.support.s3_server import S3Server
 from trainer.config.settings import S3Settings
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 if TYPE_CHECKING:
     import docker
@@ -49,9 +50,9 @@ def demo_dataset() -> Path:
 
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
-    """A real S3 server (SeaweedFS), one for all tests of a process."""
-    with embedded_object_store(tmp_path_factory.mktemp("home"), {}) as settings:
-        yield settings
+    """A real S3 server, one for all tests of a process."""
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server.settings
 
 
 @pytest.fixture

@@ -55,6 +55,11 @@ def _environment(home: Path) -> None:
             "PREFECT_API_URL is not set: which Prefect server?",
             "Set it, such as http://127.0.0.1:4200/api; `pippa server` starts one.",
         )
+    if not os.environ.get("PIPPA_S3_ENDPOINT"):
+        raise UsageError(
+            "PIPPA_S3_ENDPOINT is not set: a worker needs an object store that those who submit trainings reach too.",
+            "Set it and its keys, such as those of the compose stack's MinIO (docs/stack.md) or of a bucket.",
+        )
     S3Settings.from_environ()
     os.environ["PIPPA_HOME"] = str(home)
     keep_bytecode(home)

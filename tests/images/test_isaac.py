@@ -21,6 +21,7 @@ from trainer.config.run_spec import Engine
 from trainer.config.settings import S3Settings
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 if TYPE_CHECKING:
     import docker
@@ -61,9 +62,7 @@ def store(bucket, tmp_path_factory) -> ObjectStore:
 class Container:
     """One ``trainer`` command in an image, removed at the end."""
 
-    def __init__(
-        self, client: docker.DockerClient, engine: Engine, bucket: S3Settings, *command: str, **environ: str
-    ):
+    def __init__(self, client: docker.DockerClient, engine: Engine, bucket: S3Settings, *command: str, **environ: str):
         self.container = client.containers.run(
             TAG.format(engine),
             ["trainer", *command],

@@ -20,6 +20,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import stat
 import tempfile
@@ -80,7 +81,7 @@ class FolderStore(ObjectStore):
                 self._path(f"{folder}/-")
             yield from self._walk(folder + slash, start)
 
-    def stream(self, key: str, offset: int = 0, size: int | None = None) -> Iterator[memoryview]:  # noqa: ARG002
+    def stream(self, key: str, offset: int = 0, size: int | None = None) -> Iterator[memoryview]:
         with self._explained("read", key), self._opened(key) as file:
             file.seek(offset)
             buffer = memoryview(bytearray(min(_CHUNK_BYTES, max(os.fstat(file.fileno()).st_size - offset, 1))))
@@ -118,7 +119,7 @@ class FolderStore(ObjectStore):
             with self._explained("delete", key), contextlib.suppress(FileNotFoundError):
                 self._path(key).unlink()
 
-    def abort_uploads(self, prefix: str, before: datetime) -> int:  # noqa: ARG002 - nobody's at all are left
+    def abort_uploads(self, prefix: str, before: datetime) -> int:
         with self._explained("remove unfinished uploads"):
             return self._remove_abandoned()
 
@@ -137,7 +138,7 @@ class FolderStore(ObjectStore):
                 )
         return folder / parts[-1]
 
-    def _opened(self, key: str) -> IO[bytes]:
+    def _opened(self, key: str) -> io.FileIO:
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # O_NONBLOCK: a pipe would wait
         try:
             descriptor = os.open(self._path(key), flags)
@@ -148,7 +149,7 @@ class FolderStore(ObjectStore):
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             os.close(descriptor)
             raise self._missing(key)
-        return os.fdopen(descriptor, "rb", buffering=0)
+        return io.FileIO(descriptor)
 
     def _missing(self, key: str) -> MissingObjectError:
         return MissingObjectError(f"The object store {self.root} lacks {key}.")

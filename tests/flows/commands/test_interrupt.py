@@ -17,7 +17,7 @@ import pytest
 from tests.support.processes import alive
 from trainer.data.synthetic import make_synthetic
 from trainer.store import registry, runs
-from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 

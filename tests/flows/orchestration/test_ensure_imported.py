@@ -11,6 +11,7 @@ from flows.orchestration.ensure_imported import ensure_imported, prepare_job
 from trainer import importers
 from trainer.events import Event, PhaseEvent, SnapshotEvent, parse_event
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture

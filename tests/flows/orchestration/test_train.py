@@ -22,6 +22,7 @@ from trainer.errors import DatasetError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 

@@ -23,6 +23,7 @@ from tests.conftest import bucket_of_its_own
 from trainer import importers
 from trainer.store import snapshots
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 OVERRIDES = {"dataset_path": ["synthetic.PickNPlace"], "base_model_path": "a-model"}

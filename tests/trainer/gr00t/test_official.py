@@ -24,6 +24,7 @@ from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 from trainer.store import snapshots
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 VISION = "backbone.eagle_model.vision_model."
 

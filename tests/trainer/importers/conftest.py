@@ -10,6 +10,7 @@ import pytest
 from tests.conftest import bucket_of_its_own
 from trainer.data.synthetic import make_synthetic
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from trainer.importers.names import S3Prefix
 from trainer.importers.s3 import settings_for
 from trainer.store import snapshots
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture

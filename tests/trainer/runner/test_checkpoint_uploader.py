@@ -22,9 +22,10 @@ from trainer.runner import checkpoint_folder, checkpoint_uploader
 from trainer.runner.checkpoint_uploader import PENDING, Uploader
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store import registry, resume_points, snapshots, tree
-from trainer.store.object_store import ObjectStore
 from trainer.store.hashing import hash_file
 from trainer.store.manifest import FileRecord, Manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")

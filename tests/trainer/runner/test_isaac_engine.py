@@ -25,6 +25,7 @@ from trainer.config.settings import S3Settings
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 UPSTREAM = Path(__file__).parents[2] / "support" / "isaac" / "upstream"
 FINETUNE = UPSTREAM / "scripts" / "gr00t_finetune.py"

@@ -27,6 +27,7 @@ from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 WANDB_KEY = "9f" * 20
@@ -368,7 +369,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
 
 
 def test_a_store_that_is_down_is_exit_code_4(trainer, monkeypatch, capsys):
-    monkeypatch.setattr("trainer.runner.run.ObjectStore", functools.partial(ObjectStore, patience=0.0))
+    monkeypatch.setattr("trainer.store.stores.S3Store", functools.partial(S3Store, patience=0.0))
     monkeypatch.setenv("PIPPA_S3_ENDPOINT", "http://127.0.0.1:9")
     for name, value in trainer.settings.to_environ().items():
         if name != "PIPPA_S3_ENDPOINT":

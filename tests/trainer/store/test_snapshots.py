@@ -26,10 +26,10 @@ from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import S3Settings
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.store import hashing, registry, snapshots
-from trainer.store.object_store import ObjectStore
-from trainer.store.stores import open_store
 from trainer.store.hashing import HashMemory
 from trainer.store.manifest import FileRecord, Manifest, blob_key, manifest_key, parse_manifest_key, read_manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 def push(store: ObjectStore, folder: Path, name: str = "team/demo") -> SnapshotRef:
@@ -357,6 +357,7 @@ from tests.trainer.store.conftest import a_spec
 from trainer.config.settings import S3Settings
 from trainer.store import hashing, registry, snapshots
 from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 from trainer.store.stores import open_store
 store, folder, spec = open_store(), Path(sys.argv[1]), a_spec()
 print("ready", flush=True)
