@@ -26,7 +26,6 @@ from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
-from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"

@@ -22,6 +22,14 @@ def object_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     return FolderStore(tmp_path_factory.mktemp("folder") / "store")
 
 
+def variables_of(store: ObjectStore) -> dict[str, str]:
+    """The variables that name ``store`` for another process."""
+    if isinstance(store, S3Store):
+        return store.settings.to_environ()
+    assert isinstance(store, FolderStore)
+    return {"PIPPA_HOME": str(store.root.parent), "PIPPA_S3_ENDPOINT": ""}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A small folder with everything that is odd: empty and large files, strange names, links to files."""

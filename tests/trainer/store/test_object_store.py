@@ -110,4 +110,5 @@ def test_pieces_of_a_large_object_come_in_order_from_anywhere(object_store: Obje
         assert b"".join(bytes(piece) for piece in object_store.stream("file", 0, size)) == content
     # Left in the middle, nothing is kept from the next one.
     for _ in range(3):
-        assert len(next(iter(object_store.stream("file", 0, len(content))))) == 16 << 20
+        piece = bytes(next(iter(object_store.stream("file", 0, len(content)))))
+        assert content.startswith(piece) and len(piece) >= 1 << 20

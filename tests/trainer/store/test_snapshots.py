@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fake_store import FakeStore
-from tests.trainer.store.conftest import tree_of
+from tests.trainer.store.conftest import tree_of, variables_of
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import S3Settings
 from trainer.errors import DiskFullError, StoreError, UsageError
@@ -354,10 +354,7 @@ UPLOADER = """
 import os, sys
 from pathlib import Path
 from tests.trainer.store.conftest import a_spec
-from trainer.config.settings import S3Settings
-from trainer.store import hashing, registry, snapshots
-from trainer.store.object_store import ObjectStore
-from trainer.store.s3 import S3Store
+from trainer.store import registry, snapshots
 from trainer.store.stores import open_store
 store, folder, spec = open_store(), Path(sys.argv[1]), a_spec()
 print("ready", flush=True)
@@ -370,10 +367,8 @@ for step in range(1, 1000):
 """
 
 
-def test_kill_9_never_shows_a_broken_checkpoint(
-    object_store: ObjectStore, s3_settings: S3Settings, tmp_path: Path
-) -> None:
-    environ = {**os.environ, **s3_settings.to_environ(), "PYTHONPATH": str(Path(__file__).parents[3])}
+def test_kill_9_never_shows_a_broken_checkpoint(object_store: ObjectStore, tmp_path: Path) -> None:
+    environ = {**os.environ, **variables_of(object_store), "PYTHONPATH": str(Path(__file__).parents[3])}
     for attempt in range(3):
         folder = tmp_path / str(attempt)
         folder.mkdir()
