@@ -49,9 +49,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         work = Path(folder)
         if given.minio is None:
-            parser.error(
-                "There is no minio on PATH: name it by --minio (docker/minio.Dockerfile says how to build it)."
-            )
+            parser.error("There is no minio on PATH: name it by --minio (docker/minio.Dockerfile builds it).")
         with minio(given.minio, work / "minio") as settings:
             measure(given, settings, work)
 

@@ -6,13 +6,14 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from flows import compose_discovery
+from flows import compose_discovery, earlier_store
 from flows.views.terminal import waiting
 from trainer.config.settings import pippa_home
 from trainer.store.object_store import ObjectStore
@@ -43,16 +44,21 @@ def columns(*headings: str) -> Table:
 
 def nothing_stored() -> bool:
     """Whether this machine has no object store yet, so that a list of what is in it need not create one."""
-    compose_discovery.adopt(pippa_home())
+    _look_around(pippa_home())
     return not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(pippa_home()).is_dir()
 
 
 def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
-    compose_discovery.adopt(pippa_home())
+    _look_around(pippa_home())
     store = open_store()
     store.create()
     return store
+
+
+def _look_around(home: Path) -> None:
+    compose_discovery.adopt(home)
+    earlier_store.note(home)
 
 
 @contextmanager

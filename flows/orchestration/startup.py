@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows import compose_discovery as compose_stack
+from flows import earlier_store
 from flows.embedded.prefect import given_api, prefect_api, prefect_service
 from flows.launch import LauncherName
 from flows.launch.launchers import get_launcher
@@ -64,6 +65,7 @@ def started(
     os.environ.setdefault("PIPPA_HOME", str(home))
     keep_bytecode(home)
     compose_stack.adopt(home)
+    earlier_store.note(home)
     os.environ.update(prefect_environment(home))
     store = open_store()
     with ExitStack() as stack:
