@@ -29,7 +29,8 @@ from trainer.store.socket_reads import CHUNK_BYTES, chunks_into
 
 if TYPE_CHECKING:
     import urllib3
-    from minio import Minio
+
+    from trainer.store.sdk import Client
 
 CONNECTIONS = 32
 CONNECT_SECONDS = 5.0
@@ -87,7 +88,7 @@ class S3Store(ObjectStore):
         return Buffers()
 
     @cached_property
-    def _client(self) -> Minio:
+    def _client(self) -> Client:
         # The SDK takes a third of a second to import; commands that never ask the store don't pay it.
         from trainer.store.sdk import Client
 
@@ -185,15 +186,13 @@ class S3Store(ObjectStore):
                 self._send_parts(key, hashed, send)
 
     def _send_parts(self, key: str, hashed: Hashed, send: Callable[[int, str | None], str]) -> None:
-        from minio.datatypes import Part
         from minio.error import S3Error
 
         bucket = self.settings.bucket
-        upload_id = self._client._create_multipart_upload(bucket, key, {})
+        upload_id = self._client.begin_upload(bucket, key)
         try:
             etags = for_each(lambda number: send(number, upload_id), range(len(hashed.parts)), workers=PARTS_PER_FILE)
-            parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
-            self._client._complete_multipart_upload(bucket, key, upload_id, parts)
+            self._client.complete_upload(bucket, key, upload_id, etags)
         except S3Error as error:
             # The answer to "complete" was lost and the repeated request found the upload gone: done already.
             if error.code != "NoSuchUpload" or self.size(key) != hashed.size:
@@ -206,22 +205,19 @@ class S3Store(ObjectStore):
     def _send(self, path: Path, key: str, part: memoryview, sha256: str, upload_id: str | None, number: int) -> str:
         from minio.error import S3Error
 
-        from trainer.store.sdk import KNOWN_SHA256
-
-        query = {"partNumber": str(number), "uploadId": upload_id} if upload_id else None
-        headers = {"Content-Type": "application/octet-stream", KNOWN_SHA256: sha256}
         try:
-            sent = self._client._put_object(self.settings.bucket, key, part, headers, query)  # pyrefly: ignore
+            if upload_id is not None:
+                return self._client.put_part(self.settings.bucket, key, upload_id, number, part, sha256)
+            return self._client.put(self.settings.bucket, key, part, sha256)
         except S3Error as error:
             if error.code == "XAmzContentSHA256Mismatch":
                 raise changed(path) from None
             raise
-        return str(sent.etag)
 
     def _abort(self, key: str, upload_id: str) -> None:
         # The store may be what failed: don't wait for it again. Garbage collection frees what is left.
         with contextlib.suppress(Exception):
-            self.without_retries()._client._abort_multipart_upload(self.settings.bucket, key, upload_id)
+            self.without_retries()._client.abort_upload(self.settings.bucket, key, upload_id)
 
     def stream(self, key: str, offset: int = 0, size: int | None = None) -> Iterator[bytes | memoryview]:
         """An object's content from byte ``offset`` on, in pieces; a broken connection is continued where it broke.
@@ -252,16 +248,11 @@ class S3Store(ObjectStore):
             self._client.remove_object(self.settings.bucket, key)
 
     def abort_uploads(self, prefix: str, before: datetime) -> int:
-        """Free what uploads of large files left that were begun before a time (server's) and never ended; their number.
-
-        MinIO lists none, as it drops them itself after a day.
-        """
+        # MinIO lists none, as it drops them itself after a day.
         with self._explained("list unfinished uploads of", prefix):
-            found = self._client._list_multipart_uploads(self.settings.bucket, prefix=prefix).uploads
-            stale = [each for each in found if each.initiated_time is not None and each.initiated_time < before]
-            for each in stale:
-                if each.object_name and each.upload_id:
-                    self._client._abort_multipart_upload(self.settings.bucket, each.object_name, each.upload_id)
+            stale = self._client.unfinished_uploads(self.settings.bucket, prefix, before)
+            for key, upload_id in stale:
+                self._client.abort_upload(self.settings.bucket, key, upload_id)
         return len(stale)
 
     def _chunks(self, key: str, offset: int = 0, room: memoryview | None = None) -> Iterator[bytes | memoryview]:
@@ -290,18 +281,12 @@ class S3Store(ObjectStore):
                 response.release_conn()
 
     def _create(self, key: str, content: bytes) -> bool:
-        """Write unless there is one: ``If-None-Match: *``, for which the SDK has no call of its own.
-
-        Not through a presigned URL: urllib3 logs URLs, and that one carries a signature.
-        """
         from minio.error import S3Error
 
         with self._explained("write", key):
             for attempt in range(6):
                 try:
-                    self._client._execute(
-                        "PUT", self.settings.bucket, key, body=content, headers={"If-None-Match": "*"}
-                    )
+                    self._client.create(self.settings.bucket, key, content)
                 except S3Error as error:
                     if error.code == "PreconditionFailed":
                         # It is ours all the same when the answer to a first try was lost.

@@ -138,9 +138,9 @@ def test_on_a_bare_machine_nothing_outlives_a_killed_pippa(pippa):
     pippa.wait_for("step 6/60", process)
     run_id = pippa.run_id
     servers = [found for found in psutil.process_iter() if str(pippa.folder / "home") in " ".join(found.cmdline())]
-    assert len(servers) >= 2
+    assert servers
     process.kill()
     process.wait()
     pippa.until(lambda: not any(alive(server) for server in servers) and pippa.left() == [])
-    # The embedded store lived on until the trainer had saved.
+    # The trainer had saved what it could.
     assert pippa.start("checkpoints", "verify", run_id).wait(60) == 0, pippa.output.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import threading
@@ -89,8 +90,8 @@ def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path
 
 def test_unfinished_uploads_are_freed(object_store: S3Store) -> None:
     bucket, client = object_store.settings.bucket, object_store._client
-    upload = client._create_multipart_upload(bucket, "blobs/large", {})
-    client._upload_part(bucket, "blobs/large", b"x" * (5 << 20), {}, upload, 1)
+    upload, part = client.begin_upload(bucket, "blobs/large"), bytes(5 << 20)
+    client.put_part(bucket, "blobs/large", upload, 1, memoryview(part), hashlib.sha256(part).hexdigest())
     now = datetime.now(UTC)
     assert object_store.abort_uploads("blobs/", now - timedelta(minutes=5)) == 0
     freed = object_store.abort_uploads("blobs/", now + timedelta(minutes=5))
