@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,16 +123,6 @@ class Stack:
         if stage:
             self.times.append((stage, time.monotonic() - began))
         return done
-
-
-def wait(found: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of ``found``, asked every second; the test fails where none comes in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := found():
-            return value
-        time.sleep(1)
-    pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
 def private_ca() -> dict[str, str]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, wait
+from tests.e2e.stack import Stack
 from tests.support.isaac.images import build_image
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -98,7 +99,7 @@ def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack) -> 
     name = f"{stack.project}-stopped"
     long = ("--max-steps", "50000", "--save-steps", "10000")
     assert stack.compose("run", "--detach", "--name", name, "train-smoke", *long).returncode == 0
-    wait(lambda: "step 1/50000" in stack.shown(name), 180, "the first step")
+    until(lambda: "step 1/50000" in stack.shown(name), lambda: stack.shown(name))
     began = time.monotonic()
     subprocess.run(["docker", "stop", name], check=True, capture_output=True)  # with the grace compose.yaml gives it
     stack.times.append(("docker stop: saved, uploaded, both containers ended", time.monotonic() - began))

@@ -5,7 +5,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from flows.launch.follow import Outcome, TrainerLostError, can_heal, failure, fo
 from flows.launch.launchers import get_launcher
 from flows.launch.process import ProcessLauncher, TrainerProcess, trainer_ahead
 from tests.support.processes import child_with
+from tests.support.waiting import until
 from trainer.errors import DatasetError, OutOfMemoryError, PippaError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
@@ -135,14 +135,16 @@ def test_a_second_ctrl_c_ends_a_trainer_that_does_not_listen(start, tmp_path, mo
 
     outcome = follow(training, when(events, ProgressEvent, twice), 600.0)
     assert outcome.interrupted and outcome.exit_code == -signal.SIGKILL
-    assert gone(training.pid) and gone(int((tmp_path / "child").read_text()))
+    wait_gone(training.pid)
+    wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_the_grace_period_ends(start, monkeypatch):
     monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     training = start(lines=[PROGRESS], wait=True, deaf=True)
     outcome = follow(training, when([], ProgressEvent, interrupt), 0.1)
-    assert outcome.exit_code == -signal.SIGKILL and gone(training.pid)
+    assert outcome.exit_code == -signal.SIGKILL
+    wait_gone(training.pid)
 
 
 def test_an_exception_stops_the_trainer_in_good_order_and_is_raised(start):
@@ -158,13 +160,13 @@ def test_an_exception_stops_the_trainer_in_good_order_and_is_raised(start):
     with pytest.raises(TerminationSignal):
         follow(training, when(events, ProgressEvent, cancelled), 20.0)
     assert any(isinstance(event, CheckpointEvent) for event in events)
-    assert gone(training.pid)
+    wait_gone(training.pid)
 
 
 def test_what_the_trainer_leaves_running_is_ended(start, tmp_path):
     training = start(child=str(tmp_path / "child"))
     followed(training)
-    assert gone(int((tmp_path / "child").read_text()))
+    wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_an_unknown_launcher_is_named(tmp_path):
@@ -177,11 +179,6 @@ def test_a_command_that_is_not_there_is_an_error(tmp_path):
         ProcessLauncher(tmp_path, [str(tmp_path / "missing")]).start(JOB, {})
 
 
-def gone(pid: int) -> bool:
-    """Whether the process ends; an orphan needs a moment to be reaped."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.02)
-    return False
+def wait_gone(pid: int) -> None:
+    """Wait for the end of a process."""
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from flows.orchestration.gpu_leases import WAITING
+from tests.support.waiting import PATIENCE
 
 pytestmark = pytest.mark.docker
 
@@ -67,7 +68,7 @@ def test_a_training_in_a_terminal_is_cancelled_in_the_pages(team):
     process, run_id, flow_run_id = in_a_terminal(team, "terminal")
     container = team.training(flow_run_id)
     team.cancel(flow_run_id)
-    assert process.wait(60) == 130, team.words("terminal")
+    assert process.wait(PATIENCE) == 130, team.words("terminal")
     assert team.state(flow_run_id) == "Cancelled" and team.containers(run_id) == []
     assert team.exit_code(container) == 143 and f"pippa runs resume {run_id}" in team.words("terminal")
 
@@ -84,7 +85,7 @@ def test_a_training_whose_terminal_was_killed_is_attached_to(team):
     [followed] = team.containers(run_id)
     assert followed.id == container.id
     resumed.send_signal(signal.SIGINT)
-    assert resumed.wait(60) == 130, team.words("resumed")
+    assert resumed.wait(PATIENCE) == 130, team.words("resumed")
     assert team.exit_code(container) == 143 and team.containers(run_id) == []
 
 
@@ -97,7 +98,7 @@ def test_a_training_outlives_its_worker_and_the_next_one_follows_it(team, worker
     for each in running:
         if each.poll() is None:
             os.kill(each.pid, how)
-            each.wait(20)
+            each.wait(PATIENCE)
     if how == signal.SIGKILL:  # in a container they go with it
         for process in team.flow_processes(flow_run_id):
             os.kill(process, signal.SIGKILL)
@@ -122,7 +123,7 @@ def test_what_is_cancelled_while_no_worker_lives_ends_with_the_next(team):
     for process in team.processes:
         if "worker" in process.args and process.poll() is None:
             process.terminate()
-            process.wait(20)
+            process.wait(PATIENCE)
     team.cancel(flow_run_id)
     team.worker("late")
     assert team.state(flow_run_id) == "Cancelled" and team.containers(team.run(flow_run_id).name) == []

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fake_store import FakeStore
+from tests.support.waiting import PATIENCE
 from tests.trainer.store.conftest import a_spec
 from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
@@ -240,7 +241,7 @@ def test_a_writer_waits_for_a_sweep_that_goes_on_but_not_for_a_dead_one() -> Non
     writer.start()
     assert not inside.wait(0.5)
     sweep.end()
-    assert inside.wait(5)
+    assert inside.wait(PATIENCE)
     writer.join()
     gc_barrier.Sweep(store)  # never ended: its process was killed
     age(store, gc_barrier.SWEEP_VALID + timedelta(seconds=1), gc_barrier.SWEEPS)

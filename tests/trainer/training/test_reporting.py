@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import Any
 
 import pytest
 import wandb
-from wandb.proto.wandb_internal_pb2 import RunLog  # pyrefly: ignore[missing-module-attribute]
+from wandb.proto.wandb_internal_pb2 import Record  # pyrefly: ignore[missing-module-attribute]
 
 from tests.support.training import Training
+from tests.support.waiting import until
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
@@ -37,17 +37,13 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     wandb.teardown()
 
 
-def records(folder: Path, seconds: float = 30) -> list[RunLog]:
+def records(folder: Path) -> list[Record]:
     """The records of the offline run under ``folder``, once they are written: W&B's own process does that."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = _written(folder)
-        if any(record.HasField("run") for record in found) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
+    until(lambda: any(record.HasField("run") for record in _written(folder)))
+    return _written(folder)
 
 
-def _written(folder: Path) -> list[RunLog]:
+def _written(folder: Path) -> list[Record]:
     """What is in the file: a log of blocks as LevelDB writes it, of protocol buffers."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     data, found, parts = file.read_bytes(), [], b""
@@ -60,17 +56,17 @@ def _written(folder: Path) -> list[RunLog]:
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
-            found.append(RunLog.FromString(parts))
+            found.append(Record.FromString(parts))
             parts = b""
     return found
 
 
-def config_of(found: list[RunLog]) -> dict[str, Any]:
+def config_of(found: list[Record]) -> dict[str, Any]:
     updates = [u for r in found for part in (r.run.config, r.config) for u in part.update]
     return {update.key or "/".join(update.nested_key): json.loads(update.value_json) for update in updates}
 
 
-def history_of(found: list[RunLog], name: str) -> list[Any]:
+def history_of(found: list[Record], name: str) -> list[Any]:
     items = [item for record in found for item in record.history.item]
     return [json.loads(item.value_json) for item in items if name in (item.key, "/".join(item.nested_key))]
 

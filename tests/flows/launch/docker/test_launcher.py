@@ -23,6 +23,7 @@ from flows.launch.follow import TrainerLostError, can_heal, failure
 from flows.launch.launchers import get_launcher
 from tests.flows.launch.conftest import Bench, followed
 from tests.support.proxy import Proxy
+from tests.support.waiting import PATIENCE
 from trainer.errors import OutOfMemoryError, PippaError, UsageError
 from trainer.events import CheckpointEvent, DoneEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
@@ -236,7 +237,7 @@ def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
 
     threading.Thread(target=cut, daemon=True).start()
     outcome, events = followed(training)
-    assert cuts.wait(20) and outcome.exit_code == 0
+    assert cuts.wait(PATIENCE) and outcome.exit_code == 0
     assert steps(events) == list(range(1, 201))
     warnings = [event.message for event in events if isinstance(event, WarningEvent)]
     assert any("does not answer" in message for message in warnings) and "is back" in warnings[-1]
@@ -302,15 +303,15 @@ def test_the_result_of_one_that_ended_meanwhile_is_taken(bench: Bench):
 
 def test_one_that_was_stopped_from_outside_is_started_again(bench: Bench):
     first = bench.start(count=1, wait=True)
-    assert isinstance(first.next_event(20), ProgressEvent)
-    bench.container().stop(timeout=20)
+    assert isinstance(first.next_event(PATIENCE), ProgressEvent)
+    bench.container().stop(timeout=int(PATIENCE))
     outcome, events = followed(bench.start(count=1))
     assert outcome.exit_code == 0 and steps(events) == [1]
 
 
 def test_one_whose_store_is_gone_is_replaced(bench: Bench):
     first = bench.start(count=1, wait=True)
-    assert isinstance(first.next_event(20), ProgressEvent)
+    assert isinstance(first.next_event(PATIENCE), ProgressEvent)
     before = bench.container().id
     bench.environ["PIPPA_S3_ENDPOINT"] = "http://store.example:9001"
     second = bench.start(count=2)
@@ -367,5 +368,5 @@ def test_no_thread_waits_for_a_container_that_is_gone(bench: Bench):
     training = bench.start(wait=True)
     training.kill()
     for thread in (training._event_thread, training._log_thread):
-        thread.join(10)
+        thread.join(PATIENCE)
         assert not thread.is_alive()
