@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,7 +22,7 @@ from flows.launch.follow import TrainerLostError, can_heal, failure
 from flows.launch.launchers import get_launcher
 from tests.flows.launch.conftest import Bench, followed
 from tests.support.proxy import Proxy
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import OutOfMemoryError, PippaError, UsageError
 from trainer.events import CheckpointEvent, DoneEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
@@ -36,6 +35,10 @@ ROOT = Path(__file__).parents[4]
 
 def steps(events: list[Event]) -> list[int]:
     return [event.step for event in events if isinstance(event, ProgressEvent)]
+
+
+def warnings(events: list[Event]) -> list[str]:
+    return [event.message for event in events if isinstance(event, WarningEvent)]
 
 
 def when(kind: type[Event], do: Callable[[], object]) -> Callable[[Event], None]:
@@ -221,26 +224,32 @@ def test_a_trainer_that_does_not_listen_is_killed_after_its_grace_period(bench: 
 
 
 def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
-    """Cut in the middle, three times, once for longer; every fifth line is one that the daemon keeps in pieces."""
+    """Cut in the middle, three times, once for longer."""
     forward = Proxy(SOCKET)
     bench.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{forward.port}"
-    training = bench.start(count=200, interval=0.01, words=["x" * 40_000])
-    cuts = threading.Event()
+    # Its words, which the daemon keeps in pieces, and steps come meanwhile; it ends when it is told to.
+    training = bench.start(count=200, interval=0.01, words=["x" * 40_000], wait=True)
+    seen: list[Event] = []
 
     def cut() -> None:
-        for away in (0.0, 0.0, 1.5):
-            time.sleep(0.4)
+        for step in (40, 80, 120):
+            until(lambda step=step: step in steps(seen))
+            before = len(warnings(seen))
             forward.cut()
-            time.sleep(away)
+            if step == 120:
+                until(lambda before=before: len(warnings(seen)) > before)
             forward.mend()
-        cuts.set()
+        until(lambda: 200 in steps(seen))
+        training.terminate()
 
-    threading.Thread(target=cut, daemon=True).start()
-    outcome, events = followed(training)
-    assert cuts.wait(PATIENCE) and outcome.exit_code == 0
+    cutting = threading.Thread(target=cut, daemon=True)
+    cutting.start()
+    outcome, events = followed(training, seen.append)
+    cutting.join(PATIENCE)
+    assert outcome.exit_code == 143
     assert steps(events) == list(range(1, 201))
-    warnings = [event.message for event in events if isinstance(event, WarningEvent)]
-    assert any("does not answer" in message for message in warnings) and "is back" in warnings[-1]
+    assert any("does not answer" in message for message in warnings(events)) and "is back" in warnings(events)[-1]
+    assert not isinstance(events[-1], WarningEvent)  # it was said as soon as the daemon was back
     assert training.log.read_text().splitlines() == ["x" * 40_000, *(f"step {n}" for n in range(1, 201))]
     assert bench.left() == []
     forward.cut()
