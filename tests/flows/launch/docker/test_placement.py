@@ -23,9 +23,9 @@ import json, os, sys, docker
 from pathlib import Path
 from flows.launch import Job
 from flows.launch.docker.launcher import DockerLauncher
-from flows.launch.docker.placement import find_place, own_container
+from flows.launch.docker.placement import find_placement, own_container
 client = docker.from_env()
-loopback = find_place(client, {**os.environ, "PIPPA_S3_ENDPOINT": "http://127.0.0.1:8333"})
+loopback = find_placement(client, {**os.environ, "PIPPA_S3_ENDPOINT": "http://127.0.0.1:8333"})
 print(json.dumps([own_container(client).id, loopback.network]), flush=True)
 if len(sys.argv) > 1:
     training = DockerLauncher(Path("/tmp/home")).start(Job.model_validate_json(sys.argv[1]), os.environ)
