@@ -6,15 +6,10 @@ import signal
 
 import pytest
 
-from tests.support.waiting import PATIENCE
+from tests.support.waiting import PATIENCE, until
 
 pytestmark = pytest.mark.docker
 FLAGS = ("--launcher", "remote", "--dataset-path", "synthetic.PickNPlace", "--base-model-path", "a-model")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def worker(team):
-    return team.worker()
 
 
 @pytest.fixture
@@ -51,7 +46,7 @@ def test_it_ends_with_the_training_s_exit_code(team, laptop, request):
 def test_ctrl_c_only_stops_watching(team, laptop, request):
     name = request.node.name
     process = laptop("train", "overfit-demo", *FLAGS)
-    team.until(lambda: "step 1/" in team.words(name), lambda: team.words(name))
+    until(lambda: "step 1/" in team.words(name), lambda: team.words(name))
     process.send_signal(signal.SIGINT)
     assert process.wait(PATIENCE) == 130
     run_id = team.words(name).split()[0]
@@ -63,7 +58,7 @@ def test_ctrl_c_only_stops_watching(team, laptop, request):
     assert "Cancelled" in team.words(name) and team.containers(run_id) == []
 
     resumed = laptop("runs", "resume", run_id, "--launcher", "remote")
-    team.until(lambda: [c.id for c in team.containers(run_id) if c.id != container.id], lambda: team.words(name))
+    until(lambda: [c.id for c in team.containers(run_id) if c.id != container.id], lambda: team.words(name))
     assert laptop("runs", "cancel", run_id).wait(PATIENCE) == 0 and resumed.wait(PATIENCE) == 143, team.words(name)
 
 

@@ -272,7 +272,8 @@ def test_an_engine_that_stays_away_is_a_lost_trainer(bench: Bench, monkeypatch):
 
 def test_a_restarted_flow_follows_the_container_of_a_killed_one(bench: Bench):
     code = (
-        "import json, sys; from pathlib import Path; from flows.launch import Job; from flows.launch.docker import placement;"
+        "import json, sys; from pathlib import Path;"
+        "from flows.launch import Job; from flows.launch.docker import placement;"
         "from flows.launch.docker.launcher import DockerLauncher;"
         "placement.VOLUMES, environ, job, home = json.load(sys.stdin);"
         "training = DockerLauncher(Path(home), environ).start(Job.model_validate(job), environ);"
