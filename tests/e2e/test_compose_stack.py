@@ -95,9 +95,10 @@ def test_run_returns_the_exit_code_of_the_training(stack: Stack) -> None:
     assert "--batch-size" in refused.stdout
 
 
-def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack) -> None:
+def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack, request: pytest.FixtureRequest) -> None:
     name = f"{stack.project}-stopped"
     long = ("--max-steps", "50000", "--save-steps", "10000")
+    request.addfinalizer(lambda: subprocess.run(["docker", "rm", "-f", name], check=True, capture_output=True))
     assert stack.compose("run", "--detach", "--name", name, "train-smoke", *long).returncode == 0
     until(lambda: "step 1/50000" in stack.shown(name), lambda: stack.shown(name))
     began = time.monotonic()
@@ -111,7 +112,6 @@ def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack) -> 
     run = shown.split()[0]
     listed = stack.pippa("checkpoints", "list", run)
     assert f"{run}/" in listed.stdout, listed.stdout
-    subprocess.run(["docker", "rm", name], check=True, capture_output=True)
 
 
 def test_upstreams_engine_gives_the_same_run(stack: Stack, tmp_path: Path) -> None:

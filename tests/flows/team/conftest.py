@@ -180,9 +180,13 @@ def end(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture(scope="session")
 def patient_image(docker_client: docker.DockerClient) -> Iterator[str]:
     """The tag of the image with the trainer that takes its time."""
-    tag = f"pippa-test/patient:{secrets.token_hex(4)}"
+    token = secrets.token_hex(4)
+    tag = f"pippa-test/patient:{token}"
     arguments = {name: os.environ[name] for name in ("PYTHON_IMAGE",) if name in os.environ}
-    docker_client.images.build(path=str(SUPPORT / "patient"), tag=tag, rm=True, buildargs=arguments)
+    # The label makes it another image than that of whoever runs the same tests here, and so its containers others.
+    docker_client.images.build(
+        path=str(SUPPORT / "patient"), tag=tag, rm=True, buildargs=arguments, labels={"pippa-test": token}
+    )
     yield tag
     docker_client.images.remove(tag, force=True)
 
