@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-TAG = "pippa-test/{}:standin"
+TAG = f"pippa-test/{{}}:standin-{secrets.token_hex(3)}"  # another one than that of whoever runs these tests beside
 
 
 @pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda"])
