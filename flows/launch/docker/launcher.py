@@ -178,7 +178,7 @@ class DockerLauncher:
             network_mode=place.network,
             mounts=list(place.mounts),
             device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
-            shm_size=_size(settings, "PIPPA_SHM_SIZE") or parse_bytes(SHM_SIZE),
+            shm_size=_size(settings, "PIPPA_SHM_SIZE") or int(parse_bytes(SHM_SIZE)),
             # As PyTorch's own images are run: pinned memory and deep stacks.
             ulimits=[
                 Ulimit(name="memlock", soft=-1, hard=-1),
