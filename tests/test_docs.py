@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.util
 import re
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -19,7 +18,6 @@ from tests.support.parsing import problems
 from trainer import cli as trainer
 from trainer.config.presets import PRESETS
 from trainer.errors import ExitCode
-from trainer.version import version
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -164,9 +162,3 @@ def test_every_exit_code_is_explained():
     text = (DOCS / "troubleshooting.md").read_text()
     missing = [code for code in ExitCode if not re.search(rf"^\|.*\b{int(code)}\b.*\|", text, flags=re.MULTILINE)]
     assert not missing
-
-
-def test_the_version_is_that_of_pyproject_and_has_its_place_in_the_changelog():
-    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    assert version() == stated, "uv sync"
-    assert re.search(rf"^## \[{re.escape(stated)}\]", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)

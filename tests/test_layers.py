@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+TORCH = re.compile(r"trainer\.(data|gr00t|training)\.")
 HEAVY = {"torch", "transformers", "prefect", "docker", "wandb", "pyarrow", "av", "matplotlib", "accelerate"}
 
 
@@ -108,6 +110,13 @@ def test_no_modules_import_each_other_in_a_circle():
 def test_data_flows_one_way(package, never):
     guilty = {str(file): found for file in (ROOT / package).rglob("*.py") if (found := imported(file) & never)}
     assert not guilty
+
+
+def test_torch_comes_with_data_gr00t_and_training_alone():
+    light = [name for name in modules() if name.split(".")[0] == "trainer" and not TORCH.match(name)]
+    code = f"import importlib, sys\nfor name in {light}: importlib.import_module(name)\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers"} & set(loaded.split())
 
 
 @pytest.mark.parametrize("module", ["flows.cli", "trainer.cli", "trainer.runner.run", "trainer.store.client"])

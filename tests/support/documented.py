@@ -71,6 +71,8 @@ class Named:
 def in_markdown(text: str, where: str) -> Iterator[Named]:
     """Those in code blocks, code spans and sentences of a page."""
     for block in _FENCE.findall(text):
+        if block.lstrip().startswith("```text"):
+            continue  # a picture
         yield from _in_shell("\n".join(block.splitlines()[1:-1]), where, complete=True)
         yield from _in_arrays(block, where)
     yield from _in_text(_FENCE.sub("", text), where)
