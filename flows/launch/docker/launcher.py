@@ -247,14 +247,10 @@ def _endpoint(container: Container) -> str | None:
     return variables.get("PIPPA_S3_ENDPOINT")
 
 
-def created(container: Container) -> datetime:
-    """When the daemon made the container, to the second."""
-    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
-
-
 def _age(container: Container) -> float:
-    """Seconds."""
-    return (datetime.now(UTC) - created(container)).total_seconds()
+    """Seconds since the daemon made the container."""
+    created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")  # to the second
+    return (datetime.now(UTC) - created).total_seconds()
 
 
 def _owner(image: Image) -> int:
