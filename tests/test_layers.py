@@ -126,6 +126,33 @@ def test_light_modules_import_nothing_heavy(module):
     assert not HEAVY & set(loaded.split())
 
 
+LINUX_ONLY = {
+    "os": {
+        *"copy_file_range eventfd fdatasync getrandom getxattr listxattr memfd_create pidfd_open pipe2".split(),
+        *"posix_fadvise posix_fallocate removexattr setns setxattr splice unshare O_TMPFILE O_DIRECT".split(),
+        *"sched_getaffinity sched_setaffinity sched_setscheduler".split(),
+    },
+    "signal": {"sigtimedwait", "sigwaitinfo", "SIGRTMIN", "SIGRTMAX", "SIGPWR", "SIGSTKFLT", "SIGPOLL"},
+    "socket": {"AF_NETLINK", "SO_PEERCRED", "SOCK_CLOEXEC", "SOCK_NONBLOCK", "TCP_KEEPIDLE", "TCP_USER_TIMEOUT"},
+    "select": {"epoll"},
+    "time": {"CLOCK_BOOTTIME"},
+    "resource": {"prlimit"},
+}
+
+
+@pytest.mark.parametrize("package", ["flows", "trainer"])
+def test_what_only_linux_has_is_asked_for_first(package):
+    """By ``getattr`` or ``hasattr``: pippa runs on macOS too."""
+    guilty = {
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.value.id}.{node.attr}"
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.attr in LINUX_ONLY.get(node.value.id, ())
+    }
+    assert not guilty
+
+
 def test_the_flows_work_without_the_trainers_packages():
     """As in the flows image, which has the dependency groups `flows` and no other."""
     absent = sorted({*HEAVY - {"prefect", "docker"}, "huggingface_hub", "numpy", "peft", "safetensors", "torchvision"})

@@ -60,7 +60,8 @@ def test_every_module_that_runs_while_it_is_made_counts(kind, tmp_path):
 import pathlib, sys
 from {module} import {function}
 {function}(pathlib.Path({str(tmp_path / "made")!r}))
-print(*(name for name, loaded in sys.modules.items() if name.startswith("trainer.") and not hasattr(loaded, "__path__")))
+loaded = [name for name, each in sys.modules.items() if name.startswith("trainer.") and not hasattr(each, "__path__")]
+print(*loaded)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= set(generated.generator_sources(kind))
