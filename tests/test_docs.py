@@ -158,6 +158,17 @@ def test_volumes_and_modules_that_are_named_exist(page):
         assert importlib.util.find_spec(module), module
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_an_example_imports_exists(page):
+    for module, names in re.findall(r"^from ((?:flows|trainer)[\w.]*) import (.+)$", page.read_text(), re.MULTILINE):
+        spec = importlib.util.find_spec(module)
+        assert spec and spec.origin, module
+        for name in names.split(", "):
+            assert re.search(rf"^(?:class|def) {name}\b|^{name}\b.* = ", Path(spec.origin).read_text(), re.MULTILINE), (
+                name
+            )
+
+
 def test_every_exit_code_is_explained():
     text = (DOCS / "troubleshooting.md").read_text()
     missing = [code for code in ExitCode if not re.search(rf"^\|.*\b{int(code)}\b.*\|", text, flags=re.MULTILINE)]
