@@ -25,7 +25,7 @@ from prefect.states import State
 
 from flows.launch.docker import docker_client, reaper
 from flows.launch.docker.placement import find_placement
-from flows.launch.machine import has_process
+from flows.launch.process_table import has_process
 from flows.orchestration import gpu_leases
 from flows.orchestration.prefect_client import sync_client
 from flows.settings import stop_grace
