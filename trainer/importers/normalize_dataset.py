@@ -68,7 +68,7 @@ def require_valid(folder: Path, data_config: str | None, name: str) -> None:
         return
     from trainer.data.checks import check_dataset, format_problems
 
-    problems = check_dataset(folder, data_config)
+    problems = check_dataset(folder, data_config).problems
     if problems:
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{format_problems(problems)}",
@@ -78,7 +78,7 @@ def require_valid(folder: Path, data_config: str | None, name: str) -> None:
 
 def refuse_pointers(folder: Path, name: str) -> None:
     """Raise ``DatasetError`` when a file is git-lfs's placeholder instead of the data."""
-    from trainer.data.dataset_meta import LFS_POINTER
+    from trainer.data.meta_files import LFS_POINTER
 
     for file in tree.scan(folder, ignored):
         # A pointer is some 130 bytes.
