@@ -11,15 +11,14 @@ Upstream takes the frame on screen whatever the distance (``gr00t/utils/video.py
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from trainer.config.data_options import VideoAlignment
+
 if TYPE_CHECKING:
     from trainer.data.video import FrameIndex
-
-VideoAlignment = Literal["timestamp", "index"]
-"""By the row's time, or row k to frame k where table and video have equally many."""
 
 _EARLY, _LATE = 0.25, 0.5
 """Periods that a row may lie before and after the start of the frame on screen."""

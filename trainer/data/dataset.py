@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from trainer.data.alignment import VideoAlignment
+from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig, get_data_config
 from trainer.data.frames import FrameStore, Source
 from trainer.data.image_columns import ImageColumn

@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.alignment import Misaligned, VideoAlignment, align
+from trainer.config.data_options import VideoAlignment
+from trainer.data.alignment import Misaligned, align
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta, Episode, StateActionEntry
 from trainer.data.problem import Problem

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from trainer.data.alignment import VideoAlignment
+from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.episodes import EpisodeTable, examine_table, frames_of_rows

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainer.data.alignment import VideoAlignment
+from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
 from trainer.data.memory import Memory
@@ -38,8 +38,7 @@ def check_dataset(
     data_config: DataConfig | str,
     *,
     embodiment_tag: str = "new_embodiment",
-    alignment: VideoAlignment = "timestamp",
-    recompute_statistics: bool = False,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     memory: Memory | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
@@ -51,7 +50,7 @@ def check_dataset(
     config = get_data_config(data_config) if isinstance(data_config, str) else data_config
     if embodiment_tag not in PROJECTOR_INDEX:
         raise UsageError(f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}.")
-    meta, problems, warnings = check_metadata(path, config, recompute_statistics=recompute_statistics)
+    meta, problems, warnings = check_metadata(path, config, recompute_statistics=options.recompute_statistics)
     if meta is None:
         return Checked(problems, warnings)
     # Imported here: a command that only might check a dataset loads neither pyarrow nor PyAV.
@@ -60,8 +59,7 @@ def check_dataset(
     contents = remembered_contents(
         meta,
         config,
-        alignment=alignment,
-        recompute_statistics=recompute_statistics,
+        options=options,
         memory=memory or Memory(),
         progress=progress or (lambda _done, _of: None),
     )

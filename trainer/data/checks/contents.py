@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.alignment import VideoAlignment
+from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.checks.statistics import check_ranges
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta, Episode
@@ -62,15 +62,14 @@ def check_contents(
     meta: DatasetMeta,
     config: DataConfig,
     *,
-    alignment: VideoAlignment,
-    recompute_statistics: bool,
+    options: DataOptions,
     memory: Memory,
     progress: Callable[[int, int], None],
 ) -> Contents:
     """Look at every table and video that ``config`` uses; ``progress(files done, of)``."""
     widths = needed_columns(meta, config)
     try:
-        stored = {} if recompute_statistics else usable(read_statistics(meta), widths)
+        stored = {} if options.recompute_statistics else usable(read_statistics(meta), widths)
     except DatasetError:
         stored = {}  # reported with the metadata
     of = len(meta.episodes) * (1 + len(config.video))
@@ -79,7 +78,9 @@ def check_contents(
 
     def look(number: int) -> _Seen:
         chosen = [number * len(config.video) + view in decoded for view in range(len(config.video))]
-        return _episode(meta, config, meta.episodes[number], alignment, set(widths) - set(stored), chosen, memory)
+        return _episode(
+            meta, config, meta.episodes[number], options.video_alignment, set(widths) - set(stored), chosen, memory
+        )
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         try:

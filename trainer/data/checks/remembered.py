@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from trainer.data.alignment import VideoAlignment
+from trainer.config.data_options import DataOptions
 from trainer.data.checks.contents import Contents, check_contents, files_of
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
@@ -28,13 +28,12 @@ def remembered_contents(
     meta: DatasetMeta,
     config: DataConfig,
     *,
-    alignment: VideoAlignment,
-    recompute_statistics: bool,
+    options: DataOptions,
     memory: Memory,
     progress: Callable[[int, int], None],
 ) -> Contents:
     """What ``check_contents`` finds, or found before in the same files."""
-    chosen = f"{config!r} {alignment} {recompute_statistics}"
+    chosen = f"{config!r} {options!r}"
     try:
         files = files_of(meta, config)
         unknown = sum(file.stat().st_size for file in files if not memory.knows(file))
@@ -44,14 +43,7 @@ def remembered_contents(
             return _moved(_FORM.validate_json(kept), _HERE, str(meta.path))
     except (OSError, DatasetError, ValidationError):
         files = []  # something is missing: the pass says what
-    contents = check_contents(
-        meta,
-        config,
-        alignment=alignment,
-        recompute_statistics=recompute_statistics,
-        memory=memory,
-        progress=progress,
-    )
+    contents = check_contents(meta, config, options=options, memory=memory, progress=progress)
     if files and not contents.problems:
         kept = _FORM.dump_json(_moved(contents, str(meta.path), _HERE))
         memory.put(_key(meta, files, chosen, memory), kept)
