@@ -11,6 +11,7 @@ from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs
 from flows.orchestration.ensure_imported import ensure_imported
 from flows.views.terminal import size
+from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings
 from trainer.importers import Kind
@@ -29,7 +30,13 @@ def _run_name() -> str:
     on_cancellation=[stop_what_runs],
     on_crashed=[stop_what_runs],
 )
-def pull_dataset(name: str, data_config: str | None = None, launcher: LauncherName = "process") -> SnapshotRef:
+def pull_dataset(
+    name: str,
+    data_config: str | None = None,
+    launcher: LauncherName = "process",
+    video_alignment: VideoAlignment = "timestamp",
+    recompute_statistics: bool = False,
+) -> SnapshotRef:
     """Import a dataset into the object store, unless it is there.
 
     Args:
@@ -37,8 +44,11 @@ def pull_dataset(name: str, data_config: str | None = None, launcher: LauncherNa
             robot_sim.PickNPlace, synthetic.PickNPlace, or a name of the store.
         data_config: Check it against this data config first, so that a training can't be refused later.
         launcher: Where the work is done.
+        video_alignment: For the check, as the trainings will have it: how a row's frame is found.
+        recompute_statistics: For the check, as the trainings will have it: don't use meta/stats.json.
     """
-    return _pull("dataset", name, launcher, data_config)
+    options = DataOptions(video_alignment=video_alignment, recompute_statistics=recompute_statistics)
+    return _pull("dataset", name, launcher, data_config, options)
 
 
 @flow(
@@ -59,7 +69,13 @@ def pull_base_model(name: str, launcher: LauncherName = "process") -> SnapshotRe
     return _pull("model", name, launcher, None)
 
 
-def _pull(kind: Kind, name: str, launcher: LauncherName, data_config: str | None) -> SnapshotRef:
+def _pull(
+    kind: Kind,
+    name: str,
+    launcher: LauncherName,
+    data_config: str | None,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+) -> SnapshotRef:
     log = get_run_logger()
     ref = ensure_imported(
         kind,
@@ -67,6 +83,7 @@ def _pull(kind: Kind, name: str, launcher: LauncherName, data_config: str | None
         launcher,
         str(runtime.flow_run.id),
         data_config=data_config,
+        options=options,
         observe=lambda event: log_event(log, event),
     )
     manifest = read_manifest(ObjectStore(StoreSettings.from_environ()), ref)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from argparse import ArgumentParser, Namespace
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,3 +22,21 @@ class DataOptions(BaseModel):
         """As flags; none for what is the default."""
         alignment = ["--video-alignment", self.video_alignment] if self.video_alignment != "timestamp" else []
         return [*alignment, *(["--recompute-statistics"] if self.recompute_statistics else [])]
+
+    @classmethod
+    def add_to(cls, parser: ArgumentParser) -> None:
+        """Let ``parser`` take these flags; ``of`` finds them in what it parsed."""
+        parser.add_argument(
+            "--video-alignment",
+            choices=get_args(VideoAlignment),
+            default="timestamp",
+            help="with the check: a row's frame is the one at its timestamp, or (index) that of its number",
+        )
+        parser.add_argument(
+            "--recompute-statistics", action="store_true", help="with the check: don't use meta/stats.json"
+        )
+
+    @classmethod
+    def of(cls, arguments: Namespace) -> DataOptions:
+        """Those that were given."""
+        return cls(video_alignment=arguments.video_alignment, recompute_statistics=arguments.recompute_statistics)

@@ -86,8 +86,11 @@ class FrameStore:
         return self._indices[path]
 
     def forget(self) -> None:
-        """Drop the indices of videos that will be read from the cache."""
+        """Drop what only planning needs: indices of videos that will be read from the cache, and the memory, which
+        can't go along to a worker.
+        """
         self._indices = {path: index for path, index in self._indices.items() if path not in self._keys}
+        self._memory = None
 
     def plan(self, videos: Sequence[tuple[Source, int]]) -> int:
         """Choose which ``videos`` (source, decoded bytes) are cached: as many as fit, in order. Returns how many.

@@ -28,15 +28,17 @@ CREATE TABLE IF NOT EXISTS found(key TEXT PRIMARY KEY, content BLOB, used INTEGE
 
 
 class Memory:
-    """A file that any number of processes share; without one, the memory ends with the process.
+    """A file that any number of processes share, made when there is something to remember; without one, the memory ends
+    with the process.
 
     May be used from several threads, not across a fork. A file that can't be read or written is done without.
     """
 
     def __init__(self, file: Path | None = None) -> None:
+        self._file = file
         self._lock = threading.Lock()
         self._files: dict[tuple[str, str], str] = {}
-        self._database = _opened(file) if file is not None else None
+        self._database: sqlite3.Connection | None = None
 
     def knows(self, file: Path) -> bool:
         """Whether the hash of a file is known without reading it."""
@@ -74,7 +76,7 @@ class Memory:
 
     def put(self, key: str, content: bytes) -> None:
         """Keep ``content`` under ``key``."""
-        self._run("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", key, content, _today())
+        self._run("INSERT OR REPLACE INTO found VALUES (?, ?, ?)", key, content, _today(), write=True)
 
     def _known(self, which: str, state: str) -> str | None:
         if (which, state) in self._files:
@@ -90,17 +92,19 @@ class Memory:
     def _keep(self, which: str, state: str, digest: str, *, settled: bool) -> None:
         self._files[which, state] = digest
         if settled:
-            self._run("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", which, state, digest, _today())
+            self._run("INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?)", which, state, digest, _today(), write=True)
 
-    def _run(self, statement: str, *values: object) -> tuple | None:
+    def _run(self, statement: str, *values: object, write: bool = False) -> tuple | None:
         """The first row of the answer; None also where the database fails, which is then left alone."""
         with self._lock:
+            if self._database is None and self._file is not None and (write or self._file.exists()):
+                self._database = _opened(self._file)
             if self._database is None:
                 return None
             try:
                 return self._database.execute(statement, values).fetchone()
             except sqlite3.Error:
-                self._database = None
+                self._database = self._file = None
                 return None
 
 

@@ -16,6 +16,10 @@ class Problem(NamedTuple):
     fix: str
     """What to do about it."""
 
+    def __str__(self) -> str:
+        """As a warning."""
+        return f"! {self.message}\n  {self.fix}"
+
     @classmethod
     def of(cls, error: PippaError) -> Problem:
         """The problem an error tells of."""
