@@ -20,27 +20,27 @@ import torch
 
 from bench.table import report, table
 from flows.embedded.s3 import object_store
-from trainer import outputs
+from trainer.config.presets import get_preset
+from trainer.config.run_spec import SnapshotRef
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, Event
-from trainer.gr00t.config import GR00TN15Config, read_config
-from trainer.gr00t.model import GR00TN15
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.config import GR00TN15Config, read_config
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.weights import save_checkpoint
-from trainer.prepare import new_spec
-from trainer.presets import get_preset
-from trainer.spec import SnapshotRef
+from trainer.runner import checkpoint_folder
+from trainer.runner.checkpoint_uploader import Uploader, failure
+from trainer.runner.run_spec_builder import new_spec
 from trainer.store.client import ObjectStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
-from trainer.training import finetuning, hf
-from trainer.uploads import Uploader, failure
+from trainer.training import finetune_trainer, finetuning
 
 EVERY = 50
 BAR = 2.0
 
 
-class Timed(hf.FinetuneTrainer):
+class Timed(finetune_trainer.FinetuneTrainer):
     """Notes when steps begin and how long taking a checkpoint stops them."""
 
     wait = False
@@ -194,7 +194,7 @@ def parameters(base: Path) -> str:
 
 def sent(out: Path, folder: Path) -> list[object]:
     """What an object store is sent for the checkpoints of ``out``, beside the bar: the model and the tuned parts."""
-    checkpoints = outputs.checkpoints(out)
+    checkpoints = checkpoint_folder.checkpoints(out)
     *_, before, last = checkpoints.values()
     files = [path for path in last.rglob("*") if path.is_file()]
     state = {path for path in files if is_training_state(path.name)}

@@ -18,9 +18,9 @@ from statistics import median
 
 from bench.contest import Contestant, Turn, times_faster
 from bench.table import report, table
-from trainer.data.modality import DatasetMeta
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.synthetic import make_synthetic
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 DEMO = Path(__file__).resolve().parents[2] / "shared" / "demo_data" / "robot_sim.PickNPlace"
 BARS = {"torchvision_av": 100, "torchcodec": 40}

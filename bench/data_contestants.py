@@ -16,9 +16,9 @@ from bench.contest import serve
 from bench.upstream_way.data import UpstreamWay
 from trainer.data.collate import Collator, finish_images
 from trainer.data.dataset import TrainingDataset
-from trainer.data.modality import DatasetMeta
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.video import decode_video
-from trainer.gr00t.processor import EagleProcessor
+from trainer.gr00t.n15.processor import EagleProcessor
 
 BATCH = 8
 CONFIG = "fourier_gr1_arms_only"

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainer.gr00t.config import GR00TN15Config
+from trainer.gr00t.n15.config import GR00TN15Config
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 """bf16 with dense matrices, of data sheets (SXM where there are several), by a part of the device's name."""

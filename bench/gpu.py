@@ -26,16 +26,16 @@ from bench.flops import peak_tflops, step_flops
 from bench.loops.gate import peak_mb
 from bench.models import small_config
 from bench.table import report, table
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.data.synthetic import make_synthetic
-from trainer.gr00t.config import GR00TN15Config
-from trainer.gr00t.model import GR00TN15
-from trainer.gr00t.processor import IMAGE_TOKEN, EagleProcessor
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.processor import IMAGE_TOKEN, EagleProcessor
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.training.arguments import training_arguments
-from trainer.training.hf import FinetuneTrainer
+from trainer.training.finetune_trainer import FinetuneTrainer
 
 TUNES = {
     "projector + DiT (default)": {"tune_projector": True, "tune_diffusion_model": True},

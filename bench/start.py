@@ -21,15 +21,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from bench.table import report, table
-from trainer.argv import to_argv
+from trainer.config.argv import to_argv
+from trainer.config.presets import get_preset
 from trainer.data.synthetic import make_synthetic
 from trainer.events import PhaseEvent, parse_event
-from trainer.presets import get_preset
 
 FLOOR = """
 import torch, sys
 from transformers import Trainer
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
 GR00TN15.from_pretrained(sys.argv[1])
 """
 Timeline = dict[str, float]
@@ -69,7 +69,7 @@ def main() -> None:
 
 def prepare(folder: Path) -> None:
     """What ``trainer finetune`` alone needs."""
-    from trainer.gr00t.tiny import make_tiny_base_model
+    from trainer.gr00t.n15.tiny import make_tiny_base_model
 
     make_synthetic(folder / "dataset")
     make_tiny_base_model(folder / "tiny")

@@ -27,7 +27,7 @@ from pydantic import SecretStr
 
 from bench.table import report, table
 from flows.embedded.s3 import object_store
-from trainer.settings import StoreSettings
+from trainer.config.settings import StoreSettings
 from trainer.store import snapshots
 from trainer.store.client import ObjectStore
 

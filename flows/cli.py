@@ -138,7 +138,7 @@ def _unknown(words: str) -> NoReturn:
     names = [*_BY_WORDS, *_GROUPS]
     near = difflib.get_close_matches(words, names, n=1)
     if not near:
-        from trainer.presets import PRESETS
+        from trainer.config.presets import PRESETS
 
         if words in PRESETS:
             near = [f"train {words}"]

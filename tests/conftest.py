@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from flows.embedded.s3 import object_store as embedded_object_store
-from trainer.settings import StoreSettings
+from trainer.config.settings import StoreSettings
 from trainer.store.client import ObjectStore
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from flows.credentials import CREDENTIALS
-from trainer.presets import PRESETS
+from trainer.config.presets import PRESETS
 
 if TYPE_CHECKING:
     import docker

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.presets import PRESETS
+from trainer.config.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from flows.cli import COMMANDS
-from flows.compare import comparison_markdown
+from flows.views.presets_table import comparison_markdown
+from trainer.config.presets import PRESETS
 from trainer.errors import ExitCode
-from trainer.presets import PRESETS
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGES = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]

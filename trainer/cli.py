@@ -62,8 +62,8 @@ def report(error: PippaError) -> None:
 
 
 def _known(error: Exception) -> PippaError | None:
-    from trainer.settings import pippa_home
-    from trainer.workspace import as_pippa_error
+    from trainer.config.settings import pippa_home
+    from trainer.runner.workspace import as_pippa_error
 
     return as_pippa_error(error, pippa_home())
 
@@ -72,7 +72,7 @@ def _dispatch(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     match command:
         case "run":
-            from trainer.run import main as run
+            from trainer.runner.run import main as run
 
             return run(rest)
         case "prepare":
@@ -80,7 +80,7 @@ def _dispatch(argv: list[str]) -> int:
         case "finetune" | "evaluate":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
-            from trainer.doctor import main as doctor
+            from trainer.runner.doctor import main as doctor
 
             return doctor()
         case "-h" | "--help" | "help":
@@ -108,13 +108,13 @@ def _prepare(argv: list[str]) -> int:
     parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
     arguments = parser.parse_args(argv)
 
-    from trainer import sources
-    from trainer.settings import StoreSettings, pippa_home
+    from trainer import importers
+    from trainer.config.settings import StoreSettings, pippa_home
     from trainer.store.client import ObjectStore
 
     store = ObjectStore(StoreSettings.from_environ())
     store.ensure_bucket()
-    work = sources.downloads_folder(pippa_home())
+    work = importers.downloads_folder(pippa_home())
 
     emit = Emitter()
 
@@ -126,11 +126,11 @@ def _prepare(argv: list[str]) -> int:
     called, refresh = arguments.store_name, arguments.refresh
     if arguments.kind == "dataset":
         config = arguments.data_config
-        ref = sources.dataset(
+        ref = importers.dataset(
             store, arguments.name, work, data_config=config, store_name=called, refresh=refresh, log=log
         )
     else:
-        ref = sources.base_model(store, arguments.name, work, store_name=called, refresh=refresh, log=log)
+        ref = importers.base_model(store, arguments.name, work, store_name=called, refresh=refresh, log=log)
     if arguments.events:
         emit(SnapshotEvent(ref=ref))
     else:

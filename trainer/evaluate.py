@@ -13,10 +13,10 @@ from pathlib import Path
 
 import tyro
 
-from trainer.config import EmbodimentTag
+from trainer.config.finetune_config import EmbodimentTag
 from trainer.errors import UsageError
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
-from trainer.parent import die_with_parent
+from trainer.runner.parent_watch import die_with_parent
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Annotated, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from trainer.spec import SnapshotRef
+from trainer.config.run_spec import SnapshotRef
 
 
 class _Event(BaseModel):

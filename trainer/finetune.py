@@ -11,14 +11,14 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from trainer import outputs
-from trainer.ahead import AHEAD, order
-from trainer.argv import parse_flags
-from trainer.config import FinetuneConfig
+from trainer.config.argv import parse_flags
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
-from trainer.failures import explain
-from trainer.parent import die_with_parent
+from trainer.runner import checkpoint_folder
+from trainer.runner.ahead import AHEAD, order
+from trainer.runner.crash_diagnosis import explain
+from trainer.runner.parent_watch import die_with_parent
 from trainer.training.devices import (
     check_device_count,
     check_gpu_usable,
@@ -92,7 +92,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
     ``upstream_exact`` keeps upstream's behaviour where it differs from what is right (see ``--help``).
     """
     output_dir = Path(config.output_dir).absolute()
-    resume_from = next(reversed(outputs.checkpoints(output_dir).values()), None) if config.resume else None
+    resume_from = next(reversed(checkpoint_folder.checkpoints(output_dir).values()), None) if config.resume else None
     if config.resume and resume_from is None:
         raise UsageError(
             f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."

@@ -7,10 +7,10 @@ import importlib
 from pathlib import Path
 
 from bench.loops.gate import Gate
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.finetune import finetune
 from trainer.training import finetuning
-from trainer.training.hf import FinetuneTrainer
+from trainer.training.finetune_trainer import FinetuneTrainer
 
 LIBRARIES = ("av", "pyarrow.parquet", "trainer.data.transforms.kernels")
 """What brings in the libraries that are imported where they are needed; upstream imports its own to begin with."""

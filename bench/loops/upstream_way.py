@@ -13,10 +13,10 @@ import torch
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
-from trainer.config import FinetuneConfig
-from trainer.gr00t.model import GR00TN15
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.gr00t.n15.model import GR00TN15
 from trainer.training import arguments
-from trainer.training.hf import FinetuneTrainer
+from trainer.training.finetune_trainer import FinetuneTrainer
 
 
 def drive_in_upstreams_way() -> None:

@@ -19,9 +19,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from trainer.data.configs import get_data_config
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata
-from trainer.data.modality import DatasetMeta
-from trainer.gr00t.processor import EagleProcessor, prompt_text
+from trainer.gr00t.n15.processor import EagleProcessor, prompt_text
 
 
 def last_frame_with_av(path: Path, timestamp: float) -> np.ndarray:

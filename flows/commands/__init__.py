@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
-from flows import stack
+from flows import compose_discovery
 from flows.embedded.s3 import object_store
-from flows.terminal import waiting
-from trainer.settings import pippa_home
+from flows.views.terminal import waiting
+from trainer.config.settings import pippa_home
 from trainer.store.client import ObjectStore
 
 PIPE_WIDTH = 160
@@ -43,14 +43,14 @@ def columns(*headings: str) -> Table:
 
 def nothing_stored() -> bool:
     """Whether this machine has no object store yet, so that a list of what is in it need not start one."""
-    stack.adopt(pippa_home())
+    compose_discovery.adopt(pippa_home())
     return not os.environ.get("PIPPA_S3_ENDPOINT") and not (pippa_home() / "s3").is_dir()
 
 
 @contextmanager
 def opened_store() -> Iterator[ObjectStore]:
     """The object store of the settings, the compose stack's, or the embedded one, started for this command."""
-    stack.adopt(pippa_home())
+    compose_discovery.adopt(pippa_home())
     with object_store(pippa_home()) as settings:
         store = ObjectStore(settings)
         store.ensure_bucket()
@@ -58,7 +58,7 @@ def opened_store() -> Iterator[ObjectStore]:
 
 
 @contextmanager
-def said(text: str) -> Iterator[None]:
+def spinner(text: str) -> Iterator[None]:
     """A spinner on stderr while something takes its time."""
     with waiting(notes(), text):
         yield

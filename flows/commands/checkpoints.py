@@ -8,8 +8,8 @@ from pathlib import Path
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import ByteBar, columns, console, nothing_stored, opened_store, said
-from flows.terminal import size
+from flows.commands import ByteBar, columns, console, nothing_stored, opened_store, spinner
+from flows.views.terminal import size
 from trainer.errors import ExitCode, StoreError, UsageError
 
 NAME_HELP = "RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best"
@@ -110,7 +110,7 @@ def verify(argv: Sequence[str]) -> int:
         from trainer.store import registry, snapshots
 
         entry = registry.resolve(store, arguments.name)
-        with said(f"Reading {size(entry.bytes_total)} of {entry.name}"):
+        with spinner(f"Reading {size(entry.bytes_total)} of {entry.name}"):
             problems = snapshots.verify(store, entry.snapshot)
     if problems:
         raise StoreError(
@@ -154,7 +154,7 @@ def gc(argv: Sequence[str]) -> int:
     parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
     arguments = parser.parse_args(argv)
-    with opened_store() as store, said("Looking through the object store"):
+    with opened_store() as store, spinner("Looking through the object store"):
         from trainer.store.gc import collect
 
         found = collect(store, keep=arguments.keep, dry_run=not arguments.delete)

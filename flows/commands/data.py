@@ -10,11 +10,11 @@ from typing import Literal
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import ByteBar, columns, console, notes, nothing_stored, opened_store, said
-from flows.terminal import size
+from flows.commands import ByteBar, columns, console, notes, nothing_stored, opened_store, spinner
+from flows.views.terminal import size
+from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, UsageError
-from trainer.settings import pippa_home
-from trainer.sources.origin import changes_text, origin_text
+from trainer.importers.origin import changes_text, origin_text
 
 
 def show_all(argv: Sequence[str]) -> int:
@@ -57,7 +57,7 @@ def check(argv: Sequence[str]) -> int:
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
     parser.add_argument("--data-config", required=True, help="name, or module.path:ClassName")
     arguments = parser.parse_args(argv)
-    with said(f"Checking {arguments.path} against {arguments.data_config}"):
+    with spinner(f"Checking {arguments.path} against {arguments.data_config}"):
         changes = check_folder(str(arguments.path), arguments.data_config)
     screen = console()
     screen.print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
@@ -97,20 +97,20 @@ def _add_options(parser: Parser) -> None:
 
 
 def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
-    from trainer import sources
+    from trainer import importers
 
     screen = notes()
 
     def log(line: str) -> None:
         screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
-    if sources.is_folder(source):
+    if importers.is_folder(source):
         check_folder(source, arguments.data_config)  # before a store is started
     with opened_store() as store, ByteBar(source) as report:
-        ref = sources.dataset(
+        ref = importers.dataset(
             store,
             source,
-            sources.downloads_folder(pippa_home()),
+            importers.downloads_folder(pippa_home()),
             data_config=arguments.data_config,
             store_name=arguments.name,
             refresh=refresh,
@@ -125,11 +125,11 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
 
 def check_folder(name: str, data_config: str | None) -> list[str]:
     """Check the dataset folder ``name``; what would be changed on its way to the store. Raises ``DatasetError``."""
-    from trainer.sources import downloads_folder
-    from trainer.sources.fit import fitted
-    from trainer.sources.names import Folder
+    from trainer.importers import downloads_folder
+    from trainer.importers.names import Folder
+    from trainer.importers.normalize_dataset import normalized
 
-    with fitted(Folder(name).existing(), data_config, name, downloads_folder(pippa_home())) as (_, changed):
+    with normalized(Folder(name).existing(), data_config, name, downloads_folder(pippa_home())) as (_, changed):
         return changes_text(changed)
 
 

@@ -9,8 +9,8 @@ from rich.markup import escape
 from flows.cli import Parser
 from flows.commands import ByteBar, console, notes, opened_store
 from flows.commands.data import show_snapshots
+from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode
-from trainer.settings import pippa_home
 
 
 def show_all(argv: Sequence[str]) -> int:
@@ -30,14 +30,14 @@ def add(argv: Sequence[str]) -> int:
     parser.add_argument("--name", help="its name in the store (default: the folder's or repository's)")
     parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
     arguments = parser.parse_args(argv)
-    from trainer import sources
+    from trainer import importers
 
     screen = notes()
     with opened_store() as store, ByteBar(arguments.source) as report:
-        ref = sources.base_model(
+        ref = importers.base_model(
             store,
             arguments.source,
-            sources.downloads_folder(pippa_home()),
+            importers.downloads_folder(pippa_home()),
             store_name=arguments.name,
             refresh=arguments.refresh,
             log=lambda line: screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True),

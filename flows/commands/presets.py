@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from flows.cli import Parser
 from flows.commands import console
-from flows.compare import comparison_markdown, comparison_table, overview_table
+from flows.views.presets_table import comparison_markdown, comparison_table, overview_table
+from trainer.config.presets import PRESETS, get_preset
 from trainer.errors import ExitCode
-from trainer.presets import PRESETS, get_preset
 
 
 def overview(argv: Sequence[str]) -> int:

@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.markup import escape
 
-from flows import stack
+from flows import compose_discovery
 from flows.cli import Parser
-from flows.commands import console, said
+from flows.commands import console, spinner
 from flows.embedded.prefect import given_api
 from flows.settings import prefect_environment
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import Engine
+from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, UsageError
-from trainer.settings import pippa_home
-from trainer.sources import is_folder
-from trainer.spec import Engine
+from trainer.importers import is_folder
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -36,7 +36,7 @@ def carry_out_remotely(
     screen = console()
     screen.print(f"[bold]{escape(run_id)}[/]")
     with _client() as client:
-        from flows import remote
+        from flows.orchestration import remote
 
         flow_run = remote.submit(client, preset, overrides, engine, run_id)
         screen.print(f"Submitted to {escape(_server())}", soft_wrap=True)
@@ -51,7 +51,7 @@ def follow(argv: Sequence[str]) -> int:
     parser.add_argument("run", help="run id")
     arguments = parser.parse_args(argv)
     with _client() as client:
-        from flows import remote
+        from flows.orchestration import remote
 
         return _follow(client, remote.find(client, arguments.run), console())
 
@@ -63,7 +63,7 @@ def cancel(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     screen = console()
     with _client() as client:
-        from flows import remote
+        from flows.orchestration import remote
 
         flow_run = remote.find(client, arguments.run)
         if flow_run.state is not None and flow_run.state.is_final():
@@ -78,7 +78,7 @@ def cancel(argv: Sequence[str]) -> int:
 
 
 def _follow(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> int:
-    from flows import remote
+    from flows.orchestration import remote
 
     name = flow_run.name
     end = _watch(client, flow_run, screen)
@@ -102,8 +102,8 @@ def _follow(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> in
 
 def _watch(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> Any:
     """Follow in the terminal's progress display; None when Ctrl-C ended the watching."""
-    from flows import remote
-    from flows.terminal import Terminal
+    from flows.orchestration import remote
+    from flows.views.terminal import Terminal
 
     with Terminal(flow_run.name, screen) as terminal:
         try:
@@ -138,16 +138,16 @@ def _server() -> str:
 @contextmanager
 def _client() -> Iterator[SyncPrefectClient]:
     """A client of the server that the settings name. Raises ``PippaError`` where it can't be used."""
-    stack.adopt(pippa_home())
+    compose_discovery.adopt(pippa_home())
     if not os.environ.get("PREFECT_API_URL"):
         raise UsageError(
             "PREFECT_API_URL is not set: where is the Prefect server?",
             "Set it, such as http://127.0.0.1:4200/api through an SSH tunnel: ssh -L 4200:127.0.0.1:4200 HOST",
         )
     os.environ.update({**prefect_environment(pippa_home()), **given_api().to_environ()})
-    with said("Connecting to the Prefect server"):
+    with spinner("Connecting to the Prefect server"):
         # Prefect takes seconds to import.
-        from flows.api import prefect_client
+        from flows.orchestration.prefect_client import prefect_client
 
     with prefect_client() as client:
         yield client

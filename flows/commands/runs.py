@@ -15,12 +15,12 @@ from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import columns, console, nothing_stored, opened_store
-from flows.commands.train import LAUNCHERS, carry_out, chosen_launcher
+from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
-from flows.terminal import duration
+from flows.views.terminal import duration
+from trainer.config.run_spec import RUN_ID, RunSpec
+from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.settings import pippa_home, secret_from
-from trainer.spec import RUN_ID, RunSpec
 from trainer.store.client import ObjectStore
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
     arguments = parser.parse_args(argv)
     with opened_store() as store:
-        from flows.report import build_report, print_report, to_markdown
+        from flows.views.report import build_report, print_report, to_markdown
 
         report = build_report(store, arguments.run)
     screen = console()
@@ -150,7 +150,7 @@ def resume(argv: Sequence[str]) -> int:
         assert launcher != "remote"  # noqa: S101 - that was seen to above
         _require_not_elsewhere(spec, state, launcher)
         # Within the store's context, so that an embedded server is not stopped and started again in between.
-        return carry_out(spec.preset, {}, launcher, arguments.run, None, spec.engine)
+        return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
 
 
 def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
@@ -187,7 +187,7 @@ def _require_not_elsewhere(spec: RunSpec, state: RunState | None, launcher: Laun
     if state is None or not state.active or not is_alive(state.updated):
         return
     if launcher == "docker":
-        from flows.launch.docker import DockerLauncher
+        from flows.launch.docker.launcher import DockerLauncher
 
         if DockerLauncher(pippa_home()).knows(spec.run_id):
             return

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from flows.cli import Parser
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
+from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import UsageError
-from trainer.settings import pippa_home, secret_from
 
 HOST = "127.0.0.1"
 PORT = 4200

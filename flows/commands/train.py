@@ -15,13 +15,13 @@ from rich.markup import escape
 from flows.cli import Parser
 from flows.commands import console
 from flows.launch import LauncherName
-from trainer.argv import require_engine_can, resolve
-from trainer.config import FinetuneConfig
+from trainer.config.argv import require_engine_can, resolve
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import PRESETS
+from trainer.config.run_spec import Engine, new_run_id
+from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.prepare import engine_from, require_engine_here
-from trainer.presets import PRESETS
-from trainer.settings import pippa_home
-from trainer.spec import Engine, new_run_id
+from trainer.runner.run_spec_builder import engine_from, require_engine_here
 
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import State
@@ -58,7 +58,7 @@ def train(argv: Sequence[str]) -> int:
     if own.launcher == "process":
         require_engine_here(engine)
     if own.dry_run:
-        from flows.plan import print_plan
+        from flows.views.dry_run import print_plan
 
         print_plan(console(), preset, config, provenance, own.launcher, engine)
         return ExitCode.DONE
@@ -67,10 +67,10 @@ def train(argv: Sequence[str]) -> int:
         from flows.commands.remote import carry_out_remotely
 
         return carry_out_remotely(name, overrides, engine if own.engine else None, new_run_id(name), config)
-    return carry_out(name, overrides, own.launcher, new_run_id(name), config, engine)
+    return run_training(name, overrides, own.launcher, new_run_id(name), config, engine)
 
 
-def carry_out(
+def run_training(
     preset: str,
     overrides: dict[str, Any],
     launcher: LauncherName,
@@ -79,15 +79,15 @@ def carry_out(
     engine: Engine,
 ) -> int:
     """Start what is needed, run the flow under the terminal's eyes, print the report; returns the exit code."""
-    from flows.startup import started
+    from flows.orchestration.startup import started
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
     with started(home, config, screen, launcher, engine) as store:
-        from flows.report import build_report, print_report
-        from flows.terminal import Terminal
-        from flows.train import OBSERVER
-        from flows.train import train as flow
+        from flows.orchestration.train import OBSERVER
+        from flows.orchestration.train import train as flow
+        from flows.views.report import build_report, print_report
+        from flows.views.terminal import Terminal
 
         with Terminal(run_id, screen) as terminal:
             token = OBSERVER.set(terminal)
@@ -140,7 +140,7 @@ def _engine(name: str | None) -> Engine:
 def _check_folders(config: FinetuneConfig) -> None:
     """Check datasets that are folders here and now. Raises ``DatasetError`` with every problem and its fix."""
     from flows.commands.data import check_folder
-    from trainer.sources import is_folder
+    from trainer.importers import is_folder
 
     for name in config.dataset_path:
         if is_folder(name):

@@ -17,9 +17,9 @@ from flows.commands.train import chosen_launcher
 from flows.embedded.prefect import answers, given_api
 from flows.launch import LauncherName
 from flows.settings import keep_bytecode, prefect_environment
+from trainer.config.settings import StoreSettings, pippa_home
 from trainer.errors import PippaError, UsageError
-from trainer.prepare import engine_from
-from trainer.settings import StoreSettings, pippa_home
+from trainer.runner.run_spec_builder import engine_from
 
 WAIT_SECONDS = 180.0
 
@@ -43,7 +43,7 @@ def worker(argv: Sequence[str]) -> int:
     _environment(home)
     _wait_for_server(screen)
 
-    from flows.work import work
+    from flows.orchestration.worker import work
 
     return work(screen, name=arguments.name, launcher=launcher, engine=engine_from())
 

@@ -22,8 +22,8 @@ from pydantic import SecretStr
 
 from flows.embedded.service import Program, SharedService
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
+from trainer.config.settings import secret_from
 from trainer.errors import PippaError
-from trainer.settings import secret_from
 
 HOST = "127.0.0.1"
 

@@ -20,8 +20,8 @@ from typing import Any
 from pydantic import SecretStr
 
 from flows.embedded.service import Program, SharedService
+from trainer.config.settings import StoreSettings
 from trainer.errors import StoreError
-from trainer.settings import StoreSettings
 
 HOST = "127.0.0.1"
 # A soft limit of Go's garbage collector; without it large uploads take 1.7 GB.

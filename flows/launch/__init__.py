@@ -8,10 +8,10 @@ from typing import Annotated, Literal, Protocol, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import Engine
 from trainer.errors import UsageError
 from trainer.events import Event
-from trainer.spec import Engine
 
 LauncherName = Literal["process", "docker"]
 Role = Literal["training", "prepare", "evaluate"]
@@ -111,7 +111,7 @@ def get_launcher(name: str, home: Path) -> Launcher:
 
         return ProcessLauncher(home)
     if name == "docker":
-        from flows.launch.docker import DockerLauncher
+        from flows.launch.docker.launcher import DockerLauncher
 
         return DockerLauncher(home)
     raise UsageError(

@@ -16,13 +16,13 @@ from pathlib import Path
 
 from flows.embedded.service import held
 from flows.launch import Job, Log, log_file
-from trainer.ahead import Ahead
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import Engine
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
-from trainer.parent import child_environment
-from trainer.prepare import require_engine_here
-from trainer.spec import Engine
+from trainer.runner.ahead import Ahead
+from trainer.runner.parent_watch import child_environment
+from trainer.runner.run_spec_builder import require_engine_here
 
 KILL_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
@@ -63,7 +63,7 @@ class ProcessLauncher:
     def start(self, job: Job, environ: Mapping[str, str]) -> TrainerProcess:
         """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
 
-        It ends by itself when pippa is killed: ``trainer.parent`` watches for that. An embedded store outlives pippa
+        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` watches for that. An embedded store outlives pippa
         until then. So there is never one to re-attach to.
         """
         log = log_file(self._home, job)

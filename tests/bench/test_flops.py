@@ -10,8 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.flops import parts, peak_tflops, step_flops
 from bench.gpu import TUNES
 from bench.models import small_config
-from trainer.gr00t.config import GR00TN15Config
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
 
 TOKENS, BATCH = 280, 2
 

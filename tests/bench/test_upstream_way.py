@@ -9,8 +9,8 @@ import pytest
 
 from bench.upstream_way.data import UpstreamWay
 from trainer.data.dataset import TrainingDataset
-from trainer.gr00t.processor import EagleProcessor
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pytest
 
 from tests.e2e.screens import browser, picture_folder
 from tests.e2e.stack import Stack, wait
-from trainer.presets import PRESETS
+from trainer.config.presets import PRESETS
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 

@@ -9,7 +9,7 @@ import pytest
 
 from flows.embedded.prefect import prefect_server
 from flows.settings import prefect_environment
-from trainer.settings import StoreSettings
+from trainer.config.settings import StoreSettings
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows import cli
-from trainer.argv import parse_flags, resolve
-from trainer.config import FinetuneConfig
-from trainer.presets import PRESETS
+from trainer.config.argv import parse_flags, resolve
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import PRESETS
 
 
 @pytest.fixture(autouse=True)

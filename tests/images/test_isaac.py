@@ -16,9 +16,9 @@ from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, push_base_model
 from tests.support.isaac.images import build_image, remove_image
 from tests.support.isaac.repository import BRANCH
-from trainer import sources
-from trainer.settings import StoreSettings
-from trainer.spec import Engine
+from trainer import importers
+from trainer.config.run_spec import Engine
+from trainer.config.settings import StoreSettings
 from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
 
@@ -153,7 +153,7 @@ def test_the_image_is_what_it_says(docker_client, built):
 
 @pytest.mark.parametrize("built", ["isaac-uv"], indirect=True)
 def test_pippa_train_launches_it(docker_client, engine, bucket, store, tmp_path):
-    for bring, name in ((sources.dataset, sources.SYNTHETIC), (sources.base_model, sources.TINY)):
+    for bring, name in ((importers.dataset, importers.SYNTHETIC), (importers.base_model, importers.TINY)):
         bring(store, name, tmp_path)  # else the native image would make them
     environ = {
         **os.environ,

@@ -17,11 +17,11 @@ import sys
 import time
 from pathlib import Path
 
-from trainer.argv import parse_flags
+from trainer.config.argv import parse_flags
+from trainer.config.presets import PRESETS
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent
-from trainer.outputs import checkpoints
-from trainer.parent import die_with_parent
-from trainer.presets import PRESETS
+from trainer.runner.checkpoint_folder import checkpoints
+from trainer.runner.parent_watch import die_with_parent
 
 OPTIONS = json.loads(os.environ.get("FAKE_ENGINE", "{}"))
 NATIVE = OPTIONS.get("style", "native") == "native"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
-from trainer.settings import StoreSettings
+from trainer.config.settings import StoreSettings
 from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.failures import MissingObjectError
 from trainer.store.hashing import Hashed
@@ -33,7 +33,7 @@ class FakeStore(ObjectStore):
         if self._jitter:
             time.sleep(random.uniform(0, self._jitter))
 
-    def impatient(self) -> ObjectStore:
+    def without_retries(self) -> ObjectStore:
         return self
 
     def info(self, key: str) -> ObjectInfo | None:

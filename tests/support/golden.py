@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from trainer.gr00t.config import GR00TN15Config
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
 
 EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
 VARIANTS = ["A_sdpa", "A_fa2ref", "B_sdpa", "B_fa2ref"]

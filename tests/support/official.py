@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
-from trainer.gr00t.model import GR00TN15
-from trainer.gr00t.processor import SPECIAL_TOKENS
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.processor import SPECIAL_TOKENS
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 
 State = dict[str, torch.Tensor]

@@ -20,7 +20,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainer.argv import flag
+from trainer.config.argv import flag
 from trainer.events import Event, parse_event
 
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
@@ -152,7 +152,7 @@ class PowerCutError(Exception):
 @contextlib.contextmanager
 def power_cut_after(step: int) -> Iterator[None]:
     """A training in here ends right after the checkpoint of ``step``, with the schedule of the whole."""
-    from trainer.training.hf import FinetuneTrainer
+    from trainer.training.finetune_trainer import FinetuneTrainer
 
     save = FinetuneTrainer._save_checkpoint
 

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from trainer.ahead import AHEAD, order
+from trainer.runner.ahead import AHEAD, order
 
 
 def prepare(environ) -> None:

@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata, write_metadata
-from trainer.data.modality import DatasetMeta
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import UsageError
 from trainer.evaluate import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, parse_event
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.policy import Policy
-from trainer.gr00t.tiny import make_tiny_base_model
 
 Asked = list[tuple[dict[str, Any], dict[str, np.ndarray]]]
 COLUMNS = {"right_hand": slice(29, 35), "left_arm": slice(0, 7)}

@@ -14,7 +14,7 @@ from trainer.data.transforms.sample import Sample
 
 
 class PromptEncoder(Protocol):
-    """What the collator needs of ``trainer.gr00t.processor.EagleProcessor``."""
+    """What the collator needs of ``trainer.gr00t.n15.processor.EagleProcessor``."""
 
     def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> Mapping[str, object]:
         """Texts and uint8 ``[V, H, W, 3]`` images to left-padded ids, mask and pixel values, under ``eagle_`` keys."""

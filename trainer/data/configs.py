@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from trainer.data.modality import Modality, RotationType
+from trainer.data.dataset_meta import Modality, RotationType
 from trainer.errors import PippaError, UsageError
 
 Normalisation = Literal["min_max", "q99", "mean_std", "scale", "binary"]

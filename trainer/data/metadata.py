@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trainer.data.modality import Camera, DatasetMeta, RotationType
+from trainer.data.dataset_meta import Camera, DatasetMeta, RotationType
 from trainer.data.statistics import Statistics, load_statistics
 from trainer.errors import DatasetError, UsageError
 

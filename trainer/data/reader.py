@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trainer.data.configs import DataConfig
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.frames import FrameStore
-from trainer.data.modality import DatasetMeta
 from trainer.data.tables import as_matrix, read_columns
 from trainer.errors import DatasetError
 

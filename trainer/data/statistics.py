@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
-from trainer.data.modality import DatasetMeta, read_text
+from trainer.data.dataset_meta import DatasetMeta, read_text
 from trainer.errors import DatasetError
 
 

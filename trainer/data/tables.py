@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from trainer.data.modality import is_lfs_pointer
+from trainer.data.dataset_meta import is_lfs_pointer
 from trainer.errors import DatasetError
 
 # Arrow's own allocator keeps what the reading threads have freed, 30 MB for five episodes, while the process lives.

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from trainer.config.settings import pippa_home
 from trainer.evaluation.open_loop import Trajectory
-from trainer.settings import pippa_home
 
 # Both are read when matplotlib is imported: its font cache belongs with the others, and a container has no display.
 os.environ.setdefault("MPLCONFIGDIR", str(pippa_home() / "cache" / "matplotlib"))

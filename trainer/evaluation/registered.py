@@ -15,17 +15,17 @@ from tempfile import TemporaryDirectory
 
 import tyro
 
-from trainer import sources
+from trainer import importers
+from trainer.config.run_spec import SnapshotRef
+from trainer.config.settings import StoreSettings, pippa_home
 from trainer.errors import UsageError
 from trainer.evaluate import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, Event, PhaseEvent
-from trainer.run import EVALUATED_EPISODES, EVALUATED_STEPS
-from trainer.settings import StoreSettings, pippa_home
-from trainer.spec import SnapshotRef
+from trainer.runner.run import EVALUATED_EPISODES, EVALUATED_STEPS
+from trainer.runner.workspace import cached
 from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
 from trainer.store.registry import CheckpointEntry
-from trainer.workspace import cached
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOp
 def _dataset(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> SnapshotRef:
     if name is None:
         return entry.spec.datasets[0]
-    if ref := sources.find(store, "dataset", name):
+    if ref := importers.find(store, "dataset", name):
         return ref
     raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
 

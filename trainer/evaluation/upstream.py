@@ -19,11 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data.configs import get_data_config
-from trainer.data.modality import DatasetMeta
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.tables import as_matrix, read_columns
 from trainer.errors import EngineError, PippaError
 from trainer.events import Emitter, EvaluationEvent
-from trainer.parent import die_with_parent
+from trainer.runner.parent_watch import die_with_parent
 
 _EPISODE_MSE = re.compile(r"^MSE: (\S+)$")
 

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainer.errors import UsageError
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
 
 ADAPTER = "adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -14,8 +14,8 @@ from trainer.data.configs import DataConfig, get_data_config
 from trainer.data.metadata import read_metadata
 from trainer.data.transforms.sample import SampleTransform
 from trainer.errors import UsageError
-from trainer.gr00t.model import GR00TN15, resize_action_head
-from trainer.gr00t.processor import EagleProcessor
+from trainer.gr00t.n15.model import GR00TN15, resize_action_head
+from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.weights import resolve_folder
 
 

@@ -19,13 +19,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from trainer.config.settings import hub_token
 from trainer.errors import UsageError
-from trainer.gr00t.config import read_config
-from trainer.links import link_or_copy
-from trainer.settings import hub_token
+from trainer.gr00t.n15.config import read_config
+from trainer.hardlink import link_or_copy
 
 if TYPE_CHECKING:
-    from trainer.gr00t.model import GR00TN15
+    from trainer.gr00t.n15.model import GR00TN15
 
 log = logging.getLogger(__name__)
 

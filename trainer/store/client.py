@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trainer.config.settings import StoreSettings
 from trainer.errors import StoreError
-from trainer.settings import StoreSettings
 from trainer.store.failures import TRANSIENT, MissingObjectError, explained
 from trainer.store.hashing import PART_BYTES, Hashed
 from trainer.store.parallel import for_each
@@ -114,7 +114,7 @@ class ObjectStore:
             http_client=self._http,
         )
 
-    def impatient(self) -> ObjectStore:
+    def without_retries(self) -> ObjectStore:
         """The same store for requests that must be over soon: no repeats, and an answer within 20 s."""
         return ObjectStore(self.settings, patience=0.0, read_seconds=20.0)
 
@@ -269,7 +269,7 @@ class ObjectStore:
     def _abort(self, key: str, upload_id: str) -> None:
         # The store may be what failed: don't wait for it again. Garbage collection frees what is left.
         with contextlib.suppress(Exception):
-            self.impatient()._client._abort_multipart_upload(self.settings.bucket, key, upload_id)
+            self.without_retries()._client._abort_multipart_upload(self.settings.bucket, key, upload_id)
 
     def get_file(self, key: str, path: Path) -> None:
         """Download an object, replacing ``path`` in one step. Raises ``StoreError`` when there is none."""

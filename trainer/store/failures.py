@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from trainer.config.settings import StoreSettings
 from trainer.errors import StoreError
-from trainer.settings import StoreSettings
 
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Answers that may be another one next time."""

@@ -3,7 +3,7 @@
 Kept for sure: registered checkpoints (with ``keep``: the newest ones of each run, those with an alias, and all of runs
 that go on), what any run can be continued from, the datasets and models that any of them or any run's spec names, the
 latest of each dataset and model, everything younger than the grace period, and everything a writer announced.
-``trainer.store.intents`` says why a writer and a collection at the same moment can't hurt each other.
+``trainer.store.gc_barrier`` says why a writer and a collection at the same moment can't hurt each other.
 
 What can't be read stops the collection before it deletes: a damaged manifest may name any blob.
 """
@@ -14,11 +14,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from trainer.config.run_spec import SnapshotRef
 from trainer.errors import UsageError
-from trainer.spec import SnapshotRef
 from trainer.store import resume_points
 from trainer.store.client import ObjectInfo, ObjectStore
-from trainer.store.intents import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
+from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key, parse_manifest_key, read_manifest
 from trainer.store.parallel import for_each
 from trainer.store.registry import CheckpointEntry, aliases, list_checkpoints
@@ -116,13 +116,13 @@ def _plan(store: ObjectStore, sweep: Sweep, keep: int | None, grace: timedelta) 
 
 def _delete(store: ObjectStore, sweep: Sweep, plan: _Plan) -> None:
     # Not repeated and soon over, so that no delete is on its way when the announcement has expired.
-    impatient = store.impatient()
+    without_retries = store.without_retries()
     keys = [entry.key for entry in plan.entries]
     keys += [key for key, _ in plan.manifests]
     keys += [blob.key for blob in plan.blobs]
     for key in keys + plan.litter:
         sweep.check()
-        impatient.delete(key)
+        without_retries.delete(key)
     store.abort_uploads(BLOBS, sweep.now - INTENT_VALID)
 
 

@@ -11,8 +11,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.errors import StoreError, UsageError
-from trainer.spec import SnapshotKind, SnapshotRef
 from trainer.store.client import ObjectStore
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]

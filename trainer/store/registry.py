@@ -14,10 +14,10 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainer.config.run_spec import RUN_ID, RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
-from trainer.spec import RUN_ID, RunSpec, SnapshotRef
 from trainer.store.client import ObjectStore
-from trainer.store.intents import relying_on
+from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, missing_blobs

@@ -11,11 +11,11 @@ import fnmatch
 
 from pydantic import BaseModel, ConfigDict
 
+from trainer.config.run_spec import SnapshotRef
 from trainer.errors import StoreError
-from trainer.spec import SnapshotRef
 from trainer.store import runs
 from trainer.store.client import ObjectStore
-from trainer.store.intents import relying_on
+from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, missing_blobs

@@ -13,8 +13,8 @@ from typing import Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.errors import StoreError, UsageError
-from trainer.spec import RUN_ID, RunSpec
 from trainer.store import tree
 from trainer.store.client import ObjectStore
 from trainer.store.hashing import hash_file

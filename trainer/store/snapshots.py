@@ -15,14 +15,14 @@ from typing import IO
 
 from pydantic import ValidationError
 
+from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.disk import is_disk_full, locked, require_space
 from trainer.errors import DiskFullError, StoreError, UsageError
-from trainer.spec import SnapshotKind, SnapshotRef
 from trainer.store import tree
 from trainer.store.client import ObjectStore
 from trainer.store.failures import MissingObjectError
+from trainer.store.gc_barrier import relying_on
 from trainer.store.hashing import Hashed, hash_file
-from trainer.store.intents import relying_on
 from trainer.store.manifest import (
     SNAPSHOTS,
     FileRecord,

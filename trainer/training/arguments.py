@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.training.devices import under_torchrun
 
 SEED = 42

@@ -8,7 +8,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from trainer.errors import ExitCode, UsageError
-from trainer.parent import child_environment
+from trainer.runner.parent_watch import child_environment
 
 CPU_PROCESSES = "PIPPA_CPU_PROCESSES"
 """Set to 1, ``--num-gpus N`` means N processes on the CPU where there is no GPU: to try a distributed training out."""

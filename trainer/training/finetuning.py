@@ -8,23 +8,23 @@ from pathlib import Path
 import torch
 from transformers import set_seed
 
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.settings import frame_cache_bytes, pippa_home
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, PhaseEvent
 from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
-from trainer.gr00t.model import GR00TN15, resize_action_head
-from trainer.gr00t.processor import EagleProcessor
-from trainer.settings import frame_cache_bytes, pippa_home
+from trainer.gr00t.n15.model import GR00TN15, resize_action_head
+from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.devices import check_device_count, check_gpu_usable
-from trainer.training.hf import FinetuneTrainer
+from trainer.training.disk_estimate import room_for_checkpoints
+from trainer.training.finetune_trainer import FinetuneTrainer
+from trainer.training.graceful_stop import StopOnSignal
 from trainer.training.progress import EmitProgress
 from trainer.training.reporting import reporting
-from trainer.training.room import room_for_checkpoints
-from trainer.training.stop import StopOnSignal
 from trainer.training.stop_signal import StopSignal
 
 

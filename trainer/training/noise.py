@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from trainer.data.dataset import stable_hash
-from trainer.gr00t.action_head import FlowMatchingActionHead
+from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 
 
 def draw_noise(

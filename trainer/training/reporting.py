@@ -8,11 +8,11 @@ from pathlib import Path
 
 from transformers import TrainerCallback
 
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import RunSpec
 from trainer.errors import UsageError
 from trainer.events import Event
-from trainer.spec import RunSpec
-from trainer.tracking import start_lone_run, start_run
+from trainer.runner.wandb_setup import start_lone_run, start_run
 
 RUN_SPEC = "PIPPA_RUN_SPEC"
 """Path of the run's spec, which names the W&B run and its lineage; not set when the engine is used by itself."""

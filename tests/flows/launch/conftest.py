@@ -12,10 +12,11 @@ from typing import Any
 import docker
 import pytest
 
-from flows.follow import Outcome, follow
-from flows.launch import Job, place, training_job
-from flows.launch.container import ContainerTraining
-from flows.launch.docker import DockerLauncher
+from flows.launch import Job, training_job
+from flows.launch.docker import placement
+from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.launcher import DockerLauncher
+from flows.launch.follow import Outcome, follow
 from trainer.events import Event
 
 CONTEXT = Path(__file__).parents[2] / "support" / "image"
@@ -96,8 +97,8 @@ def environ(trainer_image: str) -> Mapping[str, str]:
 def bench(docker_client, environ, tmp_path, monkeypatch) -> Iterator[Bench]:
     """A launcher with a run of this test's own; the volumes are its own too."""
     name = f"test-{secrets.token_hex(4)}"
-    volumes = {f"pippa-{name}-cache": f"{place.HOME}/cache", f"pippa-{name}-runs": f"{place.HOME}/runs"}
-    monkeypatch.setattr(place, "VOLUMES", volumes)
+    volumes = {f"pippa-{name}-cache": f"{placement.HOME}/cache", f"pippa-{name}-runs": f"{placement.HOME}/runs"}
+    monkeypatch.setattr(placement, "VOLUMES", volumes)
     bench = Bench(docker_client, tmp_path / "home", dict(environ), f"{name}-20260101-000000-abcd")
     yield bench
     for container in bench.left():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from flows.sources import bring
+from flows.orchestration.ensure_imported import bring
 from tests.flows.launch.conftest import Bench
 from trainer.errors import UsageError
 from trainer.events import Event, PhaseEvent

@@ -20,7 +20,7 @@ import pytest
 from docker.models.containers import Container
 
 from tests.conftest import bucket_of_its_own
-from trainer import sources
+from trainer import importers
 from trainer.store import snapshots
 from trainer.store.client import ObjectStore
 
@@ -177,7 +177,7 @@ def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_fact
             "WANDB_MODE": "offline",
         }
         team = Team(folder, environ, docker_client, store)
-        sources.dataset(store, "synthetic.PickNPlace", folder / "tmp")
+        importers.dataset(store, "synthetic.PickNPlace", folder / "tmp")
         model = folder / "a-model"
         model.mkdir()
         (model / "config.json").write_text("{}")

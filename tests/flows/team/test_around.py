@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.flows.team.conftest import OVERRIDES
-from trainer.config import FinetuneConfig
-from trainer.spec import RunSpec, WandbSpec, new_run_id
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import RunSpec, WandbSpec, new_run_id
 from trainer.store import registry, snapshots
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from flows.slots import WAITING
+from flows.orchestration.gpu_leases import WAITING
 
 pytestmark = pytest.mark.docker
 
@@ -57,7 +57,7 @@ def in_a_terminal(team, name):
     team.until(lambda: "step 1/" in team.words(name), lambda: team.words(name))
     run_id = team.words(name).split()[0]
     with team.api() as client:
-        from flows.remote import find
+        from flows.orchestration.remote import find
 
         return process, run_id, find(client, run_id).id
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from trainer.config.run_spec import Engine
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata
-from trainer.data.modality import DatasetMeta
 from trainer.events import CheckpointEvent, EvaluationEvent, Event, ProgressEvent, parse_event
-from trainer.gr00t.model import GR00TN15
-from trainer.gr00t.tiny import make_tiny_base_model
-from trainer.spec import Engine
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.store import registry, runs, snapshots
 from trainer.store.client import ObjectStore
 from trainer.store.resume_points import is_training_state

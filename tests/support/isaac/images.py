@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from tests.support.isaac.repository import BRANCH, CONDA, make_repository
-from trainer.spec import Engine
+from trainer.config.run_spec import Engine
 
 ROOT = Path(__file__).resolve().parents[3]
 BASE = "python:3.11-slim-bookworm"

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trainer.data.configs import DATA_CONFIGS, EXAMPLE, PROJECTOR_INDEX, DataConfig, Feature, get_data_config
-from trainer.data.modality import DatasetMeta
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.errors import UsageError
 
 

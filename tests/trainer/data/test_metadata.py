@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from trainer.data.dataset_meta import DatasetMeta, Info
 from trainer.data.metadata import build_metadata, read_metadata, write_metadata
-from trainer.data.modality import DatasetMeta, Info
 from trainer.data.statistics import compute_statistics, load_statistics
 from trainer.errors import DatasetError, UsageError
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.data.modality import RotationType
+from trainer.data.dataset_meta import RotationType
 from trainer.data.transforms import rotations
 
 ALL: tuple[RotationType, ...] = get_args(RotationType)

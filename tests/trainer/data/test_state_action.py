@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer.data.configs import DATA_CONFIGS, DataConfig, Feature, Normalisation, get_data_config
+from trainer.data.dataset_meta import RotationType
 from trainer.data.metadata import DatasetMetadata, DatasetStatistics, Modalities, StateActionMetadata
-from trainer.data.modality import RotationType
 from trainer.data.statistics import statistics_of
 from trainer.data.transforms import rotations
 from trainer.data.transforms.sample import SampleTransform

@@ -14,7 +14,7 @@ import pytest
 from trainer.data.checks import check_dataset
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import DatasetReader
-from trainer.data.modality import DatasetMeta
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.statistics import compute_statistics, load_statistics, needed_columns
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import UsageError

@@ -11,8 +11,8 @@ from safetensors.numpy import load_file
 
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import DatasetReader
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import DatasetMetadata, build_metadata
-from trainer.data.modality import DatasetMeta
 from trainer.data.transforms.sample import SampleTransform
 
 INDICES = (0, 415, 416, 1000, 2095)

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.videos import number_in, write_video
+from trainer.config.settings import frame_cache_bytes
 from trainer.data import frames as frames_module
 from trainer.data.frames import FrameStore, cache_key
 from trainer.data.video import VideoDecoder, decode_video, frames_at, index_frames
 from trainer.errors import DatasetError, UsageError
-from trainer.settings import frame_cache_bytes
 
 FRAMES = 270
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import FinetuneConfig
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import RunSpec, WandbSpec, new_run_id
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata, write_metadata
-from trainer.data.modality import DatasetMeta
 from trainer.data.synthetic import make_synthetic
 from trainer.events import EvaluationEvent, parse_event
-from trainer.gr00t.tiny import make_tiny_base_model
-from trainer.spec import RunSpec, WandbSpec, new_run_id
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.store import registry, runs, snapshots
 from trainer.store.client import ObjectStore
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.golden import VARIANTS, expected, forward
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
 
 MakeModel = Callable[..., GR00TN15]
 REPOSITORY = Path(__file__).resolve().parents[3]

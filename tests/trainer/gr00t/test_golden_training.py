@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
-from trainer.config import FinetuneConfig
-from trainer.gr00t.config import GR00TN15Config
-from trainer.gr00t.model import GR00TN15
-from trainer.training import hf
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.training import finetune_trainer
 from trainer.training.arguments import training_arguments
 
 
@@ -32,10 +32,10 @@ class Twice(Dataset[int]):
         pass
 
 
-def make_trainer(model: GR00TN15, folder: Path, **flags: Any) -> hf.FinetuneTrainer:
+def make_trainer(model: GR00TN15, folder: Path, **flags: Any) -> finetune_trainer.FinetuneTrainer:
     """The engine's trainer over ``model``; dataset and processor stand for none."""
     config = FinetuneConfig(dataset_path=["-"], batch_size=2, dataloader_num_workers=0, **flags)
-    return hf.FinetuneTrainer(
+    return finetune_trainer.FinetuneTrainer(
         model=model,
         args=training_arguments(config, folder),
         train_dataset=cast(Any, Twice()),
@@ -66,7 +66,7 @@ def test_ten_steps(
     trainer = make_trainer(model, tmp_path, max_steps=10, learning_rate=5e-4, weight_decay=0.0)
     trainer.data_collator = lambda samples: load_file(golden / "batch_A.safetensors")
     forward = load_file(golden / "forward_A_sdpa.safetensors")
-    monkeypatch.setattr(hf, "draw_noise", lambda *_, **__: (forward["noise"], forward["t"]))
+    monkeypatch.setattr(finetune_trainer, "draw_noise", lambda *_, **__: (forward["noise"], forward["t"]))
     trainer.args.lr_scheduler_type = cast(Any, "constant")
     trainer.args.logging_steps = trainer.state.logging_steps = 1
     trainer.args.save_strategy = cast(Any, "no")

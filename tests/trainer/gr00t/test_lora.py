@@ -10,9 +10,9 @@ import torch
 from peft import PeftModel
 
 from trainer.errors import UsageError
-from trainer.gr00t.config import GR00TN15Config
 from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter, merged_state, save_adapter
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.weights import save_checkpoint
 
 FLAGS: dict[str, Any] = {"rank": 4, "alpha": 8, "dropout": 0.0}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
 
 Batch = dict[str, torch.Tensor]
 

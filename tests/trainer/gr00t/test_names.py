@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.gr00t.config import GR00TN15Config, read_config
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.config import GR00TN15Config, read_config
+from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 
 EAGLE = "backbone.eagle_model"

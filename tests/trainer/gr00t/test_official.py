@@ -16,12 +16,12 @@ import torch
 
 from tests.support.hub import COMMIT, hub
 from tests.support.official import MODEL, TOKENIZER, State, official_files, official_state, tokenizer_files
-from trainer import sources
+from trainer import importers
+from trainer.config.settings import StoreSettings
 from trainer.errors import PippaError, UsageError
-from trainer.gr00t.model import GR00TN15
-from trainer.gr00t.processor import EagleProcessor
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
-from trainer.settings import StoreSettings
 from trainer.store import snapshots
 from trainer.store.client import ObjectStore
 
@@ -132,7 +132,7 @@ def test_prepared_it_needs_no_hub(address: str, tiny: Path, s3_settings: StoreSe
     assert json.loads((folder / "config.json").read_text())["model_type"] == "gr00t_n1_5"
     assert not (folder / "processing_eagle2_5_vl.py").exists() and not (folder / ".cache").exists()
     code = (
-        "import sys; from trainer.gr00t.model import GR00TN15; from trainer.gr00t.processor import EagleProcessor\n"
+        "import sys; from trainer.gr00t.n15.model import GR00TN15; from trainer.gr00t.n15.processor import EagleProcessor\n"
         "GR00TN15.from_pretrained(sys.argv[1]); print(EagleProcessor.from_directory(sys.argv[1]).image_tokens)"
     )
     offline = {**environ, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
@@ -147,7 +147,7 @@ def test_a_folder_is_completed_and_not_written_to(
 ) -> None:
     folder = folder_of(official_files(tiny), tmp_path / "downloaded")
     before = sorted(path.name for path in folder.iterdir())
-    ref = sources.base_model(object_store, str(folder), tmp_path / "work")
+    ref = importers.base_model(object_store, str(folder), tmp_path / "work")
     assert sorted(path.name for path in folder.iterdir()) == before
     assert not list((tmp_path / "work").iterdir())
     pulled = snapshots.pull(object_store, ref, tmp_path / "pulled")
@@ -162,7 +162,7 @@ def test_what_is_no_whole_base_model_is_not_taken_in(tiny: Path, object_store: O
         folder = folder_of(files, tmp_path / name)
         change(folder)
         with pytest.raises(UsageError) as caught:
-            sources.base_model(object_store, str(folder), tmp_path / "work")
+            importers.base_model(object_store, str(folder), tmp_path / "work")
         return caught.value
 
     missing = refusal("missing", lambda folder: (folder / shard).unlink())
@@ -185,7 +185,7 @@ def test_the_token_may_be_in_a_file(
         point_at(address, monkeypatch, tmp_path)
         GR00TN15.from_pretrained("nvidia/GR00T-N1.5-3B")
         EagleProcessor.from_directory("nvidia/GR00T-N1.5-3B")
-        sources.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "work")
+        importers.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "work")
 
 
 def test_a_tokenizer_that_stays_wrong_is_not_taken_in(
@@ -196,7 +196,7 @@ def test_a_tokenizer_that_stays_wrong_is_not_taken_in(
     with hub({TOKENIZER: files}, corrupt=dict.fromkeys(files, 10)) as (address, _):
         point_at(address, monkeypatch, tmp_path)
         with pytest.raises(PippaError, match="does not have the hash that the hub states"):
-            sources.base_model(object_store, str(folder), tmp_path / "work")
+            importers.base_model(object_store, str(folder), tmp_path / "work")
     assert not list(snapshots.list_snapshots(object_store, "model"))
 
 
@@ -206,7 +206,7 @@ def test_without_the_hub_the_tokenizer_is_asked_for(
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     folder = folder_of(official_files(tiny), tmp_path / "downloaded")
     with pytest.raises(UsageError, match="has no tokenizer") as caught:
-        sources.base_model(object_store, str(folder), tmp_path / "work")
+        importers.base_model(object_store, str(folder), tmp_path / "work")
     assert "hf download lerobot/eagle2hg-processor-groot-n1p5" in caught.value.hint
     shutil.copy(tiny / "tokenizer.json", folder)
-    assert sources.base_model(object_store, str(folder), tmp_path / "work").name == "downloaded"
+    assert importers.base_model(object_store, str(folder), tmp_path / "work").name == "downloaded"

@@ -19,10 +19,10 @@ from trainer.data.frames import FrameStore
 from trainer.data.metadata import DatasetMetadata, build_metadata, write_metadata
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import UsageError
-from trainer.gr00t.config import GR00TN15Config
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.policy import Policy
-from trainer.gr00t.processor import EagleProcessor
 
 CONFIG = "fourier_gr1_arms_only"
 CONFIG_TEXT = "annotation.human.action.task_description"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from trainer.gr00t.model import GR00TN15
-from trainer.gr00t.processor import EagleProcessor
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 
 def contents(folder: Path) -> dict[str, bytes]:

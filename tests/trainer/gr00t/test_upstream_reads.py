@@ -15,9 +15,9 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors import safe_open
 
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata, write_metadata
-from trainer.data.modality import DatasetMeta
-from trainer.gr00t.model import GR00TN15, resize_action_head
+from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 
 
 class Strict(BaseModel):

@@ -13,9 +13,9 @@ import pytest
 from pydantic import SecretStr
 
 from flows.embedded.s3 import object_store
-from trainer.config import FinetuneConfig
-from trainer.settings import StoreSettings
-from trainer.spec import RunSpec, SnapshotRef, WandbSpec, new_run_id
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec, new_run_id
+from trainer.config.settings import StoreSettings
 from trainer.store.client import ObjectStore
 
 

@@ -18,8 +18,8 @@ from pydantic import SecretStr
 
 from flows.embedded.s3 import s3_service, store_settings
 from tests.support.proxy import proxy
+from trainer.config.settings import StoreSettings
 from trainer.errors import StoreError
-from trainer.settings import StoreSettings
 from trainer.store.client import ObjectStore
 from trainer.store.failures import MissingObjectError
 from trainer.store.hashing import hash_file

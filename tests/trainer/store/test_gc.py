@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from tests.support.fake_store import FakeStore
 from tests.trainer.store.conftest import a_spec
+from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
-from trainer.spec import RunSpec, SnapshotRef
-from trainer.store import gc, intents, registry, resume_points, runs, snapshots
+from trainer.store import gc, gc_barrier, registry, resume_points, runs, snapshots
 from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.manifest import BLOBS, manifest_key
 from trainer.store.registry import CheckpointEntry
@@ -229,11 +229,11 @@ def test_a_writer_whose_intent_expired_starts_over(tmp_path: Path) -> None:
 
 def test_a_writer_waits_for_a_sweep_that_goes_on_but_not_for_a_dead_one() -> None:
     store = FakeStore()
-    sweep = intents.Sweep(store)
+    sweep = gc_barrier.Sweep(store)
     inside = threading.Event()
 
     def write() -> None:
-        with intents.relying_on(store, ["blobs/x"]):
+        with gc_barrier.relying_on(store, ["blobs/x"]):
             inside.set()
 
     writer = threading.Thread(target=write)
@@ -242,8 +242,8 @@ def test_a_writer_waits_for_a_sweep_that_goes_on_but_not_for_a_dead_one() -> Non
     sweep.end()
     assert inside.wait(5)
     writer.join()
-    intents.Sweep(store)  # never ended: its process was killed
-    age(store, intents.SWEEP_VALID + timedelta(seconds=1), intents.SWEEPS)
+    gc_barrier.Sweep(store)  # never ended: its process was killed
+    age(store, gc_barrier.SWEEP_VALID + timedelta(seconds=1), gc_barrier.SWEEPS)
     inside.clear()
     write()
     assert inside.is_set()
@@ -254,11 +254,11 @@ def test_a_collection_that_was_suspended_deletes_nothing(monkeypatch: pytest.Mon
     push(store, {"a": "old"}, "data")
     push(store, {"a": "new"}, "data")
     before = {key for key in store.objects if not key.startswith("gc/")}
-    clocks = intents._clocks
+    clocks = gc_barrier._clocks
     monkeypatch.setattr(gc, "_delete", lambda *args, original=gc._delete: (sleep(), original(*args)))
 
     def sleep() -> None:  # the machine sleeps between the plan and the first delete
-        monkeypatch.setattr(intents, "_clocks", lambda: tuple(clock + 3600 for clock in clocks()))
+        monkeypatch.setattr(gc_barrier, "_clocks", lambda: tuple(clock + 3600 for clock in clocks()))
 
     with pytest.raises(StoreError, match="interrupted for too long"):
         gc.collect(store, grace=NOW)

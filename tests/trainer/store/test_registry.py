@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.trainer.store.conftest import a_spec
+from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
-from trainer.spec import RunSpec, SnapshotRef
 from trainer.store import registry, snapshots
 from trainer.store.client import ObjectStore
 from trainer.store.manifest import blob_key, read_manifest

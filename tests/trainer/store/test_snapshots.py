@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 from tests.support.fake_store import FakeStore
 from tests.trainer.store.conftest import tree_of
+from trainer.config.run_spec import SnapshotRef
+from trainer.config.settings import StoreSettings
 from trainer.errors import DiskFullError, StoreError, UsageError
-from trainer.settings import StoreSettings
-from trainer.spec import SnapshotRef
 from trainer.store import hashing, registry, snapshots
 from trainer.store.client import ObjectStore
 from trainer.store.hashing import HashMemory
@@ -353,7 +353,7 @@ UPLOADER = """
 import os, sys
 from pathlib import Path
 from tests.trainer.store.conftest import a_spec
-from trainer.settings import StoreSettings
+from trainer.config.settings import StoreSettings
 from trainer.store import hashing, registry, snapshots
 from trainer.store.client import ObjectStore
 store, folder, spec = ObjectStore(StoreSettings.from_environ()), Path(sys.argv[1]), a_spec()

@@ -12,7 +12,7 @@ import torch
 
 from tests.support.training import Training, warm_up
 from trainer.data.synthetic import make_synthetic
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from tests.support.training import Training, assert_same
-from trainer import outputs
 from trainer.data.metadata import read_metadata
 from trainer.errors import DiskFullError
 from trainer.events import ProgressEvent
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.runner import checkpoint_folder
 
 MakeTraining = Callable[..., Training]
 
@@ -51,7 +51,7 @@ def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
     resumable = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "experiment_cfg/metadata.json"}
     for step in seven.steps:
         assert files(seven.checkpoint(step)) == MODEL | resumable
-        assert outputs.problem(seven.checkpoint(step), step) is None
+        assert checkpoint_folder.problem(seven.checkpoint(step), step) is None
     # Upstream keeps five as well.
     assert seven.steps == [3, 4, 5, 6, 7]
     assert {path.name for path in seven.output_dir.iterdir() if path.name.startswith(".")} == set()
@@ -88,16 +88,16 @@ def test_old_checkpoints_go_after_the_new_one_is_whole(training: MakeTraining, m
 def test_a_checkpoint_is_written_while_the_training_goes_on(
     training: MakeTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.training import hf
+    from trainer.training import finetune_trainer
 
     flags = {"max_steps": 8, "save_steps": 3}
     reference = training("reference", **flags)
     assert reference.run() == 0
     losses: list[None] = []
     under_way, most = [], []
-    loss, write = hf.FinetuneTrainer.compute_loss, hf.save_checkpoint
+    loss, write = finetune_trainer.FinetuneTrainer.compute_loss, finetune_trainer.save_checkpoint
 
-    def count(self: hf.FinetuneTrainer, *args: Any, **kwargs: Any) -> Any:
+    def count(self: finetune_trainer.FinetuneTrainer, *args: Any, **kwargs: Any) -> Any:
         losses.append(None)
         return loss(self, *args, **kwargs)
 
@@ -112,8 +112,8 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(
         most.append(list(under_way))
         under_way.remove(folder.name)
 
-    monkeypatch.setattr(hf.FinetuneTrainer, "compute_loss", count)
-    monkeypatch.setattr(hf, "save_checkpoint", hold)
+    monkeypatch.setattr(finetune_trainer.FinetuneTrainer, "compute_loss", count)
+    monkeypatch.setattr(finetune_trainer, "save_checkpoint", hold)
     held = training("held", **flags)
     assert held.run() == 0
     assert most == [["checkpoint-3"], ["checkpoint-6"], ["checkpoint-8"]]
@@ -128,12 +128,12 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(
 def test_a_failed_write_ends_the_training_at_the_next_step(
     training: MakeTraining, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.training import hf
+    from trainer.training import finetune_trainer
 
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(errno.EIO, "the disk is gone")
 
-    monkeypatch.setattr(hf, "save_checkpoint", fail)
+    monkeypatch.setattr(finetune_trainer, "save_checkpoint", fail)
     failed = training("failed", max_steps=500, save_steps=2)
     with pytest.raises(OSError, match="the disk is gone"):
         failed.run()
@@ -171,7 +171,7 @@ def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining, round
         assert process.exitcode == -signal.SIGKILL
         assert killed.steps, killed.log.read_text()
         for step in killed.steps:
-            assert outputs.problem(killed.checkpoint(step), step) is None
+            assert checkpoint_folder.problem(killed.checkpoint(step), step) is None
             killed.state(step)
             killed.weights(step)
     last = killed.steps[-1]

@@ -12,7 +12,7 @@ import torch
 
 from tests.support.training import Training
 from trainer.errors import UsageError
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.policy import Policy
 
 MakeTraining = Callable[..., Training]

@@ -13,17 +13,11 @@ import pytest
 import torch
 
 from tests.support.training import Training, assert_same
-from trainer import outputs
 from trainer.errors import UsageError
-from trainer.gr00t.tiny import make_tiny_base_model
+from trainer.gr00t.n15.tiny import make_tiny_base_model
+from trainer.runner import checkpoint_folder
 from trainer.training import devices
-from trainer.training.devices import (
-    CPU_PROCESSES,
-    check_device_count,
-    check_gpu_usable,
-    choose_devices,
-    needs_torchrun,
-)
+from trainer.training.devices import CPU_PROCESSES, check_device_count, check_gpu_usable, choose_devices, needs_torchrun
 
 MakeTraining = Callable[..., Training]
 TWO = {CPU_PROCESSES: "1"}
@@ -87,7 +81,7 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
     assert process.exitcode == 143, stopped.log.read_text()
     (step,) = stopped.steps
     assert 0 < step < 12
-    assert outputs.problem(stopped.checkpoint(step), step) is None
+    assert checkpoint_folder.problem(stopped.checkpoint(step), step) is None
     gone, alive = psutil.wait_procs(children, timeout=30)
     assert len(gone) >= 4
     assert alive == []

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.training import Training, assert_same
-from trainer.gr00t.config import GR00TN15Config
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.model import GR00TN15
 from trainer.training import host_copies
 from trainer.training.host_copies import HostCopies
 

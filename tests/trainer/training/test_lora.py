@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.support.training import Training, assert_same
 from trainer.errors import UsageError
 from trainer.finetune import main
-from trainer.gr00t.model import GR00TN15
+from trainer.gr00t.n15.model import GR00TN15
 
 MakeTraining = Callable[..., Training]
 PROJECTOR = ("state_encoder", "action_encoder", "action_decoder", "position_embedding")

@@ -10,8 +10,7 @@ from typing import Any, TypeVar
 
 from trainer.data.checks.problem import Problem
 from trainer.data.configs import DATA_CONFIGS, DataConfig
-from trainer.data.metadata import DatasetMetadata, DatasetStatistics, StateActionMetadata, describe_modalities
-from trainer.data.modality import (
+from trainer.data.dataset_meta import (
     DatasetMeta,
     Modality,
     load_episodes,
@@ -21,6 +20,7 @@ from trainer.data.modality import (
     read_text,
     refuse_other_layouts,
 )
+from trainer.data.metadata import DatasetMetadata, DatasetStatistics, StateActionMetadata, describe_modalities
 from trainer.data.statistics import Statistics, needed_columns
 from trainer.data.transforms.state_action import StateActionTransform
 from trainer.errors import PippaError

@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.data.checks.problem import Problem
 from trainer.data.configs import DataConfig
-from trainer.data.modality import DatasetMeta, Episode
+from trainer.data.dataset_meta import DatasetMeta, Episode
 from trainer.data.statistics import needed_columns
 from trainer.errors import PippaError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.data.checks.problem import Problem
 from trainer.data.checks.tables import sample
 from trainer.data.configs import DataConfig
-from trainer.data.modality import DatasetMeta
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.errors import PippaError
 
 OPENED = 500

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional
 
-from trainer.settings import pippa_home
+from trainer.config.settings import pippa_home
 
 # Compiled once per machine. Beside the source, numba's own choice, an image has no place to write.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(pippa_home() / "cache" / "numba"))

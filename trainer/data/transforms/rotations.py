@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from trainer.data.modality import RotationType
+from trainer.data.dataset_meta import RotationType
 
 WIDTHS: dict[str, int] = {"axis_angle": 3, "quaternion": 4, "rotation_6d": 6, "matrix": 9}
 """Dimensions of a representation; Euler angles, in all orders, have 3."""

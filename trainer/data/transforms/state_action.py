@@ -12,8 +12,8 @@ from math import pi
 import numpy as np
 
 from trainer.data.configs import Feature
+from trainer.data.dataset_meta import RotationType
 from trainer.data.metadata import DatasetMetadata, StateActionMetadata
-from trainer.data.modality import RotationType
 from trainer.data.statistics import Statistics
 from trainer.data.transforms import rotations
 from trainer.data.transforms.normalise import normalise, unnormalise

@@ -1,0 +1,1 @@
+"""The trainer in a container, through the Docker SDK."""

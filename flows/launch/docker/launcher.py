@@ -1,0 +1,277 @@
+"""Runs the trainer in a container beside this process, through the Docker engine's API.
+
+The container outlives the process that started it: whoever starts the same job again follows it. It is removed as soon
+as its end was read, or by the reaper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import docker
+from docker.models.containers import Container
+from docker.models.images import Image
+from docker.types import LogConfig, Ulimit
+from docker.utils import parse_bytes
+
+from flows.launch import Job, Log, log_file
+from flows.launch.docker import container_secrets, gpus, images
+from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.docker_client import UNREACHABLE, connect, engine_address, is_local, unreachable
+from flows.launch.docker.placement import Placement, find_placement
+from flows.settings import stop_grace
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import Engine
+from trainer.errors import ExitCode, PippaError, UsageError
+
+PREFIX = "pippa-"
+LABEL = "pippa."
+SHM_SIZE = "8g"
+"""Batches travel from the loader's workers through shared memory. Eight workers with four batches of 32 samples of two
+cameras each, upstream's defaults, are 1.3 GB of float images; 8 GiB has room for more cameras and larger batches. It
+is a limit, taken only as it fills."""
+STARTING_SECONDS = 30.0
+"""A container that was created and not started within this was left by a process that was killed between the two."""
+_NOT_A_RESULT = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+
+
+class DockerLauncher:
+    """Starts ``trainer …`` in a container named ``pippa-<job name>``; its stderr is kept in a file under ``home``."""
+
+    def __init__(self, home: Path, environ: Mapping[str, str] = os.environ) -> None:
+        self._home = home
+        self._environ = environ
+
+    @cached_property
+    def client(self) -> docker.DockerClient:
+        """The engine's client, made at the first use. Raises ``PippaError`` that says how to reach one."""
+        return connect(self._environ)
+
+    def require(self, config: FinetuneConfig, engine: Engine) -> None:  # noqa: ARG002
+        """Refuse what the Docker engine has no devices for. Raises ``UsageError``."""
+        gpus.require(self.client.info(), self._environ, config)
+
+    def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
+        """The digest or id of the image of ``engine``, pulled or built if need be."""
+        return images.digest(images.ensure_image(self.client, engine, self._environ, log))
+
+    def knows(self, name: str) -> bool:
+        """Whether there is a container of the job ``name``, which ``start`` follows or takes the result of."""
+        try:
+            self.client.containers.get(PREFIX + name)
+        except docker.errors.NotFound:
+            return False
+        except UNREACHABLE as error:
+            raise unreachable(engine_address(self._environ), error) from error
+        return True
+
+    def start(self, job: Job, environ: Mapping[str, str]) -> ContainerTraining:
+        """Start ``job`` in its container, or follow the one that runs, or take the result of the one that has ended.
+
+        Raises ``PippaError``; then nothing is left.
+        """
+        try:
+            container = self._existing(job, environ)
+            while container is None:
+                container = self._create(job, environ)
+                # None: somebody else was faster, and has it started by now or is about to.
+                container = container or self._existing(job, environ)
+        except docker.errors.APIError as error:
+            raise _refused(job, error) from error
+        except UNREACHABLE as error:
+            raise unreachable(engine_address(self._environ), error) from error
+        return ContainerTraining(container, log_file(self._home, job))
+
+    def _existing(self, job: Job, environ: Mapping[str, str]) -> Container | None:
+        """The container of ``job`` worth following; what is left of an earlier attempt is removed."""
+        name = PREFIX + job.name
+        while True:
+            try:
+                found = self.client.containers.get(name)
+            except docker.errors.NotFound:
+                return None
+            state = found.attrs["State"]
+            if state["Status"] in ("running", "paused", "restarting"):
+                if _endpoint(found) == environ.get("PIPPA_S3_ENDPOINT"):
+                    return found
+                if (stack := found.labels.get(LABEL + "project", "")) != self._place(environ).project:
+                    raise UsageError(
+                        f"{job.name} runs already, with the object store {_endpoint(found)}"
+                        + (f", started by the compose project {stack}." if stack else ", started outside of compose."),
+                        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
+                        # Within the stack the store has its own name, and there a resume follows the container.
+                        + (
+                            f" `docker compose run --rm worker pippa runs resume {job.name}` follows it."
+                            if stack
+                            else ""
+                        ),
+                    )
+                # The embedded store has another port after each start: this one can't register anything any more. It
+                # may save on its disk, and the one that follows continues from there.
+                stop([found], STARTING_SECONDS)
+            elif state["Status"] in ("exited", "dead"):
+                # Stopped before its end, it is no result: to start is to go on.
+                if state["ExitCode"] not in _NOT_A_RESULT:
+                    return found
+                _remove(found)
+            elif state["Status"] == "created" and _age(found) > STARTING_SECONDS:
+                _remove(found)
+            time.sleep(0.2)  # being started or removed by somebody else
+
+    def _create(self, job: Job, environ: Mapping[str, str]) -> Container | None:
+        """A started container; None when one of its name exists already."""
+        image = images.ensure_image(self.client, job.engine, self._environ)
+        place = self._place(environ)
+        secrets = container_secrets.secrets(job, environ)
+        certificate = container_secrets.certificates(environ)
+        configuration = self.configuration(job, environ, image, place, secrets)
+        if certificate:
+            configuration["environment"] |= container_secrets.certificate_variables()
+        files = container_secrets.archive(secrets, certificate, _owner(image))
+        try:
+            return self._started(configuration, place, files)
+        except docker.errors.APIError as error:
+            if "setting rlimit" not in str(error.explanation):
+                raise
+        # A rootless engine, or one in a container of its own, may not lift the limit. It matters where pages are
+        # pinned for InfiniBand.
+        host = configuration["host_config"]
+        host["Ulimits"] = [limit for limit in host["Ulimits"] if limit["Name"] != "memlock"]
+        return self._started(configuration, place, files)
+
+    def _place(self, environ: Mapping[str, str]) -> Placement:
+        return find_placement(self.client, environ, local=is_local(engine_address(self._environ)))
+
+    def _started(self, configuration: dict[str, Any], place: Placement, files: bytes) -> Container | None:
+        try:
+            identity = self.client.api.create_container(**configuration)["Id"]
+        except docker.errors.APIError as error:
+            if error.status_code == 409:
+                return None
+            raise
+        container = self.client.containers.get(identity)
+        try:
+            for network in place.networks:
+                self.client.networks.get(network).connect(container)
+            container.put_archive("/", files)
+            container.start()
+        except BaseException:
+            with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
+                container.remove(force=True, v=True)
+            raise
+        return container
+
+    def configuration(
+        self, job: Job, environ: Mapping[str, str], image: Image, place: Placement, secrets: Mapping[str, str]
+    ) -> dict[str, Any]:
+        """What the engine's API takes to create the container of ``job``."""
+        api, settings = self.client.api, self._environ
+        memory = _size(settings, "PIPPA_MEMORY_LIMIT")
+        host = api.create_host_config(
+            network_mode=place.network,
+            mounts=list(place.mounts),
+            device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
+            shm_size=_size(settings, "PIPPA_SHM_SIZE") or parse_bytes(SHM_SIZE),
+            # As PyTorch's own images are run: pinned memory and deep stacks.
+            ulimits=[
+                Ulimit(name="memlock", soft=-1, hard=-1),
+                Ulimit(name="stack", soft=67_108_864, hard=67_108_864),
+            ],
+            mem_limit=memory,
+            memswap_limit=memory,  # no swap: a training that swaps is worse than one that ends and says why
+            restart_policy={"Name": "no"},
+            auto_remove=False,
+            # The images run as a user without capabilities; now no program in them can get any.
+            security_opt=["no-new-privileges"],
+            cap_drop=["ALL"] if _owner(image) else None,
+            # The engine's default driver may be one that can't be read back.
+            log_config=LogConfig(type="json-file", config={"max-size": "100m", "max-file": "3"}),
+        )
+        variables = {
+            **container_secrets.settings(environ),
+            **container_secrets.secret_variables(secrets),
+            "PIPPA_HOME": place.home,
+            "PIPPA_IMAGE": images.digest(image),
+        }
+        labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
+        # An image built by compose hands its labels on, and compose would take this for a container of its service:
+        # `up` would make it anew and `down` remove it, in the middle of a training.
+        inherited = dict.fromkeys(
+            (name for name in image.attrs["Config"].get("Labels") or {} if name.startswith("com.docker.compose.")), ""
+        )
+        return {
+            "image": image.id,
+            "command": ["trainer", *job.arguments],
+            "name": PREFIX + job.name,
+            "labels": inherited | {LABEL + name: value for name, value in labels.items()},
+            "environment": variables,
+            "host_config": host,
+            # For `docker stop`, and for the engine's own shutdown.
+            "stop_timeout": int(stop_grace(settings)),
+        }
+
+
+def stop(containers: list[Container], grace: float) -> None:
+    """SIGTERM to all, SIGKILL to those still running ``grace`` seconds later; all are removed. Never raises."""
+    deadline = time.monotonic() + grace
+    for container in containers:
+        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
+            container.kill(signal="SIGTERM")
+    for container in containers:
+        # A timeout of the request is the end of the grace period.
+        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
+            container.wait(timeout=max(0.1, deadline - time.monotonic()))
+        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
+            container.remove(force=True, v=True)
+
+
+def _remove(container: Container) -> None:
+    with contextlib.suppress(docker.errors.NotFound):
+        container.remove(force=True, v=True)
+
+
+def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
+    message = str(error.explanation or error)
+    return gpus.refusal(message) or PippaError(f"The Docker engine refused the container of {job.name}: {message}")
+
+
+def _endpoint(container: Container) -> str | None:
+    variables = dict(each.partition("=")[::2] for each in container.attrs["Config"]["Env"] or [])
+    return variables.get("PIPPA_S3_ENDPOINT")
+
+
+def created(container: Container) -> datetime:
+    """When the engine made the container, to the second."""
+    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
+
+
+def _age(container: Container) -> float:
+    """Seconds."""
+    return (datetime.now(UTC) - created(container)).total_seconds()
+
+
+def _owner(image: Image) -> int:
+    """The user id that the image's programs run as: a number, root, or else the user ``pippa``."""
+    user = str(image.attrs["Config"].get("User") or "root").partition(":")[0]
+    return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
+
+
+def _size(environ: Mapping[str, str], name: str) -> int | None:
+    """A size in bytes from a setting such as ``64g``. Raises ``UsageError``."""
+    text = environ.get(name)
+    if not text:
+        return None
+    try:
+        size = int(parse_bytes(text))
+    except docker.errors.DockerException:
+        size = 0
+    if size <= 0:
+        raise UsageError(f"{name} is {text!r}, not a size.", "Write one such as 64g.")
+    return size

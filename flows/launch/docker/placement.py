@@ -1,0 +1,122 @@
+"""Where a training container belongs: its network, its volumes and its stack, found from where this process runs."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import docker
+from docker.models.containers import Container
+from docker.types import Mount
+
+from flows.launch.docker.docker_client import in_container
+from trainer.errors import UsageError
+
+HOME = "/var/lib/pippa"
+"""``PIPPA_HOME`` in every image of pippa."""
+VOLUMES = {"pippa_cache": f"{HOME}/cache", "pippa_runs": f"{HOME}/runs"}
+"""On a bare host; the names are those that ``compose.yaml`` gives its volumes, so both share what was fetched."""
+_OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
+_CONTAINER_ID = re.compile(r"/containers/([0-9a-f]{64})/")
+_LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1|0\.0\.0\.0")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What a container takes over from its surroundings."""
+
+    network: str
+    """The network mode: ``host``, ``bridge``, ``container:<id>`` or a network's name."""
+    networks: tuple[str, ...]
+    """Further networks to join."""
+    mounts: tuple[Mount, ...]
+    home: str
+    """``PIPPA_HOME`` inside."""
+    project: str
+    """The compose project of this process; empty on a bare host. Reapers keep to their own."""
+
+
+def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, local: bool = True) -> Placement:
+    """The surroundings of this process, for a container beside it that must reach the same object store.
+
+    ``local`` says whether the engine runs on this machine. Raises ``UsageError`` for a store that no container of the
+    engine can reach.
+    """
+    endpoint = urlsplit(environ.get("PIPPA_S3_ENDPOINT", ""))
+    loopback = bool(_LOOPBACK.fullmatch(endpoint.hostname or ""))
+    own = own_container(client)
+    if own is None:
+        if loopback and not local:
+            raise UsageError(
+                f"The object store {endpoint.geturl()} is on this machine's loopback, where containers of a Docker "
+                "engine on another machine can't reach it.",
+                "Set PIPPA_S3_ENDPOINT to a store that both machines reach.",
+            )
+        mounts = tuple(_volume(name, target) for name, target in VOLUMES.items())
+        # A store on loopback, such as the embedded one, is reached only from the host's own network.
+        return Placement("host" if loopback else "bridge", (), mounts, HOME, "")
+    home = environ.get("PIPPA_HOME") or HOME
+    project = own.labels.get("com.docker.compose.project", "")
+    mode = own.attrs["HostConfig"]["NetworkMode"]
+    if loopback and mode != "host":
+        # The store runs in this very container: the other one shares its network.
+        return Placement(f"container:{own.id}", (), _mounts_under(own, home), home, project)
+    if mode == "host" or mode.startswith("container:"):
+        return Placement(mode, (), _mounts_under(own, home), home, project)
+    first, *others = list(own.attrs["NetworkSettings"]["Networks"]) or ["bridge"]
+    return Placement(first, tuple(others), _mounts_under(own, home), home, project)
+
+
+def _volume(name: str, target: str) -> Mount:
+    """A named volume. Should it not exist yet, it is labelled as compose would: else compose complains about it."""
+    project, _, volume = name.partition("_")
+    labels = {"com.docker.compose.project": project, "com.docker.compose.volume": volume}
+    return Mount(target, name, type="volume", labels=labels)
+
+
+def own_container(client: docker.DockerClient) -> Container | None:
+    """The container of this engine that this process runs in; None on a host, and in a container of another engine."""
+    for candidate in _own_ids():
+        try:
+            found = client.containers.get(candidate)
+        except docker.errors.NotFound:
+            continue
+        # The engine also answers to a prefix of an id and to a name, which a hostname may be by chance.
+        if found.id == candidate or found.attrs["Config"]["Hostname"] == candidate:
+            return found
+    return None
+
+
+def _own_ids(mountinfo: Path = Path("/proc/self/mountinfo")) -> list[str]:
+    """What this container may be called, best first; empty on a host."""
+    found: list[str] = []
+    try:
+        lines = mountinfo.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        fields = line.split()
+        # Docker mounts these three from the container's own folder; a host sees the folder, but mounted elsewhere.
+        if len(fields) > 4 and fields[4] in _OWN_FILES and (match := _CONTAINER_ID.search(fields[3])):
+            found.append(match[1])
+    if in_container():
+        found.append(socket.gethostname())
+    return list(dict.fromkeys(found))
+
+
+def _mounts_under(own: Container, home: str) -> tuple[Mount, ...]:
+    """What this container has mounted under its ``PIPPA_HOME``, for the same place in another one."""
+    return tuple(
+        Mount(
+            each["Destination"],
+            each["Name"] if each["Type"] == "volume" else each["Source"],
+            type=each["Type"],
+            read_only=not each.get("RW", True),
+        )
+        for each in own.attrs["Mounts"]
+        if each["Type"] in ("volume", "bind") and PurePosixPath(each["Destination"]).is_relative_to(home)
+    )

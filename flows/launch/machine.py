@@ -1,0 +1,92 @@
+"""The machine that trains: what it is called, which GPUs it has, and how many trainings share one."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from flows.launch import LauncherName
+from trainer.errors import PippaError, UsageError
+
+# The kernel's list; a container sees it too, without any GPU of its own.
+_KERNEL_GPUS = Path("/proc/driver/nvidia/gpus")
+
+
+def machine_name() -> str:
+    """The name of the machine that training containers run on: the Docker engine's, without one this host's.
+
+    A worker in a container is named like every other process of the machine, and like its successors.
+    """
+    return str(_engine().get("Name") or socket.gethostname())
+
+
+def gpus(launcher: LauncherName, environ: Mapping[str, str] = os.environ) -> list[str]:
+    """The ids of the GPUs that trainings may use here; empty on a CPU, and where nobody can tell how many there are.
+
+    Raises ``UsageError`` for a ``PIPPA_GPUS`` that can't be meant.
+    """
+    if launcher == "process":
+        if (visible := environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+            return [each.strip() for each in visible.split(",") if each.strip() and each.strip() != "-1"]
+        return _indices(_kernel_gpus())
+    from flows.launch.docker.gpus import offered, wanted
+
+    named, how = wanted(environ), offered(_engine())
+    if isinstance(named, list):
+        return named
+    if how is None:
+        return []
+    # Of GPUs from CDI the engine knows the names: each by index and by UUID, and all of them together.
+    ids = [str(device.get("ID", "")).rpartition("=")[2] for device in _engine().get("DiscoveredDevices") or []]
+    return sorted(each for each in ids if each.isdecimal()) or _indices(_kernel_gpus())
+
+
+def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:
+    """How many trainings may share a GPU, or a machine without one: ``PIPPA_TRAININGS_PER_GPU``, by default 1.
+
+    Raises ``UsageError`` when the setting is no number above 0.
+    """
+    text = environ.get("PIPPA_TRAININGS_PER_GPU") or "1"
+    if not (text.isdecimal() and int(text) > 0):
+        raise UsageError(f"PIPPA_TRAININGS_PER_GPU is {text!r}, not a number of trainings.", "Write one, such as 2.")
+    return int(text)
+
+
+def has_process(flow_run_id: UUID) -> bool:
+    """Whether a process of this machine (of this container, in one) carries out the flow run for a worker."""
+    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            if wanted in environ.read_bytes().split(b"\0"):
+                return True
+        except OSError:  # somebody else's process, or one that just ended
+            continue
+    return False
+
+
+def _kernel_gpus() -> int:
+    return len(list(_KERNEL_GPUS.iterdir())) if _KERNEL_GPUS.is_dir() else 0
+
+
+def _indices(count: int) -> list[str]:
+    return [str(index) for index in range(count)]
+
+
+@cache
+def _engine() -> dict[str, Any]:
+    """``docker info``; empty where no engine answers."""
+    from flows.launch.docker.docker_client import connect
+
+    try:
+        client = connect()
+    except PippaError:
+        return {}
+    try:
+        return client.info()
+    finally:
+        client.close()

@@ -1,0 +1,1 @@
+"""Prefect: the flows, deployments, GPU leases, cancellation, the reconciler."""

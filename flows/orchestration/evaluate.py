@@ -1,0 +1,84 @@
+"""The flow ``evaluate``: open-loop evaluation of a registered checkpoint, where trainings run."""
+
+from __future__ import annotations
+
+import os
+from uuid import UUID
+
+from prefect import flow, runtime
+from prefect.artifacts import create_markdown_artifact
+from prefect.exceptions import TerminationSignal
+from prefect.logging import get_run_logger
+
+from flows.launch import GPU_VARIABLE, Job, LauncherName, get_launcher, machine
+from flows.launch.follow import failure, follow
+from flows.orchestration import gpu_leases
+from flows.orchestration.artifacts import key_of, log_event
+from flows.orchestration.cancellation import stop_what_runs, supervised
+from flows.settings import stop_grace
+from trainer.config.settings import StoreSettings, pippa_home
+from trainer.events import EvaluationEvent, Event
+from trainer.store import registry
+from trainer.store.client import ObjectStore
+
+
+def _run_name() -> str:
+    return f"evaluate {runtime.flow_run.parameters['checkpoint']}"
+
+
+@flow(
+    name="evaluate",
+    flow_run_name=_run_name,
+    persist_result=False,
+    on_cancellation=[stop_what_runs],
+    on_crashed=[stop_what_runs],
+)
+def evaluate(
+    checkpoint: str, dataset: str | None = None, trajs: int | None = None, launcher: LauncherName = "process"
+) -> dict[str, float]:
+    """Predict the demonstrated actions with a registered checkpoint, and keep metrics and plots with it.
+
+    Args:
+        checkpoint: RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best.
+        dataset: Another dataset of the object store; empty for the one it was trained on.
+        trajs: Episodes to evaluate, at most; empty for as many as its run evaluated.
+        launcher: Where it runs.
+    """
+    log, home, flow_run_id = get_run_logger(), pippa_home(), UUID(str(runtime.flow_run.id))
+    # An unknown name is said before anything waits for a GPU; an alias that moves meanwhile changes nothing.
+    entry = registry.resolve(ObjectStore(StoreSettings.from_environ()), checkpoint)
+    arguments = ["evaluate", "--checkpoint", entry.name]
+    arguments += ["--dataset", dataset] if dataset else []
+    arguments += ["--trajs", str(trajs)] if trajs else []
+    job = Job(
+        name=f"evaluate-{flow_run_id}",
+        role="evaluate",
+        arguments=arguments,
+        gpus=True,
+        labels={"run-id": str(flow_run_id), "flow-run-id": str(flow_run_id), "checkpoint": entry.name},
+    )
+    metrics: dict[str, float] = {}
+
+    def observe(event: Event) -> None:
+        log_event(log, event)
+        if isinstance(event, EvaluationEvent):
+            metrics.update(event.metrics)
+
+    place, share = get_launcher(launcher, home), machine.trainings_per_gpu()
+    place.image(job.engine, log.info)
+    with gpu_leases.held(flow_run_id, machine.machine_name(), machine.gpus(launcher), 1, share, log.info) as gpus:
+        chosen = {GPU_VARIABLE[launcher]: ",".join(gpus)} if gpus else {}
+        training = place.start(job, {**os.environ, **chosen})
+        outcome = follow(training, observe, stop_grace(), leave=TerminationSignal if supervised() else None)
+    if outcome.interrupted:
+        raise KeyboardInterrupt
+    if error := failure(outcome, training):
+        raise error
+    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
+    create_markdown_artifact(
+        f"# {entry.name}\n\n| metric | value |\n|---|---|\n{rows}\n\n"
+        f"Plots: `runs/{entry.run_id}/report/` in the object store; `pippa runs show {entry.run_id}` lists them.\n",
+        key=key_of(f"evaluation-{entry.name}"),
+        description=f"Open-loop evaluation of {entry.name}",
+    )
+    return metrics

@@ -1,0 +1,199 @@
+"""One training per GPU: a training holds the GPUs of its machine that it computes on, and waits in sight until it has.
+
+Each GPU is a concurrency limit of Prefect, ``gpu-<id>@<machine>`` on the page Concurrency (``cpu@<machine>`` where
+there is none), and counts every training that uses the same server, whether a deployment, a compose service or a
+terminal started it. What is held is a lease that the flow's process renews: one that was killed gives its GPU back
+within about a minute.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http import HTTPStatus
+from itertools import combinations
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import SyncPrefectClient
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+)
+from prefect.client.schemas.objects import ConcurrencyLeaseHolder, FlowRun, StateType
+from prefect.client.schemas.sorting import FlowRunSort
+from prefect.states import Running, State
+
+from flows.orchestration.prefect_client import sync_client
+from trainer.errors import UsageError
+
+WAITING = "Waiting for a GPU"
+"""The name of the state of a flow run that has none yet."""
+MACHINE = "pippa.machine"
+GPUS = "pippa.gpus"
+LEASE = "pippa.lease"
+"""The labels of a flow run that say where it trains, and by which lease."""
+
+# The shortest lease the server takes, so that a killed training is soon forgotten.
+LEASE_SECONDS = 60.0
+RENEW_SECONDS = 15.0
+ASK_SECONDS = 2.0
+
+
+@contextmanager
+def held(
+    flow_run_id: UUID, machine: str, gpus: Sequence[str], wanted: int, share: int, say: Callable[[str], None]
+) -> Iterator[list[str]]:
+    """Hold ``wanted`` of ``gpus`` for the flow run, after waiting for them if need be; yields their ids.
+
+    ``share`` trainings may hold the same one. While it waits, the flow run's state says so and for whom, and ``say`` is
+    told. A server that is away for a while costs a training nothing: the GPUs are asked for again when it is back.
+    Without ``gpus`` the machine's processor is held, and nothing yielded. Raises ``UsageError`` for more than there
+    are.
+    """
+    if gpus and wanted > len(gpus):
+        raise UsageError(f"--num-gpus {wanted}, but {machine} has {len(gpus)}.", "Lower --num-gpus.")
+    ids = {f"gpu-{gpu}@{machine}": gpu for gpu in gpus}
+    names = list(ids) or [f"cpu@{machine}"]
+    with sync_client() as client:
+        for name in names:
+            client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
+        # The flow run may have been started before, by a process that was killed.
+        give_back(client, flow_run_id)
+        labels = client.read_flow_run(flow_run_id).labels
+        choices = sorted(
+            combinations(names, wanted if gpus else 1),
+            # A flow run that is started again may find its container still training on those it had.
+            key=lambda choice: ",".join(ids.get(name, "") for name in choice) != labels.get(GPUS),
+        )
+        lease = _Lease(flow_run_id, choices)
+        if not lease.ask(client):
+            client.update_flow_run_labels(flow_run_id, {MACHINE: machine})
+            _wait(client, lease, machine, say)
+            client.set_flow_run_state(flow_run_id, Running(), force=True)
+        chosen = [ids[name] for name in lease.limits if name in ids]
+        client.update_flow_run_labels(flow_run_id, {MACHINE: machine, GPUS: ",".join(chosen), LEASE: str(lease.id)})
+    with lease:
+        yield chosen
+
+
+def give_back(client: SyncPrefectClient, flow_run_id: UUID) -> None:
+    """Give back what a flow run holds whose process was killed; nothing, where it did so itself."""
+    if lease := client.read_flow_run(flow_run_id).labels.get(LEASE):
+        with suppress(httpx.HTTPStatusError):  # it is gone
+            client.release_concurrency_slots_with_lease(UUID(str(lease)))
+
+
+def leaked(client: SyncPrefectClient, machine: str) -> list[str]:
+    """The limits of ``machine`` that are taken although nothing trains there."""
+    taken = [
+        limit.name
+        for limit in client.read_global_concurrency_limits(limit=200)
+        if limit.name.endswith(f"@{machine}") and limit.active_slots > 0
+    ]
+    return [] if any(run.state_name != WAITING for run in _trainings(client, machine)) else taken
+
+
+def free(client: SyncPrefectClient, limit: str) -> None:
+    """Forget what is held of ``limit``."""
+    client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
+
+
+def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[[str], None]) -> None:
+    told = ""
+    while True:
+        trainings = _trainings(client, machine)
+        holders = [run.name for run in trainings if run.state_name != WAITING and run.id != lease.flow_run_id]
+        ahead = _ahead(trainings, lease.flow_run_id)
+        message = f"Training on {machine}: {', '.join(holders) or 'one that was killed a moment ago'}." + (
+            f" Before this one in the queue: {', '.join(run.name for run in ahead)}." if ahead else ""
+        )
+        if message != told:
+            state: State[None] = State(type=StateType.RUNNING, name=WAITING, message=message)
+            client.set_flow_run_state(lease.flow_run_id, state, force=True)
+            say(f"{WAITING}. {message}")
+            told = message
+        # Whoever came first asks most often. An order kept to the letter would let one that was killed while it waited
+        # hold up all others.
+        time.sleep(ASK_SECONDS * (1 + 2 * len(ahead)))
+        if lease.ask(client):
+            return
+
+
+def _ahead(trainings: list[FlowRun], flow_run_id: UUID) -> list[FlowRun]:
+    """Those that wait and came before this one; ``trainings`` are in the order of their start."""
+    waiting = [run for run in trainings if run.state_name == WAITING or run.id == flow_run_id]
+    position = next((index for index, run in enumerate(waiting) if run.id == flow_run_id), len(waiting))
+    return waiting[:position]
+
+
+def _trainings(client: SyncPrefectClient, machine: str) -> list[FlowRun]:
+    """The flow runs that train on ``machine`` or wait for it, the first first."""
+    found = client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["train", "evaluate"])),
+        flow_run_filter=FlowRunFilter(
+            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Running", "Cancelling", WAITING]))
+        ),
+        sort=FlowRunSort.START_TIME_ASC,
+    )
+    return [run for run in found if run.labels.get(MACHINE) == machine]
+
+
+class _Lease:
+    """A lease on one of several sets of limits; as a context manager, renewed by a thread and given back at the end."""
+
+    def __init__(self, flow_run_id: UUID, choices: Sequence[tuple[str, ...]]) -> None:
+        self.flow_run_id = flow_run_id
+        self.limits: tuple[str, ...] = ()
+        self._choices = choices
+        self.id: UUID | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name="gpu-lease", daemon=True)
+
+    def ask(self, client: SyncPrefectClient) -> bool:
+        """Take the first set that is free; the limits of one are taken all or none."""
+        holder = ConcurrencyLeaseHolder(type="flow_run", id=self.flow_run_id)
+        for limits in [self.limits] if self.limits else self._choices:
+            try:
+                answer = client.increment_concurrency_slots_with_lease(
+                    list(limits), 1, "concurrency", LEASE_SECONDS, holder
+                )
+            except httpx.HTTPStatusError as error:
+                if error.response.status_code != HTTPStatus.LOCKED:
+                    raise
+                continue
+            self.id, self.limits = UUID(answer.json()["lease_id"]), limits
+            return True
+        return False
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=5.0)
+        # A server that is away takes it back itself when the lease ends.
+        with suppress(httpx.HTTPError), sync_client() as client:
+            if self.id is not None:
+                client.release_concurrency_slots_with_lease(self.id)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(RENEW_SECONDS):
+            with suppress(httpx.HTTPError), sync_client() as client:
+                try:
+                    if self.id is not None:
+                        client.renew_concurrency_lease(self.id, LEASE_SECONDS)
+                except httpx.HTTPStatusError as error:
+                    if error.response.status_code != HTTPStatus.GONE:
+                        raise
+                    # The server was away for longer than the lease. Should somebody else have the GPU by now, they
+                    # share it: ending one of two trainings would be worse.
+                    self.id = None
+                if self.id is None:
+                    self.ask(client)

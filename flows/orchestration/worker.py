@@ -1,0 +1,63 @@
+"""The worker of this machine: what it does when it starts, every minute, and when it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from pathlib import Path
+
+from prefect.workers.process import ProcessWorker
+from rich.console import Console
+from rich.markup import escape
+
+from flows.launch import LauncherName
+from flows.launch.machine import machine_name
+from flows.orchestration.deployments import POOL, SCHEDULES, deployments, names
+from flows.orchestration.prefect_client import prefect_client
+from flows.orchestration.reconciler import Reconciler, recover
+from flows.orchestration.register_deployments import code_version, register
+from trainer.config.run_spec import Engine
+from trainer.errors import ExitCode
+
+
+def work(screen: Console, *, name: str | None, launcher: LauncherName, engine: Engine) -> int:
+    """Register the deployments, then run what the server has for this machine until SIGTERM or Ctrl-C."""
+    name = name or machine_name()
+    table = deployments(launcher, engine)
+    with prefect_client() as client:
+        removed = register(client, table, SCHEDULES, POOL)
+        recovered = recover(client, name)
+    screen.print(f"pippa {code_version()}: {escape(', '.join(names(table)))}", soft_wrap=True)
+    for gone in removed:
+        screen.print(f"Removed {escape(gone)}, which pippa has no more.")
+    for line in recovered:
+        screen.print(escape(line), soft_wrap=True)
+    asyncio.run(_run(ProcessWorker(work_pool_name=POOL, name=name), screen))
+    return ExitCode.DONE
+
+
+async def _run(worker: ProcessWorker, screen: Console) -> None:
+    def stop() -> None:
+        # In one go, and before Prefect can see it: it would take the end of a flow's process for the end of its
+        # training. Containers train on, and the next worker of this machine follows them again.
+        children = _children()
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+        if children:
+            screen.print("Stopped. Trainings in containers go on; the next worker here follows them again.")
+        else:
+            screen.print("Stopped.")
+        screen.file.flush()
+        os._exit(ExitCode.DONE)
+
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    with Reconciler():
+        await worker.start(printer=lambda line: screen.print(escape(str(line)), soft_wrap=True))
+
+
+def _children() -> list[int]:
+    """The processes this one started and that are still there."""
+    pids = Path(f"/proc/self/task/{os.getpid()}/children")
+    return [int(pid) for pid in pids.read_text().split()] if pids.is_file() else []

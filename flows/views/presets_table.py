@@ -1,0 +1,127 @@
+"""``pippa presets``: what the presets are and how they differ, read from the presets and ``FinetuneConfig`` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from rich.markup import escape
+from rich.table import Table
+
+from trainer.config.argv import flag
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import Preset
+from trainer.data.configs import get_data_config
+
+_TUNABLE = {
+    "tune_llm": "language model",
+    "tune_visual": "vision tower",
+    "tune_projector": "projector",
+    "tune_diffusion_model": "diffusion model",
+}
+# These have rows of their own at the top.
+_ABOVE = ("dataset_path", "data_config", "base_model_path")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value of one preset, and why it is that."""
+
+    value: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing the presets may differ in. ``default`` is empty where there is none."""
+
+    title: str
+    default: str
+    cells: tuple[Cell, ...]
+
+
+def compare(presets: Sequence[Preset]) -> list[Row]:
+    """What the presets train on and with what, then each argument in which one differs from another or the default."""
+    rows = [
+        _row("dataset", presets, lambda preset: _argument(preset, "dataset_path")),
+        _row("data config", presets, lambda preset: _argument(preset, "data_config"), "data_config"),
+        _row("cameras", presets, lambda preset: Cell(cameras(preset.config))),
+        _row("base model", presets, lambda preset: _argument(preset, "base_model_path"), "base_model_path"),
+        _row("components tuned", presets, lambda preset: Cell(components(preset.config))),
+    ]
+    for name in FinetuneConfig.model_fields:
+        values = {_text(getattr(preset.config, name)) for preset in presets}
+        default = _default(name)
+        if name not in _ABOVE and values != {default}:
+            cells = tuple(_argument(preset, name) for preset in presets)
+            rows.append(Row(flag(name), default, cells))
+    rows.append(_row("environment", presets, lambda preset: Cell(preset.environment)))
+    rows.append(_row("W&B tags", presets, lambda preset: Cell(", ".join(preset.wandb_tags))))
+    return rows
+
+
+def cameras(config: FinetuneConfig) -> str:
+    """The cameras the data config expects."""
+    return ", ".join(get_data_config(config.data_config).video)
+
+
+def components(config: FinetuneConfig) -> str:
+    """The components of the model that are trained."""
+    return ", ".join(title for name, title in _TUNABLE.items() if getattr(config, name)) or "none"
+
+
+def comparison_table(presets: Sequence[Preset]) -> Table:
+    """``compare`` for a terminal, each reason below its value."""
+    table = Table(show_lines=True)
+    for heading in ("", "default", *(preset.name for preset in presets)):
+        table.add_column(heading, overflow="fold")
+    for row in compare(presets):
+        cells = [escape(cell.value) + (f"\n[dim]{escape(cell.reason)}[/]" if cell.reason else "") for cell in row.cells]
+        differs = len({cell.value for cell in row.cells}) > 1
+        table.add_row(f"[bold]{row.title}[/]" if differs else row.title, escape(row.default), *cells)
+    return table
+
+
+def comparison_markdown(presets: Sequence[Preset]) -> str:
+    """``compare`` as a table for a page."""
+    head = ["", "default", *(preset.name for preset in presets)]
+    lines = [head, ["---"] * len(head)]
+    for row in compare(presets):
+        cells = [f"{cell.value}<br>*{cell.reason}*" if cell.reason else cell.value for cell in row.cells]
+        lines.append([row.title, row.default, *cells])
+    return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def overview_table(presets: Sequence[Preset]) -> Table:
+    """Two lines per preset: what it is for, and what it trains on."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
+    for preset in presets:
+        config = preset.config
+        batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
+        table.add_row(
+            f"[bold]{preset.name}[/]",
+            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of {batch}, "
+            f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
+        )
+    return table
+
+
+def _row(title: str, presets: Sequence[Preset], cell: Callable[[Preset], Cell], argument: str = "") -> Row:
+    return Row(title, _default(argument) if argument else "", tuple(cell(preset) for preset in presets))
+
+
+def _default(argument: str) -> str:
+    field = FinetuneConfig.model_fields[argument]
+    return "" if field.is_required() else _text(field.default)
+
+
+def _argument(preset: Preset, name: str) -> Cell:
+    return Cell(_text(getattr(preset.config, name)), preset.reason(name))
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(item) for item in value)
+    return str(value)

@@ -1,0 +1,162 @@
+"""What a person sees of a training while it goes on: a bar in a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console, RenderableType
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
+from rich.text import Text
+
+from trainer.events import CheckpointEvent, ErrorEvent, EvaluationEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
+
+PLAIN_SECONDS = 15.0
+"""Without a terminal, progress is a line this often at most, and at every tenth of the way."""
+
+
+class Terminal:
+    """Shows events as they come; a context manager. Call it from one thread at a time."""
+
+    def __init__(self, run_id: str, console: Console | None = None) -> None:
+        self._run_id = run_id
+        self._console = console or Console(highlight=False)
+        self._progress = Progress(
+            SpinnerColumn(style="cyan"),
+            TextColumn("{task.description}"),
+            _StepBar(),
+            _Figures(),
+            console=self._console,
+            transient=True,
+            refresh_per_second=4,
+            # rich draws nothing but the last state into a file: there, plain lines come instead.
+            disable=not self._console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._loss: float | None = None
+        self._last_line = 0.0
+        self._last_tenth = 0
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show ``event``."""
+        match event:
+            case PhaseEvent():
+                self._phase(event)
+            case ProgressEvent():
+                self._step(event)
+            case CheckpointEvent():
+                self.say(
+                    f"[green]✓[/] checkpoint {self._run_id}/{event.step}: "
+                    f"{size(event.bytes_uploaded)} uploaded in {event.seconds:.1f} s"
+                )
+            case EvaluationEvent():
+                metrics = ", ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
+                self.say(f"[green]✓[/] evaluation of step {event.step}: {escape(metrics)}")
+            case WarningEvent():
+                self.say(f"[yellow]![/] {escape(event.message)}")
+                if event.hint:
+                    self.say(f"  [dim]{escape(event.hint)}[/]")
+            case ErrorEvent() | _:
+                pass  # the summary at the end tells both
+
+    def say(self, markup: str) -> None:
+        """One line above the bar."""
+        self._console.print(markup, soft_wrap=True)
+
+    def _phase(self, event: PhaseEvent) -> None:
+        text = f"{event.phase}: {event.message}" if event.message else event.phase
+        self._loss = None
+        if self._console.is_terminal:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(escape(text), total=None)
+        else:
+            self.say(escape(text))
+
+    def _step(self, event: ProgressEvent) -> None:
+        self._loss = event.loss if event.loss is not None else self._loss
+        if self._console.is_terminal:
+            if self._task is None:
+                self._task = self._progress.add_task("train")
+            self._progress.update(
+                self._task,
+                description="train",
+                completed=event.step,
+                total=event.of,
+                figures=figures(event, self._loss),
+            )
+            return
+        tenth, now = 10 * event.step // max(event.of, 1), time.monotonic()
+        if tenth > self._last_tenth or now - self._last_line > PLAIN_SECONDS:
+            self._last_tenth, self._last_line = tenth, now
+            self.say(f"step {event.step}/{event.of}  {figures(event, self._loss)}")
+
+
+class _StepBar(ProgressColumn):
+    """The bar, only where there is something to measure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar = BarColumn(bar_width=24)
+
+    def render(self, task: Task) -> RenderableType:
+        return self._bar.render(task) if task.total is not None else ""
+
+
+class _Figures(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        if task.total is None:
+            return Text(duration(task.elapsed or 0), style="dim")
+        return Text(f"{int(task.completed)}/{int(task.total)}  {task.fields.get('figures', '')}")
+
+
+def figures(event: ProgressEvent, loss: float | None) -> str:
+    """Loss, speed and what is left, as far as ``event`` knows."""
+    parts = [
+        f"loss {loss:.4f}" if loss is not None else "",
+        f"{event.samples_per_second:.1f} samples/s" if event.samples_per_second is not None else "",
+        f"{duration(event.eta_seconds)} left" if event.eta_seconds is not None and event.step < event.of else "",
+    ]
+    return "  ".join(part for part in parts if part)
+
+
+@contextmanager
+def waiting(console: Console, text: str) -> Iterator[None]:
+    """A spinner with ``text`` while the block runs; without a terminal, one line."""
+    if console.is_terminal:
+        with console.status(escape(text), spinner_style="cyan"):
+            yield
+    else:
+        console.print(escape(text))
+        yield
+
+
+def duration(seconds: float) -> str:
+    """``0:42``, ``12:05``, ``3:00:10``."""
+    whole = round(max(seconds, 0))
+    minutes, rest = divmod(whole, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def size(count: float) -> str:
+    """``512 B``, ``4.2 MB``, ``5.4 GB``: powers of 1000, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import pytest
+
+from flows.cli import main
+from tests.support.so101 import make_so101
+from trainer.importers.origin import origin_text
+
+
+@pytest.fixture
+def pippa(capsys, s3_settings, monkeypatch, tmp_path):
+    """Runs ``pippa …`` here, with a bucket of its own."""
+    for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home"), "COLUMNS": "250"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
+def test_a_dataset_from_anywhere_to_the_store_and_back(pippa, tmp_path, object_store):
+    folder = make_so101(tmp_path / "table", episodes=1)
+    for file in folder.rglob("*.*"):
+        if file.is_file():
+            object_store.write_bytes(f"lake/so101/{file.relative_to(folder)}", file.read_bytes())
+    address = f"s3://{object_store.settings.bucket}/lake/so101"
+    code, out, err = pippa("data", "add", address, "--data-config", "so100_dualcam", "--name", "team/table")
+    assert code == 0 and "--dataset-path team/table" in out and "Downloading" in err
+    code, out, _ = pippa("data", "push", "table", "--name", "by-hand")
+    assert code == 0
+    code, out, _ = pippa("data", "list")
+    lines = {line.split("@")[0]: line for line in out.splitlines()[1:]}
+    assert f"{address} at {object_store.settings.endpoint} @ " in lines["team/table"]
+    assert f"folder {folder}; meta/modality.json added" in lines["by-hand"]
+    code, *_ = pippa("data", "pull", "team/table", "back")
+    assert code == 0 and (tmp_path / "back/meta/modality.json").is_file()
+    assert not (folder / "meta/modality.json").exists()
+    code, out, _ = pippa("data", "check", "table", "--data-config", "so100_dualcam")
+    assert code == 0 and "meta/modality.json added when it is brought into the store" in out
+
+
+def test_base_models_are_listed_with_where_they_came_from(pippa, tmp_path):
+    assert "pippa models add nvidia/GR00T-N1.5-3B" in pippa("models")[1]
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm/config.json").write_text("{}")
+    code, out, _ = pippa("models", "add", "./arm")
+    assert code == 0 and "--base-model-path arm" in out
+    assert f"folder {tmp_path / 'arm'}" in pippa("models", "list")[1]
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (("data", "add", "absent"), 2, "pippa data push PATH --name NAME"),
+        (("data", "add", "git+https://user:hunter2@host/x"), 2, "holds credentials"),
+        (("data", "add", "./absent"), 2, "There is no folder ./absent"),
+        (("models", "add", "absent"), 2, "pippa models add"),
+    ],
+)
+def test_what_can_not_be_brought(pippa, argv, code, says):
+    found, _, err = pippa(*argv)
+    assert found == code and says in err and "hunter2" not in err
+
+
+def test_origins_read_well():
+    git = {"git": "https://host/x", "path": "demo/a", "ref": "main", "revision": "c0ffee" * 6}
+    assert origin_text(git) == "git https://host/x @ main (c0ffeec0ffee) demo/a"
+    hub = {"hub": "owner/name", "revision": "c0ffee" * 6, "modality": "added", "converted": "LeRobot v3.0"}
+    assert origin_text(hub) == (
+        "Hugging Face hub owner/name @ c0ffeec0ffee; converted from LeRobot v3.0; meta/modality.json added"
+    )
+    assert origin_text({"generator": "x", "generator_sha256": "y"}) == "generated"
+    assert origin_text({}) == ""

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from datetime import timedelta
+
+import pytest
+from docker.models.containers import Container
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.states import Crashed
+
+from flows.launch import Job
+from flows.launch.docker.reaper import Owned, owned, reap, stop_container
+from flows.orchestration import cancellation
+from tests.flows.launch.conftest import Bench
+from trainer.events import ProgressEvent
+
+pytestmark = pytest.mark.docker
+
+
+def names(bench: Bench) -> list[str]:
+    return sorted(str(container.name) for container in bench.left())
+
+
+def start(bench: Bench, job: Job) -> Container:
+    """Started, and its SIGTERM handler in place."""
+    training = bench.launcher.start(job, bench.environ)
+    assert isinstance(training.next_event(20), ProgressEvent)
+    return bench.client.containers.get(training.name)
+
+
+def test_what_nobody_owns_is_stopped_and_removed(bench: Bench):
+    job = bench.job(count=1, wait=True)
+    start(bench, job)
+    other = job.model_copy(update={"name": f"{job.name}-2", "labels": {**job.labels, "flow-run-id": "another"}})
+    ended = start(bench, other)
+    ended.stop(timeout=20)
+    elsewhere = job.model_copy(update={"name": f"{job.name}-3", "labels": {**job.labels, "project": "stack"}})
+    start(bench, elsewhere)
+
+    asked: list[Owned] = []
+
+    def is_live(found: Owned) -> bool:
+        asked.append(found)
+        return found.run_id != bench.run_id or found.flow_run_id == f"flow-of-{bench.run_id}"
+
+    assert reap(bench.client, is_live, grace=20, project="") == [f"pippa-{job.name}-2"]
+    mine = {found.name: found for found in asked if found.run_id == bench.run_id}
+    assert set(mine) == {f"pippa-{job.name}", f"pippa-{job.name}-2"}  # not the other stack's
+    assert mine[f"pippa-{job.name}-2"].status == "exited" and mine[f"pippa-{job.name}"].role == "training"
+    assert names(bench) == [f"pippa-{job.name}", f"pippa-{job.name}-3"]
+
+    assert [found.name for found in owned(bench.client, "stack") if found.run_id == bench.run_id] == [
+        f"pippa-{job.name}-3"
+    ]
+    assert sorted(stop_container(bench.client, bench.run_id, grace=20)) == [f"pippa-{job.name}", f"pippa-{job.name}-3"]
+    assert names(bench) == [] == stop_container(bench.client, bench.run_id, grace=1)
+
+
+def test_one_that_does_not_listen_is_killed_after_the_grace_period(bench: Bench):
+    start(bench, bench.job(count=1, wait=True, deaf=True))
+    assert stop_container(bench.client, bench.run_id, grace=0.5) == [f"pippa-{bench.run_id}"]
+    assert names(bench) == []
+
+
+@flow(name="train")
+def idle() -> None:
+    """What a flow run of a training is called."""
+
+
+def test_the_container_of_an_ended_flow_run_is_left_to_its_process(bench: Bench, stack, monkeypatch):
+    monkeypatch.setenv("PIPPA_STOP_GRACE", "1")
+    monkeypatch.setattr(cancellation, "MARGIN", timedelta(0))
+    start(bench, bench.job(count=1, wait=True))
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(idle, name=bench.run_id, state=Crashed())
+        time.sleep(1.5)
+        environ = {"PREFECT__FLOW_RUN_ID": str(run.id)}
+        with subprocess.Popen([sys.executable, "-c", "input()"], env=environ, stdin=subprocess.PIPE) as process:
+            assert cancellation.reap(client) == [] and names(bench) == [f"pippa-{bench.run_id}"]
+            process.kill()
+        assert cancellation.reap(client) == [f"pippa-{bench.run_id}"] and names(bench) == []

@@ -1,0 +1,64 @@
+"""The form of a deployment: every argument, none required, said once."""
+
+from __future__ import annotations
+
+import jsonschema
+import pytest
+from prefect.utilities.callables import parameter_schema
+
+from flows.orchestration.parameters import Overrides, described, given
+from flows.orchestration.train import train
+from trainer.config.finetune_config import FinetuneConfig, field_help
+from trainer.config.presets import PRESETS
+
+
+@pytest.fixture(scope="module")
+def schema() -> dict:
+    return parameter_schema(train).model_dump()
+
+
+@pytest.fixture(scope="module")
+def fields(schema) -> dict:
+    return schema["definitions"]["Overrides"]["properties"]
+
+
+def test_presets_launchers_and_engines_are_choices(schema):
+    properties = schema["properties"]
+    assert properties["preset"]["enum"] == list(PRESETS) and schema["required"] == ["preset"]
+    assert set(properties["launcher"]["enum"]) == {"process", "docker"}
+    assert properties["engine"]["enum"] == ["native", "isaac-uv", "isaac-conda"]
+    assert all(properties[name].get("description") for name in properties)
+
+
+def test_every_argument_is_there_with_its_help_and_its_limits(schema, fields):
+    assert list(fields) == list(FinetuneConfig.model_fields)
+    assert {name: field["description"] for name, field in fields.items()} == field_help()
+    assert fields["batch_size"]["minimum"] == 1 and fields["learning_rate"]["exclusiveMinimum"] == 0
+    assert fields["report_to"]["enum"] == ["wandb", "tensorboard", "azure_ml"]
+    # A form with a null in every field asks for each whether it is there.
+    assert not any("anyOf" in field or "default" in field for field in fields.values())
+    assert "required" not in schema["definitions"]["Overrides"]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"batch_size": 0}, {"batch_size": "many"}, {"batchsize": 1}, {"video_backend": "vlc"}, {"lora_dropout": 1}],
+)
+def test_the_schema_refuses_what_the_flow_would(schema, wrong):
+    jsonschema.validate({"preset": "smoke", "overrides": {"batch_size": 2}}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"preset": "smoke", "overrides": wrong}, schema)
+
+
+def test_the_form_of_a_preset_says_what_it_has(schema):
+    form = described(schema, PRESETS["blog"])["definitions"]["Overrides"]["properties"]
+    assert form["batch_size"]["description"].endswith("In blog: 32.")
+    assert form["dataset_path"]["description"].endswith("In blog: youliangtan/so101-table-cleanup.")
+    # The next preset's form starts from the schema as it was.
+    assert "blog" not in schema["definitions"]["Overrides"]["properties"]["batch_size"]["description"]
+
+
+def test_only_what_was_given_counts():
+    assert given(None) == given({}) == given(Overrides()) == {}
+    assert given({"batch_size": 2, "max_steps": None}) == {"batch_size": 2}
+    assert given(Overrides.model_validate({"batch_size": 2})) == {"batch_size": 2}

@@ -1,0 +1,61 @@
+"""What Prefect's client says when it is refused, on a real server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from prefect.context import refresh_global_settings_context
+
+from flows.orchestration.prefect_client import BUSY_SECONDS, prefect_client, sync_client
+from trainer.errors import PippaError
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PREFECT_API_AUTH_STRING", "me:guess", "refuses the password"),
+        ("PREFECT_API_URL", "http://127.0.0.1:9/api", "http://127.0.0.1:9/api does not answer"),
+    ],
+)
+def test_a_refusal_has_a_cure(stack, monkeypatch, name, value, said):
+    monkeypatch.setenv(name, value)
+    refresh_global_settings_context()
+    with pytest.raises(PippaError, match=said) as refused, prefect_client() as client:
+        client.read_work_pools()
+    assert refused.value.hint
+
+
+def test_a_busy_server_is_asked_again_soon(monkeypatch):
+    answers, pauses = [503, 503, 200], []
+
+    class Busy(BaseHTTPRequestHandler):
+        def do_PATCH(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(answers.pop(0))
+            self.end_headers()
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Busy)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+    monkeypatch.setenv("PREFECT_CLIENT_CSRF_SUPPORT_ENABLED", "false")
+    refresh_global_settings_context()
+    # Of that module alone: other threads sleep too.
+    monkeypatch.setattr("prefect.client.base.time", SimpleNamespace(**{**vars(time), "sleep": pauses.append}))
+    try:
+        with sync_client() as client:
+            client.update_flow_run_labels(uuid4(), {"a": "b"})
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert answers == []
+    first, second = pauses
+    assert BUSY_SECONDS <= first < 2 * BUSY_SECONDS and 4 * BUSY_SECONDS <= second < 8 * BUSY_SECONDS

@@ -1,0 +1,110 @@
+"""What a killed process leaves in Prefect is put right, on a real server."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from urllib.parse import urlsplit
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.events import emit_event
+from prefect.states import Cancelling, Pending, Running
+
+from flows.orchestration import gpu_leases, reconciler
+from flows.orchestration.reconciler import Reconciler, lost, recover
+from tests.support.proxy import proxy
+
+
+@flow(name="train")
+def idle() -> None:
+    """What a flow run of a training is called."""
+
+
+@pytest.fixture
+def client(stack) -> Iterator[SyncPrefectClient]:
+    with get_client(sync_client=True) as client:
+        yield client
+
+
+@pytest.fixture
+def run(client) -> FlowRun:
+    return client.create_flow_run(idle, name=f"run-{secrets.token_hex(3)}", state=Running())
+
+
+def long_ago() -> datetime:
+    return datetime.now(UTC) - timedelta(days=1)
+
+
+def is_lost(client: SyncPrefectClient, run: FlowRun, machine: str = "here") -> bool:
+    return run.id in [found.id for found in lost(client, machine, long_ago())]
+
+
+def test_a_run_that_was_not_heard_of_is_lost_and_said_to_be(client, run, monkeypatch):
+    tidying = Reconciler()
+    assert not is_lost(client, run)
+    monkeypatch.setattr(reconciler, "LOST_SECONDS", 0.2)
+    time.sleep(0.5)
+    assert is_lost(client, run)
+    tidying.tidy(client)
+    state = client.read_flow_run(run.id).state
+    assert state is not None and state.is_crashed() and "pippa runs resume" in str(state.message)
+
+
+def test_a_silent_run_of_another_machine_is_left_alone(client, run, monkeypatch):
+    monkeypatch.setattr(reconciler, "LOST_SECONDS", 0.2)
+    client.update_flow_run_labels(run.id, {gpu_leases.MACHINE: "another"})
+    time.sleep(0.5)
+    assert not is_lost(client, run) and is_lost(client, run, "another")
+
+
+def test_silence_counts_from_the_servers_return_on(client, run, prefect_environ, monkeypatch):
+    monkeypatch.setattr(reconciler, "LOST_SECONDS", 5.0)
+    url = urlsplit(prefect_environ["PREFECT_API_URL"])
+    with proxy(str(url.hostname), url.port or 0) as way:
+
+        def through() -> SyncPrefectClient:
+            api = f"http://127.0.0.1:{way.port}/api"
+            return SyncPrefectClient(api, auth_string=prefect_environ["PREFECT_API_AUTH_STRING"])
+
+        monkeypatch.setattr(reconciler, "sync_client", through)
+        with Reconciler(seconds=0.1) as keeping:
+            way.cut()
+            cut = datetime.now(UTC)
+            deadline = time.monotonic() + 60
+            while keeping._listening < cut:  # until a round has failed
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            time.sleep(reconciler.LOST_SECONDS)
+            way.mend()
+            while not (state := client.read_flow_run(run.id).state).is_crashed():
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+            assert state.timestamp >= keeping._listening + timedelta(seconds=reconciler.LOST_SECONDS)
+
+
+def test_a_run_whose_process_lives_is_heard_of(client, run):
+    since = datetime.now(UTC) - timedelta(seconds=5)
+    emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
+    deadline = time.monotonic() + 30
+    while not reconciler._heard_of(client, run.id, since):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert not reconciler._heard_of(client, run.id, datetime.now(UTC) + timedelta(seconds=5))
+
+
+@pytest.mark.parametrize(
+    ("left", "becomes"), [(Running(), "AwaitingRetry"), (Pending(), "AwaitingRetry"), (Cancelling(), "Cancelled")]
+)
+def test_a_worker_takes_up_what_one_of_its_name_left(client, left, becomes):
+    worker = f"w-{secrets.token_hex(3)}"
+    mine, other = (client.create_flow_run(idle, name=f"r-{secrets.token_hex(3)}", state=left) for _ in range(2))
+    client.update_flow_run_labels(mine.id, {"prefect.worker.name": worker})
+    client.update_flow_run_labels(other.id, {"prefect.worker.name": "another"})
+    [done] = recover(client, worker)
+    assert mine.name in done and client.read_flow_run(mine.id).state_name == becomes
+    assert client.read_flow_run(other.id).state_name == left.name

@@ -1,0 +1,218 @@
+"""The flow on a real Prefect server and a real object store, with the real trainer around an engine without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from flows import cli
+from flows.launch.process import ProcessLauncher
+from trainer.config.run_spec import new_run_id
+from trainer.data.synthetic import make_synthetic
+from trainer.errors import DatasetError, StoreError, UsageError
+from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
+from trainer.store import registry, runs
+from trainer.store.client import ObjectStore
+
+SUPPORT = Path(__file__).parents[2] / "support"
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    return make_synthetic(tmp_path_factory.mktemp("data") / "synthetic", episodes=1)
+
+
+@pytest.fixture
+def overrides(stack: Mapping[str, str], dataset: Path, tmp_path: Path, monkeypatch) -> dict[str, Any]:
+    """What makes ``smoke`` a run of the engine without torch."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    monkeypatch.setenv("PIPPA_FINETUNE_COMMAND", f"{sys.executable} {SUPPORT / 'fake_engine.py'}")
+    monkeypatch.setenv("PIPPA_EVALUATE_COMMAND", f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}")
+    monkeypatch.setenv("PYTHONPATH", str(SUPPORT.parents[1]))
+    monkeypatch.setenv("FAKE_ENGINE", "{}")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    return {
+        "dataset_path": [str(dataset)],
+        "base_model_path": str(model),
+        "max_steps": 20,
+        "save_steps": 10,
+        "output_dir": "out",
+    }
+
+
+@pytest.fixture
+def store(s3_settings) -> ObjectStore:
+    return ObjectStore(s3_settings)
+
+
+@pytest.fixture
+def fake_trainer(monkeypatch, tmp_path) -> Callable[..., None]:
+    """Replace the trainer by one that only talks, and don't wait between attempts."""
+
+    def replace(**options: object) -> None:
+        from flows.orchestration import train
+
+        monkeypatch.setenv("FAKE_TRAINER", json.dumps(options))
+        launcher = ProcessLauncher(tmp_path / "home", [sys.executable, str(SUPPORT / "fake_trainer.py")])
+        monkeypatch.setattr(train, "get_launcher", lambda *_: launcher)
+        monkeypatch.setattr(train, "run_training", train.run_training.with_options(retry_delay_seconds=0))
+
+    return replace
+
+
+def run(overrides: dict[str, Any], run_id: str, observe: Callable[[Event], None] | None = None) -> Any:
+    from flows.orchestration import train
+
+    token = train.OBSERVER.set(observe)
+    try:
+        flow: Callable[..., Any] = train.train
+        return flow("smoke", overrides, run_id=run_id, return_state=True)
+    finally:
+        train.OBSERVER.reset(token)
+
+
+def artifacts(run_id: str) -> dict[str, Any]:
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        found = client.read_latest_artifacts()
+    return {a.key.removeprefix(f"{run_id}-"): a.data for a in found if a.key and a.key.startswith(run_id)}
+
+
+def test_a_run_from_the_preset_to_the_report(overrides, store):
+    run_id, events = new_run_id("smoke"), []
+    state = run(overrides, run_id, events.append)
+    assert state.is_completed(), state
+
+    spec = runs.read_spec(store, run_id)
+    assert spec.provenance["max_steps"] == "flag" and spec.provenance["learning_rate"] == "preset"
+    assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == [10, 20]
+    assert len([event for event in events if isinstance(event, CheckpointEvent)]) == 2
+
+    left = artifacts(run_id)
+    assert left["progress"] == 100
+    assert [row["checkpoint"] for row in json.loads(left["checkpoints"])] == [f"{run_id}/10", f"{run_id}/20"]
+    report = left["report"]
+    assert spec.datasets[0].digest[:12] in report and "1.0000 → 0.0500" in report and f"{run_id}/20" in report
+
+    summary = state.result()
+    assert summary["first_loss"] == 1 and summary["metrics"]["open_loop_mse"] == 0.25
+    # Done is done: the same run id again trains nothing and changes nothing.
+    again = run({}, run_id)
+    assert again.is_completed()
+    assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == [10, 20]
+
+
+def test_a_failed_training_fails_the_flow_with_the_trainers_words(overrides, monkeypatch):
+    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"fail": "reported", "at": 5}))
+    state = run(overrides, new_run_id("smoke"))
+    assert state.is_failed()
+    error = state.result(raise_on_failure=False)
+    assert isinstance(error, DatasetError) and "frame missing at step 5" in state.message
+    assert "re-record it" in state.message
+
+
+def test_ctrl_c_saves_and_cancels_and_the_run_goes_on_later(overrides, store, monkeypatch):
+    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"step_seconds": 0.1}))
+    run_id = new_run_id("smoke")
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, ProgressEvent) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    state = run(overrides, run_id, interrupt)
+    assert state.is_cancelled()
+    [saved] = registry.list_checkpoints(store, run_id)
+    assert 3 <= saved.step < 20
+    stopped = runs.read_state(store, run_id)
+    assert stopped is not None and stopped.status == "stopped"
+
+    steps: list[int] = []
+    state = run({}, run_id, lambda event: steps.append(event.step) if isinstance(event, ProgressEvent) else None)
+    assert state.is_completed() and steps[0] == saved.step + 1 and steps[-1] == 20
+
+
+def test_a_store_that_was_away_is_tried_again_with_the_same_run(overrides, fake_trainer, tmp_path):
+    error = {"event": "error", "code": 4, "message": "the store is away", "hint": ""}
+    fake_trainer(count=str(tmp_path / "starts"), heal_after=2, lines=[error], exit=4)
+    warnings: list[Event] = []
+    state = run(overrides, new_run_id("smoke"), lambda e: warnings.append(e) if isinstance(e, WarningEvent) else None)
+    assert state.is_completed() and (tmp_path / "starts").read_text() == "3"
+    assert len(warnings) == 2
+
+
+def test_it_is_not_tried_for_ever(overrides, fake_trainer, tmp_path):
+    fake_trainer(count=str(tmp_path / "starts"), heal_after=99, exit=-9)
+    state = run(overrides, new_run_id("smoke"))
+    assert state.is_failed() and (tmp_path / "starts").read_text() == "4"
+
+
+def test_what_can_not_heal_is_not_tried_again(overrides, fake_trainer, tmp_path):
+    error = {"event": "error", "code": 5, "message": "out of memory", "hint": "lower --batch-size"}
+    fake_trainer(count=str(tmp_path / "starts"), heal_after=99, lines=[error], exit=5)
+    assert run(overrides, new_run_id("smoke")).is_failed()
+    assert (tmp_path / "starts").read_text() == "1"
+
+
+def test_no_process_survives_a_cancellation(overrides, fake_trainer, store):
+    """SIGTERM to the flow: Prefect raises it at any line, and at the end hands it to the handler there was before."""
+    fake_trainer(lines=[{"event": "progress", "step": 1, "of": 2}], wait=True)
+    run_id = new_run_id("smoke")
+
+    def cancel(event: Event) -> None:
+        if isinstance(event, ProgressEvent):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+
+    before = signal.signal(signal.SIGTERM, cli._terminated)
+    try:
+        with pytest.raises(SystemExit, match="143"):
+            run(overrides, run_id, cancel)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    children = [child.cmdline() for child in psutil.Process().children(recursive=True)]
+    assert not [command for command in children if run_id in command]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"),
+    [({"batch_size": 0}, "--batch-size"), ({"batchsize": 1}, "--batchsize"), ({"lora_rank": "x"}, "x")],
+)
+def test_wrong_overrides_are_named(overrides, wrong, named):
+    state = run({**overrides, **wrong}, new_run_id("smoke"))
+    assert isinstance(state.result(raise_on_failure=False), UsageError) and named in state.message
+
+
+def test_an_engine_that_is_not_here_is_refused_before_anything_is_brought(overrides, store, monkeypatch):
+    from flows.orchestration import train
+
+    monkeypatch.delenv("PIPPA_FINETUNE_COMMAND")
+    flow: Callable[..., Any] = train.train
+    state = flow("smoke", overrides, engine="isaac-uv", run_id=new_run_id("smoke"), return_state=True)
+    assert isinstance(state.result(raise_on_failure=False), UsageError) and "--launcher docker" in state.message
+    assert list(store.list("")) == []
+
+
+def test_a_run_id_of_another_configuration_is_refused(overrides, fake_trainer, store):
+    fake_trainer()
+    run_id = new_run_id("smoke")
+    assert run(overrides, run_id).is_completed()
+    state = run({**overrides, "max_steps": 30}, run_id)
+    assert isinstance(state.result(raise_on_failure=False), UsageError) and "runs resume" in state.message
+
+
+def test_the_store_s_refusal_fails_the_flow(overrides, monkeypatch):
+    monkeypatch.setenv("PIPPA_S3_SECRET_KEY", "not-the-key")
+    state = run(overrides, new_run_id("smoke"))
+    assert isinstance(state.result(raise_on_failure=False), StoreError) and "not-the-key" not in state.message

@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from flows.views.terminal import Terminal, duration, size
+from trainer.events import CheckpointEvent, EvaluationEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
+
+RUN = "smoke-20260101-000000-abcd"
+EVENTS: list[Event] = [
+    PhaseEvent(phase="train", message="20 steps."),
+    *(
+        ProgressEvent(
+            step=step, of=20, loss=1 / step if step % 5 == 0 else None, samples_per_second=8.0, eta_seconds=70
+        )
+        for step in range(1, 21)
+    ),
+    CheckpointEvent(step=20, digest="0" * 64, bytes_uploaded=4_200_000, seconds=1.26),
+    WarningEvent(message="a [red]warning[/red]", hint="and its hint"),
+    EvaluationEvent(step=20, metrics={"open_loop_mse": 0.12345}),
+]
+
+
+def shown(*, terminal: bool) -> str:
+    file = io.StringIO()
+    with Terminal(RUN, Console(file=file, force_terminal=terminal, width=100, highlight=False)) as screen:
+        for event in EVENTS:
+            screen(event)
+    return file.getvalue()
+
+
+def test_without_a_terminal_come_plain_lines_now_and_then():
+    text = shown(terminal=False)
+    assert "\x1b" not in text and "\r" not in text
+    steps = [line for line in text.splitlines() if line.startswith("step ")]
+    assert len(steps) <= 11 and steps[-1] == "step 20/20  loss 0.0500  8.0 samples/s"
+    assert "1:10 left" in steps[5]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_happens_once_is_said_in_either(terminal):
+    text = shown(terminal=terminal)
+    for word in (f"checkpoint {RUN}/20: 4.2 MB uploaded in 1.3 s", "a [red]warning[/red]", "open_loop_mse 0.1235"):
+        assert word in text.replace("\x1b[0m", "").replace("\x1b[32m", ""), text
+
+
+def test_in_a_terminal_the_bar_shows_step_loss_speed_and_time_left():
+    text = shown(terminal=True)
+    assert "20/20" in text and "loss 0.0500" in text and "8.0 samples/s" in text and "━" in text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (10_810, "3:00:10"), (-3, "0:00")]
+)
+def test_durations(seconds, text):
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (5_441_000_000, "5.4 GB"), (2e12, "2.0 TB")]
+)
+def test_sizes(count, text):
+    assert size(count) == text

@@ -1,0 +1,1 @@
+"""What is trained and how: the fine-tune config, presets, argv, run spec, settings."""

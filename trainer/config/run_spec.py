@@ -1,0 +1,73 @@
+"""The run spec: everything that decides what a run trains, written to the store before the training starts.
+
+``pippa train`` resolves a preset into a spec, ``trainer run`` carries it out; a restarted run reads the same spec.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from datetime import UTC, datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from trainer.config.finetune_config import FinetuneConfig
+
+Engine = Literal["native", "isaac-uv", "isaac-conda"]
+SnapshotKind = Literal["dataset", "model", "checkpoint"]
+
+RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-\d{8}-\d{6}-[0-9a-f]{4}")
+
+
+def new_run_id(preset: str, now: datetime | None = None) -> str:
+    """``<preset>-<UTC yyyymmdd-hhmmss>-<4 hex>``."""
+    return f"{preset}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+class SnapshotRef(BaseModel):
+    """Names one immutable snapshot in the object store."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: SnapshotKind
+    name: str
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.digest[:12]}"
+
+
+class WandbSpec(BaseModel):
+    """The W&B run this run reports to. Holds no key."""
+
+    model_config = ConfigDict(frozen=True)
+
+    entity: str
+    project: str
+    name: str
+    run_id: str
+    group: str
+    tags: list[str] = []
+
+
+class RunSpec(BaseModel):
+    """One run, resolved. Contains no secret: it is stored, shown and given to W&B as it is."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run_id: Annotated[str, Field(pattern=rf"^{RUN_ID.pattern}$")]
+    preset: str
+    engine: Engine = "native"
+    config: FinetuneConfig
+    provenance: dict[str, Literal["default", "preset", "flag"]]
+    """Where the value of each field of ``config`` came from."""
+    datasets: list[SnapshotRef]
+    """One per entry of ``config.dataset_path``, in its order."""
+    base_model: SnapshotRef
+    wandb: WandbSpec
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    git_sha: str | None = None
+    """Commit of pippa's own checkout or image."""
+    image: str | None = None
+    """Digest of the training image; None for a process."""

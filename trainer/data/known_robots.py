@@ -1,0 +1,88 @@
+"""The ``meta/modality.json`` of arms that LeRobot records without one, one per data config.
+
+Upstream: ``examples/SO-100/so100_dualcam__modality.json`` and its one-camera variant, which people copy by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info
+from trainer.errors import DatasetError
+
+_JOINTS = {"single_arm": StateActionEntry(start=0, end=5), "gripper": StateActionEntry(start=5, end=6)}
+
+
+def _so100(*cameras: str) -> Modality:
+    """An SO-100 or SO-101: five joints, the gripper, and cameras named as LeRobot names them."""
+    return Modality(
+        state=_JOINTS,
+        action=_JOINTS,
+        video={camera: SourceEntry(original_key=f"observation.images.{camera}") for camera in cameras},
+        annotation={"human.task_description": SourceEntry(original_key="task_index")},
+    )
+
+
+MODALITIES: dict[str, Modality] = {"so100_dualcam": _so100("front", "wrist"), "so100": _so100("webcam")}
+"""By the name of the data config they belong to."""
+
+
+def fitting_modality(folder: Path, data_config: str | None) -> Modality | None:
+    """What ``meta/modality.json`` of the dataset in ``folder`` has to be, judged by its cameras and dimensions.
+
+    None when ``folder`` has the file, or when nothing here fits and ``data_config`` has no modality here. Raises
+    ``DatasetError`` with every difference when the one of ``data_config`` does not fit.
+    """
+    if (folder / "meta/modality.json").exists() or (data_config is not None and data_config not in MODALITIES):
+        return None
+    try:
+        info = load_info(folder)
+    except DatasetError:
+        return None  # the check lists that with all other problems
+    if data_config in MODALITIES:
+        if found := _differences(info, MODALITIES[data_config]):
+            raise DatasetError(
+                f"The dataset has no meta/modality.json, and that of {data_config} does not fit it:\n"
+                + "\n".join(f"  {each}" for each in found),
+                "Write meta/modality.json with the dataset's own cameras and joints (docs/data.md shows one), and use "
+                "or declare a data config with the same names.",
+            )
+        return MODALITIES[data_config]
+    return next((modality for modality in MODALITIES.values() if not _differences(info, modality)), None)
+
+
+def to_json(modality: Modality) -> str:
+    """The text of ``meta/modality.json``."""
+    return json.dumps(modality.model_dump(exclude_defaults=True), indent=4) + "\n"
+
+
+def _differences(info: Info, modality: Modality) -> list[str]:
+    found: list[str] = []
+    cameras = {name for name, described in info.features.items() if described.get("dtype") == "video"}
+    expected = {modality.column("video", key) for key in modality.video}
+    if not expected <= cameras:
+        found.append(f"it expects the cameras {', '.join(sorted(expected))}; there are {_listed(cameras)}")
+    for name in ("state", "action"):
+        column = modality.column(name, "gripper")
+        wanted = max(entry.end for entry in getattr(modality, name).values())
+        width = _width(info.features.get(column))
+        if width is None:
+            found.append(f"it expects {column}, which is not there")
+        elif width != wanted:
+            found.append(f"it expects {wanted} dimensions in {column}; there are {width}")
+    return found
+
+
+def _width(feature: dict[str, Any] | None) -> int | None:
+    shape = (feature or {}).get("shape")
+    try:
+        return math.prod(int(size) for size in shape) if shape else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)) or "none"

@@ -1,0 +1,233 @@
+"""``GR00TN15Config``: the ``config.json`` of a GR00T N1.5 checkpoint, in upstream's fields.
+
+Upstream keeps the backbone's sizes in its package (``eagle2_hg_model/config.json``), not in the checkpoint. Here they
+are one more section of ``config.json``, ``eagle_config``; a checkpoint without it has the official 3B model's sizes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import PreTrainedConfig, Qwen3Config, SiglipVisionConfig
+
+from trainer.errors import UsageError
+from trainer.gr00t.base_model import MODEL_TYPE
+
+
+class _Section(BaseModel):
+    """A section of ``config.json``. Keys we don't know are upstream's and stay as they are."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+
+
+class BackboneConfig(_Section):
+    """``backbone_cfg``: how the features are taken from the Eagle model."""
+
+    eagle_path: str = "NVEagle/eagle_er-qwen3_1_7B-Siglip2_400M_stage1_5_128gpu_er_v7_1mlp_nops"
+    load_bf16: bool = False
+    project_to_dim: int | None = None
+    reproject_vision: bool = False
+    select_layer: int = Field(default=12, ge=1)
+    tune_llm: bool = False
+    tune_visual: bool = True
+    use_flash_attention: bool = True
+
+
+class TransformerConfig(_Section):
+    """``vl_self_attention_cfg``: transformer blocks over the backbone's features."""
+
+    num_layers: int = Field(default=4, ge=0)
+    num_attention_heads: int = Field(default=32, ge=1)
+    attention_head_dim: int = Field(default=64, ge=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    final_dropout: bool = True
+    positional_embeddings: None = None
+
+    @property
+    def inner_dim(self) -> int:
+        """Width of the tokens."""
+        return self.num_attention_heads * self.attention_head_dim
+
+
+class DiTConfig(TransformerConfig):
+    """``diffusion_model_cfg``: the diffusion transformer."""
+
+    num_layers: int = Field(default=16, ge=1)
+    attention_head_dim: int = Field(default=48, ge=1)
+    cross_attention_dim: int = 2048
+    output_dim: int = 1024
+    interleave_self_attention: bool = True
+    norm_type: str = "ada_norm"
+
+
+class ActionHeadConfig(_Section):
+    """``action_head_cfg``: the flow-matching action head."""
+
+    action_dim: int = Field(default=32, ge=1)
+    action_horizon: int = Field(default=16, ge=1)
+    add_pos_embed: bool = True
+    backbone_embedding_dim: int = 2048
+    diffusion_model_cfg: DiTConfig = DiTConfig()
+    hidden_size: int = 1024
+    input_embedding_dim: int = 1536
+    max_action_dim: int = 32
+    max_num_embodiments: int = Field(default=32, ge=1)
+    max_seq_len: int = 1024
+    max_state_dim: int = 64
+    model_dtype: str = "float32"
+    noise_beta_alpha: float = 1.5
+    noise_beta_beta: float = 1.0
+    noise_s: float = 0.999
+    num_inference_timesteps: int = Field(default=4, ge=1)
+    num_target_vision_tokens: int = 32
+    num_timestep_buckets: int = 1000
+    tune_diffusion_model: bool = True
+    tune_projector: bool = True
+    use_vlln: bool = True
+    vl_self_attention_cfg: TransformerConfig = TransformerConfig()
+
+
+class EagleConfig(_Section):
+    """``eagle_config``: sizes of the vision tower and the language model, in the keys of upstream's packaged file."""
+
+    text_config: dict[str, Any]
+    vision_config: dict[str, Any]
+    image_token_index: int = 151669
+    force_image_size: int = 224
+    mlp_connector_layers: int = 1
+    select_layer: int = -1
+    use_pixel_shuffle: bool = False
+    torch_dtype: str = "bfloat16"
+    """Dtype of the backbone's weights in memory, whatever the file holds (upstream: always bfloat16)."""
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens one image becomes in the language model's sequence."""
+        return (self.vision_config["image_size"] // self.vision_config["patch_size"]) ** 2
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """``torch_dtype`` as torch's own type."""
+        return getattr(torch, self.torch_dtype)
+
+    def qwen3(self, layers: int, attention: str) -> Qwen3Config:
+        """The language model's configuration, cut to its first ``layers`` layers, with ``attention`` as its kernel."""
+        cut = {"num_hidden_layers": layers, "layer_types": None, "use_cache": False, "attn_implementation": attention}
+        text: dict[str, Any] = {**self.text_config, **cut}
+        return Qwen3Config(**text)
+
+    def siglip(self) -> SiglipVisionConfig:
+        """The vision tower's configuration."""
+        vision: dict[str, Any] = {**self.vision_config, "attn_implementation": "sdpa"}
+        return SiglipVisionConfig(**vision)
+
+
+OFFICIAL_EAGLE = EagleConfig(
+    text_config={
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 151643,
+        "eos_token_id": 151645,
+        "head_dim": 128,
+        "hidden_act": "silu",
+        "hidden_size": 2048,
+        "intermediate_size": 6144,
+        "max_position_embeddings": 40960,
+        "num_attention_heads": 16,
+        "num_hidden_layers": 28,
+        "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-6,
+        "rope_theta": 1000000,
+        "tie_word_embeddings": True,
+        "use_sliding_window": False,
+        "vocab_size": 151680,
+    },
+    vision_config={
+        "model_type": "siglip_vision_model",
+        "attention_dropout": 0.0,
+        "hidden_act": "gelu_pytorch_tanh",
+        "hidden_size": 1152,
+        "image_size": 224,
+        "intermediate_size": 4304,
+        "layer_norm_eps": 1e-6,
+        "num_attention_heads": 16,
+        "num_channels": 3,
+        "num_hidden_layers": 27,
+        "patch_size": 14,
+    },
+)
+"""The backbone of nvidia/GR00T-N1.5-3B."""
+
+
+class GR00TN15Config(PreTrainedConfig):
+    """Configuration of a GR00T N1.5 model; the defaults are those of nvidia/GR00T-N1.5-3B.
+
+    The sections are kept as plain dictionaries, as upstream reads and writes them; ``backbone``, ``action_head`` and
+    ``eagle`` give them checked and with defaults filled in. Raises ``UsageError`` for a section that can't be built.
+    """
+
+    model_type = MODEL_TYPE
+
+    backbone_cfg: dict[str, Any] | None = None
+    action_head_cfg: dict[str, Any] | None = None
+    eagle_config: dict[str, Any] | None = None
+    action_horizon: int = 16
+    action_dim: int = 32
+    hidden_size: int = 2048
+    model_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    upstream_exact: bool = False
+    """Let padding tokens take part in attention as they do upstream, so that a sample's result depends on the prompts
+    it is batched with. ``backbone_cfg.use_flash_attention`` then tells what padding attends to in the language model:
+    nothing (true: upstream on a GPU) or every position alike (false: upstream with SDPA attention)."""
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.backbone_cfg = BackboneConfig.model_validate(self.backbone_cfg or {}).model_dump()
+        self.action_head_cfg = ActionHeadConfig.model_validate(self.action_head_cfg or {}).model_dump()
+        self.eagle_config = EagleConfig.model_validate(self.eagle_config or OFFICIAL_EAGLE).model_dump()
+        super().__post_init__(**kwargs)
+
+    @property
+    def backbone(self) -> BackboneConfig:
+        """``backbone_cfg``, typed."""
+        return BackboneConfig.model_validate(self.backbone_cfg)
+
+    @property
+    def action_head(self) -> ActionHeadConfig:
+        """``action_head_cfg``, typed."""
+        return ActionHeadConfig.model_validate(self.action_head_cfg)
+
+    @property
+    def eagle(self) -> EagleConfig:
+        """``eagle_config``, typed."""
+        return EagleConfig.model_validate(self.eagle_config)
+
+
+def read_config(folder: Path) -> GR00TN15Config:
+    """The configuration in ``folder/config.json``.
+
+    Raises ``UsageError`` when the file is missing, is not JSON, or belongs to another kind of model.
+    """
+    path = folder / "config.json"
+    hint = "A GR00T N1.5 base model or checkpoint is a folder with config.json and *.safetensors."
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = "is not JSON" if path.is_file() else "does not exist"
+        raise UsageError(f"{path} {reason}.", hint) from error
+    found = values.get("model_type") or values.get("type") or "nameless"
+    if found != GR00TN15Config.model_type:
+        raise UsageError(
+            f"{path} describes a {found!r} model, not {GR00TN15Config.model_type!r}.",
+            hint + " (N1, N1.6 and N1.7 have other architectures.)",
+        )
+    try:
+        return GR00TN15Config.from_dict(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"{path} is not a configuration of GR00T N1.5: {problems}", hint) from error

@@ -1,0 +1,163 @@
+"""``EagleProcessor``: instructions and camera images to the backbone's inputs.
+
+Follows upstream's ``eagle2_hg_model/processing_eagle2_5_vl.py`` and its chat template, for the one case GR00T N1.5
+uses: a user turn with one 224x224 image per camera, then the instruction.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from tokenizers import Tokenizer
+from transformers import Qwen2Tokenizer
+
+from trainer.config.settings import hub_token
+from trainer.errors import DatasetError, UsageError
+from trainer.gr00t.base_model import HUB_TOKENIZER, TOKENIZER_FILES, has_tokenizer
+from trainer.gr00t.n15.config import EagleConfig, read_config
+from trainer.gr00t.weights import resolve_folder
+from trainer.hardlink import link_or_copy
+
+IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
+PAD_TOKEN = "<|endoftext|>"  # noqa: S105
+SPECIAL_TOKENS = (PAD_TOKEN, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>")
+
+
+def prompt_text(instruction: str, views: int, image_tokens: int) -> str:
+    """The whole prompt of one sample, with ``image_tokens`` placeholders per camera image."""
+    images = "".join(f"<image {k}><img>{IMAGE_TOKEN * image_tokens}</img>" for k in range(1, views + 1))
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\n{images}{instruction}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+class EagleProcessor:
+    """Turns instructions and images into the backbone's inputs; each instruction is tokenised once."""
+
+    def __init__(self, tokenizer: Tokenizer, eagle: EagleConfig) -> None:
+        """``tokenizer`` must know the image token under the id ``eagle`` names, else ``UsageError``."""
+        found, pad = tokenizer.token_to_id(IMAGE_TOKEN), tokenizer.token_to_id(PAD_TOKEN)
+        if found != eagle.image_token_index or pad is None:
+            raise UsageError(
+                f"The tokenizer gives {IMAGE_TOKEN} the id {found}, the model wants {eagle.image_token_index}.",
+                "Use the tokenizer files that belong to this base model.",
+            )
+        self.tokenizer = tokenizer
+        self._pad_token = pad
+        self.image_size = eagle.force_image_size
+        self.image_tokens = eagle.image_tokens
+        self._image_token = eagle.image_token_index
+        self._prompts: dict[tuple[str, int], torch.Tensor] = {}
+
+    @classmethod
+    def from_directory(cls, path: str | PathLike[str]) -> EagleProcessor:
+        """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
+
+        A folder without tokenizer files, as the official one, gets those of ``HUB_TOKENIZER`` from the hub or its
+        cache. Raises ``UsageError`` when there is no config.json, or the tokenizer can't be had.
+        """
+        folder = resolve_folder(path)
+        return cls(_load_tokenizer(folder), read_config(folder).eagle)
+
+    def save_pretrained(self, folder: str | PathLike[str], same_as: Path | None = None) -> None:
+        """Write the tokenizer's files, so that a checkpoint in ``folder`` is a base model by itself.
+
+        ``same_as`` is a folder that this processor was saved in before: its files are linked, not written again. The
+        official tokenizer takes 0.15 s to write, and keeps Python's lock meanwhile.
+        """
+        file, settings_file = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
+        if same_as and (same_as / file.name).is_file() and (same_as / settings_file.name).is_file():
+            link_or_copy(same_as / file.name, file)
+            link_or_copy(same_as / settings_file.name, settings_file)
+            return
+        self.tokenizer.save(str(file))
+        settings = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|im_end|>",
+            "pad_token": PAD_TOKEN,
+            "padding_side": "left",
+        }
+        settings_file.write_text(json.dumps(settings, indent=2) + "\n")
+
+    def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, Any]:
+        """Inputs for a batch of B instructions and, for each, its camera images uint8 [V, H, W, 3].
+
+        ``eagle_input_ids`` int64 [B, N], left-padded, ``eagle_attention_mask`` int64 [B, N], 0 where padded, and
+        ``eagle_pixel_values`` float32 [B x V, 3, H, W] in [-1, 1]. Also what the model would have to wait for a GPU to
+        know: ``eagle_unpadded``, whether no token is padding, and ``eagle_image_tokens``, how many are images'.
+        Raises ``DatasetError`` for images of another size or type, or an instruction with a special token in it.
+        """
+        return {
+            **self.encode_prompts(texts, [len(views) for views in images]),
+            "eagle_pixel_values": self._pixels(images),
+        }
+
+    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, Any]:
+        """The same without the pixel values, for instructions with so many camera images each."""
+        prompts = [self._prompt(text, count) for text, count in zip(texts, views, strict=True)]
+        length = max(map(len, prompts))
+        input_ids = torch.full((len(prompts), length), self._pad_token)
+        mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, length - len(prompt) :] = prompt
+            mask[row, length - len(prompt) :] = 1
+        return {
+            "eagle_input_ids": input_ids,
+            "eagle_attention_mask": mask,
+            "eagle_unpadded": all(len(prompt) == length for prompt in prompts),
+            "eagle_image_tokens": self.image_tokens * sum(views),
+        }
+
+    def _prompt(self, instruction: str, views: int) -> torch.Tensor:
+        """Token ids of one prompt; with few instructions and many steps this is nearly always a look-up."""
+        cached = self._prompts.get((instruction, views))
+        if cached is not None:
+            return cached
+        text = prompt_text(instruction, views, self.image_tokens)
+        prompt = torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
+        if int((prompt == self._image_token).sum()) != views * self.image_tokens:
+            raise DatasetError(
+                f"The instruction {instruction!r} contains the model's own token {IMAGE_TOKEN}.",
+                "Write the instruction in plain words in meta/tasks.jsonl.",
+            )
+        self._prompts[instruction, views] = prompt
+        return prompt
+
+    def _pixels(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        size = self.image_size
+        for views in images:
+            if views.dtype != np.uint8 or views.ndim != 4 or views.shape[1:] != (size, size, 3):
+                raise DatasetError(
+                    f"Images are {views.dtype} {list(views.shape)}; the model takes uint8 [views, {size}, {size}, 3].",
+                    f"The data config's transforms must resize images to {size}x{size}.",
+                )
+        stacked = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)
+        return stacked.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
+
+
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    if not has_tokenizer(folder):
+        try:
+            files = list(TOKENIZER_FILES)
+            folder = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=files, token=hub_token()))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise UsageError(
+                f"{folder} has no tokenizer.json, and {HUB_TOKENIZER} could not be had from the Hugging Face Hub "
+                f"({type(error).__name__}).",
+                f"Where there is a network, run `hf download {HUB_TOKENIZER}` and copy its files into the folder.",
+            ) from error
+    try:
+        if (folder / "tokenizer.json").is_file():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
+    except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
+        raise UsageError(f"The tokenizer files in {folder} can't be read ({error}).", "Copy them again.") from error

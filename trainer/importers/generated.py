@@ -1,0 +1,69 @@
+"""What pippa makes itself: the synthetic dataset and the tiny base model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.config.run_spec import SnapshotRef
+from trainer.errors import PippaError
+from trainer.importers.downloads import Log
+from trainer.importers.names import SYNTHETIC, TINY, Kind
+from trainer.store import snapshots
+from trainer.store.client import ObjectStore
+from trainer.store.manifest import read_manifest
+
+NAMES: dict[Kind, str] = {"dataset": SYNTHETIC, "model": TINY}
+_MAKERS: dict[Kind, tuple[str, str]] = {
+    "dataset": ("trainer.data.synthetic", "make_synthetic"),
+    "model": ("trainer.gr00t.n15.tiny", "make_tiny_base_model"),
+}
+"""The module and function that make it."""
+_KINDS: dict[Kind, str] = {"dataset": "dataset", "model": "base-model"}
+"""As `trainer prepare` calls them."""
+
+
+def stored(store: ObjectStore, kind: Kind) -> SnapshotRef | None:
+    """What this version of the generator made, when the store has it."""
+    ref = snapshots.latest(store, kind, NAMES[kind])
+    if ref and read_manifest(store, ref).origin.get("generator_sha256") == generator_sha256(kind):
+        return ref
+    return None
+
+
+def generator_sha256(kind: Kind) -> str:
+    """Hash of the generator's source: another version makes something else."""
+    module = _MAKERS[kind][0]
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise PippaError(f"{module} is missing.", "Install pippa with its `trainer` dependencies: `uv sync`.")
+    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+
+
+@contextmanager
+def made(kind: Kind, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A temporary folder with it, and its origin."""
+    name, (module, function) = NAMES[kind], _MAKERS[kind]
+    log(f"Making {name}.")
+    work.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=work, prefix="make-") as temporary:
+        folder = Path(temporary) / name
+        # In a child: the generator may import torch, and this process stays light.
+        code = f"import sys, pathlib; from {module} import {function}; {function}(pathlib.Path(sys.argv[1]))"
+        done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+        missing = re.search(r"No module named '(\w+)", done.stderr)
+        if done.returncode and missing:
+            raise PippaError(
+                f"{name} is not in the store, and making it takes {missing[1]}, which is not installed here.",
+                f"Make it once with the trainer image: `trainer prepare {_KINDS[kind]} {name}`.",
+            )
+        if done.returncode:
+            raise PippaError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
+        yield folder, {"generator": module, "generator_sha256": generator_sha256(kind)}

@@ -1,0 +1,111 @@
+"""From a folder as it was recorded or downloaded to one that can be trained on: its layout, its modality, the check."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from trainer.errors import DatasetError
+from trainer.importers.downloads import Log
+from trainer.store import tree
+
+BOOKKEEPING = (".git", ".cache")
+"""What git and the hub's client leave beside the files; no part of a snapshot."""
+
+
+def ignored(path: str) -> bool:
+    """Whether a POSIX path of a folder stays out of its snapshot."""
+    return path in BOOKKEEPING
+
+
+@contextlib.contextmanager
+def normalized(
+    folder: Path, data_config: str | None, name: str, work: Path, log: Log = lambda _: None
+) -> Iterator[tuple[Path, dict[str, str]]]:
+    """``folder``, or a temporary one in ``work`` made from it, as GR00T N1.5 reads it; and what was changed, as origin.
+
+    LeRobot v3 becomes v2.1. A missing ``meta/modality.json`` is added for the arms pippa knows. ``folder`` itself is
+    left as it is. Raises ``DatasetError`` for what can't be converted, does not fit ``data_config``, or is no data.
+    """
+    from trainer.data.known_robots import fitting_modality, to_json
+    from trainer.data.layout_v3 import convert_to_v21, is_v3
+
+    refuse_pointers(folder, name)
+    if not (folder / "meta/info.json").is_file():
+        raise DatasetError(
+            f"{name} is not a LeRobot dataset: it has no meta/info.json.",
+            "Name the folder that has `meta`, `data` and `videos` in it.",
+        )
+    version = is_v3(folder)
+    ready, changed = folder, {}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_named(name, folder, work))
+
+        def temporary() -> Path:
+            work.mkdir(parents=True, exist_ok=True)
+            return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="fit-"))) / "dataset"
+
+        if version:
+            log(f"Converting {name} from LeRobot {version} to v2.1, which GR00T N1.5 reads.")
+            ready = convert_to_v21(folder, temporary())
+            changed["converted"] = f"LeRobot {version}"
+        if modality := fitting_modality(ready, data_config):
+            if ready == folder:
+                ready = linked(folder, temporary())
+            (ready / "meta/modality.json").write_text(to_json(modality), encoding="utf-8")
+            changed["modality"] = "added"
+            log(f"{name} has no meta/modality.json; adding the one that fits its cameras and joints.")
+        require_valid(ready, data_config, name)
+        yield ready, changed
+
+
+def require_valid(folder: Path, data_config: str | None, name: str) -> None:
+    """Check a dataset before anything costly touches it. Raises ``DatasetError`` with every problem and its fix."""
+    if data_config is None:
+        return
+    from trainer.data.checks import check_dataset, format_problems
+
+    problems = check_dataset(folder, data_config)
+    if problems:
+        raise DatasetError(
+            f"{name} can't be trained on with --data-config {data_config}:\n{format_problems(problems)}",
+            f"`pippa data check PATH --data-config {data_config}` checks it again in seconds.",
+        )
+
+
+def refuse_pointers(folder: Path, name: str) -> None:
+    """Raise ``DatasetError`` when a file is git-lfs's placeholder instead of the data."""
+    from trainer.data.dataset_meta import LFS_POINTER
+
+    for file in tree.scan(folder, ignored):
+        # A pointer is some 130 bytes.
+        if file.size < 1024:
+            with file.source.open("rb") as stream:
+                if stream.read(len(LFS_POINTER)) == LFS_POINTER:
+                    raise DatasetError(
+                        f"{name}: {file.path} is a git-lfs pointer, not the data.",
+                        "In the clone: `git lfs install && git lfs pull`. Or let pippa fetch it: "
+                        "`pippa data add git+https://HOST/OWNER/REPOSITORY@REF#FOLDER`.",
+                    )
+
+
+def linked(folder: Path, into: Path) -> Path:
+    """A folder of links to the files of ``folder``, to which files can be added."""
+    for file in tree.scan(folder, ignored):
+        link = into / file.path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(file.source.resolve())
+    return into
+
+
+@contextlib.contextmanager
+def _named(name: str, folder: Path, work: Path) -> Iterator[None]:
+    """Problems name the files of the dataset, not those of a temporary folder in ``work``."""
+    try:
+        yield
+    except DatasetError as error:
+        places = rf"{re.escape(str(work))}/fit-[^/]+/dataset/|{re.escape(str(folder))}/"
+        raise DatasetError(re.sub(places, f"{name}: ", error.message), error.hint) from error

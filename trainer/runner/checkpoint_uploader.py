@@ -1,0 +1,325 @@
+"""Checkpoints on their way into the object store, while the training goes on.
+
+One thread watches the engine's output directory and takes every complete ``checkpoint-<step>`` aside by hard links, so
+that the engine may delete it (``save_total_limit``) before it is uploaded. Another uploads what was taken aside, lowest
+step first, and registers it. The training waits for neither; the store may be down for as long as it likes.
+
+Training state goes up apart and less often (``resume_points``): with AdamW it is two thirds of what a checkpoint adds,
+and of use only while the run is not done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from trainer.config.run_spec import RunSpec
+from trainer.errors import PippaError, StoreError
+from trainer.events import CheckpointEvent, Event, WarningEvent
+from trainer.hardlink import link_or_copy
+from trainer.runner import checkpoint_folder
+from trainer.store import registry, resume_points, snapshots
+from trainer.store.client import ObjectStore
+from trainer.store.hashing import HashMemory
+
+PENDING = "pending-uploads"
+"""Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""
+
+POLL_SECONDS = 0.2
+QUIET_SECONDS = 5.0
+"""An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
+BACKOFF_SECONDS = (0.5, 30.0)
+STATE_PAUSE = 10
+"""After the training state was sent, none is for so many times as long as that took."""
+
+
+class Uploader:
+    """Uploads and registers the checkpoints of one run in the background.
+
+    ``atomic`` says that the engine commits a checkpoint by renaming it into place (the native engine); upstream's
+    writes in place. ``foreign`` are steps that lie in ``output_dir`` but are not this run's to register, ``registered``
+    those that are in the registry already.
+    """
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        spec: RunSpec,
+        output_dir: Path,
+        emit: Callable[[Event], None],
+        *,
+        atomic: bool,
+        foreign: Iterable[int] = (),
+        registered: Iterable[int] = (),
+        quiet_seconds: float = QUIET_SECONDS,
+    ) -> None:
+        self._store = store
+        self._spec = spec
+        self._output_dir = output_dir
+        self._emit = emit
+        self._atomic = atomic
+        self._quiet_seconds = quiet_seconds
+        self._foreign = set(foreign)
+        self._seen: set[int] = {*self._foreign, *registered}
+        self._signatures: dict[int, tuple[object, float]] = {}
+        self._engine_ended = threading.Event()
+        self._abandoned = threading.Event()
+        self._progress = time.monotonic()
+        self._hashes = HashMemory()
+        self._resumable = False
+        self._state_sent = time.monotonic()
+        self._state_seconds: float | None = None
+        """What sending the training state takes; None before it is known."""
+        self._watched_all = False
+        """The watcher ended after the engine, with every whole checkpoint set aside."""
+        self.pending_dir = output_dir / PENDING
+        self.registered: list[int] = []
+        self.unkept: str = ""
+        """Why a checkpoint can't be set aside for the time being: this disk is full or in trouble."""
+        self.outage: str = ""
+        """Why what was set aside can't be uploaded for the time being."""
+        self._watcher = threading.Thread(target=self._watch, name="checkpoint-watch", daemon=True)
+        self._worker = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
+
+    def start(self) -> None:
+        """Start watching. What an earlier attempt of this run took aside but didn't upload goes first."""
+        self._seen.update(checkpoint_folder.checkpoints(self.pending_dir))
+        self._watcher.start()
+        self._worker.start()
+
+    def finish(
+        self,
+        patience_seconds: float = 3600,
+        stopped: Callable[[], bool] = lambda: False,
+        *,
+        resumable: bool = False,
+    ) -> bool:
+        """After the engine's end: upload what is left. Returns whether every whole checkpoint is in the registry.
+
+        ``resumable`` says that the run is not done and may be continued elsewhere: the training state goes up too.
+
+        Gives up when nothing got through for ``patience_seconds`` or when ``stopped()``; nothing is lost then, it lies
+        in the output directory, and the next ``trainer run --run-id`` uploads it.
+        """
+        self._resumable = resumable
+        self._engine_ended.set()
+        self._progress = time.monotonic()
+        while self._worker.is_alive():
+            self._worker.join(timeout=0.1)
+            if stopped() or time.monotonic() - self._progress > patience_seconds:
+                self._abandoned.set()
+                self._worker.join(timeout=5)
+                break
+        try:
+            return self._watched_all and not checkpoint_folder.checkpoints(self.pending_dir)
+        except OSError:
+            return False
+
+    def _watch(self) -> None:
+        while True:
+            ended = self._engine_ended.is_set()
+            if trouble := self._look(ended=ended):
+                self._warn_once(self.unkept, trouble)
+            self.unkept = trouble
+            if ended and not trouble:
+                self._watched_all = True
+                return
+            if self._abandoned.wait(POLL_SECONDS if ended else 0):
+                return
+            self._engine_ended.wait(POLL_SECONDS)
+
+    def _look(self, *, ended: bool) -> str:
+        """Set aside what is complete. Returns what must be tried again, and why; empty when nothing must."""
+        troubles: list[str] = []
+        try:
+            found = checkpoint_folder.checkpoints(self._output_dir)
+        except OSError as error:
+            return str(error)
+        for step, folder in found.items():
+            if step in self._seen:
+                continue
+            try:
+                if self._complete(step, folder, max(found), ended=ended):
+                    self._take_aside(step, folder)
+            except OSError as error:  # a full disk, a network disk that hiccups
+                troubles.append(f"{folder.name} can't be set aside for uploading ({error})")
+        return "; ".join(troubles)
+
+    def _complete(self, step: int, folder: Path, newest: int, *, ended: bool) -> bool:
+        if not self._atomic and not ended and step == newest and not self._is_quiet(step, folder):
+            return False
+        problem = checkpoint_folder.problem(folder, step)
+        if problem and (self._atomic or ended or step < newest) and folder.exists():
+            self._seen.add(step)
+            self._emit(
+                WarningEvent(
+                    message=f"{folder.name} is not a whole checkpoint and was not uploaded: {problem}.",
+                    hint="The engine was probably stopped while it saved; the checkpoint before it is whole.",
+                )
+            )
+        return problem is None
+
+    def _is_quiet(self, step: int, folder: Path) -> bool:
+        signature = tuple(
+            (str(file), stat.st_size, stat.st_mtime_ns)
+            for file in sorted(folder.rglob("*"))
+            if (stat := _stat(file)) is not None
+        )
+        now = time.monotonic()
+        before, since = self._signatures.get(step, (None, now))
+        if signature != before:
+            self._signatures[step] = (signature, now)
+            return False
+        return now - since >= self._quiet_seconds
+
+    def _take_aside(self, step: int, folder: Path) -> None:
+        """Link ``folder`` into the pending ones. Raises ``OSError`` when it must be tried again."""
+        staging = self.pending_dir / f".{folder.name}"
+        shutil.rmtree(staging, ignore_errors=True)
+        try:
+            shutil.copytree(folder, staging, copy_function=link_or_copy)
+            staging.rename(self.pending_dir / folder.name)
+        except OSError:
+            shutil.rmtree(staging, ignore_errors=True)
+            if folder.exists():
+                raise
+            self._emit(WarningEvent(message=f"{folder.name} was deleted before it could be uploaded."))
+        self._seen.add(step)
+
+    def _work(self) -> None:
+        delay = BACKOFF_SECONDS[0]
+        while not self._abandoned.is_set():
+            # Asked before looking: the watcher's last round may still set something aside.
+            over = self._engine_ended.is_set() and not self._watcher.is_alive()
+            try:
+                waiting = checkpoint_folder.checkpoints(self.pending_dir)
+                if waiting:
+                    self._upload(*next(iter(waiting.items())))
+                elif over:
+                    last = (
+                        checkpoint_folder.newest(self._output_dir, without=self._foreign) if self._resumable else None
+                    )
+                    if last is not None:
+                        self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
+                    return
+                else:
+                    self._abandoned.wait(POLL_SECONDS)
+                    continue
+            except Exception as error:  # a checkpoint is never given up, whatever went wrong
+                reason = str(error).partition("\n")[0]
+                self._warn_once(self.outage, reason)
+                self.outage = reason
+                self._abandoned.wait(delay)
+                delay = min(delay * 2, BACKOFF_SECONDS[1])
+            else:
+                delay = BACKOFF_SECONDS[0]
+                self.outage = ""
+                self._progress = time.monotonic()
+
+    def _upload(self, step: int, folder: Path) -> None:
+        if step not in self.registered and not self._register(step, folder):
+            shutil.rmtree(folder)
+            return
+        if self._state_seconds is not None and time.monotonic() > self._state_sent + STATE_PAUSE * self._state_seconds:
+            try:
+                self._keep_resumable(step, folder)
+            except Exception as error:  # it must not hold up the checkpoints that follow
+                self._state_sent = time.monotonic()
+                reason = str(error).partition("\n")[0]
+                self._emit(
+                    WarningEvent(
+                        message=f"The training state of step {step} could not be kept in the store: {reason}",
+                        hint="The checkpoint is there. Until it works, only this machine can continue from here.",
+                    )
+                )
+        shutil.rmtree(folder)
+
+    def _register(self, step: int, folder: Path) -> bool:
+        """Upload and register a checkpoint; False when another one is registered as this step."""
+        started = time.monotonic()
+        spec = self._spec
+        pushed = self._push(step, folder, spec.run_id, resume_points.is_training_state)
+        known = {entry.step: entry.snapshot.digest for entry in registry.list_checkpoints(self._store, spec.run_id)}
+        if known.get(step, pushed.ref.digest) != pushed.ref.digest:
+            # Another machine went on with the run from an earlier step; trying again would never help.
+            self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
+            return False
+        # Also moves the aliases `latest` and `<preset>/latest`.
+        registry.register(
+            self._store,
+            registry.CheckpointEntry(
+                run_id=spec.run_id, step=step, snapshot=pushed.ref, spec=spec, wandb_run=_wandb(spec)
+            ),
+        )
+        self.registered.append(step)
+        seconds = time.monotonic() - started
+        if self._state_seconds is None:
+            speed = max(pushed.bytes_uploaded, 1) / seconds
+            self._state_seconds = _training_state_bytes(folder) / speed
+        self._emit(
+            CheckpointEvent(
+                step=step, digest=pushed.ref.digest, bytes_uploaded=pushed.bytes_uploaded, seconds=round(seconds, 3)
+            )
+        )
+        return True
+
+    def _keep_resumable(self, step: int, folder: Path) -> None:
+        """Make ``step`` the one from which another machine continues the run."""
+        run_id = self._spec.run_id
+        before = resume_points.read(self._store, run_id)
+        if before is not None and before.step >= step:
+            return
+        started = time.monotonic()
+        pushed = self._push(step, folder, resume_points.snapshot_name(run_id))
+        resume_points.move(self._store, run_id, resume_points.ResumePoint(step=step, snapshot=pushed.ref))
+        self._state_sent = time.monotonic()
+        self._state_seconds = self._state_sent - started
+
+    def _push(
+        self, step: int, folder: Path, name: str, ignore: Callable[[str], bool] | None = None
+    ) -> snapshots.PushResult:
+        origin = {"run_id": self._spec.run_id, "step": str(step)}
+        return snapshots.push(
+            self._store, folder, "checkpoint", name, origin=origin, ignore=ignore, hash_file=self._hashes
+        )
+
+    def _warn_once(self, before: str, reason: str) -> None:
+        """One warning per outage, however often it is tried again; ``before`` is what was wrong the last time."""
+        if not before:
+            self._emit(
+                WarningEvent(
+                    message=f"A checkpoint can't be uploaded yet: {reason}",
+                    hint="The training goes on; the checkpoint is kept on this disk and tried again until it is in.",
+                )
+            )
+
+
+def failure(uploader: Uploader, run_id: str) -> PippaError:
+    """The error for a run whose last checkpoints are still on this disk only."""
+    reason = uploader.unkept or uploader.outage or "stopped before they were"
+    where = uploader.pending_dir.parent if uploader.unkept else uploader.pending_dir
+    return StoreError(
+        f"Checkpoints of {run_id} could not be uploaded: {reason}.",
+        f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
+    )
+
+
+def _wandb(spec: RunSpec) -> str | None:
+    if spec.config.report_to != "wandb":
+        return None
+    return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+
+
+def _training_state_bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir() if resume_points.is_training_state(file.name))
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,193 @@
+"""Runs an engine as a child process: its lines become events and log, signals reach it once, its end is explained."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import BinaryIO
+
+from trainer.errors import PippaError
+from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
+from trainer.runner.ahead import Ahead
+from trainer.runner.crash_diagnosis import explain, oom_kills
+
+TAIL_LINES = 200
+_BARS = 16_384
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to stop. Like KeyboardInterrupt, no ``except Exception`` swallows it."""
+
+
+class Signals:
+    """SIGTERM and SIGINT for a whole run, as a context manager.
+
+    Before the training the first signal raises ``Interrupted``. From the start of the engine on (``deferred``) it is
+    only noted, and a child that runs gets it as SIGTERM, so that it saves a last checkpoint. A second signal kills the
+    child's whole process group.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.count = 0
+        self.deferred = False
+        self._child: subprocess.Popen[bytes] | None = None
+        self._before: dict[int, object] = {}
+
+    def __enter__(self) -> Signals:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def forward_to(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+        """Send what arrives in this block to ``child``."""
+        self._child = child
+        if self.received is not None:  # it came between the start of the child and here
+            child.terminate()
+        try:
+            yield
+        finally:
+            self._child = None
+
+    @property
+    def exit_code(self) -> int:
+        """128 + the first signal's number."""
+        return 128 + (self.received or 0)
+
+    @property
+    def impatient(self) -> bool:
+        """Whether a second signal came."""
+        return self.count > 1
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        self.received = self.received or number
+        if self._child is not None:
+            if self.impatient:
+                kill_group(self._child)
+            else:
+                # Only the child itself: its data loading processes must live on until it has saved.
+                self._child.terminate()
+        elif not self.deferred or self.impatient:
+            raise Interrupted
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a child ended. ``returncode`` is negative for a signal; ``error`` is the error event it printed, if any."""
+
+    returncode: int
+    tail: list[str]
+    error: ErrorEvent | None
+    oom_killed: bool
+
+    def problem(self) -> PippaError | None:
+        """The error that explains a bad end."""
+        if self.returncode == 0:
+            return None
+        return explain(self.returncode, self.tail, self.error, oom_killed=self.oom_killed)
+
+
+def run_child(
+    command: list[str],
+    environ: Mapping[str, str],
+    signals: Signals,
+    *,
+    emit: Callable[[Event], None],
+    log: Callable[[str], None],
+    translate: Callable[[str], list[Event]] | None = None,
+    keep_fds: Sequence[int] = (),
+    ahead: Ahead | None = None,
+) -> Outcome:
+    """Run ``command`` in a process group of its own until it ends: ``ahead``, where that is it.
+
+    Event lines on its stdout are relayed through ``emit`` (but ``checkpoint`` and ``done``, which only the supervisor
+    can say, and ``error``, which comes back in the outcome); ``translate`` makes events of other lines; everything else
+    goes to ``log``. Whatever it leaves running in its group is killed. Raises ``FileNotFoundError`` or
+    ``PermissionError`` when ``command`` can't be started.
+    """
+    tail: deque[str] = deque(maxlen=TAIL_LINES)
+    errors: list[ErrorEvent] = []
+    kills = oom_kills()
+    signals.deferred = True  # an exception between the child's start and its `try` would leave it behind
+
+    def relay(line: str, *, stdout: bool) -> None:
+        event = parse_event(line) if stdout else None
+        if isinstance(event, ErrorEvent):
+            errors.append(event)
+        elif event is not None:
+            if not isinstance(event, CheckpointEvent | DoneEvent):
+                emit(event)
+        else:
+            translated = translate(line) if translate else []
+            for each in translated:
+                emit(each)
+            if not (translated or _is_bar(line)):
+                tail.append(line)
+                log(line)
+
+    def read(stream: BinaryIO, *, stdout: bool) -> None:
+        for line in _lines(stream):
+            # ValueError: a straggler's line after the log was closed. The pipe must be drained, or the engine stops.
+            with contextlib.suppress(ValueError):
+                relay(line, stdout=stdout)
+
+    child = (ahead.give(command, environ, keep_fds) if ahead else None) or subprocess.Popen(
+        command,
+        env=dict(environ),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=tuple(keep_fds),
+    )
+    assert child.stdout is not None and child.stderr is not None  # noqa: S101 - both are pipes
+    readers = [
+        threading.Thread(target=read, args=(stream,), kwargs={"stdout": stream is child.stdout}, daemon=True)
+        for stream in (child.stdout, child.stderr)
+    ]
+    try:
+        with signals.forward_to(child):
+            for reader in readers:
+                reader.start()
+            child.wait()
+    finally:
+        # Data loading processes that outlive the engine would hold the pipes, and the GPU, open.
+        kill_group(child)
+        child.wait()
+        for reader in readers:
+            reader.join(timeout=10)
+    return Outcome(child.returncode, list(tail), errors[-1] if errors else None, oom_kills() > kills)
+
+
+def kill_group(child: subprocess.Popen[bytes]) -> None:
+    """SIGKILL to every process in ``child``'s group that is left."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+def _lines(stream: BinaryIO) -> Iterator[str]:
+    r"""The lines of ``stream``, also those that end in ``\r``, as progress bars write them."""
+    rest = b""
+    while chunk := stream.read1(_BARS):  # type: ignore[attr-defined]
+        *whole, rest = (rest + chunk).replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+        yield from (line.decode(errors="replace").rstrip() for line in whole if line.strip())
+    if rest.strip():
+        yield rest.decode(errors="replace").rstrip()
+
+
+def _is_bar(line: str) -> bool:
+    """A progress bar in the middle of its way; only its end is worth a line in the log."""
+    return "%|" in line and "100%|" not in line

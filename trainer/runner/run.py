@@ -1,0 +1,361 @@
+"""``trainer run``: the light process around an engine, from the snapshots in the store to the checkpoints in it.
+
+Phases: prepare (dataset and base model into the cache), check (dataset against data config), train (the engine, a child
+process), upload (what is left), evaluate (open loop, another child). It imports no torch.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from signal import SIGINT, SIGKILL, SIGTERM
+
+from trainer import importers
+from trainer.config.argv import require_engine_can, resolve, to_argv
+from trainer.config.run_spec import RunSpec
+from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
+from trainer.errors import EngineError, ExitCode, PippaError, UsageError
+from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
+from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
+from trainer.runner.ahead import AHEAD, Ahead, order
+from trainer.runner.child_process import Interrupted, Signals, run_child
+from trainer.runner.crash_diagnosis import explain
+from trainer.runner.hf_log_parser import HfLogParser
+from trainer.runner.parent_watch import child_environment, die_with_parent
+from trainer.runner.run_log import RunLog
+from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
+from trainer.store import registry, resume_points, runs
+from trainer.store.client import ObjectStore
+
+EVALUATED_EPISODES = 5
+EVALUATED_STEPS = 1000
+"""At most. Upstream's defaults, the first 150 frames of one episode, end before the hand of the demo data closes."""
+_SECRETS = ("PIPPA_S3_SECRET_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+USAGE = """\
+usage: trainer run PRESET [--flag …]   train a preset; `trainer run PRESET --help` lists the flags
+       trainer run --run-id RUN        carry out or continue a run whose spec is in the object store
+"""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Carry out ``trainer run`` with ``argv`` and return the exit code. Raises ``PippaError`` before a run exists."""
+    if not argv or argv[0] in ("-h", "--help"):
+        sys.stdout.write(USAGE)
+        return ExitCode.DONE if argv else ExitCode.USAGE
+    with ExitStack() as stack:
+        waiting = stack.enter_context(_engine_ahead())
+        if list(argv) == [AHEAD]:
+            argv = order()
+        die_with_parent()
+        signals = stack.enter_context(Signals())
+        try:
+            if argv[0].startswith("-"):
+                return _stored(argv, signals, waiting)
+            return _preset(argv[0], argv[1:], signals, waiting)
+        except Interrupted:
+            return signals.exit_code
+
+
+def _engine_ahead(environ: Mapping[str, str] = os.environ) -> AbstractContextManager[Ahead | None]:
+    """The engine as far as it can be without knowing what to train, to be dismissed at the end; no other than ours."""
+    if "PIPPA_FINETUNE_COMMAND" in environ or engine_from(environ) != "native":
+        return nullcontext()
+    return Ahead(_engine_command(environ), _engine_environ(environ))
+
+
+def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
+    preset, config, provenance = resolve(name, flags)
+    engine = engine_from()
+    require_engine_can(config, engine)
+    require_engine_here(engine)
+    store = ObjectStore(StoreSettings.from_environ())
+    store.ensure_bucket()
+    emit = Emitter()
+    emit(PhaseEvent(phase="prepare", message="Bringing dataset and base model into the store."))
+    datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
+    spec = new_spec(preset, config, provenance, datasets, base_model, engine)
+    runs.write_spec(store, spec)
+    return Run(spec, store, signals, waiting).run()
+
+
+def _stored(argv: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
+    option, equals, value = argv[0].partition("=")
+    rest = [*([value] if equals else []), *argv[1:]]
+    if option.replace("_", "-") != "--run-id" or len(rest) != 1:
+        raise UsageError(f"trainer run {shlex.join(argv)}: this is neither a preset nor --run-id RUN.", USAGE.strip())
+    store = ObjectStore(StoreSettings.from_environ())
+    spec = runs.read_spec(store, rest[0])
+    require_engine_here(spec.engine, spec.run_id)
+    return Run(spec, store, signals, waiting).run()
+
+
+class Run:
+    """One run on this machine."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        store: ObjectStore,
+        signals: Signals,
+        waiting: Ahead | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        self.spec = spec
+        self.store = store
+        self.signals = signals
+        self.waiting = waiting
+        self.environ = environ
+        self.home = pippa_home(environ)
+        self.folder = workspace.run_folder(self.home, spec.run_id)
+        self.upload_patience = upload_patience(environ)
+        # Joining with an absolute path gives that path.
+        self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
+        self.record: RunLog
+
+    def run(self) -> int:
+        """All phases. Every end is in the events and in the run's state; the exit code tells which."""
+        with workspace.locked(self.folder, lambda line: print(line, file=sys.stderr)) as lock:  # noqa: T201
+            self._restore_record()
+            before = runs.read_state(self.store, self.spec.run_id)
+            started = before.started if before and before.started else datetime.now(UTC)
+            state = runs.RunState(status="preparing", of=self.spec.config.max_steps, started=started)
+            self.record = RunLog(self.store, self.spec.run_id, self.folder, state, secrets(self.environ))
+            try:
+                self._phases(lock)
+            except Interrupted:
+                return self._stopped()
+            except BaseException as error:
+                known = workspace.as_pippa_error(error, self.folder)
+                message, hint = (known.message, known.hint) if known else (f"{type(error).__name__}: {error}", "")
+                code = known.exit_code if known else ExitCode.FAILED
+                self.record.emit(ErrorEvent(code=code, message=message, hint=hint))
+                self._end("failed", code, message)
+                if known is None:
+                    raise
+                return code
+            if self.signals.received is not None:
+                return self._stopped()
+            with suppress(PippaError):  # only costs room
+                resume_points.forget(self.store, self.spec.run_id)
+            self.record.emit(DoneEvent(message=f"{self.spec.run_id} is done."))
+            return self._end("done", ExitCode.DONE, "")
+
+    def _phases(self, lock: int) -> None:
+        emit, log, spec = self.record.emit, self.record.log, self.spec
+        registered = workspace.registered_steps(self.store, spec.run_id)
+        foreign = workspace.claim_output_dir(
+            self.output_dir, spec.run_id, resume=spec.config.resume, registered=bool(registered)
+        )
+
+        emit(PhaseEvent(phase="prepare", message="Fetching dataset and base model from the store."))
+        datasets = [workspace.cached(self.store, ref, self.home, log) for ref in spec.datasets]
+        base_model = workspace.cached(self.store, spec.base_model, self.home, log)
+
+        emit(PhaseEvent(phase="check", message=f"Checking the dataset against {spec.config.data_config}."))
+        for folder, ref in zip(datasets, spec.datasets, strict=True):
+            importers.require_valid(folder, spec.config.data_config, ref.name)
+
+        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
+        if warning := workspace.disk_warning(spec, base_model, self.output_dir):
+            emit(warning)
+
+        uploader = checkpoint_uploader.Uploader(
+            self.store,
+            spec,
+            self.output_dir,
+            emit,
+            atomic=spec.engine == "native",
+            foreign=foreign,
+            registered=registered,
+        )
+        uploader.start()
+        problem: PippaError | None = None
+        if step is None or step < spec.config.max_steps:
+            message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
+            # The native engine says itself when it has loaded and begins to train.
+            emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
+            self.record.update(status="running", step=step or 0)
+            problem = self._train(datasets, base_model, lock, resume=step is not None)
+
+        emit(PhaseEvent(phase="upload", message="Uploading what is left."))
+        stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
+        over = problem is None and self.signals.received is None
+        if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
+            if self.signals.impatient:
+                raise Interrupted
+            problem = checkpoint_uploader.failure(uploader, spec.run_id)
+        self._keep_wandb()
+        if (
+            problem is None
+            and self.signals.received is None
+            and not workspace.registered_steps(self.store, spec.run_id)
+        ):
+            problem = EngineError("The engine ended well but left no whole checkpoint.", "Its output is in log.txt.")
+        if problem is not None:
+            raise problem
+        if self.signals.received is None:
+            emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
+            self._evaluate(datasets[0], foreign)
+
+    def _train(self, datasets: list[Path], base_model: Path, lock: int, *, resume: bool) -> PippaError | None:
+        spec, record = self.spec, self.record
+        config = spec.config.model_copy(
+            update={
+                "dataset_path": [str(folder) for folder in datasets],
+                "base_model_path": str(base_model),
+                "output_dir": str(self.output_dir),
+                "resume": resume,
+            }
+        )
+        command = [*_engine_command(self.environ), *to_argv(config)]
+        environ = _engine_environ(self.environ)
+        if config.report_to == "wandb":
+            variables, warning = wandb_setup.wandb_environment(spec.wandb, self.folder, self.environ)
+            environ |= variables
+            if warning:
+                record.emit(warning)
+        spec_file = self.folder / "spec.json"
+        spec_file.write_text(spec.model_dump_json(indent=2))
+        environ["PIPPA_RUN_SPEC"] = str(spec_file)
+        record.log(f"+ {shlex.join(command)}")
+        samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
+        translator = HfLogParser(config.max_steps, samples) if spec.engine != "native" else None
+        try:
+            outcome = run_child(
+                command,
+                environ,
+                self.signals,
+                emit=record.emit,
+                log=record.log,
+                translate=translator.feed if translator else None,
+                keep_fds=[lock],
+                # Several devices are several processes, each of which imports torch itself.
+                ahead=self.waiting if config.num_gpus == 1 else None,
+            )
+        except (FileNotFoundError, PermissionError) as error:
+            return EngineError(
+                f"The engine can't be started: {error}.", "PIPPA_FINETUNE_COMMAND must name a program of this image."
+            )
+        if self.signals.received is None:
+            return outcome.problem()
+        if outcome.error or outcome.returncode not in (0, -SIGTERM, -SIGKILL, 128 + SIGTERM, 128 + SIGINT):
+            # It was told to stop, but stopped for another reason: a full disk under its last checkpoint, say.
+            error = explain(outcome.returncode, outcome.tail, outcome.error, oom_killed=outcome.oom_killed)
+            record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
+        return None
+
+    def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
+        """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
+        spec, record = self.spec, self.record
+        try:
+            step = checkpoint_folder.newest(self.output_dir, without=foreign)
+        except OSError as error:
+            record.emit(_not_evaluated(str(error)))
+            return
+        command = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "trainer.evaluate")
+        if step is None or not command:
+            return
+        report = self.folder / "report"
+        report.mkdir(exist_ok=True)
+        flags = {
+            "--model-path": self.output_dir / f"checkpoint-{step}",
+            "--dataset-path": dataset,
+            "--data-config": spec.config.data_config,
+            "--embodiment-tag": spec.config.embodiment_tag,
+            "--report-dir": report,
+            "--trajs": EVALUATED_EPISODES,
+            "--steps": EVALUATED_STEPS,
+        }
+        metrics: dict[str, float] = {}
+
+        def emit(event: Event) -> None:
+            if isinstance(event, EvaluationEvent):
+                event = event.model_copy(update={"step": step})
+                metrics.update(event.metrics)
+            record.emit(event)
+
+        try:
+            outcome = run_child(
+                [*command, *(str(part) for pair in flags.items() for part in pair)],
+                _engine_environ(self.environ),
+                self.signals,
+                emit=emit,
+                log=record.log,
+            )
+            if self.signals.received is not None:
+                return
+            if problem := outcome.problem():
+                raise problem
+            if metrics:
+                record.update(metrics={**record.state.metrics, **metrics})
+                registry.add_metrics(self.store, spec.run_id, step, metrics)  # also moves `<preset>/best`
+            runs.upload_folder(self.store, spec.run_id, report, "report")
+        except (PippaError, OSError) as error:
+            record.emit(_not_evaluated(error.message if isinstance(error, PippaError) else str(error)))
+
+    def _keep_wandb(self) -> None:
+        """Offline W&B runs go into the store with the run."""
+        if wandb_setup.offline_runs(self.folder):
+            try:
+                # Without its `latest-run` and the like, links for people.
+                runs.upload_folder(
+                    self.store,
+                    self.spec.run_id,
+                    self.folder / "wandb",
+                    "wandb",
+                    ignore=lambda path: not path.startswith("offline-run-"),
+                )
+            except PippaError as error:
+                self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
+            self.record.log(f"W&B recorded offline. To upload it: pippa runs sync {self.spec.run_id}")
+
+    def _restore_record(self) -> None:
+        """On another machine than before, the events and the log go on where the store has them."""
+        for name in ("events.jsonl", "log.txt"):
+            file = self.folder / name
+            if not file.exists() and self.store.exists(key := f"runs/{self.spec.run_id}/{name}"):
+                self.store.get_file(key, file)
+
+    def _stopped(self) -> int:
+        """The end by a signal."""
+        message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
+        self.record.log(message)
+        return self._end("stopped", self.signals.exit_code, message)
+
+    def _end(self, status: str, code: int, message: str) -> int:
+        self.record.close(status=status, exit_code=int(code), message=message, ended=datetime.now(UTC))
+        return int(code)
+
+
+def secrets(environ: Mapping[str, str]) -> list[str]:
+    """The secrets this process holds, for masking them in what it writes."""
+    found: list[str] = []
+    for name in _SECRETS:
+        with suppress(PippaError):
+            if value := secret_from(environ, name):
+                found.append(value)
+    return found
+
+
+def _engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The environment of this process without the store's address and keys, which no engine needs."""
+    kept = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
+    return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
+
+
+def _engine_command(environ: Mapping[str, str]) -> list[str]:
+    return _command(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune")
+
+
+def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:
+    return shlex.split(environ[variable]) if variable in environ else [sys.executable, "-m", module]
+
+
+def _not_evaluated(reason: str) -> WarningEvent:
+    return WarningEvent(message=f"The evaluation failed: {reason}", hint="The checkpoints are safe.")

@@ -1,0 +1,236 @@
+"""Weights & Biases: what the engine's environment says, and the native engine's bounded start of its run.
+
+W&B down, slow or misconfigured never stops a training: without a usable key, or with a server that doesn't answer, the
+run is recorded offline and kept with the run in the object store, from where ``pippa runs sync`` uploads it any time.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import netrc
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import Preset
+from trainer.config.run_spec import RunSpec, WandbSpec
+from trainer.config.settings import secret_from
+from trainer.errors import UsageError
+from trainer.events import Event, WarningEvent
+
+if TYPE_CHECKING:
+    from wandb import Run
+
+ENTITY = "wild-ai"
+PROJECT = "pippa"
+INIT_TIMEOUT_SECONDS = 30
+PROBE_TIMEOUT_SECONDS = 10
+_NO_NETWORK = ("offline", "disabled", "dryrun")
+
+
+def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ) -> WandbSpec:
+    """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, grouped by preset."""
+    return WandbSpec(
+        entity=environ.get("WANDB_ENTITY") or ENTITY,
+        project=environ.get("WANDB_PROJECT") or PROJECT,
+        name=run_id.rsplit("-", 1)[0],
+        run_id=run_id,
+        group=preset.name,
+        tags=list(preset.wandb_tags),
+    )
+
+
+def wandb_environment(
+    spec: WandbSpec, folder: Path, environ: Mapping[str, str] = os.environ
+) -> tuple[dict[str, str], WarningEvent | None]:
+    """The variables that make any engine report to ``spec``, and a warning when that can only happen offline.
+
+    ``folder`` is the run's own; W&B's files lie in ``folder/wandb`` and its caches beside it. A ``WANDB_MODE`` the user
+    set wins. The key, which may come from ``WANDB_API_KEY_FILE``, goes into the result: never log it.
+    """
+    variables = {
+        "WANDB_ENTITY": spec.entity,
+        "WANDB_PROJECT": spec.project,
+        "WANDB_NAME": spec.name,
+        "WANDB_RUN_ID": spec.run_id,
+        "WANDB_RESUME": "allow",
+        "WANDB_RUN_GROUP": spec.group,
+        "WANDB_TAGS": ",".join(spec.tags),
+        "WANDB_DIR": str(folder),
+        "WANDB_CACHE_DIR": str(folder / "wandb-cache"),
+        "WANDB_DATA_DIR": str(folder / "wandb-cache" / "data"),
+        "WANDB_ARTIFACT_DIR": str(folder / "wandb-cache" / "artifacts"),
+    }
+    connection, warning = wandb_connection(environ)
+    return {**variables, **connection}, warning
+
+
+def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str, str], WarningEvent | None]:
+    """``WANDB_MODE`` or ``WANDB_API_KEY``, as W&B should have them, and a warning when it can only run offline.
+
+    Takes seconds at most: a key is tried, because what W&B itself does without a usable one is to ask, or to fail.
+    """
+    mode = environ.get("WANDB_MODE", "").lower()
+    if mode in _NO_NETWORK:
+        return {"WANDB_MODE": mode}, None
+    offline = {"WANDB_MODE": "offline"}
+    try:
+        key = secret_from(environ, "WANDB_API_KEY")
+    except UsageError as error:
+        return offline, _offline(error.message)
+    given = {"WANDB_API_KEY": key} if key else {}
+    if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := netrc_key(environ)):
+        return offline, _offline("There is no W&B key on this machine")
+    if key and (reason := _refused(_base_url(environ), key)):
+        return {**given, **offline}, _offline(reason)
+    return given, None
+
+
+def start_run(spec: RunSpec, emit: Callable[[Event], None], environ: Mapping[str, str] = os.environ) -> Run | None:
+    """Start the W&B run of ``spec`` in this process; Hugging Face's callback then logs to it.
+
+    Entity, mode and folders come from ``wandb_environment``. Never raises and never takes longer than the timeout: when
+    the server can't be used, the run starts offline; when even that fails, the answer is None and the caller must
+    keep Hugging Face's callback from trying itself.
+    """
+    return _start(
+        {
+            "entity": spec.wandb.entity,
+            "project": spec.wandb.project,
+            "name": spec.wandb.name,
+            "id": spec.wandb.run_id,
+            "group": spec.wandb.group,
+            "tags": spec.wandb.tags,
+            "config": {**spec.config.model_dump(mode="json"), "lineage": _lineage(spec)},
+            "dir": environ.get("WANDB_DIR"),
+        },
+        emit,
+        environ,
+    )
+
+
+def start_lone_run(
+    config: FinetuneConfig,
+    output_dir: Path,
+    emit: Callable[[Event], None],
+    environ: MutableMapping[str, str] = os.environ,
+) -> Run | None:
+    """Start a W&B run for an engine used by itself, without a run spec; as patient and as harmless as ``start_run``.
+
+    W&B's own variables decide over entity, project, name and id. By default the run is named after ``output_dir`` and
+    its files lie there; ``wandb_config.json`` in it keeps the id, with which ``--resume`` continues the same run.
+    Without a usable key it is recorded offline, with one warning.
+    """
+    connection, warning = wandb_connection(environ)
+    environ.update(connection)
+    if warning is not None:
+        emit(warning)
+    kept = output_dir / "wandb_config.json"
+    run_id = environ.get("WANDB_RUN_ID")
+    if run_id is None and config.resume and kept.is_file():
+        run_id = json.loads(kept.read_text())["run_id"]
+    project = environ.get("WANDB_PROJECT") or PROJECT
+    run = _start(
+        {
+            "project": project,
+            "name": environ.get("WANDB_NAME") or output_dir.name,
+            "id": run_id,
+            "config": config.model_dump(mode="json"),
+            "dir": environ.get("WANDB_DIR") or str(output_dir),
+        },
+        emit,
+        environ,
+    )
+    if run is not None:
+        kept.write_text(json.dumps({"project": project, "run_id": run.id}, indent=2) + "\n")
+    return run
+
+
+def _start(arguments: dict[str, object], emit: Callable[[Event], None], environ: Mapping[str, str]) -> Run | None:
+    import wandb
+
+    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, console="off")
+    mode = environ.get("WANDB_MODE", "online").lower()
+    for attempt in dict.fromkeys([mode, "offline"]):
+        try:
+            return wandb.init(**arguments, resume="allow", settings=settings, mode=attempt)  # pyrefly: ignore[bad-argument-type]
+        except Exception as error:  # whatever W&B raises, the training goes on
+            first = str(error).partition("\n")[0]
+            emit(_offline(f"W&B could not start the run ({type(error).__name__}: {first})"))
+            # W&B's background service still holds the run's id.
+            with contextlib.suppress(Exception):
+                wandb.teardown()
+    return None
+
+
+def offline_runs(folder: Path) -> list[Path]:
+    """The offline runs recorded under the run's ``folder``, oldest first (a resumed run has one per part)."""
+    return sorted((folder / "wandb").glob("offline-run-*"))
+
+
+def _lineage(spec: RunSpec) -> dict[str, object]:
+    return {
+        "run_id": spec.run_id,
+        "preset": spec.preset,
+        "engine": spec.engine,
+        "datasets": [str(ref) for ref in spec.datasets],
+        "base_model": str(spec.base_model),
+        "git_sha": spec.git_sha,
+        "image": spec.image,
+    }
+
+
+def _offline(reason: str) -> WarningEvent:
+    return WarningEvent(
+        message=f"{reason.rstrip('.')}: this run is recorded offline.",
+        hint="Its files are kept with the run; `pippa runs sync RUN` uploads them later. WANDB_API_KEY reports live.",
+    )
+
+
+def _base_url(environ: Mapping[str, str]) -> str:
+    return (environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").rstrip("/")
+
+
+def netrc_key(environ: Mapping[str, str]) -> str | None:
+    """The key ``wandb login`` left in the netrc file, which wandb itself reads."""
+    files = [Path(environ["NETRC"])] if environ.get("NETRC") else [Path.home() / name for name in (".netrc", "_netrc")]
+    for file in files:
+        try:
+            entry = netrc.netrc(file.expanduser()).authenticators(urlsplit(_base_url(environ)).hostname or "")
+        except (OSError, netrc.NetrcParseError):
+            continue
+        if entry and entry[2]:
+            return entry[2]
+    return None
+
+
+def _refused(base_url: str, key: str) -> str | None:
+    """Why the server at ``base_url`` can't be used with ``key``, or None. Takes seconds at most.
+
+    Upstream's engines start W&B themselves, with nothing to catch a refused key, so it is asked beforehand.
+    """
+    request = urllib.request.Request(  # noqa: S310 - http(s) only, checked below
+        f"{base_url}/graphql",
+        data=json.dumps({"query": "query { viewer { username } }"}).encode(),
+        headers={
+            "Content-Type": "application/json",
+            "Authorization": "Basic " + base64.b64encode(f"api:{key}".encode()).decode(),
+        },
+    )
+    if urlsplit(base_url).scheme not in ("http", "https"):
+        return f"WANDB_BASE_URL is not a URL: {base_url}"
+    try:
+        with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_SECONDS) as response:  # noqa: S310
+            viewer = (json.load(response).get("data") or {}).get("viewer")
+    except urllib.error.HTTPError as error:
+        return f"W&B at {base_url} answers {error.code} ({error.reason})"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"W&B at {base_url} can't be reached ({getattr(error, 'reason', None) or type(error).__name__})"
+    return None if viewer else f"W&B at {base_url} does not know this key"

@@ -1,0 +1,311 @@
+"""transformers' ``Trainer``, changed where upstream changes it and where a lost power cord must not cost a run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Sampler
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import get_parameter_names
+
+from trainer.data.collate import Collator, finish_images
+from trainer.data.dataset import TrainingDataset
+from trainer.gr00t.lora import ADAPTER, adapter_state, merged_state, save_adapter
+from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.weights import save_checkpoint, trained_state
+from trainer.hardlink import link_or_copy
+from trainer.training.checkpoints import STAGING, CheckpointWriter
+from trainer.training.host_copies import HoldOptimizer, HostCopies
+from trainer.training.noise import draw_noise
+from trainer.training.sampler import EpochSampler
+
+
+class _TellEpoch(TrainerCallback):
+    """Tells the sampler (order) and the dataset (augmentation, draws from a mixture) which epoch begins."""
+
+    def __init__(self, sampler: EpochSampler, dataset: TrainingDataset) -> None:
+        self._sampler = sampler
+        self._dataset = dataset
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # state.epoch counts epochs taken, in fractions: whole at the start of an epoch, in between after a resume.
+        epoch = int(state.epoch or 0)
+        self._sampler.set_epoch(epoch)
+        self._dataset.set_epoch(epoch)
+
+
+class _CountBatches(TrainerCallback):
+    """Counts the micro-batches of an optimizer step."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.taken = 0
+
+
+class _TellOfFailedSave(TrainerCallback):
+    """Ends the training soon after a checkpoint could not be written, not only when the next one is due."""
+
+    def __init__(self, writer: CheckpointWriter) -> None:
+        self._writer = writer
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self._writer.check()
+
+
+class FinetuneTrainer(Trainer):
+    """Trains a ``GR00TN15`` as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
+
+    A checkpoint is copied and written while the training goes on (``trainer.training.checkpoints``).
+    It appears under its final name ``checkpoint-<step>`` when it is complete; ``train`` returns after the last one has.
+
+    Args:
+        processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
+        experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
+        lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        model: GR00TN15,
+        args: TrainingArguments,
+        train_dataset: TrainingDataset,
+        processor: EagleProcessor,
+        experiment_cfg: Path,
+        callbacks: list[TrainerCallback],
+        lora: bool = False,
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=train_dataset,
+            data_collator=Collator(processor),
+            callbacks=callbacks,
+        )
+        self._groot = model
+        self._lora = lora
+        self._dataset = train_dataset
+        self._output_dir = Path(args.output_dir or ".")
+        # It prints on stdout, which belongs to the events.
+        self.remove_callback(PrinterCallback)
+        self._processor = processor
+        self._experiment_cfg = experiment_cfg
+        self._writer = CheckpointWriter(self._output_dir)
+        self._copies = HostCopies()
+        self._parts: list[Callable[[], object]] | None = None
+        """While a checkpoint is taken: what is left to be written of it."""
+        # What is on the disk can't be asked while training: the ranks would see the writer's rename at different times.
+        self._saved = {path.name for path in self._output_dir.glob("checkpoint-*")}
+        self.add_callback(_TellOfFailedSave(self._writer))
+        self.add_callback(HoldOptimizer(self._copies))
+        self._micro_batches = _CountBatches()
+        self.add_callback(self._micro_batches)
+        # Dropout must differ between the ranks; what has to be equal (model, noise, order) doesn't depend on this.
+        torch.manual_seed(args.seed + args.process_index)
+        model.train()
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # Left by a save that was cut short; never a checkpoint.
+        if self.args.should_save:
+            shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The training batches. Their loader draws its own seed for its workers from a generator of its own.
+
+        From the global one it would draw once per epoch, or once per start where workers persist: the random state, and
+        with it the dropout, would depend on the number of workers and on where a run was resumed.
+        """
+        loader = super().get_train_dataloader()
+        generator = torch.Generator().manual_seed(self.args.seed)
+        # accelerate's wrapper iterates the loader in it, but makes the one that skips batches from its own attributes.
+        for each in (loader, getattr(loader, "base_dataloader", loader)):
+            each.generator = generator
+            each.device = None  # ``_prepare_input`` moves batches
+            if self.args.world_size > 1:
+                each.worker_init_fn = _leave_process_group
+        return loader
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler:
+        sampler = EpochSampler(len(self._dataset), self.args.seed)
+        self.add_callback(_TellEpoch(sampler, self._dataset))
+        return sampler
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Parameters weight decay applies to: transformers 4.51's rule, which upstream trains with.
+
+        Newer versions also spare every name with ``norm`` in it, among them Qwen3's RMSNorm weights.
+        """
+        return [name for name in get_parameter_names(model, [nn.LayerNorm]) if "bias" not in name]
+
+    def _prepare_input(self, data: Any) -> Any:
+        """Move a batch to the training's device without waiting for it.
+
+        accelerate's loader would do it, but the one it makes to skip what a resumed run has seen waits at each batch.
+        """
+        if isinstance(data, torch.Tensor):
+            return data.to(self.args.device, non_blocking=True)
+        return super()._prepare_input(data)
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Images are resized and jittered here, where the batch has arrived on the device."""
+        return finish_images(super()._prepare_inputs(inputs))
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """The flow-matching loss of one batch; the model takes the batch as one dict, as upstream's does."""
+        batch, ranks = self.args.per_device_train_batch_size, self.args.world_size
+        noise, time = draw_noise(
+            self._groot.action_head,
+            inputs["action"],
+            seed=self.args.seed,
+            step=self.state.global_step,
+            first=(self._micro_batches.taken * ranks + self.args.process_index) * batch,
+            samples_per_step=batch * ranks * self.args.gradient_accumulation_steps,
+        )
+        self._micro_batches.taken += 1
+        outputs = model(inputs, noise, time)
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """Forward and backward of one micro-batch; returns its loss.
+
+        transformers' own calls ``model.train()`` at each step: a walk through every module, which takes as long as
+        launching a third of the kernels. Here the mode is set once, when the trainer is made.
+        """
+        inputs = self._prepare_inputs(inputs)
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        """Clip the gradients and return their norm; accelerate compares every parameter of the model first."""
+        return nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Zero: transformers' estimate knows language models only."""
+        return 0
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train; returns when the last checkpoint is complete, also when the training ends by an error."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self._writer.wait()
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return folder if self._parts is None else str(Path(folder) / STAGING)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        name = f"checkpoint-{self.state.global_step}"
+        if name in self._saved:
+            # A run resumed at its last step, or stopped right after a save.
+            return
+        # The copies of the one before are in use until it is written.
+        self._writer.wait()
+        self._parts = parts = []
+        with self._writer.explained():
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._parts = None
+        if self.args.world_size > 1:
+            # Every rank writes its own random state into the staging folder.
+            torch.distributed.barrier()
+        self._saved.add(name)
+        if self.args.should_save:
+            experiment_cfg = self._writer.staged(name) / "experiment_cfg"
+            copy_cfg = partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True)
+            self._copies.begin()
+            self._writer.start(name, [partial(self._write_copied, [*parts, copy_cfg])])
+
+    @cached_property
+    def _weights(self) -> tuple[dict[str, torch.Tensor], set[str]]:
+        """Walking through every module takes as long as copying a small one's weights; they stay the same tensors."""
+        return trained_state(self._groot)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        folder = Path(output_dir) if output_dir else self._output_dir
+        folder.mkdir(parents=True, exist_ok=True)
+        state, trained = merged_state(self._groot) if self._lora else self._weights
+        # Frozen parameters don't change while they are written.
+        copied = self._copies.take("weights", {name: each for name, each in state.items() if name in trained})
+        state = {name: copied.get(name, each) for name, each in state.items()}
+        same = self._writer.last
+        parts: list[Callable[[], object]] = [
+            partial(save_checkpoint, self._groot, folder, state_dict=state, trained=trained, frozen_from=same),
+            partial(self._processor.save_pretrained, folder, same_as=same),
+        ]
+        if self._lora:
+            adapter = self._copies.take(ADAPTER, adapter_state(self._groot))
+            parts.append(partial(save_adapter, self._groot, folder / ADAPTER, adapter))
+        self._write(parts)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        optimizer, scheduler = self.optimizer, self.lr_scheduler
+        if self.args.should_save and optimizer is not None and scheduler is not None:
+            state = self._copies.take("optimizer", optimizer.state_dict())
+            self._write([partial(torch.save, state, Path(output_dir) / "optimizer.pt")])
+            torch.save(scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _write(self, parts: list[Callable[[], object]]) -> None:
+        """Now, or as part of the checkpoint that is being taken."""
+        if self._parts is not None:
+            self._parts += parts
+            return
+        self._copies.begin()
+        self._write_copied(parts)
+
+    def _write_copied(self, parts: list[Callable[[], object]]) -> None:
+        """Frozen weights still lie on the GPU, and are copied by whoever writes them."""
+        self._copies.finish()
+        with self._copies.beside():
+            for part in parts:
+                part()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Nothing: the engine loads a resumed model from its checkpoint to begin with."""
+
+    def save_final(self) -> None:
+        """Leave the final model in the output folder itself, where upstream leaves it.
+
+        The files are hard links to those of the last checkpoint where the file system has them: no second copy.
+        """
+        if not self.args.should_save:
+            return
+        last = self._output_dir / f"checkpoint-{self.state.global_step}"
+        for file in (*last.iterdir(), *last.glob(f"{ADAPTER}/*")):
+            if file.is_file() and file.suffix in {".json", ".safetensors"}:
+                target = self._output_dir / file.relative_to(last)
+                target.parent.mkdir(exist_ok=True)
+                link_or_copy(file, target)
+
+
+def _leave_process_group(_worker: int) -> None:
+    """Runs in each data loading process. torchrun stops a rank by a signal to its whole process group; loading has to
+    go on until the rank has finished its step and saved. A rank that is killed takes its loaders with it all the same.
+    """
+    os.setpgid(0, 0)
