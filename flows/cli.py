@@ -50,8 +50,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("runs pull", "RUN FOLDER", "a run's plots, log, events and W&B files", "runs:pull"),
     Command("runs sync", "RUN", "upload to W&B what was recorded offline", "runs:sync"),
     Command("runs resume", "RUN", "continue a run from its last checkpoint", "runs:resume"),
-    Command("runs follow", "RUN", "watch a training that goes on elsewhere", "remote:follow"),
-    Command("runs cancel", "RUN", "end a training that goes on elsewhere", "remote:cancel"),
+    Command("runs follow", "RUN", "watch a run on another machine", "runs:follow"),
+    Command("runs cancel", "RUN", "end a run on another machine", "runs:cancel"),
 )
 _BY_WORDS = {command.words: command for command in COMMANDS}
 # `pippa data` means `pippa data list`.

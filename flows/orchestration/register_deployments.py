@@ -1,4 +1,4 @@
-"""Brings the table of ``flows.orchestration.deployments`` to a Prefect server: work pool, queues, deployments, schedules."""
+"""Registers the table of ``deployments`` with a Prefect server: work pool, queues, deployments, schedules."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.orchestration.deployments import QUEUES, TAG, Deployment, Timetable, flow_name
-from trainer.runner.run_spec_builder import git_sha
+from trainer.version import git_sha
 
 # Without a command of its own, Prefect's process worker copies the flow's code to a workspace and looks for a project
 # to install; the code lies in the image.
