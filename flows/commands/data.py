@@ -13,6 +13,7 @@ from flows.cli import Parser
 from flows.commands import ByteBar, columns, console, notes, nothing_stored, opened_store, spinner
 from flows.views.terminal import size
 from trainer.config.settings import pippa_home
+from trainer.data.configs import DataConfig, declared
 from trainer.errors import ExitCode, UsageError
 from trainer.importers.origin import changes_text, origin_text
 
@@ -55,7 +56,7 @@ def check(argv: Sequence[str]) -> int:
     """``pippa data check PATH --data-config X``"""
     parser = Parser("pippa data check", description="Check a dataset against a data config, in seconds.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    parser.add_argument("--data-config", required=True, help="name, or module.path:ClassName")
+    parser.add_argument("--data-config", required=True, type=declared, help="name, or a file such as my_robot.toml")
     arguments = parser.parse_args(argv)
     with spinner(f"Checking {arguments.path} against {arguments.data_config}"):
         changes = check_folder(str(arguments.path), arguments.data_config)
@@ -93,7 +94,7 @@ SOURCES = (
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument("--name", help="its name in the store (default: the folder's or repository's)")
-    parser.add_argument("--data-config", help="check it against this data config first")
+    parser.add_argument("--data-config", type=declared, help="check it against this data config first")
 
 
 def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
@@ -123,7 +124,7 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
     return ExitCode.DONE
 
 
-def check_folder(name: str, data_config: str | None) -> list[str]:
+def check_folder(name: str, data_config: str | DataConfig | None) -> list[str]:
     """Check the dataset folder ``name``; what would be changed on its way to the store. Raises ``DatasetError``."""
     from trainer.importers import downloads_folder
     from trainer.importers.names import Folder

@@ -18,6 +18,8 @@ from flows.settings import stop_grace
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings, pippa_home
+from trainer.data.config_file import as_argument
+from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, PhaseEvent, SnapshotEvent
 from trainer.store.client import ObjectStore
@@ -31,7 +33,7 @@ def ensure_imported(
     launcher: LauncherName,
     owner: str,
     *,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
     observe: Observe = lambda _: None,
 ) -> SnapshotRef:
     """The snapshot that ``name`` means (``trainer.importers``), imported unless the store has it.
@@ -63,11 +65,11 @@ def ensure_imported(
     return found[-1]
 
 
-def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | None = None) -> Job:
+def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | DataConfig | None = None) -> Job:
     """The job that brings ``name`` into the store for ``owner`` and says which snapshot it is."""
     arguments = ["prepare", "dataset" if kind == "dataset" else "base-model", name, "--events"]
     if data_config is not None and kind == "dataset":
-        arguments += ["--data-config", data_config]
+        arguments += ["--data-config", as_argument(data_config)]
     which = hashlib.sha256(name.encode()).hexdigest()[:6]
     return Job(
         name=f"{owner}-{kind}-{which}", role="prepare", arguments=arguments, labels={"run-id": owner, "source": name}
@@ -75,7 +77,7 @@ def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | 
 
 
 def _bring_here(
-    store: ObjectStore, kind: importers.Kind, name: str, data_config: str | None, observe: Observe
+    store: ObjectStore, kind: importers.Kind, name: str, data_config: str | DataConfig | None, observe: Observe
 ) -> SnapshotRef:
     work = importers.downloads_folder(pippa_home())
 

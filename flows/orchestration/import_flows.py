@@ -13,6 +13,7 @@ from flows.orchestration.ensure_imported import ensure_imported
 from flows.views.terminal import size
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings
+from trainer.data.configs import declared
 from trainer.importers import Kind
 from trainer.store.client import ObjectStore
 from trainer.store.manifest import read_manifest
@@ -35,7 +36,8 @@ def pull_dataset(name: str, data_config: str | None = None, launcher: LauncherNa
     Args:
         name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), git+https://…@REF#FOLDER, s3://BUCKET/PREFIX,
             robot_sim.PickNPlace, synthetic.PickNPlace, or a name of the store.
-        data_config: Check it against this data config first, so that a training can't be refused later.
+        data_config: Check it against this data config first, so that a training can't be refused later: a built-in
+            one by name, or the JSON of one of your own.
         launcher: Where the work is done.
     """
     return _pull("dataset", name, launcher, data_config)
@@ -61,12 +63,13 @@ def pull_base_model(name: str, launcher: LauncherName = "process") -> SnapshotRe
 
 def _pull(kind: Kind, name: str, launcher: LauncherName, data_config: str | None) -> SnapshotRef:
     log = get_run_logger()
+    config = None if data_config is None else declared(data_config)
     ref = ensure_imported(
         kind,
         name,
         launcher,
         str(runtime.flow_run.id),
-        data_config=data_config,
+        data_config=config,
         observe=lambda event: log_event(log, event),
     )
     manifest = read_manifest(ObjectStore(StoreSettings.from_environ()), ref)

@@ -34,6 +34,7 @@ from flows.views.report import build_report, to_markdown
 from trainer.config.argv import require_engine_can, resolve_values
 from trainer.config.run_spec import RUN_ID, Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.config.settings import StoreSettings, pippa_home
+from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner.run_spec_builder import new_spec
@@ -148,7 +149,7 @@ def _gpus(spec: RunSpec, launcher: LauncherName) -> AbstractContextManager[list[
 
 
 @task(name="dataset", task_run_name="dataset {name}", persist_result=False, cache_policy=NO_CACHE)
-def ensure_dataset(name: str, data_config: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
+def ensure_dataset(name: str, data_config: str | DataConfig, launcher: LauncherName, run_id: str) -> SnapshotRef:
     """The snapshot of a dataset, made or pushed into the store for ``run_id`` unless it is there."""
     return ensure_imported("dataset", name, launcher, run_id, data_config=data_config, observe=_observe(run_id))
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import stat
 import tomllib
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from reprlib import Repr
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainer.data.data_config import DataConfig, Feature, Normalisation
-from trainer.data.dataset_meta import RotationType
+from trainer.data.data_config import DataConfig, Feature
 from trainer.errors import UsageError
 
 SUFFIXES = (".toml", ".json")
@@ -23,8 +24,14 @@ LARGEST = 64 * 1024
 """Bytes; a large one has five thousand. It also bounds how deep one can be nested."""
 
 _DATA_CONFIG = TypeAdapter(DataConfig)
+_DOTTED = re.compile(r"""(?:[\w"'-]{1,80}[ \t]{0,9}\.[ \t]{0,9}){9}""")
+"""A key of ten parts. tomllib takes half a minute for one of thirty thousand."""
 _SHOWN = 5
 """Problems listed at once."""
+_SHORT = Repr()
+"""Of what may be long, or deep."""
+_SHORT.maxstring = _SHORT.maxother = 80
+_SHORT.maxlevel = 2
 
 
 def read_file(path: Path) -> DataConfig:
@@ -52,6 +59,8 @@ def from_text(text: str, where: str, *, toml: bool = False, name: str = "") -> D
     kind = "TOML" if toml else "JSON"
     if len(text.encode()) > LARGEST:
         raise UsageError(f"{where}: larger than {LARGEST // 1024} KiB.", "A data config is a few lines long.")
+    if toml and _DOTTED.search(text):
+        raise UsageError(f"{where}: nested too deep.", "docs/data.md shows a data config.")
     try:
         document: Any = tomllib.loads(text) if toml else json.loads(text)
     except RecursionError:
@@ -59,7 +68,7 @@ def from_text(text: str, where: str, *, toml: bool = False, name: str = "") -> D
     except ValueError as error:
         raise UsageError(f"{where}: not {kind} ({error}).", "Correct that line; docs/data.md shows one.") from None
     if not isinstance(document, dict):
-        raise UsageError(f"{where}: not a data config but {_shortened(document)}.", "docs/data.md shows one.")
+        raise UsageError(f"{where}: not a data config but {_SHORT.repr(document)}.", "docs/data.md shows one.")
     return validated({"name": name, **document} if name else document, where)
 
 
@@ -73,7 +82,8 @@ def validated(values: dict[str, Any], where: str) -> DataConfig:
 
 def explained(error: ValidationError, where: str) -> UsageError:
     """What is wrong with the data config that ``where`` declares, and what may have been meant."""
-    problems = [problem for each in error.errors(include_url=False) if (problem := _problem(each))]
+    made = Feature if error.title == "Feature" else DataConfig
+    problems = [problem for each in error.errors(include_url=False) if (problem := _problem(each, made))]
     lines = [f"{where}: {problem}" for problem in problems[:_SHOWN]]
     if len(problems) > _SHOWN:
         lines.append(f"… and {len(problems) - _SHOWN} more.")
@@ -88,6 +98,11 @@ def to_document(config: DataConfig) -> dict[str, Any]:
 def to_json(config: DataConfig) -> str:
     """``config`` on one line of JSON."""
     return json.dumps(to_document(config), ensure_ascii=False, separators=(",", ":"))
+
+
+def as_argument(config: str | DataConfig) -> str:
+    """``config`` as one word of a command or a form: a name as it is, a declaration as JSON."""
+    return config if isinstance(config, str) else to_json(config)
 
 
 def to_toml(config: DataConfig) -> str:
@@ -107,24 +122,26 @@ def _toml(value: str | int | bool | list[str]) -> str:
     return f"[{', '.join(map(_toml, value))}]" if isinstance(value, list) else json.dumps(value, ensure_ascii=False)
 
 
-def _problem(error: ErrorDetails) -> str:
+def _problem(error: ErrorDetails, made: type[DataConfig | Feature]) -> str:
     """What is wrong, and how it is right; empty for what only follows from another problem."""
-    *above, last = error["loc"] or ("",)
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    path = list(error["loc"])
+    if path and isinstance(path[0], int):  # a module gave it by position
+        path[0] = fields(made)[path[0]].name
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     given = error["input"]
-    wrong = f"{place} is {_shortened(given)}"
+    wrong = f"{place} is {_SHORT.repr(given)}"
     match error["type"]:
         case "unexpected_keyword_argument":
-            known = [field.name for field in fields(Feature if above else DataConfig)]
-            return f"there is no key {place}. {_nearest(last, known)}"
+            known = [field.name for field in fields(Feature if len(path) > 1 else made)]
+            return f"there is no key {place}. {_nearest(path[-1], known)}"
         case "missing":
             return f"{place} is missing."
         case "literal_error":
-            choices = {"normalise": Normalisation, "rotation": RotationType}[str(last)]
-            return f"{wrong}. {_nearest(given, get_args(choices))}"
+            choices = re.findall("'(.*?)'", error["ctx"]["expected"]) if "ctx" in error else []
+            return f"{wrong}. {_nearest(given, choices)}"
         case "too_short" if given:
             return ""  # an item of it is wrong, and was left out
-        case "tuple_type" if last == "video":
+        case "tuple_type" if place == "video":
             return f'{wrong}. It is a list of cameras, such as ["front", "wrist"].'
         case "tuple_type" | "dataclass_type":
             return f'{wrong}. Write features: [{{ key = "single_arm", normalise = "min_max" }}].'
@@ -137,8 +154,3 @@ def _problem(error: ErrorDetails) -> str:
 def _nearest(given: object, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(str(given), known, n=1)
     return f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:80]}…"

@@ -59,7 +59,7 @@ DATA_CONFIGS: Mapping[str, DataConfig] = _BuiltIn()
 
 def get_data_config(name: str | DataConfig) -> DataConfig:
     """The data config that ``name`` means: a built-in one, a file (``my_robot.toml``, ``.json``), one that a Python
-    module declares (``module.path:NAME``, which runs the module), or a declaration itself in JSON, as a run spec has it.
+    module declares (``module.path:NAME``, which runs the module), or a declaration itself, in JSON.
 
     Raises ``UsageError`` that names the file and the key, or the nearest name.
     """

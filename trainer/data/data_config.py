@@ -2,8 +2,8 @@
 
 The one definition of the format: built-in data configs, users' files, and what a run spec, a container and a checkpoint
 carry all have these fields (docs/data.md describes them for people). A field that is added later is optional, so that
-older declarations stay valid: what GR00T N1.7's modality configs say beyond this, such as the frames a camera looks back
-or an action that is relative to a state, has its place beside the fields of ``DataConfig`` and ``Feature``.
+older declarations stay valid. What GR00T N1.7's modality configs say beyond this, such as how far a camera looks back
+or that an action is relative to a state, has its place among the fields of ``DataConfig`` and ``Feature``.
 """
 
 from __future__ import annotations

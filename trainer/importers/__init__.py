@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config.run_spec import SnapshotRef
+from trainer.data.data_config import DataConfig
 from trainer.errors import UsageError
 from trainer.importers import generated, git, hub, models, normalize_dataset, s3
 from trainer.importers.downloads import Log, Report, folder_for
@@ -72,7 +73,7 @@ def dataset(
     name: str,
     work: Path,
     *,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
     store_name: str | None = None,
     refresh: bool = False,
     log: Log = lambda _: None,
@@ -80,7 +81,7 @@ def dataset(
 ) -> SnapshotRef:
     """The snapshot of the dataset called ``name`` (the module says what a name means), brought or made if need be.
 
-    A dataset is made fit for training (``fit.fitted``) and checked against ``data_config``, where one is given, before
+    A dataset is made fit for training (``normalized``) and checked against ``data_config``, where one is given, before
     it is pushed. ``work`` is a folder for downloads and temporary files, ``store_name`` the name in the store.
     ``report`` gets the bytes downloaded, then those pushed. Raises ``UsageError`` for a name that leads nowhere,
     ``DatasetError`` for a dataset that training would fail on, ``StoreError``, ``DiskFullError``.

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainer.data.data_config import DataConfig
 from trainer.errors import DatasetError
 from trainer.importers.downloads import Log
 from trainer.store import tree
@@ -23,7 +24,7 @@ def ignored(path: str) -> bool:
 
 @contextlib.contextmanager
 def normalized(
-    folder: Path, data_config: str | None, name: str, work: Path, log: Log = lambda _: None
+    folder: Path, data_config: str | DataConfig | None, name: str, work: Path, log: Log = lambda _: None
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """``folder``, or a temporary one in ``work`` made from it, as GR00T N1.5 reads it; and what was changed, as origin.
 
@@ -62,7 +63,7 @@ def normalized(
         yield ready, changed
 
 
-def require_valid(folder: Path, data_config: str | None, name: str) -> None:
+def require_valid(folder: Path, data_config: str | DataConfig | None, name: str) -> None:
     """Check a dataset before anything costly touches it. Raises ``DatasetError`` with every problem and its fix."""
     if data_config is None:
         return
@@ -70,9 +71,10 @@ def require_valid(folder: Path, data_config: str | None, name: str) -> None:
 
     problems = check_dataset(folder, data_config)
     if problems:
+        shown = data_config if isinstance(data_config, str) else "FILE"
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{format_problems(problems)}",
-            f"`pippa data check PATH --data-config {data_config}` checks it again in seconds.",
+            f"`pippa data check PATH --data-config {shown}` checks it again in seconds.",
         )
 
 
