@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from trainer.config.argv import parse_flags, resolve, resolve_values, to_argv
 from trainer.config.finetune_config import EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
 from trainer.config.presets import PRESETS
+from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
 
 BLOG = PRESETS["blog"].config
@@ -22,7 +23,7 @@ configs = st.builds(
     FinetuneConfig,
     dataset_path=st.lists(texts, min_size=1, max_size=4),
     output_dir=texts,
-    data_config=texts,
+    data_config=st.sampled_from(sorted(DATA_CONFIGS)),
     base_model_path=texts,
     batch_size=positive,
     max_steps=positive,
