@@ -49,7 +49,7 @@ def test_a_dataset_from_anywhere_to_the_store_and_back(pippa, tmp_path, object_s
     code, _, err = pippa("data", "check", "back", "--data-config", "mine.jsn")
     assert code == 2 and "Did you mean mine.json?" in err
     code, out, _ = pippa("data", "check", "table", "--data-config", "so100_dualcam")
-    assert code == 0 and "meta/modality.json added when it is brought into the store" in out
+    assert code == 0 and "meta/modality.json added on import" in out
 
 
 def test_base_models_are_listed_with_where_they_came_from(pippa, tmp_path):
