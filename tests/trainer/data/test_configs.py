@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 
 from trainer.data import config_file
 from trainer.data.config_file import as_argument, from_text, to_json, to_toml
+from trainer.data.config_module import EXAMPLE
 from trainer.data.configs import (
     DATA_CONFIGS,
     PROJECTOR_INDEX,
@@ -127,6 +130,16 @@ def test_the_built_in_ones_are_files_as_anybody_writes_them() -> None:
     for name, config in DATA_CONFIGS.items():
         file = Path(config_file.__file__).parent / f"data_configs/{name}.toml"
         assert file.read_text() == to_toml(config)
+
+
+def test_the_examples_of_the_errors_and_of_the_page_work(here: Path) -> None:
+    page = (Path(config_file.__file__).parents[2] / "docs/data.md").read_text()
+    (toml,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    ours, theirs = from_text(toml, "page", toml=True, name="so100_dualcam"), get_data_config("so100_dualcam")
+    assert ours == theirs
+    assert textwrap.dedent(EXAMPLE.partition("\n")[2]) == toml
+    (here / "my_robot.py").write_text(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0])
+    assert get_data_config("my_robot:MY_ARM").keys("action")[-1] == "joint_6"
 
 
 @pytest.mark.parametrize(
