@@ -9,13 +9,14 @@ from contextlib import contextmanager
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from flows import compose_discovery
 from flows.embedded.s3 import object_store
-from flows.views.terminal import waiting
+from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.config.settings import pippa_home
+from trainer.events import every
 from trainer.store.client import ObjectStore
 
 PIPE_WIDTH = 160
@@ -67,9 +68,11 @@ def spinner(text: str) -> Iterator[None]:
 class ByteBar:
     """A progress bar on stderr for ``progress(done, total)`` in bytes; nothing without a terminal."""
 
+    figures: type[ProgressColumn] = DownloadColumn
+
     def __init__(self, title: str) -> None:
         screen = notes()
-        parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        parts = (TextColumn("{task.description}"), BarColumn(), self.figures())
         self._progress = Progress(*parts, console=screen, transient=True, disable=not screen.is_terminal)
         self._task = self._progress.add_task(escape(title), total=None)
 
@@ -79,3 +82,20 @@ class ByteBar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+class FileBar(ByteBar):
+    """The same in files; without a terminal, a line at the beginning and one now and then."""
+
+    figures = MofNCompleteColumn
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self._title = title
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        screen, shown = notes(), super().__enter__()
+        if screen.is_terminal:
+            return shown
+        screen.print(escape(self._title), soft_wrap=True)
+        return every(PLAIN_SECONDS, lambda done, of: screen.print(f"{done:,} of {of:,} files", soft_wrap=True))

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
 
-from trainer.config.finetune_config import FinetuneConfig, field_help
+from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig, field_help
 from trainer.config.presets import Preset, get_preset
 from trainer.config.run_spec import Engine
 from trainer.data.config_file import as_argument
@@ -41,7 +41,8 @@ _NUMBER = re.compile(r"-\.?\d")
 
 
 def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> list[str]:
-    """The fields of ``config``, all or those in ``names``, as flags in upstream's order.
+    """The fields of ``config``, all or those in ``names``, as flags in upstream's order; pippa's own where they differ
+    from the default.
 
     ``parse_flags`` and upstream's tyro read them back. Raises ``UsageError`` for a value that begins with a dash, which
     no such command line can carry.
@@ -51,6 +52,8 @@ def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> lis
         if names is not None and name not in names:
             continue
         value = getattr(config, name)
+        if name in OWN_FIELDS and value == _FIELDS[name].default:
+            continue  # upstream's script doesn't know it
         if isinstance(value, bool):
             argv.append(flag(name, on=value))
             continue
@@ -84,6 +87,11 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
             f"--data-config {config.data_config}: upstream's own data configs are classes of its transforms, pippa's "
             "are declarations; upstream knows the built-in ones alone."
         )
+    problems += [
+        f"{flag(name)}: upstream reads a dataset as its timestamps and its meta/stats.json say."
+        for name in OWN_FIELDS
+        if getattr(config, name) != _FIELDS[name].default
+    ]
     if problems:
         raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")
 

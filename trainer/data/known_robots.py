@@ -6,9 +6,7 @@ Upstream: ``examples/SO-100/so100_dualcam__modality.json`` and its one-camera va
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
 from trainer.data.data_config import DataConfig
 from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info
@@ -63,14 +61,14 @@ def to_json(modality: Modality) -> str:
 
 def _differences(info: Info, modality: Modality) -> list[str]:
     found: list[str] = []
-    cameras = {name for name, described in info.features.items() if described.get("dtype") == "video"}
+    cameras = set(info.cameras())
     expected = {modality.column("video", key) for key in modality.video}
     if not expected <= cameras:
         found.append(f"it expects the cameras {', '.join(sorted(expected))}; there are {_listed(cameras)}")
     for name in ("state", "action"):
         column = modality.column(name, "gripper")
         wanted = max(entry.end for entry in getattr(modality, name).values())
-        width = _width(info.features.get(column))
+        width = _width(info, column)
         if width is None:
             found.append(f"it expects {column}, which is not there")
         elif width != wanted:
@@ -78,12 +76,12 @@ def _differences(info: Info, modality: Modality) -> list[str]:
     return found
 
 
-def _width(feature: dict[str, Any] | None) -> int | None:
-    shape = (feature or {}).get("shape")
+def _width(info: Info, column: str) -> int | None:
     try:
-        return math.prod(int(size) for size in shape) if shape else None
-    except (TypeError, ValueError):
+        feature = info.feature(column)
+    except ValueError:
         return None
+    return feature.width if feature else None
 
 
 def _listed(names: set[str]) -> str:

@@ -26,7 +26,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from trainer.data.dataset_meta import is_lfs_pointer
+from trainer.data.meta_files import is_lfs_pointer
 from trainer.errors import DatasetError
 
 DECODER = "-".join(["pyav", av.__version__, *(".".join(map(str, v)) for _, v in sorted(av.library_versions.items()))])

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.config.data_options import VideoAlignment
 from trainer.config.finetune_config import EmbodimentTag
 from trainer.data.configs import DataConfig, get_data_config
 from trainer.errors import UsageError
@@ -46,6 +47,8 @@ class EvaluateOptions:
     """Actions taken from each predicted chunk; default: all 16."""
     denoising_steps: int | None = None
     """Steps of the flow-matching sampler; default: the checkpoint's (4)."""
+    video_alignment: VideoAlignment = "timestamp"
+    """A row's frame, as in the training: the one at its timestamp, or by index."""
     seed: int = 0
     """Seed of the sampler's noise, so that two evaluations of a checkpoint agree."""
     report_dir: Path | None = None
@@ -71,7 +74,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     torch.manual_seed(options.seed)
     data_config = get_data_config(options.data_config)
     _check(options, data_config)
-    source = DatasetReader(options.dataset_path, data_config)
+    source = DatasetReader(options.dataset_path, data_config, alignment=options.video_alignment)
     policy = Policy(
         options.model_path,
         data_config=data_config,

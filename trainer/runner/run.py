@@ -15,7 +15,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
-from trainer import importers
 from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
@@ -26,6 +25,7 @@ from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, 
 from trainer.runner.ahead import AHEAD, Ahead, order
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
+from trainer.runner.dataset_check import check_datasets
 from trainer.runner.hf_log_parser import HfLogParser
 from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.run_log import RunLog
@@ -158,9 +158,8 @@ class Run:
         datasets = [workspace.cached(self.store, ref, self.home, log) for ref in spec.datasets]
         base_model = workspace.cached(self.store, spec.base_model, self.home, log)
 
-        emit(PhaseEvent(phase="check", message=f"Checking the dataset against {spec.config.data_config}."))
-        for folder, ref in zip(datasets, spec.datasets, strict=True):
-            importers.require_valid(folder, spec.config.data_config, ref.name)
+        named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
+        check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
         if warning := workspace.disk_warning(spec, base_model, self.output_dir):
@@ -283,6 +282,8 @@ class Run:
             "--trajs": EVALUATED_EPISODES,
             "--steps": EVALUATED_STEPS,
         }
+        if spec.config.video_alignment != "timestamp":
+            flags["--video-alignment"] = spec.config.video_alignment
         metrics: dict[str, float] = {}
 
         def emit(event: Event) -> None:

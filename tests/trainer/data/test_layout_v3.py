@@ -50,7 +50,7 @@ def test_it_comes_back_as_it_was(v2, v3, tmp_path):
     assert info == {**before, "codebase_version": "v2.1"}
     # Aggregated statistics are not those of the data: they are computed again.
     assert not (back / "meta/stats.json").exists()
-    assert check_dataset(back, "fourier_gr1_arms_only") == []
+    assert check_dataset(back, "fourier_gr1_arms_only").problems == []
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_the_real_demo_dataset_comes_back_too(demo_dataset, tmp_path):
     back = convert_to_v21(to_v3(demo_dataset, tmp_path / "v3", per_file=5), tmp_path / "back")
     path = "videos/chunk-000/observation.images.ego_view/episode_000003.mp4"
     np.testing.assert_array_equal(video(back / path), video(demo_dataset / path))
-    assert check_dataset(back, "fourier_gr1_arms_only") == []
+    assert check_dataset(back, "fourier_gr1_arms_only").problems == []
 
 
 def edited(v3: Path, target: Path, file: str, change) -> Path:
