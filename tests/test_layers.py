@@ -26,7 +26,8 @@ def imported(file: Path) -> set[str]:
 
 
 ROOMS = {
-    "trainer.config": set(),
+    # A fine-tune config holds a data config, whose declaration is at home with the data; the data asks for settings.
+    "trainer.config": {"trainer.data"},
     "trainer.store": {"trainer.config"},
     "trainer.data": {"trainer.config"},
     "trainer.gr00t": {"trainer.config", "trainer.data"},

@@ -15,6 +15,7 @@ from flows.commands import ByteBar, FileBar, columns, console, notes, nothing_st
 from flows.views.terminal import size
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
+from trainer.data.configs import DataConfig, declared
 from trainer.data.problem import Problem
 from trainer.errors import ExitCode, UsageError
 from trainer.importers.origin import changes_text, origin_text
@@ -58,7 +59,7 @@ def check(argv: Sequence[str]) -> int:
     """``pippa data check PATH --data-config X``"""
     parser = Parser("pippa data check", description="Check a dataset against a data config, in seconds.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    parser.add_argument("--data-config", required=True, help="name, or module.path:ClassName")
+    parser.add_argument("--data-config", required=True, type=declared, help="name, or a file such as my_robot.toml")
     DataOptions.add_to(parser)
     arguments = parser.parse_args(argv)
     found = check_folder(str(arguments.path), arguments.data_config, DataOptions.of(arguments))
@@ -97,7 +98,7 @@ SOURCES = (
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument("--name", help="its name in the store (default: the folder's or repository's)")
-    parser.add_argument("--data-config", help="check it against this data config first")
+    parser.add_argument("--data-config", type=declared, help="check it against this data config first")
     DataOptions.add_to(parser)
 
 
@@ -141,7 +142,7 @@ class CheckedFolder(NamedTuple):
     warnings: list[Problem]
 
 
-def check_folder(name: str, data_config: str | None, options: DataOptions) -> CheckedFolder:
+def check_folder(name: str, data_config: str | DataConfig | None, options: DataOptions) -> CheckedFolder:
     """Check the dataset folder ``name``, with a bar while it takes its time. Raises ``DatasetError``."""
     from trainer.importers import downloads_folder
     from trainer.importers.names import Folder

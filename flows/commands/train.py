@@ -21,6 +21,7 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.config.run_spec import Engine, new_run_id
 from trainer.config.settings import pippa_home
+from trainer.data.config_file import as_argument
 from trainer.data.problem import Problem
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.runner.run_spec_builder import engine_from, require_engine_here
@@ -67,6 +68,8 @@ def train(argv: Sequence[str]) -> int:
         return ExitCode.DONE
     print_warnings(console(), warnings)
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
+    if "data_config" in overrides:
+        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
     if own.launcher == "remote":
         from flows.commands.remote import submit_and_follow
 

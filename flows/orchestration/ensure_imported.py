@@ -19,6 +19,8 @@ from trainer import importers
 from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings, pippa_home
+from trainer.data.config_file import as_argument
+from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, PhaseEvent, SnapshotEvent
 from trainer.store.client import ObjectStore
@@ -32,7 +34,7 @@ def ensure_imported(
     launcher: LauncherName,
     owner: str,
     *,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     observe: Observe = lambda _: None,
 ) -> SnapshotRef:
@@ -69,13 +71,13 @@ def prepare_job(
     kind: importers.Kind,
     name: str,
     owner: str,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
 ) -> Job:
     """The job that brings ``name`` into the store for ``owner`` and says which snapshot it is."""
     arguments = ["prepare", "dataset" if kind == "dataset" else "base-model", name, "--events"]
     if data_config is not None and kind == "dataset":
-        arguments += ["--data-config", data_config, *options.to_argv()]
+        arguments += ["--data-config", as_argument(data_config), *options.to_argv()]
     which = hashlib.sha256(name.encode()).hexdigest()[:6]
     return Job(
         name=f"{owner}-{kind}-{which}", role="prepare", arguments=arguments, labels={"run-id": owner, "source": name}
@@ -86,7 +88,7 @@ def _import_here(
     store: ObjectStore,
     kind: importers.Kind,
     name: str,
-    data_config: str | None,
+    data_config: str | DataConfig | None,
     options: DataOptions,
     observe: Observe,
 ) -> SnapshotRef:

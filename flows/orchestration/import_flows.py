@@ -14,6 +14,7 @@ from flows.views.terminal import size
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings
+from trainer.data.configs import declared
 from trainer.importers import Kind
 from trainer.store.client import ObjectStore
 from trainer.store.manifest import read_manifest
@@ -42,7 +43,8 @@ def pull_dataset(
     Args:
         name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), git+https://…@REF#FOLDER, s3://BUCKET/PREFIX,
             robot_sim.PickNPlace, synthetic.PickNPlace, or a name of the store.
-        data_config: Check it against this data config first, so that a training can't be refused later.
+        data_config: Check it against this data config first, so that a training can't be refused later: a built-in
+            one by name, or the JSON of one of your own.
         launcher: Where the work is done.
         video_alignment: For the check, as the trainings will have it: how a row's frame is found.
         recompute_statistics: For the check, as the trainings will have it: don't use meta/stats.json.
@@ -77,12 +79,13 @@ def _pull(
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
 ) -> SnapshotRef:
     log = get_run_logger()
+    config = None if data_config is None else declared(data_config)
     ref = ensure_imported(
         kind,
         name,
         launcher,
         str(runtime.flow_run.id),
-        data_config=data_config,
+        data_config=config,
         options=options,
         observe=lambda event: log_event(log, event),
     )

@@ -35,6 +35,7 @@ from trainer.config.argv import require_engine_can, resolve_values
 from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import RUN_ID, Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.config.settings import StoreSettings, pippa_home
+from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner.run_spec_builder import new_spec
@@ -152,7 +153,7 @@ def _gpus(spec: RunSpec, launcher: LauncherName) -> AbstractContextManager[list[
 
 @task(name="dataset", task_run_name="dataset {name}", persist_result=False, cache_policy=NO_CACHE)
 def ensure_dataset(
-    name: str, data_config: str, launcher: LauncherName, run_id: str, options: DataOptions
+    name: str, data_config: str | DataConfig, launcher: LauncherName, run_id: str, options: DataOptions
 ) -> SnapshotRef:
     """The snapshot of a dataset, made or pushed into the store for ``run_id`` unless it is there."""
     observe = _observe(run_id)

@@ -10,11 +10,14 @@ to torchcodec.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions, VideoAlignment
+from trainer.data.config_file import from_text, to_document
+from trainer.data.data_config import DataConfig
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
@@ -32,8 +35,9 @@ class FinetuneConfig(BaseModel):
     output_dir: Annotated[str, Field(min_length=1)] = "/tmp/gr00t"  # noqa: S108 - upstream's default
     """Folder for checkpoints. A relative one lies in the run's own folder."""
 
-    data_config: Annotated[str, Field(min_length=1)] = "fourier_gr1_arms_only"
-    """Cameras, states and actions to use, by name, or `module.path:ClassName` for one of your own."""
+    data_config: Annotated[str, Field(min_length=1)] | SkipJsonSchema[DataConfig] = "fourier_gr1_arms_only"
+    """Cameras, states and actions to use: a built-in data config by name, or a file that declares one of your own, such
+    as `my_robot.toml` (or `module.path:NAME` of a Python module)."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples per GPU and step. The global batch is this x num_gpus x gradient_accumulation_steps."""
@@ -120,6 +124,17 @@ class FinetuneConfig(BaseModel):
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
         return DataOptions(video_alignment=self.video_alignment, recompute_statistics=self.recompute_statistics)
+
+    @field_validator("data_config")
+    @classmethod
+    def _is_a_declaration(cls, value: str | DataConfig) -> str | DataConfig:
+        """A declaration as text, which is how it comes through a form of strings."""
+        text = isinstance(value, str) and value.lstrip().startswith("{")
+        return from_text(str(value), "data_config") if text else value
+
+    @field_serializer("data_config")
+    def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
+        return value if isinstance(value, str) else to_document(value)
 
 
 OWN_FIELDS = ("video_alignment", "recompute_statistics")

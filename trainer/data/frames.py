@@ -22,15 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from trainer.data.decoders import Decoders
 from trainer.data.image_columns import ImageColumn, ImageReader
 from trainer.data.memory import Memory, version
-from trainer.data.video import DECODER, FrameIndex, VideoDecoder, decode_video, index_frames
+from trainer.data.recent import Recent
+from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames
 from trainer.disk import locked
 from trainer.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
-OPEN_DECODERS = 8
+OPEN_TABLES = 8
 OPEN_ENTRIES = 2048
 DISK_RESERVE = 2 * 1024**3
 """Bytes the cache leaves free on its disk, beside what the checkpoints on it will need: they need it more."""
@@ -69,7 +71,8 @@ class FrameStore:
     def _reset(self) -> None:
         self._process = os.getpid()
         self._entries: OrderedDict[Source, np.ndarray] = OrderedDict()
-        self._decoders: OrderedDict[Source, VideoDecoder | ImageReader] = OrderedDict()
+        self._decoders = Decoders()
+        self._tables: Recent[ImageColumn, ImageReader] = Recent(OPEN_TABLES)
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys", "_indices")
@@ -170,7 +173,11 @@ class FrameStore:
         if self._process != os.getpid():
             self._reset()  # a forked worker must not share file positions with its parent
         entry = self._entry(source)
-        return entry[position] if entry is not None else self._decoder(source).frame(position)
+        if entry is not None:
+            return entry[position]
+        if isinstance(source, ImageColumn):
+            return self._tables.get_or_open(source, lambda: ImageReader(source)).frame(position)
+        return self._decoders.frame(source, self.index(source), position)
 
     def _entry(self, source: Source) -> np.ndarray | None:
         if source in self._entries:
@@ -201,16 +208,6 @@ class FrameStore:
             del self._keys[source]
             return False
         return True
-
-    def _decoder(self, source: Source) -> VideoDecoder | ImageReader:
-        if source in self._decoders:
-            self._decoders.move_to_end(source)
-            return self._decoders[source]
-        opened = ImageReader(source) if isinstance(source, ImageColumn) else VideoDecoder(source, self.index(source))
-        self._decoders[source] = opened
-        if len(self._decoders) > OPEN_DECODERS:
-            self._decoders.popitem(last=False)[1].close()
-        return opened
 
 
 def remembered_index(path: Path, memory: Memory | None) -> FrameIndex:

@@ -42,6 +42,10 @@ _LIMITS = {
 
 
 PACKET = np.dtype([("pts", "<i8"), ("dts", "<i8"), ("offset", "<i8"), ("size", "<i4"), ("flags", "<i4")])
+_WITHOUT_A_PAST = ("av1", "vp8", "vp9", "mjpeg")
+"""Codecs whose key frames say all that is needed to decode from there on."""
+_SETS_APART = ("avc1", "hvc1")
+"""Tracks of an mp4 whose parameter sets are outside the packets."""
 KEY, HIDDEN = 1, 2
 """Flags of a packet: decoding can start at it; its frame is not shown."""
 
@@ -84,6 +88,30 @@ class FrameIndex:
     def at(self, timestamps: np.ndarray | float) -> np.ndarray:
         """Positions of the frames on screen at ``timestamps`` (seconds, ``[T]``): see ``frames_at``."""
         return frames_at(self.starts, timestamps)
+
+    @cached_property
+    def in_file(self) -> bool:
+        """Whether every packet's bytes lie in the file as the decoder takes them."""
+        return bool((self.packets["offset"] >= 0).all())
+
+    @cached_property
+    def longest_group(self) -> int:
+        """The most packets from a key frame to the next."""
+        keys = np.flatnonzero(self.packets["flags"] & KEY)
+        return int(np.diff(keys, prepend=0, append=len(self.packets)).max())
+
+    @cached_property
+    def _begins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pts and number of each packet decoding can start at, by pts."""
+        numbers = np.flatnonzero(self.packets["flags"] & KEY)
+        numbers = numbers[np.argsort(self.packets["pts"][numbers], kind="stable")]
+        return self.packets["pts"][numbers], numbers
+
+    def packet_to_begin_at(self, pts: int) -> int:
+        """Number of the packet from which on the frame ``pts`` can be decoded: the last key frame not after it."""
+        starts, numbers = self._begins
+        before = np.searchsorted(starts, pts, side="right")
+        return int(numbers[before - 1]) if before else 0
 
     def keyframe(self, pts: int) -> tuple[int, int]:
         """The last key frame not after ``pts``; the first, when all are after it."""
@@ -144,7 +172,7 @@ def index_frames(path: Path) -> FrameIndex:
             width=codec.width,
             height=codec.height,
             codec=codec.codec.canonical_name,
-            parameters=_parameters(codec),
+            parameters=_parameters(codec, packets),
         )
 
 
@@ -159,16 +187,20 @@ def _offset(file: int, packet: Packet) -> int:
     return -1 if found < 0 else packet.pos + found
 
 
-def _parameters(codec: VideoCodecContext) -> str:
+def _parameters(codec: VideoCodecContext, packets: np.ndarray) -> str:
     about = (codec.name, codec.codec_tag, codec.width, codec.height, codec.pix_fmt, codec.profile, codec.extradata)
     colours = (codec.color_range, codec.colorspace, codec.color_primaries, codec.color_trc)
-    return hashlib.sha256(repr((*about, *map(int, colours), codec.bits_per_coded_sample)).encode()).hexdigest()[:16]
+    told = repr((*about, *map(int, colours), codec.bits_per_coded_sample))
+    if codec.codec.canonical_name not in _WITHOUT_A_PAST and codec.codec_tag not in _SETS_APART:
+        # Parameter sets among its packets would stay with the decoder when it turns to another video.
+        told += packets.tobytes().hex()
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def decode_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Every frame of ``path`` in presentation order: its pts and uint8 RGB ``[H, W, 3]``. Raises ``DatasetError``."""
     with open_video(path) as container, named(path):
-        for frame in container.decode(_single_threaded(container)):
+        for frame in container.decode(single_threaded(container)):
             yield _pts(frame), to_rgb(frame)
 
 
@@ -185,7 +217,7 @@ class VideoDecoder:
         self.path = path
         self.index = index or index_frames(path)
         self._container = open_video(path)
-        self._stream = _single_threaded(self._container)
+        self._stream = single_threaded(self._container)
         self._frames: Iterator[VideoFrame] = iter(())
         self._current: VideoFrame | None = None
 
@@ -270,7 +302,7 @@ def _unreadable(path: Path, error: BaseException) -> DatasetError:
     return DatasetError(f"{path}: not a readable video ({error}).", AGAIN)
 
 
-def _single_threaded(container: InputContainer) -> VideoStream:
+def single_threaded(container: InputContainer) -> VideoStream:
     """The video stream, decoding on one thread: the data loader's workers are the parallelism."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1

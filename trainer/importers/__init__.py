@@ -22,6 +22,7 @@ from pathlib import Path
 
 from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import SnapshotRef
+from trainer.data.data_config import DataConfig
 from trainer.errors import UsageError
 from trainer.importers import generated, git, hub, models, normalize_dataset, s3
 from trainer.importers.downloads import Log, Report, folder_for
@@ -73,7 +74,7 @@ def dataset(
     name: str,
     work: Path,
     *,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     store_name: str | None = None,
     refresh: bool = False,
@@ -83,7 +84,7 @@ def dataset(
 ) -> SnapshotRef:
     """The snapshot of the dataset called ``name`` (the module says what a name means), imported or made if need be.
 
-    A dataset is made fit for training (``fit.fitted``) and checked against ``data_config``, where one is given, before
+    A dataset is made fit for training (``normalized``) and checked against ``data_config``, where one is given, before
     it is pushed, read as ``options`` say. ``work`` is a folder for downloads and temporary files, ``store_name`` the
     name in the store.
     ``report`` gets the bytes downloaded, then those pushed, ``warn`` what is odd about a dataset that will do. Raises

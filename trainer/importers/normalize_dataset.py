@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
+from trainer.data.data_config import DataConfig
 from trainer.data.problem import Problem
 from trainer.errors import DatasetError
 from trainer.importers.downloads import Log
@@ -35,7 +36,7 @@ def ignored(path: str) -> bool:
 @contextlib.contextmanager
 def normalized(
     folder: Path,
-    data_config: str | None,
+    data_config: str | DataConfig | None,
     name: str,
     work: Path,
     log: Log = lambda _: None,
@@ -102,7 +103,7 @@ def _used_cameras(folder: Path, data_config: str | None) -> set[str] | None:
 
 def require_valid(
     folder: Path,
-    data_config: str | None,
+    data_config: str | DataConfig | None,
     name: str,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     progress: Progress | None = None,
@@ -119,10 +120,11 @@ def require_valid(
     memory = Memory(pippa_home() / "cache" / "data.sqlite")
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
+        shown = data_config if isinstance(data_config, str) else "FILE"
         problems = format_problems(checked.problems).replace(f"{folder}/", f"{name}: ")
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{problems}",
-            f"`pippa data check PATH --data-config {data_config}` checks it again in seconds.",
+            f"`pippa data check PATH --data-config {shown}` checks it again in seconds.",
         )
     named = [each._replace(message=each.message.replace(f"{folder}/", f"{name}: ")) for each in checked.warnings]
     return replace(checked, warnings=named)

@@ -18,6 +18,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
+from trainer.data.config_file import to_json
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
@@ -207,6 +208,7 @@ class Run:
         config = spec.config.model_copy(
             update={
                 "dataset_path": [str(folder) for folder in datasets],
+                "data_config": self._data_config(),
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
@@ -249,6 +251,15 @@ class Run:
             record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
         return None
 
+    def _data_config(self) -> str:
+        """What the engine's ``--data-config`` gets: the name of a built-in one, else a file with the declaration."""
+        config = self.spec.config.data_config
+        if isinstance(config, str):
+            return config
+        file = self.folder / "data_config.json"
+        file.write_text(to_json(config) + "\n", encoding="utf-8")
+        return str(file)
+
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
@@ -265,7 +276,7 @@ class Run:
         flags = {
             "--model-path": self.output_dir / f"checkpoint-{step}",
             "--dataset-path": dataset,
-            "--data-config": spec.config.data_config,
+            "--data-config": self._data_config(),
             "--embodiment-tag": spec.config.embodiment_tag,
             "--report-dir": report,
             "--trajs": EVALUATED_EPISODES,

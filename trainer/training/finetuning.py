@@ -82,7 +82,7 @@ def train(
     )
     if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
         raise UsageError(
-            f"The data config {config.data_config} has max_state_dim {data_config.max_state_dim}; "
+            f"The data config {data_config} has max_state_dim {data_config.max_state_dim}; "
             f"{source} takes states of width {width}.",
             f"Set max_state_dim to {width}: states are padded to it.",
         )

@@ -10,6 +10,7 @@ from trainer.config.argv import parse_flags, require_engine_can, resolve, resolv
 from trainer.config.data_options import VideoAlignment
 from trainer.config.finetune_config import OWN_FIELDS, EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
 from trainer.config.presets import PRESETS
+from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
 
 BLOG = PRESETS["blog"].config
@@ -23,7 +24,7 @@ configs = st.builds(
     FinetuneConfig,
     dataset_path=st.lists(texts, min_size=1, max_size=4),
     output_dir=texts,
-    data_config=texts,
+    data_config=st.sampled_from(sorted(DATA_CONFIGS)),
     base_model_path=texts,
     batch_size=positive,
     max_steps=positive,

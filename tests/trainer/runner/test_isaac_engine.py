@@ -22,6 +22,8 @@ from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.config.settings import StoreSettings
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
@@ -98,10 +100,14 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_pa
     [
         (["--dataloader-num-workers", "0"], "prefetch factor"),
         (["--report-to", "azure_ml"], "no Azure ML"),
-        (["--data-config", "mine:Config"], "no one module is both"),
+        (["--data-config", "arm.toml"], "--data-config arm: upstream's own data configs are classes"),
     ],
 )
 def test_what_upstream_would_fail_on_is_refused_at_once(environ, tmp_path, flags, says):
+    (tmp_path / "arm.toml").write_text(
+        to_toml(dataclasses.replace(DATA_CONFIGS["so100"], name="arm", action_horizon=8))
+    )
+    flags = [str(tmp_path / flag) if flag == "arm.toml" else flag for flag in flags]
     out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=60)
     assert process.returncode == 2
     assert says in err and "--engine native" in err
