@@ -84,7 +84,7 @@ def normalized(
         yield ready, changed
 
 
-def _used_cameras(folder: Path, data_config: str | None) -> set[str] | None:
+def _used_cameras(folder: Path, data_config: str | DataConfig | None) -> set[str] | None:
     """The features that the data config's cameras come from; None where that is not known yet."""
     from trainer.data.configs import get_data_config
     from trainer.data.dataset_meta import load_modality
@@ -95,7 +95,7 @@ def _used_cameras(folder: Path, data_config: str | None) -> set[str] | None:
     try:
         modality = load_modality(folder)
     except DatasetError:
-        modality = MODALITIES.get(data_config)
+        modality = MODALITIES.get(str(data_config))
     if modality is None:
         return None
     return {modality.column("video", key) for key in get_data_config(data_config).video if key in modality.video}

@@ -18,7 +18,7 @@ from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.processes import alive, child_with
 from tests.support.proxy import proxy
-from tests.trainer.runner.test_checkpoint_uploader import wait_until
+from tests.support.waiting import PATIENCE, until
 from trainer import cli
 from trainer.config.settings import StoreSettings
 from trainer.data.config_file import to_toml
@@ -82,7 +82,7 @@ class Trainer:
         return self.start("smoke", *steps, *sources, *flags, **environ)
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, list[Event]]:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         events = [parse_event(line) for line in out.splitlines()]
         assert all(events), out  # nothing but events on stdout
         return process.returncode, [event for event in events if event]
@@ -170,7 +170,7 @@ def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(
     (tmp_path / "robot.toml").write_text(to_toml(ours))
     trainer.pause(7)
     process = trainer.preset("--data-config", "robot.toml", FAKE_EVALUATE="0.125")
-    wait_until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
+    until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
     (tmp_path / "robot.toml").unlink()
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143, trainer.stderr
@@ -193,16 +193,16 @@ def test_both_can_wait_for_what_to_train(trainer, tmp_path):
     environ["CUDA_VISIBLE_DEVICES"] = "0"
     with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
         run = child_with("--ahead")
-        wait_until(run.children)
+        until(run.children)
         (engine,) = run.children()
-        wait_until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
+        until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
         arguments = [str(part) for pair in flags.items() for part in pair]
         process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
     assert process and process.pid == run.pid and process.stdout
     for line in process.stdout:
         if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
             assert run.children() == [engine]
-    assert process.wait(60) == 0, trainer.stderr
+    assert process.wait(PATIENCE) == 0, trainer.stderr
     assert trainer.steps == [2] and not alive(engine)
 
 
@@ -236,7 +236,7 @@ def test_upstreams_engine_is_followed_by_its_lines(trainer):
 def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(trainer, tmp_path):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     run_id = trainer.run_id
@@ -256,8 +256,8 @@ def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(tr
 def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer, tmp_path):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
-    wait_until(lambda: trainer.steps == [5, 10])
+    until(reached.exists)
+    until(lambda: trainer.steps == [5, 10])
     process.kill()
     process.communicate()
     run_id = trainer.run_id
@@ -279,7 +279,7 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
 def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     engine = psutil.Process(process.pid).children()
     assert engine
     process.kill()
@@ -310,7 +310,7 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
 def test_a_checkpoint_the_disk_does_not_let_be_read_is_neither_removed_nor_left_out(trainer):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     (state,) = trainer.home.rglob("checkpoint-7/trainer_state.json")
@@ -332,12 +332,12 @@ def test_the_store_may_be_away_during_the_training(trainer):
     with proxy(host, int(port)) as way:
         reached = trainer.pause(11)
         process = trainer.preset("--save-steps", "3", PIPPA_S3_ENDPOINT=f"http://127.0.0.1:{way.port}")
-        wait_until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
+        until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
         way.cut()
-        wait_until(reached.exists)
+        until(reached.exists)
         Path(str(reached).removesuffix(".reached")).touch()
         (output,) = (trainer.home / "runs" / trainer.run_id).glob("gr00t-*")
-        wait_until(lambda: 20 in checkpoints(output))
+        until(lambda: 20 in checkpoints(output))
         way.mend()
         code, events = trainer.finish(process)
     assert code == 0, trainer.stderr
@@ -377,7 +377,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
     ]
     processes = [(trainer.start(*arguments, **environ), code, says) for arguments, environ, code, says in cases]
     for (process, code, says), (arguments, *_) in zip(processes, cases, strict=True):
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, (arguments, out)
         error = parse_event(out.splitlines()[-1])
         assert isinstance(error, ErrorEvent) and error.code == code
