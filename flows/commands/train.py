@@ -14,12 +14,15 @@ from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import console
+from flows.commands.data import check_folder, print_warnings
 from flows.launch import LauncherName
 from trainer.config.argv import require_engine_can, resolve
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.config.run_spec import Engine, new_run_id
 from trainer.config.settings import pippa_home
+from trainer.data.config_file import as_argument
+from trainer.data.problem import Problem
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.runner.run_spec_builder import engine_from, require_engine_here
 
@@ -52,7 +55,7 @@ def train(argv: Sequence[str]) -> int:
         raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
     name, own, flags = argv[0], *_own_flags(argv[1:])
     preset, config, provenance = resolve(name, flags, "pippa train")
-    _check_folders(config)
+    warnings = _check_folders(config)
     engine = _engine(own.engine)
     require_engine_can(config, engine)
     if own.launcher == "process":
@@ -61,8 +64,12 @@ def train(argv: Sequence[str]) -> int:
         from flows.views.dry_run import print_plan
 
         print_plan(console(), preset, config, provenance, own.launcher, engine)
+        print_warnings(console(), warnings)
         return ExitCode.DONE
+    print_warnings(console(), warnings)
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
+    if "data_config" in overrides:
+        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
     if own.launcher == "remote":
         from flows.commands.remote import submit_and_follow
 
@@ -137,18 +144,22 @@ def _engine(name: str | None) -> Engine:
     return next((engine for engine in get_args(Engine) if engine == name), None) or engine_from()
 
 
-def _check_folders(config: FinetuneConfig) -> None:
-    """Check datasets that are folders here and now. Raises ``DatasetError`` with every problem and its fix."""
-    from flows.commands.data import check_folder
+def _check_folders(config: FinetuneConfig) -> list[Problem]:
+    """Check datasets that are folders here and now; what is odd about those that will do.
+
+    Raises ``DatasetError`` with every problem and its fix.
+    """
     from trainer.importers import is_folder
 
+    warnings = []
     for name in config.dataset_path:
         if is_folder(name):
-            check_folder(name, config.data_config)
+            warnings += check_folder(name, config.data_config, config.data_options).warnings
     if is_folder(config.base_model_path) and not (Path(config.base_model_path).expanduser() / "config.json").is_file():
         raise UsageError(
             f"{config.base_model_path} is not a model: it has no config.json.", "Name the folder that has one."
         )
+    return warnings
 
 
 def _say_how_to_resume(screen: Console, run_id: str) -> None:

@@ -32,8 +32,10 @@ from flows.orchestration.parameters import Overrides, PresetName, given
 from flows.settings import stop_grace
 from flows.views.report import build_report, to_markdown
 from trainer.config.argv import require_engine_can, resolve_values
+from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import RUN_ID, Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.config.settings import pippa_home
+from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner.run_spec_builder import new_spec
@@ -128,7 +130,9 @@ def _spec(
     image = place.image(engine, lambda line: observe(PhaseEvent(phase="prepare", message=line)))
     observe(PhaseEvent(phase="prepare", message="Looking for dataset and base model in the store."))
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
-    datasets = [ensure_dataset(name, config.data_config, launcher, run_id) for name in config.dataset_path]
+    datasets = [
+        ensure_dataset(name, config.data_config, launcher, run_id, config.data_options) for name in config.dataset_path
+    ]
     base_model = ensure_base_model(config.base_model_path, launcher, run_id)
     spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=run_id, image=image)
     runs.write_spec(store, spec)
@@ -149,9 +153,12 @@ def _gpus(spec: RunSpec, launcher: LauncherName) -> AbstractContextManager[list[
 
 
 @task(name="dataset", task_run_name="dataset {name}", persist_result=False, cache_policy=NO_CACHE)
-def ensure_dataset(name: str, data_config: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
+def ensure_dataset(
+    name: str, data_config: str | DataConfig, launcher: LauncherName, run_id: str, options: DataOptions
+) -> SnapshotRef:
     """The snapshot of a dataset, made or pushed into the store for ``run_id`` unless it is there."""
-    return ensure_imported("dataset", name, launcher, run_id, data_config=data_config, observe=_observe(run_id))
+    observe = _observe(run_id)
+    return ensure_imported("dataset", name, launcher, run_id, data_config=data_config, options=options, observe=observe)
 
 
 @task(name="base model", task_run_name="base model {name}", persist_result=False, cache_policy=NO_CACHE)

@@ -15,16 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
-from trainer import importers
 from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, secret_from, upload_patience
+from trainer.data.config_file import to_json
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
 from trainer.runner.ahead import AHEAD, Ahead, order
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
+from trainer.runner.dataset_check import check_datasets
 from trainer.runner.hf_log_parser import HfLogParser
 from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.run_log import RunLog
@@ -158,9 +159,8 @@ class Run:
         datasets = [workspace.cached(self.store, ref, self.home, log) for ref in spec.datasets]
         base_model = workspace.cached(self.store, spec.base_model, self.home, log)
 
-        emit(PhaseEvent(phase="check", message=f"Checking the dataset against {spec.config.data_config}."))
-        for folder, ref in zip(datasets, spec.datasets, strict=True):
-            importers.require_valid(folder, spec.config.data_config, ref.name)
+        named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
+        check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
         if warning := workspace.disk_warning(spec, base_model, self.output_dir):
@@ -209,6 +209,7 @@ class Run:
         config = spec.config.model_copy(
             update={
                 "dataset_path": [str(folder) for folder in datasets],
+                "data_config": self._data_config(),
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
@@ -251,6 +252,15 @@ class Run:
             record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
         return None
 
+    def _data_config(self) -> str:
+        """What the engine's ``--data-config`` gets: the name of a built-in one, else a file with the declaration."""
+        config = self.spec.config.data_config
+        if isinstance(config, str):
+            return config
+        file = self.folder / "data_config.json"
+        file.write_text(to_json(config) + "\n", encoding="utf-8")
+        return str(file)
+
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
@@ -267,12 +277,14 @@ class Run:
         flags = {
             "--model-path": self.output_dir / f"checkpoint-{step}",
             "--dataset-path": dataset,
-            "--data-config": spec.config.data_config,
+            "--data-config": self._data_config(),
             "--embodiment-tag": spec.config.embodiment_tag,
             "--report-dir": report,
             "--trajs": EVALUATED_EPISODES,
             "--steps": EVALUATED_STEPS,
         }
+        if spec.config.video_alignment != "timestamp":
+            flags["--video-alignment"] = spec.config.video_alignment
         metrics: dict[str, float] = {}
 
         def emit(event: Event) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -20,6 +21,8 @@ from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer import cli
 from trainer.config.settings import S3Settings
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS, get_data_config
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
@@ -160,6 +163,23 @@ def test_a_whole_run(trainer):
     assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
+
+
+def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(trainer, tmp_path):
+    ours = replace(DATA_CONFIGS["fourier_gr1_arms_only"], name="ours", action_horizon=8)
+    (tmp_path / "robot.toml").write_text(to_toml(ours))
+    trainer.pause(7)
+    process = trainer.preset("--data-config", "robot.toml", FAKE_EVALUATE="0.125")
+    until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
+    (tmp_path / "robot.toml").unlink()
+    process.send_signal(signal.SIGTERM)
+    assert trainer.finish(process)[0] == 143, trainer.stderr
+    trainer.engine.clear()
+    assert trainer.finish(trainer.start("--run-id", trainer.run_id))[0] == 0, trainer.stderr
+    for call in trainer.calls:
+        given = call["argv"][call["argv"].index("--data-config") + 1]
+        assert Path(given).parent == trainer.home / "runs" / trainer.run_id and get_data_config(given) == ours
+    assert registry.resolve(trainer.store, "smoke/latest").spec.config.data_config == ours
 
 
 def test_both_can_wait_for_what_to_train(trainer, tmp_path):
