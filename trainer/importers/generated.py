@@ -26,6 +26,8 @@ _MAKERS: dict[Kind, tuple[str, str]] = {
     "model": ("trainer.gr00t.n15.tiny", "make_tiny_base_model"),
 }
 """The module and function that make it."""
+_PARTS: dict[Kind, str] = {"dataset": "trainer.data.synthetic_scene", "model": "trainer.gr00t.n15.sections"}
+"""The other module that decides what is made."""
 _KINDS: dict[Kind, str] = {"dataset": "dataset", "model": "base-model"}
 """As `trainer prepare` calls them."""
 
@@ -40,11 +42,13 @@ def stored(store: ObjectStore, kind: Kind) -> SnapshotRef | None:
 
 def generator_sha256(kind: Kind) -> str:
     """Hash of the generator's source: another version makes something else."""
-    module = _MAKERS[kind][0]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise PippaError(f"{module} is missing.", "Install pippa with its `trainer` dependencies: `uv sync`.")
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    digest = hashlib.sha256()
+    for module in (_MAKERS[kind][0], _PARTS[kind]):
+        spec = importlib.util.find_spec(module)
+        if spec is None or spec.origin is None:
+            raise PippaError(f"{module} is missing.", "Install pippa with its `trainer` dependencies: `uv sync`.")
+        digest.update(Path(spec.origin).read_bytes())
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -5,7 +5,8 @@ No torch at import: the sizes also tell what a training will need, and that is a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -101,6 +102,11 @@ class EagleConfig(_Section):
     """Dtype of the backbone's weights in memory, whatever the file holds (upstream: always bfloat16)."""
 
     @property
+    def width(self) -> int:
+        """Bytes of a weight in memory."""
+        return 4 if self.torch_dtype == "float32" else 2
+
+    @property
     def image_tokens(self) -> int:
         """Tokens one image becomes in the language model's sequence."""
         return (self.vision_config["image_size"] // self.vision_config["patch_size"]) ** 2
@@ -164,6 +170,24 @@ OFFICIAL_EAGLE = EagleConfig(
     },
 )
 """The backbone of nvidia/GR00T-N1.5-3B."""
+
+
+class Sections(NamedTuple):
+    """All sections of a ``config.json``."""
+
+    backbone: BackboneConfig
+    action_head: ActionHeadConfig
+    eagle: EagleConfig
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Sections:
+        """Those of a whole ``config.json``, or of what it says of them. Raises pydantic's ``ValidationError``."""
+        return cls(
+            BackboneConfig.model_validate(values.get("backbone_cfg") or {}),
+            ActionHeadConfig.model_validate(values.get("action_head_cfg") or {}),
+            EagleConfig.model_validate(values.get("eagle_config") or OFFICIAL_EAGLE),
+        )
+
 
 TINY_WIDTH = 96
 TINY_PATCH = 28
