@@ -80,9 +80,12 @@ def run_training(
 ) -> int:
     """Start what is needed, run the flow under the terminal's eyes, print the report; returns the exit code."""
     from flows.orchestration.startup import started
+    from flows.views.forecast import plan, print_needs
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
+    if config is not None and (found := plan(config, launcher, engine)):
+        print_needs(screen, found)
     with started(home, config, screen, launcher, engine) as store:
         from flows.orchestration.train import OBSERVER
         from flows.orchestration.train import train as flow

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.views.forecast import plan, print_forecast
 from flows.views.presets_table import cameras, components
 from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, to_argv
 from trainer.config.finetune_config import FinetuneConfig
@@ -49,6 +50,9 @@ def print_plan(
     }.items():
         table.add_row(title, escape(value))
     console.print(table)
+    if found := plan(config, launcher, engine, environ):
+        console.print()
+        print_forecast(console, found)
 
     values = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for heading in ("argument", "value", "from", "why"):

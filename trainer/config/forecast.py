@@ -20,10 +20,11 @@ from pydantic import ValidationError
 from trainer.config.argv import to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.configs import get_data_config
+from trainer.data.dataset_meta import DatasetMeta
+from trainer.errors import PippaError
 from trainer.gr00t.base_model import MODEL_TYPE
 from trainer.gr00t.n15.memory import Part, parts
 from trainer.gr00t.n15.sections import Sections, tiny_sections
-from trainer.importers.names import DEMO, SYNTHETIC, TINY, is_folder
 
 CUDA_BYTES = 1_000_000_000
 """What a process takes of a card beside the model's tensors: CUDA's context with torch's kernels (0.5 to 0.6 GB),
@@ -63,13 +64,21 @@ _LESS: tuple[dict[str, object], ...] = (
     {"lora_rank": ADVISED_RANK},
 )
 """What can be changed, beside the batch, to need less GPU memory."""
+_LESS_BY = 0.8
+"""Of what was too much, to try next."""
+
+GENERAL_ADVICE = (
+    "Lower --batch-size (raise --gradient-accumulation-steps to keep the global batch), train fewer parts "
+    f"(--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank {ADVISED_RANK}."
+)
+"""Where the model is not known."""
 
 CHECKPOINTS_KEPT = 5
 """Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
 
 _KNOWN_FRAMES = {
-    SYNTHETIC: (351, 256 * 256),
-    DEMO: (2096, 256 * 256),
+    "synthetic.PickNPlace": (351, 256 * 256),
+    "robot_sim.PickNPlace": (2096, 256 * 256),
     "youliangtan/so101-table-cleanup": (47_513, 640 * 480),
 }
 """Datasets of the presets: frames of each camera, and their pixels."""
@@ -181,7 +190,9 @@ def model_of(base_model: str) -> Sections | None:
 
     None for a folder with another kind of model, or none.
     """
-    if base_model == TINY:
+    from trainer.importers.names import TINY, is_folder  # the engine imports this module, and not the importers
+
+    if base_model.partition("@")[0] == TINY:
         return Sections.of(tiny_sections())
     return read_sections(Path(base_model).expanduser()) if is_folder(base_model) else Sections.of({})
 
@@ -197,33 +208,34 @@ def read_sections(folder: Path) -> Sections | None:
 
 def frame_bytes(config: FinetuneConfig) -> int | None:
     """Bytes of the decoded frames that the data config uses, 3 for each pixel; None while a dataset is not known."""
-    cameras, total = get_data_config(config.data_config).video, 0
+    from trainer.importers.names import is_folder
+
+    cameras, pixels = get_data_config(config.data_config).video, 0
     for name in config.dataset_path:
-        if not is_folder(name):
-            if (known := _KNOWN_FRAMES.get(name.partition("@")[0])) is None:
+        if is_folder(name):
+            try:
+                meta = DatasetMeta.load(Path(name).expanduser())
+                used = [meta.info.camera(meta.modality.column("video", key)).resolution for key in cameras]
+            except (PippaError, KeyError, ValueError):  # no dataset, or one that the import changes first
                 return None
-            total += len(cameras) * 3 * known[0] * known[1]
-            continue
-        try:
-            info = json.loads((Path(name).expanduser() / "meta/info.json").read_text())
-            sizes = [sorted(map(int, each["shape"])) for each in info["features"].values() if each["dtype"] == "video"]
-            # Which feature a camera is, modality.json says; datasets without one have no other features.
-            total += int(info["total_frames"]) * sum(a * b * c for a, b, c in sizes[: len(cameras)])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            pixels += meta.total_frames * sum(width * height for width, height in used)
+        elif known := _KNOWN_FRAMES.get(name.partition("@")[0]):
+            pixels += known[0] * known[1] * len(cameras)
+        else:
             return None
-    return total
+    return 3 * pixels
 
 
-def room_for_checkpoints(base_model: Path, config: FinetuneConfig, output_dir: Path, beside: Path) -> int:
-    """Bytes that the checkpoints in ``output_dir`` will take beyond those they take now, at the most; 0 where they are
-    on another disk than the folder ``beside``, or the model in the folder ``base_model`` is not known.
+def room_for_checkpoints(base_model: Path, config: FinetuneConfig, output_dir: Path, *, native: bool = True) -> int:
+    """Bytes that the checkpoints in ``output_dir`` will take beyond those they take now, at the most; 0 where the model
+    in the folder ``base_model`` is not known.
     """
     model = read_sections(base_model)
-    if model is None or output_dir.stat().st_dev != beside.stat().st_dev:
+    if model is None:
         return 0
     files = (file.stat() for file in output_dir.rglob("*") if file.is_file())
     there = sum({file.st_ino: file.st_size for file in files}.values())  # links once
-    return max(forecast(config, model).disk.checkpoints - there, 0)
+    return max(forecast(config, model, native=native).disk.checkpoints - there, 0)
 
 
 def fits(need: int, memory: int) -> bool:
@@ -250,19 +262,36 @@ def ways(config: FinetuneConfig, model: Sections, memory: int) -> list[Way]:
     fits, the one that needs least.
     """
     found: list[Way] = []
-    least: Way | None = None
+    tried: list[Way] = []
     for change in _LESS:
-        if any(getattr(config, name) == value for name, value in change.items()) or _without_effect(config, change):
+        same = any(getattr(config, name) == value for name, value in change.items())
+        # With LoRA the tune flags decide about the projector only.
+        if same or (config.lora_rank and any(name.startswith("tune_") for name in change)):
             continue
-        for batch in _batches(config, change):
-            changed = config.model_copy(update=batch)
+        for flags in _batches(config, change):
+            changed = config.model_copy(update=flags)
             total = _memory(parts(model, changed), changed, CUDA_BYTES).total
-            way = Way(" ".join(to_argv(changed, batch)), total)
-            least = way if least is None or way.total < least.total else least
-            if fits(way.total, memory):
-                found.append(way)
+            tried.append(Way(" ".join(to_argv(changed, flags)), total))
+            if fits(total, memory):
+                found.append(tried[-1])
                 break
-    return found or [least] * (least is not None)
+    return found or sorted(tried, key=lambda way: way.total)[:1]
+
+
+def advice(config: FinetuneConfig, model: Sections | None) -> str:
+    """What to change after a GPU ran out of memory, with what it then needs as far as ``model`` is known."""
+    if model is None:
+        return GENERAL_ADVICE
+    total = forecast(config, model).gpu.total
+    found = [way for way in ways(config, model, round(_LESS_BY * total / FITS)) if way.total < total]
+    if not found:
+        return f"The forecast was {total / 1e9:.1f} GB: it takes a larger GPU, or one that nothing else uses."
+    return f"The forecast was {total / 1e9:.1f} GB. Less takes one of these: {named(found)}."
+
+
+def named(found: Sequence[Way]) -> str:
+    """The flags of ``found``, with what a training then needs."""
+    return ", ".join(f"`{way.flags}` ({way.total / 1e9:.1f} GB)" for way in found)
 
 
 def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[dict[str, object]]:
@@ -275,11 +304,6 @@ def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[d
         if samples % batch == 0:
             yield {**change, "batch_size": batch, "gradient_accumulation_steps": samples // batch}
         yield {**change, "batch_size": batch}
-
-
-def _without_effect(config: FinetuneConfig, change: Mapping[str, object]) -> bool:
-    """With LoRA the flags of what is tuned decide about the projector only."""
-    return config.lora_rank > 0 and any(name.startswith("tune_") for name in change)
 
 
 def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory:

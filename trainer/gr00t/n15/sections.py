@@ -196,7 +196,7 @@ TINY_VOCABULARY = 323
 the special tokens."""
 
 
-def tiny_sections() -> dict[str, dict[str, Any]]:
+def tiny_sections() -> dict[str, Any]:
     """Sizes of the tiny model: official dimensions at the robot's side, small ones everywhere else."""
     # No dropout: so small a model has nothing to regularise.
     blocks = {"num_attention_heads": 4, "attention_head_dim": TINY_WIDTH // 4, "dropout": 0.0}

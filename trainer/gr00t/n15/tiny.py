@@ -28,7 +28,6 @@ _WORDS = "system You Ġare Ġa Ġhelpful Ġassistant user assistant image Ġthe 
 """Words of every prompt and most instructions, one token each; the rest is spelled in bytes. Ġ is a space."""
 
 
-
 def make_tiny_base_model(path: Path, seed: int = 0) -> Path:
     """Write the tiny base model into folder ``path`` and return it. The same seed gives the same bytes."""
     tokenizer = _tokenizer()
@@ -45,9 +44,9 @@ def make_tiny_base_model(path: Path, seed: int = 0) -> Path:
 
 def tiny_config(tokenizer: Tokenizer) -> GR00TN15Config:
     """The configuration of the tiny model with ``tokenizer``, whose vocabulary must be ``TINY_VOCABULARY`` tokens."""
-    sections = tiny_sections()
-    sections["eagle_config"]["image_token_index"] = tokenizer.token_to_id(IMAGE_TOKEN)
-    return GR00TN15Config(hidden_size=TINY_WIDTH, **sections)
+    values = tiny_sections()
+    values["eagle_config"]["image_token_index"] = tokenizer.token_to_id(IMAGE_TOKEN)
+    return GR00TN15Config.from_dict({"hidden_size": TINY_WIDTH, **values})
 
 
 def _tokenizer() -> Tokenizer:
