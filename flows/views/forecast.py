@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from rich.console import Console
 from rich.markup import escape
-from rich.padding import Padding
 from rich.table import Table
 
 from flows.launch.machine import cards
@@ -129,8 +128,9 @@ def warnings(found: Plan) -> Iterator[WarningEvent]:
 
 def print_warning(console: Console, warning: WarningEvent) -> None:
     """What is wrong, and what helps below it."""
-    console.print(f"[yellow]![/] {escape(warning.message)}")
-    console.print(Padding(f"[dim]{escape(warning.hint)}[/]", (0, 0, 0, 2)))
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row("[yellow]![/]", f"{escape(warning.message)}\n[dim]{escape(warning.hint)}[/]")
+    console.print(grid)
 
 
 def _rows(found: Plan) -> Iterator[_Row]:
