@@ -13,9 +13,9 @@ from pathlib import Path
 
 from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import advice, read_sections
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
+from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
 from trainer.runner.ahead import AHEAD, order
 from trainer.runner.crash_diagnosis import explain

@@ -36,7 +36,7 @@ def submit_and_follow(
     _require_reachable(config)
     screen = console()
     screen.print(f"[bold]{escape(run_id)}[/]")
-    if config is not None and (found := plan(config, "remote", engine or "native")):
+    if config is not None and (found := plan(config, "remote", engine or "native", None)):
         print_needs(screen, found)
     with connected() as client:
         from flows.orchestration import remote

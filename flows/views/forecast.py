@@ -11,13 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.launch.machine import cards
 from flows.views.terminal import duration, size
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import CARDS, CHECKPOINTS_KEPT, Forecast, Memory, forecast, model_of, smallest_card, ways
 from trainer.config.run_spec import Engine
 from trainer.config.settings import frame_cache_bytes, pippa_home
 from trainer.events import WarningEvent
+from trainer.forecast import CARDS, CHECKPOINTS_KEPT, Forecast, Memory, forecast, model_of, smallest_card, ways
 from trainer.gr00t.n15.sections import Sections
 from trainer.importers import TINY
 from trainer.runner.cards import Card
@@ -56,8 +55,16 @@ class Plan:
         return sum(amount for _, amount, _ in _disk(self) if isinstance(amount, int))
 
 
-def plan(config: FinetuneConfig, launcher: str, engine: Engine, environ: Mapping[str, str] = os.environ) -> Plan | None:
-    """The forecast for ``config`` where ``launcher`` will train it; None for a model of unknown sizes."""
+def plan(
+    config: FinetuneConfig,
+    launcher: str,
+    engine: Engine,
+    cards: list[Card] | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Plan | None:
+    """The forecast for ``config`` where ``launcher`` will train it, on one of ``cards``; None for a model of unknown
+    sizes.
+    """
     model = model_of(config.base_model_path)
     if model is None:
         return None
@@ -71,7 +78,7 @@ def plan(config: FinetuneConfig, launcher: str, engine: Engine, environ: Mapping
         engine=engine,
         model=model,
         needs=needs,
-        cards=cards(launcher, environ),
+        cards=cards,
         free=shutil.disk_usage(existing).free if launcher == "process" else None,
         embedded_store=launcher != "remote" and not environ.get("PIPPA_S3_ENDPOINT"),
         frames=frames,

@@ -162,7 +162,8 @@ def _as_on_cuda() -> Iterator[None]:
 
     def layer_norm(x: torch.Tensor, shape: list[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:
         if torch.is_autocast_enabled("cpu"):
-            x, weight, bias = (None if each is None else each.float() for each in (x, weight, bias))
+            weight, bias = (None if each is None else each.float() for each in (weight, bias))
+            x = x.float()
         return norm(x, shape, weight, bias, eps)
 
     def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import BinaryIO
 
-from trainer.config.forecast import GENERAL_ADVICE
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
+from trainer.forecast import GENERAL_ADVICE
 from trainer.runner.ahead import Ahead
 from trainer.runner.crash_diagnosis import explain, oom_kills
 

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.config.forecast import GENERAL_ADVICE
 from trainer.errors import DiskFullError, EngineError, OutOfMemoryError, PippaError, from_exit_code
 from trainer.events import ErrorEvent
+from trainer.forecast import GENERAL_ADVICE
 
 _SHM = re.compile(
     r"bus error|insufficient shared memory|unable to (open|allocate) shared memory"

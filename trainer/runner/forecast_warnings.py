@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import fits, forecast, named, read_sections, room_for_checkpoints, ways
 from trainer.config.run_spec import RunSpec
 from trainer.events import WarningEvent
+from trainer.forecast import fits, forecast, named, read_sections, room_for_checkpoints, ways
 from trainer.gr00t.n15.sections import Sections
 from trainer.runner.cards import Card, used
 

@@ -17,11 +17,11 @@ from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer import importers
 from trainer.config.argv import require_engine_can, resolve, to_argv
-from trainer.config.forecast import advice, read_sections
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
+from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
 from trainer.runner.ahead import AHEAD, Ahead, order
 from trainer.runner.child_process import Interrupted, Signals, run_child

@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import AHEAD_BYTES
+from trainer.forecast import AHEAD_BYTES
 from trainer.training.devices import under_torchrun
 
 SEED = 42

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from trainer.config.forecast import CHECKPOINTS_KEPT
+from trainer.forecast import CHECKPOINTS_KEPT
 from trainer.runner.crash_diagnosis import disk_full
 
 STAGING = ".saving"

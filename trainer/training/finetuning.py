@@ -9,13 +9,13 @@ import torch
 from transformers import set_seed
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import room_for_checkpoints
 from trainer.config.settings import frame_cache_bytes, pippa_home
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, PhaseEvent
+from trainer.forecast import room_for_checkpoints
 from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor

@@ -9,8 +9,8 @@ import pytest
 
 from tests.support.fake_training import meta_model, peak_bytes, saved_bytes
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import forecast
 from trainer.data.configs import DATA_CONFIGS, DataConfig
+from trainer.forecast import forecast
 from trainer.gr00t.lora import merged_state
 from trainer.gr00t.n15.memory import parts
 from trainer.gr00t.n15.sections import Sections, tiny_sections
@@ -31,7 +31,7 @@ def wide(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def config(**flags: Any) -> FinetuneConfig:
-    return FinetuneConfig(**{"dataset_path": ["any"], "data_config": "so100_dualcam", **flags})
+    return FinetuneConfig.model_validate({"dataset_path": ["any"], "data_config": "so100_dualcam", **flags})
 
 
 def test_the_parts_have_the_parameters_that_upstreams_have() -> None:

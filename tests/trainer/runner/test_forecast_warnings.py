@@ -11,8 +11,8 @@ import pytest
 
 from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import fits, forecast
 from trainer.config.presets import PRESETS
+from trainer.forecast import fits, forecast
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.sections import Sections, tiny_sections
 from trainer.runner import forecast_warnings

@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from trainer.config import forecast as module
+from trainer import forecast as module
 from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.forecast import (
+from trainer.config.presets import PRESETS, Preset
+from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.synthetic import make_synthetic
+from trainer.forecast import (
     CARDS,
     FITS,
     GENERAL_ADVICE,
@@ -25,9 +28,6 @@ from trainer.config.forecast import (
     smallest_card,
     ways,
 )
-from trainer.config.presets import PRESETS, Preset
-from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.synthetic import make_synthetic
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.sections import Sections
 
@@ -36,7 +36,7 @@ OFFICIAL = Sections.of({})
 
 def config(**flags: Any) -> FinetuneConfig:
     """The defaults, but for ``flags``."""
-    return FinetuneConfig(**{"dataset_path": ["any"], "data_config": "so100_dualcam", **flags})
+    return FinetuneConfig.model_validate({"dataset_path": ["any"], "data_config": "so100_dualcam", **flags})
 
 
 @pytest.fixture
