@@ -16,6 +16,7 @@ from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
+from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
 from trainer.runner.ahead import AHEAD, order
 from trainer.runner.crash_diagnosis import explain
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return finetune(config, emit, upstream_exact=upstream_exact)
     except (RuntimeError, MemoryError, OSError) as error:
-        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"])
+        less = advice(config, read_sections(Path(config.base_model_path)))
+        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"], advice=less)
         if isinstance(problem, EngineError):  # nothing it knows a cure for
             raise
         raise problem from error

@@ -61,9 +61,12 @@ def train(argv: Sequence[str]) -> int:
     if own.launcher == "process":
         require_engine_here(engine)
     if own.dry_run:
+        from flows.launch.machine import cards
         from flows.views.dry_run import print_plan
+        from flows.views.forecast import plan
 
-        print_plan(console(), preset, config, provenance, own.launcher, engine)
+        needs = plan(config, own.launcher, engine, cards(own.launcher))
+        print_plan(console(), preset, config, provenance, own.launcher, engine, needs)
         print_warnings(console(), warnings)
         return ExitCode.DONE
     print_warnings(console(), warnings)
@@ -86,10 +89,14 @@ def run_training(
     engine: Engine,
 ) -> int:
     """Start what is needed, run the flow under the terminal's eyes, print the report; returns the exit code."""
+    from flows.launch.machine import cards
     from flows.orchestration.startup import started
+    from flows.views.forecast import plan, print_needs
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
+    if config is not None and (found := plan(config, launcher, engine, cards(launcher))):
+        print_needs(screen, found)
     with started(home, config, screen, launcher, engine) as store:
         from flows.orchestration.train import OBSERVER
         from flows.orchestration.train import train as flow

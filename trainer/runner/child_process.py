@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
+from trainer.forecast import GENERAL_ADVICE
 from trainer.runner.ahead import Ahead
 from trainer.runner.crash_diagnosis import explain, oom_kills
 
@@ -93,11 +94,11 @@ class Outcome:
     error: ErrorEvent | None
     oom_killed: bool
 
-    def problem(self) -> PippaError | None:
-        """The error that explains a bad end."""
+    def problem(self, advice: str = GENERAL_ADVICE) -> PippaError | None:
+        """The error that explains a bad end; ``advice`` as for ``explain``."""
         if self.returncode == 0:
             return None
-        return explain(self.returncode, self.tail, self.error, oom_killed=self.oom_killed)
+        return explain(self.returncode, self.tail, self.error, oom_killed=self.oom_killed, advice=advice)
 
 
 def run_child(

@@ -21,7 +21,8 @@ from trainer.config.settings import pippa_home, secret_from, upload_patience
 from trainer.data.config_file import to_json
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
-from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
+from trainer.forecast import advice, read_sections
+from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
 from trainer.runner.ahead import AHEAD, Ahead, order
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
@@ -163,7 +164,7 @@ class Run:
         check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
-        if warning := workspace.disk_warning(spec, base_model, self.output_dir):
+        for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
             emit(warning)
 
         uploader = checkpoint_uploader.Uploader(
@@ -245,7 +246,7 @@ class Run:
                 f"The engine can't be started: {error}.", "PIPPA_FINETUNE_COMMAND must name a program of this image."
             )
         if self.signals.received is None:
-            return outcome.problem()
+            return outcome.problem(advice(spec.config, read_sections(base_model)))
         if outcome.error or outcome.returncode not in (0, -SIGTERM, -SIGKILL, 128 + SIGTERM, 128 + SIGINT):
             # It was told to stop, but stopped for another reason: a full disk under its last checkpoint, say.
             error = explain(outcome.returncode, outcome.tail, outcome.error, oom_killed=outcome.oom_killed)

@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from trainer.forecast import CHECKPOINTS_KEPT
 from trainer.runner.crash_diagnosis import disk_full
-
-CHECKPOINTS_KEPT = 5
-"""Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
 
 STAGING = ".saving"
 """Folder in the output directory in which a checkpoint is written."""
