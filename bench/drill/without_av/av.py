@@ -1,8 +1,8 @@
 """Stands for PyAV where it is missing: the GPU machine has no room for its wheel, and the drill decodes nothing.
 
 A video is an array of frames, written and read back as it is. What the trainer asks of PyAV works on it, so that the
-dataset, its checks, the frame cache and the evaluation are the real ones. The folder of this file goes on the path of
-processes that find no PyAV (``bench.gpu_drill``).
+dataset, its checks, the frame cache and the evaluation are the real ones. Its folder is the last on the path of the
+drill's processes: an installed PyAV comes before it.
 """
 
 from __future__ import annotations
