@@ -117,7 +117,7 @@ class Training:
         yield self._pending.put(last)
 
     def _upload(self) -> Generator[simpy.Event, Any, None]:
-        """As ``trainer.runner.checkpoint_uploader`` does: the lowest step first, the training state with a pause in between."""
+        """As ``checkpoint_uploader`` does: the lowest step first, the training state with a pause in between."""
         clock, setup, outcome = self._clock, self._setup, self.outcome
         sent, took = 0.0, setup.state / setup.link
         last = False

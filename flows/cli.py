@@ -43,15 +43,15 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints verify", "NAME", "read and hash every file in the store", "checkpoints:verify"),
     Command("checkpoints alias", "ALIAS NAME", "a name of your own for a checkpoint", "checkpoints:alias"),
     Command("checkpoints gc", "[--delete]", "what nothing refers to any more", "checkpoints:gc"),
-    Command("server", "", "the Prefect server of a team, with its pages", "server:server"),
+    Command("server", "", "the Prefect server of a team, with the web UI", "server:server"),
     Command("worker", "", "run here what is started or scheduled in Prefect", "worker:worker"),
     Command("runs list", "", "runs and how they ended", "runs:show_all"),
     Command("runs show", "RUN", "the report of a run", "runs:show"),
     Command("runs pull", "RUN FOLDER", "a run's plots, log, events and W&B files", "runs:pull"),
     Command("runs sync", "RUN", "upload to W&B what was recorded offline", "runs:sync"),
     Command("runs resume", "RUN", "continue a run from its last checkpoint", "runs:resume"),
-    Command("runs follow", "RUN", "watch a training that goes on elsewhere", "remote:follow"),
-    Command("runs cancel", "RUN", "end a training that goes on elsewhere", "remote:cancel"),
+    Command("runs follow", "RUN", "watch a run on another machine", "runs:follow"),
+    Command("runs cancel", "RUN", "end a run on another machine", "runs:cancel"),
 )
 _BY_WORDS = {command.words: command for command in COMMANDS}
 # `pippa data` means `pippa data list`.

@@ -85,7 +85,7 @@ def object_store(s3_settings: StoreSettings) -> ObjectStore:
 
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
-    """A client of the Docker engine of this machine; a test with it is also marked ``docker``.
+    """A client of the Docker daemon of this machine; a test with it is also marked ``docker``.
 
     Where no engine answers it skips, unless PIPPA_REQUIRE_DOCKER=1 says that one must.
     """
@@ -96,8 +96,8 @@ def docker_client() -> Iterator[docker.DockerClient]:
         client.ping()
     except (docker.errors.DockerException, OSError) as error:
         if os.environ.get("PIPPA_REQUIRE_DOCKER") == "1":
-            pytest.fail(f"PIPPA_REQUIRE_DOCKER=1, and no Docker engine answers: {error}")
-        pytest.skip(f"no Docker engine answers: {error}")
+            pytest.fail(f"PIPPA_REQUIRE_DOCKER=1, and no Docker daemon answers: {error}")
+        pytest.skip(f"no Docker daemon answers: {error}")
     yield client
     client.close()
 

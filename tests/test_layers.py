@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +23,85 @@ def imported(file: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.split(".")[0])
     return names
+
+
+ROOMS = {
+    "trainer.config": set(),
+    "trainer.store": {"trainer.config"},
+    "trainer.data": {"trainer.config"},
+    "trainer.gr00t": {"trainer.config", "trainer.data"},
+    "trainer.importers": {"trainer.config", "trainer.store", "trainer.data", "trainer.gr00t"},
+    # The engine reports and follows the process that started it as every engine does: with the runner's modules.
+    "trainer.runner": {"trainer.config", "trainer.store", "trainer.importers", "trainer.gr00t", "trainer.training"},
+    "trainer.training": {"trainer.config", "trainer.data", "trainer.gr00t", "trainer.runner"},
+    "trainer.evaluation": {
+        "trainer.config",
+        "trainer.store",
+        "trainer.data",
+        "trainer.gr00t",
+        "trainer.importers",
+        "trainer.runner",
+    },
+    "flows.launch": {"flows.embedded"},
+    "flows.embedded": set(),
+    "flows.views": set(),
+    "flows.orchestration": {"flows.embedded", "flows.launch", "flows.views"},
+    "flows.commands": {"flows.embedded", "flows.launch", "flows.orchestration", "flows.views"},
+}
+"""What each room may import of its own package beside the loose modules at its root; ``flows`` may use all of
+``trainer``."""
+
+
+def modules() -> dict[str, Path]:
+    """Every module of both packages by its dotted name."""
+    found = {}
+    for package in ("trainer", "flows"):
+        for file in (ROOT / package).rglob("*.py"):
+            found[".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")] = file
+    return found
+
+
+def edges() -> dict[str, set[str]]:
+    """Which modules each module imports, also inside functions."""
+    known = modules()
+    found: dict[str, set[str]] = {}
+    for name, file in known.items():
+        targets: set[str] = set()
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                targets |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                full = {f"{node.module}.{alias.name}" for alias in node.names}
+                targets |= {each if each in known else node.module for each in full}
+        found[name] = (targets & known.keys()) - {name}
+    return found
+
+
+def room_of(module: str) -> str:
+    return ".".join(module.split(".")[:2])
+
+
+@pytest.mark.parametrize("package", ["trainer", "flows"])
+def test_every_folder_is_a_room_with_rules(package):
+    rooms = {f"{package}.{folder.parent.name}" for folder in (ROOT / package).glob("*/__init__.py")}
+    assert rooms == {room for room in ROOMS if room.startswith(package)}
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_the_rooms_below_it(room):
+    guilty = [
+        (module, target)
+        for module, targets in edges().items()
+        for target in targets
+        if room_of(module) == room
+        and room_of(target) in ROOMS.keys() - {room} - ROOMS[room]
+        and target.partition(".")[0] == room.partition(".")[0]
+    ]
+    assert not guilty
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    graphlib.TopologicalSorter(edges()).prepare()
 
 
 @pytest.mark.parametrize(("package", "never"), [("trainer", {"flows", "prefect", "docker"}), ("flows", {"torch"})])

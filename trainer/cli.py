@@ -17,8 +17,8 @@ usage: trainer COMMAND …
 
   run PRESET [--flag …]       train, upload checkpoints while it goes on, evaluate
   run --run-id RUN            the same for a run whose spec is in the object store; continues where it stopped
-  prepare dataset NAME        bring a dataset into the object store (hub id, git+…, s3://…, a folder, a known name)
-  prepare base-model NAME     bring a base model into the object store (a folder, a hub id, tiny)
+  prepare dataset NAME        import a dataset into the object store (hub id, git+…, s3://…, a folder, a known name)
+  prepare base-model NAME     import a base model into the object store (a folder, a hub id, tiny)
   finetune [--flag …]         the native engine alone, with the flags of Isaac-GR00T's gr00t_finetune.py
   evaluate [--flag …]         open-loop evaluation of one checkpoint
   doctor                      what this machine has: versions, devices, object store
@@ -99,7 +99,7 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _prepare(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser("trainer prepare", description="Bring a dataset or base model into the store.")
+    parser = argparse.ArgumentParser("trainer prepare", description="Import a dataset or base model into the store.")
     parser.add_argument("kind", choices=["dataset", "base-model"])
     parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
     parser.add_argument("--name", dest="store_name", help="its name in the store")

@@ -21,7 +21,7 @@ def show_all(argv: Sequence[str]) -> int:
     """``pippa data list``"""
     Parser("pippa data list", description="List the datasets in the object store.").parse_args(argv)
     return show_snapshots(
-        "dataset", "No datasets yet. `pippa data add NAME` brings one, `pippa train smoke` makes one."
+        "dataset", "No datasets yet. `pippa data add NAME` imports one, `pippa train smoke` makes one."
     )
 
 
@@ -62,7 +62,7 @@ def check(argv: Sequence[str]) -> int:
     screen = console()
     screen.print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
     for change in changes:
-        screen.print(f"  {escape(change)} when it is brought into the store; the folder stays as it is.")
+        screen.print(f"  {escape(change)} on import; the folder stays as it is.")
     return ExitCode.DONE
 
 
@@ -77,7 +77,7 @@ def push(argv: Sequence[str]) -> int:
 
 def add(argv: Sequence[str]) -> int:
     """``pippa data add NAME``"""
-    parser = Parser("pippa data add", description="Bring a dataset from elsewhere into the object store.")
+    parser = Parser("pippa data add", description="Import a dataset from the hub, git or S3 into the object store.")
     parser.add_argument("source", metavar="NAME", help=SOURCES)
     _add_options(parser)
     parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")

@@ -21,7 +21,7 @@ def show_all(argv: Sequence[str]) -> int:
 
 def add(argv: Sequence[str]) -> int:
     """``pippa models add NAME``"""
-    parser = Parser("pippa models add", description="Bring a base model into the object store, once for all machines.")
+    parser = Parser("pippa models add", description="Import a base model into the object store, once for all machines.")
     parser.add_argument(
         "source",
         metavar="NAME",

@@ -1,10 +1,10 @@
-"""Trainings elsewhere: ``pippa train --launcher remote``, ``pippa runs follow`` and ``pippa runs cancel``."""
+"""Runs on another machine: what ``pippa train --launcher remote``, ``runs follow`` and ``runs cancel`` share."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,6 @@ from rich.markdown import Markdown
 from rich.markup import escape
 
 from flows import compose_discovery
-from flows.cli import Parser
 from flows.commands import console, spinner
 from flows.embedded.prefect import given_api
 from flows.settings import prefect_environment
@@ -28,63 +27,32 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 
-def carry_out_remotely(
+def submit_and_follow(
     preset: str, overrides: dict[str, Any], engine: Engine | None, run_id: str, config: FinetuneConfig | None
 ) -> int:
     """Submit the training to the Prefect server and follow it; returns its exit code."""
     _require_reachable(config)
     screen = console()
     screen.print(f"[bold]{escape(run_id)}[/]")
-    with _client() as client:
+    with connected() as client:
         from flows.orchestration import remote
 
         flow_run = remote.submit(client, preset, overrides, engine, run_id)
         screen.print(f"Submitted to {escape(_server())}", soft_wrap=True)
         if not remote.workers_online(client):
             screen.print("[yellow]![/] No worker is online; it begins when one is: `pippa worker`.")
-        return _follow(client, flow_run, screen)
+        return follow_to_end(client, flow_run, screen)
 
 
-def follow(argv: Sequence[str]) -> int:
-    """``pippa runs follow RUN``"""
-    parser = Parser("pippa runs follow", description="Watch a training that goes on elsewhere. Ctrl-C stops watching.")
-    parser.add_argument("run", help="run id")
-    arguments = parser.parse_args(argv)
-    with _client() as client:
-        from flows.orchestration import remote
-
-        return _follow(client, remote.find(client, arguments.run), console())
-
-
-def cancel(argv: Sequence[str]) -> int:
-    """``pippa runs cancel RUN``"""
-    parser = Parser("pippa runs cancel", description="End a training; it saves and uploads a last checkpoint first.")
-    parser.add_argument("run", help="run id")
-    arguments = parser.parse_args(argv)
-    screen = console()
-    with _client() as client:
-        from flows.orchestration import remote
-
-        flow_run = remote.find(client, arguments.run)
-        if flow_run.state is not None and flow_run.state.is_final():
-            screen.print(f"{escape(flow_run.name)} has ended already: {flow_run.state.name}.")
-            return ExitCode.DONE
-        remote.cancel(client, flow_run)
-        end = _watch(client, flow_run, screen)
-        if end is None:
-            return ExitCode.INTERRUPTED
-    screen.print(f"[green]✓[/] {escape(flow_run.name)}: {end.state}. To continue it: pippa runs resume {flow_run.name}")
-    return ExitCode.DONE
-
-
-def _follow(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> int:
+def follow_to_end(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> int:
+    """Show the run until it ends, then its report or its error; returns its exit code, 130 after Ctrl-C."""
     from flows.orchestration import remote
 
     name = flow_run.name
-    end = _watch(client, flow_run, screen)
+    end = watch(client, flow_run, screen)
     if end is None:
         screen.print(
-            f"[yellow]![/] Not watching any more; the training goes on.\n"
+            f"[yellow]![/] Stopped watching; the run continues.\n"
             f"  to watch it again: [bold]pippa runs follow {name}[/]\n"
             f"  to end it:         [bold]pippa runs cancel {name}[/]"
         )
@@ -100,7 +68,7 @@ def _follow(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> in
     return end.exit_code
 
 
-def _watch(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> Any:
+def watch(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> Any:
     """Follow in the terminal's progress display; None when Ctrl-C ended the watching."""
     from flows.orchestration import remote
     from flows.views.terminal import Terminal
@@ -136,7 +104,7 @@ def _server() -> str:
 
 
 @contextmanager
-def _client() -> Iterator[SyncPrefectClient]:
+def connected() -> Iterator[SyncPrefectClient]:
     """A client of the server that the settings name. Raises ``PippaError`` where it can't be used."""
     compose_discovery.adopt(pippa_home())
     if not os.environ.get("PREFECT_API_URL"):

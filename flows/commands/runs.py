@@ -15,6 +15,7 @@ from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import columns, console, nothing_stored, opened_store
+from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
 from flows.views.terminal import duration
@@ -138,12 +139,10 @@ def resume(argv: Sequence[str]) -> int:
     )
     arguments = parser.parse_args(argv)
     if chosen_launcher(arguments.launcher) == "remote":
-        from flows.commands.remote import carry_out_remotely
-
         if not RUN_ID.fullmatch(arguments.run):
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         preset = arguments.run.rsplit("-", 3)[0]
-        return carry_out_remotely(preset, {}, None, arguments.run, None)
+        return submit_and_follow(preset, {}, None, arguments.run, None)
     with opened_store() as store:
         spec, state = _resumable(store, arguments.run)
         launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
@@ -151,6 +150,38 @@ def resume(argv: Sequence[str]) -> int:
         _require_not_elsewhere(spec, state, launcher)
         # Within the store's context, so that an embedded server is not stopped and started again in between.
         return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
+
+
+def follow(argv: Sequence[str]) -> int:
+    """``pippa runs follow RUN``"""
+    parser = Parser("pippa runs follow", description="Watch a run on another machine. Ctrl-C stops watching.")
+    parser.add_argument("run", help="run id")
+    arguments = parser.parse_args(argv)
+    with connected() as client:
+        from flows.orchestration import remote
+
+        return follow_to_end(client, remote.find(client, arguments.run), console())
+
+
+def cancel(argv: Sequence[str]) -> int:
+    """``pippa runs cancel RUN``"""
+    parser = Parser("pippa runs cancel", description="End a training; it saves and uploads a last checkpoint first.")
+    parser.add_argument("run", help="run id")
+    arguments = parser.parse_args(argv)
+    screen = console()
+    with connected() as client:
+        from flows.orchestration import remote
+
+        flow_run = remote.find(client, arguments.run)
+        if flow_run.state is not None and flow_run.state.is_final():
+            screen.print(f"{escape(flow_run.name)} has ended already: {flow_run.state.name}.")
+            return ExitCode.DONE
+        remote.cancel(client, flow_run)
+        end = watch(client, flow_run, screen)
+        if end is None:
+            return ExitCode.INTERRUPTED
+    screen.print(f"[green]✓[/] {escape(flow_run.name)}: {end.state}. To continue it: pippa runs resume {flow_run.name}")
+    return ExitCode.DONE
 
 
 def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:

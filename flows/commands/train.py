@@ -64,9 +64,9 @@ def train(argv: Sequence[str]) -> int:
         return ExitCode.DONE
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
     if own.launcher == "remote":
-        from flows.commands.remote import carry_out_remotely
+        from flows.commands.remote import submit_and_follow
 
-        return carry_out_remotely(name, overrides, engine if own.engine else None, new_run_id(name), config)
+        return submit_and_follow(name, overrides, engine if own.engine else None, new_run_id(name), config)
     return run_training(name, overrides, own.launcher, new_run_id(name), config, engine)
 
 

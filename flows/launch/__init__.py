@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.errors import UsageError
 from trainer.events import Event
 
 LauncherName = Literal["process", "docker"]
@@ -77,7 +76,7 @@ class Launcher(Protocol):
         ...
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
-        """What identifies the image that jobs of ``engine`` run in, brought here if need be; None without images."""
+        """What identifies the image that jobs of ``engine`` run in, built or pulled if need be; None without images."""
         ...
 
     def start(self, job: Job, environ: Mapping[str, str]) -> Training:
@@ -102,18 +101,3 @@ def log_file(home: Path, job: Job) -> Path:
     file = home / "runs" / job.name / "trainer.log" if job.role == "training" else home / "logs" / f"{job.name}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     return file
-
-
-def get_launcher(name: str, home: Path) -> Launcher:
-    """The launcher called ``name``. Raises ``UsageError`` for an unknown one."""
-    if name == "process":
-        from flows.launch.process import ProcessLauncher
-
-        return ProcessLauncher(home)
-    if name == "docker":
-        from flows.launch.docker.launcher import DockerLauncher
-
-        return DockerLauncher(home)
-    raise UsageError(
-        f"There is no launcher called {name!r}.", f"The launchers are {', '.join(get_args(LauncherName))}."
-    )

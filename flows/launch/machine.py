@@ -18,11 +18,11 @@ _KERNEL_GPUS = Path("/proc/driver/nvidia/gpus")
 
 
 def machine_name() -> str:
-    """The name of the machine that training containers run on: the Docker engine's, without one this host's.
+    """The name of the machine that training containers run on: the Docker daemon's, without one this host's.
 
     A worker in a container is named like every other process of the machine, and like its successors.
     """
-    return str(_engine().get("Name") or socket.gethostname())
+    return str(_daemon().get("Name") or socket.gethostname())
 
 
 def gpus(launcher: LauncherName, environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -36,13 +36,13 @@ def gpus(launcher: LauncherName, environ: Mapping[str, str] = os.environ) -> lis
         return _indices(_kernel_gpus())
     from flows.launch.docker.gpus import offered, wanted
 
-    named, how = wanted(environ), offered(_engine())
+    named, how = wanted(environ), offered(_daemon())
     if isinstance(named, list):
         return named
     if how is None:
         return []
-    # Of GPUs from CDI the engine knows the names: each by index and by UUID, and all of them together.
-    ids = [str(device.get("ID", "")).rpartition("=")[2] for device in _engine().get("DiscoveredDevices") or []]
+    # Of GPUs from CDI the daemon knows the names: each by index and by UUID, and all of them together.
+    ids = [str(device.get("ID", "")).rpartition("=")[2] for device in _daemon().get("DiscoveredDevices") or []]
     return sorted(each for each in ids if each.isdecimal()) or _indices(_kernel_gpus())
 
 
@@ -78,8 +78,8 @@ def _indices(count: int) -> list[str]:
 
 
 @cache
-def _engine() -> dict[str, Any]:
-    """``docker info``; empty where no engine answers."""
+def _daemon() -> dict[str, Any]:
+    """``docker info``; empty where no daemon answers."""
     from flows.launch.docker.docker_client import connect
 
     try:

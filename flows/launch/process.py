@@ -63,8 +63,8 @@ class ProcessLauncher:
     def start(self, job: Job, environ: Mapping[str, str]) -> TrainerProcess:
         """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
 
-        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` watches for that. An embedded store outlives pippa
-        until then. So there is never one to re-attach to.
+        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` sees to that. An embedded store outlives
+        pippa until then. So there is never one to re-attach to.
         """
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]

@@ -1,6 +1,6 @@
-"""Datasets and base models for a training, brought into the store from wherever the flow runs.
+"""Imports a training's datasets and base model into the store, from wherever the flow runs.
 
-What the store has already is found without a container. What it lacks is brought by this process when that is where
+What the store has already is found without a container. What it lacks is imported by this process when that is where
 training happens, or when it is a folder of this machine, and else by ``trainer prepare`` where the trainer runs: an
 orchestrator's image has neither torch nor a video decoder.
 """
@@ -11,8 +11,9 @@ import hashlib
 import os
 from collections.abc import Callable
 
-from flows.launch import Job, LauncherName, get_launcher
+from flows.launch import Job, LauncherName
 from flows.launch.follow import failure, follow
+from flows.launch.launchers import get_launcher
 from flows.settings import stop_grace
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
@@ -24,7 +25,7 @@ from trainer.store.client import ObjectStore
 Observe = Callable[[Event], None]
 
 
-def bring(
+def ensure_imported(
     kind: importers.Kind,
     name: str,
     launcher: LauncherName,
@@ -33,7 +34,7 @@ def bring(
     data_config: str | None = None,
     observe: Observe = lambda _: None,
 ) -> SnapshotRef:
-    """The snapshot that ``name`` means (``trainer.importers``), brought into the store unless it is there.
+    """The snapshot that ``name`` means (``trainer.importers``), imported unless the store has it.
 
     ``owner`` is the run, or else the flow run, that wants it; asking again for the same owner continues what was begun.
     Raises as ``trainer.importers`` does, and ``KeyboardInterrupt`` when Ctrl-C stopped it.
@@ -42,7 +43,7 @@ def bring(
     if ref := importers.find(store, kind, name):
         return ref
     if launcher == "process" or importers.is_folder(name):
-        return _bring_here(store, kind, name, data_config, observe)
+        return _import_here(store, kind, name, data_config, observe)
     job = prepare_job(kind, name, owner, data_config)
     found: list[SnapshotRef] = []
 
@@ -73,7 +74,7 @@ def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | 
     )
 
 
-def _bring_here(
+def _import_here(
     store: ObjectStore, kind: importers.Kind, name: str, data_config: str | None, observe: Observe
 ) -> SnapshotRef:
     work = importers.downloads_folder(pippa_home())
@@ -88,7 +89,7 @@ def _bring_here(
     except ModuleNotFoundError as error:
         # The image of the flows is not made to look into datasets and models.
         raise UsageError(
-            f"{name} can't be brought into the store from here: {error.name} is not installed.",
+            f"{name} can't be imported from here: {error.name} is not installed.",
             "From where pippa is whole: `pippa data push FOLDER` or `pippa models add ./FOLDER`; "
             "then name it as the store does.",
         ) from error

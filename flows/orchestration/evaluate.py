@@ -10,8 +10,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 
-from flows.launch import GPU_VARIABLE, Job, LauncherName, get_launcher, machine
+from flows.launch import GPU_VARIABLE, Job, LauncherName, machine
 from flows.launch.follow import failure, follow
+from flows.launch.launchers import get_launcher
 from flows.orchestration import gpu_leases
 from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs, supervised

@@ -9,7 +9,7 @@ from prefect.logging import get_run_logger
 from flows.launch import LauncherName
 from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs
-from flows.orchestration.ensure_imported import bring
+from flows.orchestration.ensure_imported import ensure_imported
 from flows.views.terminal import size
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings
@@ -30,7 +30,7 @@ def _run_name() -> str:
     on_crashed=[stop_what_runs],
 )
 def pull_dataset(name: str, data_config: str | None = None, launcher: LauncherName = "process") -> SnapshotRef:
-    """Bring a dataset into the object store; what is there already is not brought again.
+    """Import a dataset into the object store, unless it is there.
 
     Args:
         name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), git+https://…@REF#FOLDER, s3://BUCKET/PREFIX,
@@ -49,7 +49,7 @@ def pull_dataset(name: str, data_config: str | None = None, launcher: LauncherNa
     on_crashed=[stop_what_runs],
 )
 def pull_base_model(name: str, launcher: LauncherName = "process") -> SnapshotRef:
-    """Bring a base model into the object store; what is there already is not brought again.
+    """Import a base model into the object store, unless it is there.
 
     Args:
         name: A Hugging Face id (OWNER/NAME or OWNER/NAME@REVISION), git+https://…@REF#FOLDER, s3://BUCKET/PREFIX,
@@ -61,7 +61,7 @@ def pull_base_model(name: str, launcher: LauncherName = "process") -> SnapshotRe
 
 def _pull(kind: Kind, name: str, launcher: LauncherName, data_config: str | None) -> SnapshotRef:
     log = get_run_logger()
-    ref = bring(
+    ref = ensure_imported(
         kind,
         name,
         launcher,

@@ -20,7 +20,8 @@ from flows import compose_discovery as compose_stack
 from flows.embedded.prefect import given_api, prefect_api, prefect_service
 from flows.embedded.s3 import s3_service, store_settings
 from flows.embedded.service import SharedService
-from flows.launch import LauncherName, get_launcher
+from flows.launch import LauncherName
+from flows.launch.launchers import get_launcher
 from flows.launch.process import trainer_ahead
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
@@ -58,7 +59,7 @@ def started(
     """Object store and Prefect, ready, and named in ``os.environ`` for the flow and its children.
 
     ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
-    base model are brought into the store meanwhile, else its image is brought here, and the flow does the rest.
+    base model are imported meanwhile, else its image is built or pulled, and the flow does the rest.
     Embedded servers end with the context, unless another pippa uses them. Raises the first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))

@@ -21,12 +21,13 @@ from prefect.logging import get_run_logger
 from prefect.states import Cancelled
 from prefect.tasks import Task
 
-from flows.launch import GPU_VARIABLE, LauncherName, get_launcher, machine, training_job
+from flows.launch import GPU_VARIABLE, LauncherName, machine, training_job
 from flows.launch.follow import can_heal, failure, follow
+from flows.launch.launchers import get_launcher
 from flows.orchestration import gpu_leases
 from flows.orchestration.artifacts import Artifacts, log_event, publish
 from flows.orchestration.cancellation import cancellable, stop_what_runs, supervised
-from flows.orchestration.ensure_imported import bring
+from flows.orchestration.ensure_imported import ensure_imported
 from flows.orchestration.parameters import Overrides, PresetName, given
 from flows.settings import stop_grace
 from flows.views.report import build_report, to_markdown
@@ -149,13 +150,13 @@ def _gpus(spec: RunSpec, launcher: LauncherName) -> AbstractContextManager[list[
 @task(name="dataset", task_run_name="dataset {name}", persist_result=False, cache_policy=NO_CACHE)
 def ensure_dataset(name: str, data_config: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
     """The snapshot of a dataset, made or pushed into the store for ``run_id`` unless it is there."""
-    return bring("dataset", name, launcher, run_id, data_config=data_config, observe=_observe(run_id))
+    return ensure_imported("dataset", name, launcher, run_id, data_config=data_config, observe=_observe(run_id))
 
 
 @task(name="base model", task_run_name="base model {name}", persist_result=False, cache_policy=NO_CACHE)
 def ensure_base_model(name: str, launcher: LauncherName, run_id: str) -> SnapshotRef:
     """The snapshot of a base model, made or pushed into the store for ``run_id`` unless it is there."""
-    return bring("model", name, launcher, run_id, observe=_observe(run_id))
+    return ensure_imported("model", name, launcher, run_id, observe=_observe(run_id))
 
 
 def _observe(run_id: str) -> Callable[[Event], None]:

@@ -1,4 +1,4 @@
-"""What the Dockerfiles say of themselves, and docs/engines.md of those of upstream's engine. Needs no Docker engine."""
+"""What the Dockerfiles say of themselves, and docs/engines.md of those of upstream's engine. Needs no Docker daemon."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ TAG = "pippa-test/{}:standin"
 def built(request, docker_client, tmp_path_factory) -> Iterator[tuple[Engine, str]]:
     """The engine, and the commit its image was built from."""
     if shutil.which("docker") is None:
-        pytest.fail("a Docker engine answers, but there is no docker command, which building needs")
+        pytest.fail("a Docker daemon answers, but there is no docker command, which building needs")
     try:
         yield request.param, build_image(request.param, tmp_path_factory.mktemp("upstream"), TAG.format(request.param))
     finally:

@@ -17,7 +17,7 @@ from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata, write_metadata
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import UsageError
-from trainer.evaluate import EvaluateOptions, evaluate
+from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.policy import Policy

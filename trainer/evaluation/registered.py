@@ -19,7 +19,7 @@ from trainer import importers
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings, pippa_home
 from trainer.errors import UsageError
-from trainer.evaluate import EvaluateOptions, evaluate
+from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, Event, PhaseEvent
 from trainer.runner.run import EVALUATED_EPISODES, EVALUATED_STEPS
 from trainer.runner.workspace import cached

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from trainer.errors import UsageError
-from trainer.runner import checkpoint_folder
+from trainer.gr00t.weight_files import weights_problem
 
 MODEL_TYPE = "gr00t_n1_5"
 
@@ -53,7 +53,7 @@ def is_groot(folder: Path) -> bool:
 def require_whole(folder: Path) -> None:
     """Raise ``UsageError`` when a shard is missing or cut short. Reads the files' headers only."""
     try:
-        problem = checkpoint_folder.weights_problem(folder)
+        problem = weights_problem(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{type(error).__name__}: {error}"
     if problem:

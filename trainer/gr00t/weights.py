@@ -11,23 +11,23 @@ import logging
 from collections.abc import Mapping, Set
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from transformers import PreTrainedModel
 
 from trainer.config.settings import hub_token
 from trainer.errors import UsageError
 from trainer.gr00t.n15.config import read_config
 from trainer.hardlink import link_or_copy
 
-if TYPE_CHECKING:
-    from trainer.gr00t.n15.model import GR00TN15
-
 log = logging.getLogger(__name__)
+
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -110,7 +110,7 @@ def _match(folder: Path, found: Mapping[str, Path], wanted: set[str]) -> dict[st
     return sources
 
 
-def load_checkpoint(model_class: type[GR00TN15], folder: Path, dtype: torch.dtype | None = None) -> GR00TN15:
+def load_checkpoint(model_class: type[Model], folder: Path, dtype: torch.dtype | None = None) -> Model:
     """Build the model of ``folder/config.json`` and fill it with the weights beside it, each read once.
 
     Tensors are cast to ``dtype`` or, without one, to what the model has them in (see ``GR00TN15.from_pretrained``).
@@ -137,18 +137,17 @@ def load_checkpoint(model_class: type[GR00TN15], folder: Path, dtype: torch.dtyp
                 # A copy, so that no parameter is a window into a file that may be replaced while we train.
                 state[name] = tensors.get_tensor(stored).to(dtype or empty[name].dtype, copy=True)
     model.load_state_dict(state, assign=True)
-    model.backbone.reset_buffers()
     model.config.name_or_path = str(folder)
     return model
 
 
-def trained_state(model: GR00TN15) -> tuple[dict[str, torch.Tensor], set[str]]:
+def trained_state(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The weights of ``model``, and which of them change while it is trained."""
     return model.state_dict(), {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def save_checkpoint(
-    model: GR00TN15,
+    model: PreTrainedModel,
     folder: Path,
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,

@@ -21,7 +21,7 @@ def require_tools() -> None:
         raise UsageError(
             f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed here.",
             f"`apt-get install {' '.join(missing)}` (or your system's way). The trainer image has both: the deployment "
-            "`pull-dataset` of the compose stack and `pippa train PRESET --launcher docker` bring a dataset there.",
+            "`pull-dataset` of the compose stack and `pippa train PRESET --launcher docker` import a dataset there.",
         )
 
 
@@ -54,7 +54,7 @@ def fetch(source: GitFolder, folder: Path, log: Log) -> str:
 
 
 def check_out(source: GitFolder, folder: Path, commit: str, log: Log, report: Report | None) -> Path:
-    """Bring the files of ``source.path`` at ``commit``, git-lfs pointers resolved; returns where they are.
+    """Fetch the files of ``source.path`` at ``commit``, git-lfs pointers resolved; returns where they are.
 
     Contents that an earlier attempt fetched are not fetched again; git and git-lfs verify each by its hash. Raises
     ``UsageError`` and ``DiskFullError``.

@@ -63,7 +63,7 @@ def download(
     report: Report | None = None,
     only: Collection[str] | None = None,
 ) -> None:
-    """Bring the repository at ``commit`` into ``folder``, verified; files that are there already are not fetched again.
+    """Fetch the repository at ``commit`` into ``folder``, verified; files that are there already are not fetched again.
 
     ``only`` names the files that are wanted. The client keeps its bookkeeping in ``folder/.cache``. Raises
     ``UsageError`` and ``DiskFullError``.
@@ -119,7 +119,7 @@ def _api() -> HfApi:
         raise UsageError(
             "The Hugging Face client is not installed here.",
             "In a checkout: `uv sync`. The trainer image has it: the deployments `pull-dataset` and `pull-base-model` "
-            "of the compose stack and `pippa train PRESET --launcher docker` bring what is missing there.",
+            "of the compose stack and `pippa train PRESET --launcher docker` import what is missing there.",
         ) from None
     return HfApi(token=hub_token())
 

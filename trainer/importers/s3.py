@@ -91,7 +91,7 @@ def listing(source: S3Prefix, settings: StoreSettings) -> Listing:
 
 
 def download(source: S3Prefix, found: Listing, folder: Path, log: Log, report: Report | None) -> None:
-    """Bring ``found`` into ``folder``; objects that are there already are not fetched again.
+    """Fetch ``found`` into ``folder``; objects that are there already are not fetched again.
 
     Raises ``StoreError`` when an object does not arrive as its server says it is, ``DiskFullError``.
     """
@@ -103,7 +103,7 @@ def download(source: S3Prefix, found: Listing, folder: Path, log: Log, report: R
     require_space(folder, found.size, source.url, ANOTHER_DISK)
     log(f"Downloading {source.url}: {len(found.files)} files, {found.size / 1e6:,.1f} MB.")
 
-    def bring(path: str) -> None:
+    def fetch(path: str) -> None:
         file, target = found.files[path], folder / path
         if _is(file, target):
             return
@@ -119,7 +119,7 @@ def download(source: S3Prefix, found: Listing, folder: Path, log: Log, report: R
         )
 
     with watched(folder, source.url, found.size, log, report):
-        for_each(bring, found.files, workers=DOWNLOADS)
+        for_each(fetch, found.files, workers=DOWNLOADS)
 
 
 def _is(file: ObjectInfo, target: Path) -> bool:

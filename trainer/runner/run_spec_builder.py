@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
@@ -18,6 +16,7 @@ from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store.client import ObjectStore
+from trainer.version import git_sha
 
 
 def prepare_sources(
@@ -88,26 +87,3 @@ def require_engine_here(engine: Engine, run: str = "This", environ: Mapping[str,
             f"{run} is a run of the engine {engine}; what is here is {carried} (PIPPA_ENGINE).",
             f"Use the image with {engine} (`pippa … --launcher docker`), or set PIPPA_ENGINE to what is really here.",
         )
-
-
-def git_sha(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The commit of pippa: ``PIPPA_GIT_SHA``, else what its image was built from, else this file's checkout's."""
-    if sha := environ.get("PIPPA_GIT_SHA"):
-        return sha
-    built_from = Path(sys.prefix) / "pippa-revision"  # docker/git-revision
-    if built_from.is_file():
-        return built_from.read_text().strip() or None
-    here = Path(__file__).parent
-    try:
-        # --show-prefix is `trainer/` only where pippa itself is the checkout, not where it is installed inside one.
-        found = subprocess.run(
-            ["git", "-C", str(here), "rev-parse", "HEAD", "--show-prefix"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    sha, _, prefix = found.stdout.strip().partition("\n")
-    return sha if prefix.strip() == "trainer/" else None

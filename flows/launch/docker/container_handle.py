@@ -18,8 +18,8 @@ from flows.launch.docker.logs import LogReader
 from trainer.errors import ExitCode
 from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
 
-ENGINE_PATIENCE_SECONDS = 600.0
-"""How long an engine may be away; a restart takes seconds, an upgrade of its package a minute."""
+DAEMON_PATIENCE_SECONDS = 600.0
+"""How long a daemon may be away; a restart takes seconds, an upgrade of its package a minute."""
 RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 180.0
 """Without a line for so long the connection is made anew: a router may have forgotten it without telling."""
@@ -35,7 +35,7 @@ _OOM_HINT = (
 class ContainerTraining:
     """Follows a started container from the beginning of its log; the container is removed once its end was read.
 
-    Two threads read stdout (events) and stderr (into ``log``); a lost engine is waited for.
+    Two threads read stdout (events) and stderr (into ``log``); a lost daemon is waited for.
     """
 
     outlives = True
@@ -49,7 +49,7 @@ class ContainerTraining:
         self._code: int | None = None
         self._heard = time.monotonic()
         self._owed = 0
-        """How many SIGTERM are still to be sent: the engine may be away."""
+        """How many SIGTERM are still to be sent: the daemon may be away."""
         self._owing = threading.Lock()
         self._said_error = False
         self._out, self._err = LogReader(container, "stdout"), LogReader(container, "stderr")
@@ -83,7 +83,7 @@ class ContainerTraining:
         return self._code if self._drained else None
 
     def terminate(self) -> None:
-        """SIGTERM to the trainer (its init hands it on); if the engine is away, as soon as it is back."""
+        """SIGTERM to the trainer (its init hands it on); if the daemon is away, as soon as it is back."""
         with self._owing:
             self._owed += 1
         self._send_owed()
@@ -144,7 +144,7 @@ class ContainerTraining:
             self._events.put(event)
 
     def _follow(self, reader: LogReader, give: Any, *, announce: bool = False) -> dict[str, Any] | None:
-        """Give away every line until the container has ended; its state then, None when it or the engine is gone."""
+        """Give away every line until the container has ended; its state then, None when it or the daemon is gone."""
         away: float | None = None
         ended: dict[str, Any] | None = None
         while True:
@@ -154,7 +154,7 @@ class ContainerTraining:
                     lines += 1
                     give(line)
                 if away is not None and announce:
-                    self._events.put(WarningEvent(message="The Docker engine is back; the training went on meanwhile."))
+                    self._events.put(WarningEvent(message="The Docker daemon is back; the training went on meanwhile."))
                 away = None
                 # A broken connection ends like a finished one. What was there at the end is complete when reading it
                 # once more brings nothing.
@@ -176,9 +176,9 @@ class ContainerTraining:
                 elif away is None:
                     away = time.monotonic()
                     if announce:
-                        self._events.put(WarningEvent(message=f"The Docker engine does not answer: {_short(error)}"))
-                elif time.monotonic() - away > ENGINE_PATIENCE_SECONDS:
-                    self.lost = "The Docker engine went away and did not come back."
+                        self._events.put(WarningEvent(message=f"The Docker daemon does not answer: {_short(error)}"))
+                elif time.monotonic() - away > DAEMON_PATIENCE_SECONDS:
+                    self.lost = "The Docker daemon went away and did not come back."
                     return None
                 time.sleep(RETRY_SECONDS)
 
@@ -197,7 +197,7 @@ class ContainerTraining:
             )
             return ExitCode.OUT_OF_MEMORY
         if reason := state.get("Error"):
-            self.lost = f"The Docker engine ended the container: {reason}"
+            self.lost = f"The Docker daemon ended the container: {reason}"
         stopped = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
         return 128 - code if code > 128 and code not in stopped else code
 

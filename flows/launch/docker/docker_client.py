@@ -1,4 +1,4 @@
-"""The Docker engine: reaching it, and saying how to when it can't be reached."""
+"""The Docker daemon: reaching it, and saying how to when it can't be reached."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from trainer.errors import PippaError
 
 REQUEST_SECONDS = 60
 UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""What docker-py lets through when the engine goes away in the middle."""
+"""What docker-py lets through when the daemon goes away in the middle."""
 
 
 def connect(environ: Mapping[str, str] = os.environ) -> docker.DockerClient:
-    """A client of the engine that ``docker`` itself would use: ``DOCKER_HOST``, else the CLI's context.
+    """A client of the daemon that ``docker`` itself would use: ``DOCKER_HOST``, else the CLI's context.
 
-    Raises ``PippaError`` that says how to get access when no engine answers.
+    Raises ``PippaError`` that says how to get access when no daemon answers.
     """
-    address = engine_address(environ)
+    address = daemon_address(environ)
     try:
         if environ.get("DOCKER_HOST"):
             client = docker.from_env(environment=dict(environ), timeout=REQUEST_SECONDS)
@@ -39,8 +39,8 @@ def connect(environ: Mapping[str, str] = os.environ) -> docker.DockerClient:
     return client
 
 
-def engine_address(environ: Mapping[str, str] = os.environ) -> str:
-    """URL of the engine."""
+def daemon_address(environ: Mapping[str, str] = os.environ) -> str:
+    """URL of the daemon."""
     if address := environ.get("DOCKER_HOST"):
         return address
     with contextlib.suppress(Exception):  # a damaged ~/.docker is for the docker command to complain about
@@ -50,7 +50,7 @@ def engine_address(environ: Mapping[str, str] = os.environ) -> str:
 
 
 def is_local(address: str) -> bool:
-    """Whether the engine at ``address`` runs on this machine, as far as an address tells."""
+    """Whether the daemon at ``address`` runs on this machine, as far as an address tells."""
     return urlsplit(address).scheme in ("unix", "http+unix", "npipe")
 
 
@@ -60,12 +60,12 @@ def in_container() -> bool:
 
 
 def unreachable(address: str, error: Exception) -> PippaError:
-    """Why the engine at ``address`` can't be used by this process, and what gives it access."""
+    """Why the daemon at ``address`` can't be used by this process, and what gives it access."""
     url = urlsplit(address)
     if url.scheme not in ("unix", "http+unix"):
         return PippaError(
-            f"The Docker engine at {address} (DOCKER_HOST) does not answer: {_reason(error)}",
-            "Check DOCKER_HOST with `docker version`; without it, this machine's own engine is used.",
+            f"The Docker daemon at {address} (DOCKER_HOST) does not answer: {_reason(error)}",
+            "Check DOCKER_HOST with `docker version`; without it, this machine's own daemon is used.",
         )
     socket = Path(url.path)
     inside = in_container()
@@ -74,11 +74,11 @@ def unreachable(address: str, error: Exception) -> PippaError:
     except OSError:
         if inside:
             return PippaError(
-                f"There is no Docker engine in this container: {socket} is missing.",
+                f"There is no Docker daemon in this container: {socket} is missing.",
                 f"Mount the host's: `-v {socket}:{socket}`, as compose.yaml does for the worker.",
             )
         return PippaError(
-            f"There is no Docker engine on this machine: {socket} is missing.",
+            f"There is no Docker daemon on this machine: {socket} is missing.",
             "Start it (`sudo systemctl start docker`) or install it (https://docs.docker.com/engine/install), name "
             "another one by DOCKER_HOST, or train without: `--launcher process`.",
         )
@@ -91,12 +91,12 @@ def unreachable(address: str, error: Exception) -> PippaError:
             else f"`sudo usermod -aG {group} $USER`, then log out and in again (or `newgrp {group}`)."
         )
         return PippaError(
-            f"The user {_user()} may not use the Docker engine: {socket} belongs to the group {group} "
+            f"The user {_user()} may not use the Docker daemon: {socket} belongs to the group {group} "
             f"(group id {status.st_gid}).",
             cure,
         )
     return PippaError(
-        f"The Docker engine behind {socket} does not answer: {_reason(error)}",
+        f"The Docker daemon behind {socket} does not answer: {_reason(error)}",
         "Start it: `sudo systemctl start docker`; `docker version` shows when it is there.",
     )
 

@@ -1,4 +1,4 @@
-"""Which GPUs a container gets: ``PIPPA_GPUS``, by default what the engine offers."""
+"""Which GPUs a container gets: ``PIPPA_GPUS``, by default what the daemon offers."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wanted(environ: Mapping[str, str]) -> str | list[str] | None:
 
 
 def offered(info: Mapping[str, Any]) -> str | None:
-    """How the engine of ``docker info`` hands out NVIDIA GPUs: ``nvidia`` (its runtime), ``cdi``, or not at all."""
+    """How the daemon of ``docker info`` hands out NVIDIA GPUs: ``nvidia`` (its runtime), ``cdi``, or not at all."""
     if "nvidia" in (info.get("Runtimes") or {}):
         return "nvidia"
     devices = info.get("DiscoveredDevices") or []
@@ -49,9 +49,9 @@ def offered(info: Mapping[str, Any]) -> str | None:
 
 
 def requests(info: Mapping[str, Any], environ: Mapping[str, str]) -> list[DeviceRequest]:
-    """The device requests of a container that computes; none where ``PIPPA_GPUS`` or the engine has none.
+    """The device requests of a container that computes; none where ``PIPPA_GPUS`` or the daemon has none.
 
-    GPUs that were asked for by name are requested also from an engine that shows none: it refuses with its own reason.
+    GPUs that were asked for by name are requested also from a daemon that shows none: it refuses with its own reason.
     """
     devices, how = wanted(environ), offered(info)
     if devices == [] or (devices is None and how is None):
@@ -72,7 +72,7 @@ def require(info: Mapping[str, Any], environ: Mapping[str, str], config: Finetun
     devices = wanted(environ)
     if devices is None and offered(info) is None and config.base_model_path.partition("@")[0] != TINY:
         raise UsageError(
-            "The Docker engine offers no GPU, and a training of this base model needs one.",
+            "The Docker daemon offers no GPU, and a training of this base model needs one.",
             f"{TOOLKIT} To rehearse on the CPU, with a model of the same architecture and small sizes: "
             f"PIPPA_BASE_MODEL={TINY} or --base-model-path {TINY}. PIPPA_GPUS=none trains this one on the CPU.",
         )
@@ -84,12 +84,12 @@ def require(info: Mapping[str, Any], environ: Mapping[str, str], config: Finetun
 
 
 def refusal(message: str) -> PippaError | None:
-    """The error that the engine's ``message`` means when it could not hand out a GPU; None for another one."""
+    """The error that the daemon's ``message`` means when it could not hand out a GPU; None for another one."""
     if not any(sign in message for sign in _REFUSALS):
         return None
     # What the image asks for (NVIDIA_REQUIRE_CUDA), in the words of NVIDIA's container runtime.
     cure = "Update NVIDIA's driver." if "unsatisfied condition" in message else TOOLKIT
     return PippaError(
-        f"The Docker engine can't give a container the GPUs it was asked for: {message.strip()}",
+        f"The Docker daemon can't give a container the GPUs it was asked for: {message.strip()}",
         f"{cure} PIPPA_GPUS names the GPUs to use; none trains on the CPU.",
     )

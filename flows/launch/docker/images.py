@@ -15,10 +15,10 @@ import docker
 from docker.models.images import Image
 
 from flows.launch import Log
-from flows.launch.docker.docker_client import UNREACHABLE, engine_address, unreachable
+from flows.launch.docker.docker_client import UNREACHABLE, daemon_address, unreachable
 from trainer.config.run_spec import Engine
 from trainer.errors import PippaError, UsageError
-from trainer.runner.run_spec_builder import git_sha
+from trainer.version import git_sha
 
 _SETTING: dict[Engine, str] = {
     "native": "PIPPA_TRAINER_IMAGE",
@@ -42,7 +42,7 @@ def image_name(engine: Engine, environ: Mapping[str, str] = os.environ) -> str:
 
 
 def find_image(client: docker.DockerClient, engine: Engine, environ: Mapping[str, str] = os.environ) -> Image | None:
-    """The image of ``engine`` when the Docker engine has it."""
+    """The image of ``engine`` when the Docker daemon has it."""
     try:
         return client.images.get(image_name(engine, environ))
     except docker.errors.ImageNotFound:
@@ -73,7 +73,7 @@ def ensure_image(
     if image := find_image(client, engine, environ):
         return image
     raise PippaError(
-        f"The Docker engine at {engine_address(environ)} still has no image {name}.",
+        f"The Docker daemon at {daemon_address(environ)} still has no image {name}.",
         "The docker command seems to use another engine: compare `docker context ls` with DOCKER_HOST.",
     )
 

@@ -1,4 +1,4 @@
-"""Runs the trainer in a container beside this process, through the Docker engine's API.
+"""Runs the trainer in a container beside this process, through the Docker daemon's API.
 
 The container outlives the process that started it: whoever starts the same job again follows it. It is removed as soon
 as its end was read, or by the reaper.
@@ -24,7 +24,7 @@ from docker.utils import parse_bytes
 from flows.launch import Job, Log, log_file
 from flows.launch.docker import container_secrets, gpus, images
 from flows.launch.docker.container_handle import ContainerTraining
-from flows.launch.docker.docker_client import UNREACHABLE, connect, engine_address, is_local, unreachable
+from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_local, unreachable
 from flows.launch.docker.placement import Placement, find_placement
 from flows.settings import stop_grace
 from trainer.config.finetune_config import FinetuneConfig
@@ -51,11 +51,11 @@ class DockerLauncher:
 
     @cached_property
     def client(self) -> docker.DockerClient:
-        """The engine's client, made at the first use. Raises ``PippaError`` that says how to reach one."""
+        """The daemon's client, made at the first use. Raises ``PippaError`` that says how to reach one."""
         return connect(self._environ)
 
     def require(self, config: FinetuneConfig, engine: Engine) -> None:  # noqa: ARG002
-        """Refuse what the Docker engine has no devices for. Raises ``UsageError``."""
+        """Refuse what the Docker daemon has no devices for. Raises ``UsageError``."""
         gpus.require(self.client.info(), self._environ, config)
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
@@ -69,7 +69,7 @@ class DockerLauncher:
         except docker.errors.NotFound:
             return False
         except UNREACHABLE as error:
-            raise unreachable(engine_address(self._environ), error) from error
+            raise unreachable(daemon_address(self._environ), error) from error
         return True
 
     def start(self, job: Job, environ: Mapping[str, str]) -> ContainerTraining:
@@ -86,7 +86,7 @@ class DockerLauncher:
         except docker.errors.APIError as error:
             raise _refused(job, error) from error
         except UNREACHABLE as error:
-            raise unreachable(engine_address(self._environ), error) from error
+            raise unreachable(daemon_address(self._environ), error) from error
         return ContainerTraining(container, log_file(self._home, job))
 
     def _existing(self, job: Job, environ: Mapping[str, str]) -> Container | None:
@@ -140,14 +140,14 @@ class DockerLauncher:
         except docker.errors.APIError as error:
             if "setting rlimit" not in str(error.explanation):
                 raise
-        # A rootless engine, or one in a container of its own, may not lift the limit. It matters where pages are
+        # A rootless daemon, or one in a container of its own, may not lift the limit. It matters where pages are
         # pinned for InfiniBand.
         host = configuration["host_config"]
         host["Ulimits"] = [limit for limit in host["Ulimits"] if limit["Name"] != "memlock"]
         return self._started(configuration, place, files)
 
     def _place(self, environ: Mapping[str, str]) -> Placement:
-        return find_placement(self.client, environ, local=is_local(engine_address(self._environ)))
+        return find_placement(self.client, environ, local=is_local(daemon_address(self._environ)))
 
     def _started(self, configuration: dict[str, Any], place: Placement, files: bytes) -> Container | None:
         try:
@@ -171,7 +171,7 @@ class DockerLauncher:
     def configuration(
         self, job: Job, environ: Mapping[str, str], image: Image, place: Placement, secrets: Mapping[str, str]
     ) -> dict[str, Any]:
-        """What the engine's API takes to create the container of ``job``."""
+        """What the daemon's API takes to create the container of ``job``."""
         api, settings = self.client.api, self._environ
         memory = _size(settings, "PIPPA_MEMORY_LIMIT")
         host = api.create_host_config(
@@ -191,7 +191,7 @@ class DockerLauncher:
             # The images run as a user without capabilities; now no program in them can get any.
             security_opt=["no-new-privileges"],
             cap_drop=["ALL"] if _owner(image) else None,
-            # The engine's default driver may be one that can't be read back.
+            # The daemon's default driver may be one that can't be read back.
             log_config=LogConfig(type="json-file", config={"max-size": "100m", "max-file": "3"}),
         )
         variables = {
@@ -213,7 +213,7 @@ class DockerLauncher:
             "labels": inherited | {LABEL + name: value for name, value in labels.items()},
             "environment": variables,
             "host_config": host,
-            # For `docker stop`, and for the engine's own shutdown.
+            # For `docker stop`, and for the daemon's own shutdown.
             "stop_timeout": int(stop_grace(settings)),
         }
 
@@ -239,7 +239,7 @@ def _remove(container: Container) -> None:
 
 def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
     message = str(error.explanation or error)
-    return gpus.refusal(message) or PippaError(f"The Docker engine refused the container of {job.name}: {message}")
+    return gpus.refusal(message) or PippaError(f"The Docker daemon refused the container of {job.name}: {message}")
 
 
 def _endpoint(container: Container) -> str | None:
@@ -248,7 +248,7 @@ def _endpoint(container: Container) -> str | None:
 
 
 def created(container: Container) -> datetime:
-    """When the engine made the container, to the second."""
+    """When the daemon made the container, to the second."""
     return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
 
 

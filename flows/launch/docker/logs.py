@@ -15,7 +15,7 @@ from docker.models.containers import Container
 class LogReader:
     """Lines of one stream of one container.
 
-    The engine keeps each line with a timestamp of nanoseconds (a line of more than 16 KiB in pieces of equal ones).
+    The daemon keeps each line with a timestamp of nanoseconds (a line of more than 16 KiB in pieces of equal ones).
     After a break it is asked for everything since the second of the last line; what came before is skipped, by
     timestamp and, where several are equal, by number.
     """
@@ -32,7 +32,7 @@ class LogReader:
     def read(self, *, follow: bool) -> Iterator[bytes]:
         """Whole lines not given away yet, without the newline; with ``follow`` until the container or connection ends.
 
-        The end looks the same for both: ask the engine. Raises what docker-py raises when it can't be reached.
+        The end looks the same for both: ask the daemon. Raises what docker-py raises when it can't be reached.
         """
         since = int(datetime.fromisoformat(self._last[:19] + "+00:00").timestamp()) if self._last else None
         source = self._container.logs(

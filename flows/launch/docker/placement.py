@@ -43,8 +43,8 @@ class Placement:
 def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, local: bool = True) -> Placement:
     """The surroundings of this process, for a container beside it that must reach the same object store.
 
-    ``local`` says whether the engine runs on this machine. Raises ``UsageError`` for a store that no container of the
-    engine can reach.
+    ``local`` says whether the daemon runs on this machine. Raises ``UsageError`` for a store that no container of the
+    daemon can reach.
     """
     endpoint = urlsplit(environ.get("PIPPA_S3_ENDPOINT", ""))
     loopback = bool(_LOOPBACK.fullmatch(endpoint.hostname or ""))
@@ -53,7 +53,7 @@ def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, l
         if loopback and not local:
             raise UsageError(
                 f"The object store {endpoint.geturl()} is on this machine's loopback, where containers of a Docker "
-                "engine on another machine can't reach it.",
+                "daemon on another machine can't reach it.",
                 "Set PIPPA_S3_ENDPOINT to a store that both machines reach.",
             )
         mounts = tuple(_volume(name, target) for name, target in VOLUMES.items())
@@ -79,13 +79,13 @@ def _volume(name: str, target: str) -> Mount:
 
 
 def own_container(client: docker.DockerClient) -> Container | None:
-    """The container of this engine that this process runs in; None on a host, and in a container of another engine."""
+    """The container of this daemon that this process runs in; None on a host, and in a container of another daemon."""
     for candidate in _own_ids():
         try:
             found = client.containers.get(candidate)
         except docker.errors.NotFound:
             continue
-        # The engine also answers to a prefix of an id and to a name, which a hostname may be by chance.
+        # The daemon also answers to a prefix of an id and to a name, which a hostname may be by chance.
         if found.id == candidate or found.attrs["Config"]["Hostname"] == candidate:
             return found
     return None

@@ -54,7 +54,7 @@ def reap(
     """Stop and remove each container that ``is_live`` denies; the names of those there were.
 
     ``is_live`` is asked once per container. It must say True for a flow run that is scheduled to go on, and for
-    whatever it can't find out. ``project`` limits it to one compose project, so that two stacks on one engine, and a
+    whatever it can't find out. ``project`` limits it to one compose project, so that two stacks on one daemon, and a
     person's own trainings there, leave each other alone.
     """
     found = [
@@ -67,7 +67,7 @@ def reap(
 
 
 def _containers(client: docker.DockerClient) -> list[Container]:
-    # ignore_removed: one may be removed between the engine's list and the look at it.
+    # ignore_removed: one may be removed between the daemon's list and the look at it.
     return client.containers.list(all=True, filters={"label": f"{LABEL}role"}, ignore_removed=True)
 
 

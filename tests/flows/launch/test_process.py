@@ -12,8 +12,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.launch import get_launcher, process, training_job
+from flows.launch import process, training_job
 from flows.launch.follow import Outcome, TrainerLostError, can_heal, failure, follow
+from flows.launch.launchers import get_launcher
 from flows.launch.process import ProcessLauncher, TrainerProcess, trainer_ahead
 from tests.support.processes import child_with
 from trainer.errors import DatasetError, OutOfMemoryError, PippaError, StoreError, UsageError

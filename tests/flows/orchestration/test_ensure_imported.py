@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flows.orchestration.ensure_imported import bring, prepare_job
+from flows.orchestration.ensure_imported import ensure_imported, prepare_job
 from trainer import importers
 from trainer.events import Event, PhaseEvent, SnapshotEvent, parse_event
 from trainer.store.client import ObjectStore
@@ -30,12 +30,12 @@ def model(tmp_path):
 
 def test_what_the_store_has_needs_no_launcher(store, model, tmp_path):
     ref = importers.base_model(store, str(model), tmp_path)
-    assert bring("model", "arm-model", "docker", "run") == ref
+    assert ensure_imported("model", "arm-model", "docker", "run") == ref
 
 
 def test_a_folder_is_pushed_from_here_whatever_the_launcher(store, model):
     seen: list[Event] = []
-    ref = bring("model", str(model), "docker", "run", observe=seen.append)
+    ref = ensure_imported("model", str(model), "docker", "run", observe=seen.append)
     assert ref.name == "arm-model" and isinstance(seen[-1], PhaseEvent) and "uploaded" in seen[-1].message
 
 

@@ -43,7 +43,7 @@ def build_image(engine: Engine, folder: Path, tag: str) -> str:
 
 
 def remove_image(tag: str) -> None:
-    """Remove what ``build_image`` left in the Docker engine under ``tag``."""
+    """Remove what ``build_image`` left in the Docker daemon under ``tag``."""
     for name in (tag, conda_tag(tag)):
         if shutil.which("docker"):
             subprocess.run(["docker", "image", "rm", "--force", name], capture_output=True, check=False)

@@ -132,7 +132,8 @@ def test_prepared_it_needs_no_hub(address: str, tiny: Path, s3_settings: StoreSe
     assert json.loads((folder / "config.json").read_text())["model_type"] == "gr00t_n1_5"
     assert not (folder / "processing_eagle2_5_vl.py").exists() and not (folder / ".cache").exists()
     code = (
-        "import sys; from trainer.gr00t.n15.model import GR00TN15; from trainer.gr00t.n15.processor import EagleProcessor\n"
+        "import sys; from trainer.gr00t.n15.model import GR00TN15\n"
+        "from trainer.gr00t.n15.processor import EagleProcessor\n"
         "GR00TN15.from_pretrained(sys.argv[1]); print(EagleProcessor.from_directory(sys.argv[1]).image_tokens)"
     )
     offline = {**environ, "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}

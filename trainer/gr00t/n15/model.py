@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trainer.gr00t.n15.action_head import CategorySpecificLinear, FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleBackbone
 from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.weights import load_checkpoint, resolve_folder, save_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,9 @@ class GR00TN15(PreTrainedModel):
         (bfloat16 for the official model), the action head in float32. Inference may give ``torch.bfloat16`` for all.
         Raises ``UsageError`` that names the file when something is missing, damaged or of another architecture.
         """
-        from trainer.gr00t.weights import load_checkpoint, resolve_folder  # weights.py needs this class
-
         folder = resolve_folder(path)
         model = load_checkpoint(cls, folder, dtype)
+        model.backbone.reset_buffers()
         model.set_trainable(tune_llm, tune_visual, tune_projector, tune_diffusion_model)
         return model.eval()
 
@@ -75,8 +75,6 @@ class GR00TN15(PreTrainedModel):
         **_: Any,
     ) -> None:
         """Write config.json and the weights in shards (see ``weights.save_checkpoint``); what Trainer calls."""
-        from trainer.gr00t.weights import save_checkpoint
-
         if is_main_process:
             save_checkpoint(self, Path(save_directory), state_dict=state_dict)
 

@@ -31,7 +31,7 @@ def test_some_or_none_are_asked_for_by_setting():
     assert asked(NVIDIA, "0, GPU-3f2a")[0]["DeviceIDs"] == ["0", "GPU-3f2a"] and asked(NVIDIA, "0")[0]["Count"] == 0
     assert asked(CDI, "1,2")[0]["DeviceIDs"] == ["nvidia.com/gpu=1", "nvidia.com/gpu=2"]
     assert asked(NVIDIA, "none") == asked(CDI, "none") == []
-    assert asked(NONE, "0")[0]["DeviceIDs"] == ["0"]  # the engine says itself why not
+    assert asked(NONE, "0")[0]["DeviceIDs"] == ["0"]  # the daemon says itself why not
 
 
 @pytest.mark.parametrize("text", [",", "0,,x y", "0,all", "1,1", "none,0", "$(id)"])
@@ -86,7 +86,7 @@ def test_a_container_for_gpus_is_created_as_pytorch_needs_it(bench: Bench, text,
 @pytest.mark.docker
 def test_an_engine_without_gpus_refuses_with_the_cure(bench: Bench):
     if gpus.offered(bench.client.info()):
-        pytest.skip("this engine has GPUs")
+        pytest.skip("this daemon has GPUs")
     bench.environ["PIPPA_GPUS"] = "all"
     with pytest.raises(PippaError, match="can't give a container the GPUs") as error:
         bench.start()

@@ -1,4 +1,4 @@
-"""The Docker launcher on a real engine, with an image whose trainer only talks."""
+"""The Docker launcher on a real daemon, with an image whose trainer only talks."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.launch import get_launcher
 from flows.launch.docker import container_handle as container_module
 from flows.launch.docker import container_secrets
 from flows.launch.docker.container_handle import ContainerTraining
 from flows.launch.docker.launcher import DockerLauncher
 from flows.launch.follow import TrainerLostError, can_heal, failure
+from flows.launch.launchers import get_launcher
 from tests.flows.launch.conftest import Bench, followed
 from tests.support.proxy import Proxy
 from trainer.errors import OutOfMemoryError, PippaError, UsageError
@@ -53,7 +53,7 @@ def stop_at(training: ContainerTraining, kind: type[Event] = ProgressEvent) -> C
 
 
 def test_events_and_words_arrive_and_nothing_is_left(bench: Bench):
-    long = "x" * 50_000  # the engine keeps it in pieces of 16 KiB
+    long = "x" * 50_000  # the daemon keeps it in pieces of 16 KiB
     training = bench.start(
         events=[{"event": "phase", "phase": "train", "message": long}, "a library's own print"],
         words=["for people", long, "the end"],
@@ -87,7 +87,7 @@ def test_the_container_is_named_labelled_and_set_up(bench: Bench):
     host = attrs["HostConfig"]
     assert host["Memory"] == host["MemorySwap"] == 512 << 20 and host["ShmSize"] == 1 << 30
     limits = {limit["Name"]: (limit["Soft"], limit["Hard"]) for limit in host["Ulimits"]}
-    # Some engines may not lift the first one.
+    # Some daemons may not lift the first one.
     assert limits | {"memlock": (-1, -1)} == {"memlock": (-1, -1), "stack": (67_108_864, 67_108_864)}
     assert not host["Privileged"] and not host["AutoRemove"] and host["RestartPolicy"]["Name"] == "no"
     assert not host["DeviceRequests"] and host["NetworkMode"] == "bridge"
@@ -220,7 +220,7 @@ def test_a_trainer_that_does_not_listen_is_killed_after_its_grace_period(bench: 
 
 
 def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
-    """Cut in the middle, three times, once for longer; every fifth line is one that the engine keeps in pieces."""
+    """Cut in the middle, three times, once for longer; every fifth line is one that the daemon keeps in pieces."""
     forward = Proxy(SOCKET)
     bench.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{forward.port}"
     training = bench.start(count=200, interval=0.01, words=["x" * 40_000])
@@ -246,7 +246,7 @@ def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
 
 
 def test_an_engine_that_stays_away_is_a_lost_trainer(bench: Bench, monkeypatch):
-    monkeypatch.setattr(container_module, "ENGINE_PATIENCE_SECONDS", 1.0)
+    monkeypatch.setattr(container_module, "DAEMON_PATIENCE_SECONDS", 1.0)
     monkeypatch.setattr(container_module, "KILL_SECONDS", 1.0)
     forward = Proxy(SOCKET)
     bench.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{forward.port}"

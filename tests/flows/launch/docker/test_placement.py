@@ -41,7 +41,7 @@ def test_a_container_is_known_by_its_own_files_and_a_host_is_none(tmp_path, monk
     table = tmp_path / "mountinfo"
     table.write_text(f"1 2 254:1 /var/lib/docker/containers/{ID}/hostname /etc/hostname rw - ext4 /dev/vda rw\n")
     assert placement._own_ids(table) == [ID]
-    # A host sees the folders of its containers, mounted where the engine keeps them.
+    # A host sees the folders of its containers, mounted where the daemon keeps them.
     shm = f"/var/lib/docker/containers/{ID}/mounts/shm"
     table.write_text(f"1 2 0:51 / {shm} rw - tmpfs shm rw\n3 2 254:1 {shm} {shm} rw - ext4 /dev/vda rw\n")
     assert placement._own_ids(table) == [] == placement._own_ids(tmp_path / "missing")
@@ -81,7 +81,7 @@ def test_a_hostname_that_is_somebody_elses_name_means_nothing(bench: Bench, monk
 
 @pytest.fixture
 def outside(bench: Bench) -> Iterator[Any]:
-    """Runs ``SCRIPT`` in a container that sees this checkout and the engine; the container, started."""
+    """Runs ``SCRIPT`` in a container that sees this checkout and the daemon; the container, started."""
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the small image has Python 3.11, and compiled packages are mounted into it")
     name = f"pippa-{bench.run_id}"
