@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median

@@ -1,7 +1,7 @@
 """``uv run python -m bench.gpu_wheels``: what ``bench.gpu_drill`` needs beside the tree, into an ignored folder.
 
-Packages that the GPU machine lacks, in the locked versions, unpacked for its Python, so that nothing is installed there;
-and the golden tensors that ``tests/gpu`` reads. PyAV is left out (36 MB): the drill decodes no video.
+Packages that the GPU machine lacks, in the locked versions, unpacked for its Python so that nothing is installed there;
+and the golden tensors of ``tests/gpu``. PyAV is left out (36 MB): the drill decodes no video.
 """
 
 from __future__ import annotations
@@ -40,7 +40,9 @@ def main() -> None:
     files = [REPOSITORY / name for name in tracked.stdout.split("\0") if name]
     sizes["tree"] = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
     listed = ", ".join(f"{name} {size:.1f} MB" for name, size in sizes.items())
-    print(f"{CARRIED.relative_to(REPOSITORY)} is complete. What travels: {listed}; {sum(sizes.values()):.1f} MB in all.")
+    print(
+        f"{CARRIED.relative_to(REPOSITORY)} is complete. What travels: {listed}; {sum(sizes.values()):.1f} MB in all."
+    )
     if sizes["packages"] > MOST_MB:
         sys.exit(f"The packages take more than {MOST_MB} MB: leave some out of WANTED.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import signal
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ from bench.drill.report import Report, in_short
 def main(part: str, size: str, folder: Path) -> int:
     """Run it. Returns 1 when something is wrong that should be right, or the part itself failed."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it started and wrote is cleared away
     report = Report(part, folder)
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     report.about(
@@ -28,7 +30,7 @@ def main(part: str, size: str, folder: Path) -> int:
     )
     try:
         importlib.import_module(f"bench.drill.{part}").run(report, size, name)
-    except BaseException as error:
+    except Exception as error:
         traceback.print_exc()
         report.wrong.append(in_short(error))
     for wrong in report.wrong:

@@ -23,10 +23,12 @@ class Waits:
             torch.cuda.set_sync_debug_mode("warn")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if torch.cuda.is_available():
             torch.cuda.set_sync_debug_mode("default")
         self._catching.__exit__(kind, error, trace)
         for each in self._caught or ():
-            if "synchronizing" in str(each.message):
+            if "called a synchronizing" in str(each.message):
                 self.places[f"{each.filename.rpartition('site-packages/')[2]}:{each.lineno}"] += 1

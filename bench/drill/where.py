@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 from transformers import TrainerCallback
 
 from bench.drill.report import Report, Table
 from bench.drill.steps import Bench, Clock, bench, free, make_trainer, now
+from bench.drill.waits import Waits
 
 LARGEST = 5
+WATCHED = 2
 BUSY = 0.9
 """A device that has work for less of the time waits for the host."""
 
 
 class Profiler(TrainerCallback):
-    """Profiles the steps from ``first`` to ``last``; then, for two more, notes what waits for the GPU."""
+    """Profiles the steps from ``first`` to ``last``; then, for ``WATCHED`` more, notes what waits for the GPU."""
 
     def __init__(self, first: int, last: int, activity: ProfilerActivity) -> None:
         self.first, self.last = first, last
         # Of the device alone where there is one: watching the host as well would slow it.
         self.profile = profile(activities=[activity])
-        self.waits: Counter[str] = Counter()
-        self._caught: Any = None
+        self.waits = Waits()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - called by name
         """Begin and end between two steps."""
@@ -37,20 +36,9 @@ class Profiler(TrainerCallback):
         elif state.global_step == self.last:
             now()
             self.profile.stop()
-            if torch.cuda.is_available():
-                self._caught = warnings.catch_warnings(record=True)
-                self._found = self._caught.__enter__()
-                warnings.simplefilter("always")
-                torch.cuda.set_sync_debug_mode("warn")
-
-    def finish(self) -> None:
-        """Count the waits."""
-        if self._caught is None:
-            return
-        torch.cuda.set_sync_debug_mode("default")
-        self._caught.__exit__(None, None, None)
-        steps = [each for each in self._found if "synchroniz" in str(each.message)]
-        self.waits.update(f"{each.filename.rpartition('site-packages/')[2]}:{each.lineno}" for each in steps)
+            self.waits.__enter__()
+        elif state.global_step == self.last + WATCHED:
+            self.waits.__exit__(None, None, None)
 
 
 def run(report: Report, size: str, _device: str) -> None:
@@ -69,26 +57,24 @@ def look(report: Report, table: Table, bench: Bench, batch: int) -> None:
     profiled = timed + steps
     clock = Clock(bench.size.warm_up, timed)
     profiler = Profiler(timed, profiled, ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU)
-    trainer = make_trainer(bench, "default", batch, profiled + 2, [clock, profiler])
+    trainer = make_trainer(bench, "default", batch, profiled + WATCHED, [clock, profiler])
     clock.trainer = trainer
     trainer.train()
-    profiler.finish()
     events = [each for each in profiler.profile.events() if not on_gpu or "CUDA" in str(each.device_type)]
-    if on_gpu:
-        busy = covered([(each.time_range.start, each.time_range.end) for each in events]) / steps
-    else:
-        busy = sum(each.self_cpu_time_total for each in events) / steps
+    lasting = {id(each): each.time_range.elapsed_us() if on_gpu else each.self_cpu_time_total for each in events}
+    spans = [(each.time_range.start, each.time_range.end) for each in events]
+    busy = (covered(spans) if on_gpu else sum(lasting.values())) / steps
     taken = clock.seconds * 1e6
     table.row("time, not profiled", f"{taken / 1e3:.2f} ms", "")
     table.row("device busy" if on_gpu else "in operations", f"{busy / 1e3:.2f} ms", f"{busy / taken:.0%}")
     table.row("kernels" if on_gpu else "operations", f"{len(events) / steps:,.0f}", "")
     costs: Counter[str] = Counter()
     for each in events:
-        costs[short(each.name)] += each.device_time_total if on_gpu else each.self_cpu_time_total
+        costs[short(each.name)] += lasting[id(each)]
     for name, cost in costs.most_common(LARGEST):
         table.row(f"`{name}`", f"{cost / steps / 1e3:.2f} ms", f"{cost / steps / taken:.0%}")
-    for place, count in profiler.waits.most_common(LARGEST):
-        table.row(f"the host waits at {place}", f"{count / 2:g} times", "")
+    for place, count in profiler.waits.places.most_common(LARGEST):
+        table.row(f"the host waits at {place}", f"{count / WATCHED:g} times", "")
     bound = on_gpu and busy < BUSY * taken
     if on_gpu:
         report.note(f"Batch {batch} is {'bound by the host' if bound else 'bound by the device'}.")

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -32,7 +32,7 @@ from trainer.gr00t.weights import save_checkpoint
 STEPS, SAVE_STEPS = 40, 20
 AFTER = 5
 """Steps that a save may still hold up: an optimizer that waits for the copies, writing beside the training."""
-MEMORY = Path("/dev/shm")  # noqa: S108 - the file system in memory
+MEMORY = Path("/dev/shm")
 ROOM = 60 * 10**9
 """Bytes it must have free for base model, store and cache to lie there: they would not fit beside checkpoints."""
 
@@ -80,10 +80,10 @@ def run(report: Report, size: str, _device: str) -> None:
 def folders() -> Iterator[Folders]:
     """Temporary folders, gone afterwards."""
     with ExitStack() as stack:
-        disk = stack.enter_context(tempfile.TemporaryDirectory())
+        disk = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
         quick = disk
         if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
-            quick = stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY))
+            quick = stack.enter_context(tempfile.TemporaryDirectory(dir=MEMORY, ignore_cleanup_errors=True))
         yield Folders(Path(disk), Path(quick))
 
 
@@ -109,7 +109,7 @@ def engine(times: Path) -> str:
     return f"{sys.executable} -m bench.drill.engine {times}"
 
 
-def words(flags: dict[str, object]) -> list[str]:
+def words(flags: Mapping[str, object]) -> list[str]:
     """Flags and their values as arguments."""
     return [str(word) for pair in flags.items() for word in pair]
 
@@ -134,16 +134,14 @@ def started(argv: Sequence[str], environ: dict[str, str]) -> Iterator[subprocess
 
 def follow(report: Report, table: Table, argv: Sequence[str], environ: dict[str, str]) -> None:
     """A row for each phase of the run, and for what it says of itself."""
-    began, phase, first = time.monotonic(), "start", None
+    began, phase = time.monotonic(), "Starting"
     with started(argv, environ) as process:
         assert process.stdout is not None
         for line in process.stdout:
             event, now = parse_event(line), time.monotonic()
             if isinstance(event, PhaseEvent):
                 table.row(phase, now - began)
-                began, phase = now, event.phase
-            elif isinstance(event, ProgressEvent) and first is None:
-                first = event.step
+                began, phase = now, event.message
             elif isinstance(event, CheckpointEvent):
                 report.note(f"Step {event.step} registered, {event.bytes_uploaded / 1e9:.2f} GB sent.")
             elif isinstance(event, EvaluationEvent):
@@ -157,35 +155,33 @@ def follow(report: Report, table: Table, argv: Sequence[str], environ: dict[str,
 
 def saves(report: Report, out: Path, noted: dict[str, Any]) -> None:
     """What each save cost, and the memory over the run."""
+    # The wait for the disk, which only a drill has, lies in the step before the save, and is not counted.
     waited = dict(noted["waited"])
-    # A drill's second save would wait for the disk; the wait is not counted, and lies in the step before it.
-    steps = [later - start - waited.get(number, 0.0) for number, (start, later) in enumerate(pairwise(noted["begun"]), 1)]
+    starts = enumerate(pairwise(noted["begun"]), 1)
+    steps = [later - start - waited.get(number, 0.0) for number, (start, later) in starts]
     step = median(steps)
-    table = report.table(
-        "Saves", ["step", "stands still, ms", "next steps longer by, ms", "seconds to write", "GB written"]
-    )
-    stopped = []
+    columns = ["step", "stands still, ms", "the next steps take longer by, ms", "seconds to write", "GB written"]
+    table, stopped = report.table("Saves", columns), []
     for number, (stood, written) in enumerate(zip(noted["stood"], noted["written"], strict=False), 1):
         at = number * SAVE_STEPS
         after = steps[at : at + AFTER]
         longer = max(sum(after) - len(after) * step, 0.0)
-        checkpoint = out / f"checkpoint-{at}"
-        size = sum(file.stat().st_size for file in checkpoint.rglob("*") if file.is_file() and fresh(file, number))
-        table.row(at, stood * 1e3, longer * 1e3 if after else "no step follows", written, size / 1e9)
+        files = (file for file in (out / f"checkpoint-{at}").rglob("*") if file.is_file() and fresh(file, number))
+        size = sum(file.stat().st_size for file in files)
+        table.row(at, stood * 1e3, longer * 1e3 if after else "none follows", written, size / 1e9)
         stopped.append((stood + longer) * 1e3)
-    device_memory, host = noted["device"], noted["host"]
     settled = SAVE_STEPS + AFTER
+    growth = {name: noted[name][-1] - noted[name][settled - 1] for name in ("host", "device")}
     report.note(
-        f"A step takes {step * 1e3:.1f} ms. Before the first save host memory for the copies is made, once: "
-        f"{noted['pinned'] * 1e3:.0f} ms. Between steps {settled} and {STEPS} the process grows by "
-        f"{(host[-1] - host[settled - 1]) / 1e6:.1f} MB, the device's memory by "
-        f"{(device_memory[-1] - device_memory[settled - 1]) / 1e6:.1f} MB."
+        f"A step takes {step * 1e3:.1f} ms. Before the first save, host memory for the copies is made once, in "
+        f"{noted['pinned'] * 1e3:.0f} ms. From step {settled} to step {STEPS} the process grows by "
+        f"{growth['host'] / 1e6:.1f} MB, what it has of the device's memory by {growth['device'] / 1e6:.1f} MB."
     )
     report.fact("stopped_ms", max(stopped))
     report.fact("pinning_ms", noted["pinned"] * 1e3)
     report.fact("step_ms", step * 1e3)
     report.fact("seconds_to_write", noted["written"])
-    report.fact("growth_bytes", {"host": host[-1] - host[settled - 1], "device": device_memory[-1] - device_memory[settled - 1]})
+    report.fact("growth_bytes", growth)
 
 
 def fresh(file: Path, number: int) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,8 @@ def within(record_property: Callable[[str, object], None]) -> Within:
 @pytest.fixture
 def float32() -> Iterator[None]:
     """Matrix products and convolutions in float32: a training that ran in this process has allowed tf32."""
-    backends = [torch.backends, torch.backends.cuda.matmul, torch.backends.cudnn, torch.backends.cudnn.conv]
+    cudnn: Any = torch.backends.cudnn
+    backends: list[Any] = [torch.backends, torch.backends.cuda.matmul, cudnn, cudnn.conv]
     before = [each.fp32_precision for each in backends]
     for each in backends:
         each.fp32_precision = "ieee"

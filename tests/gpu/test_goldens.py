@@ -33,7 +33,8 @@ class Golden:
     def model(self, padding: str | None, *, everything: bool = False) -> GR00TN15:
         """The model, in eval mode, without gradients; all of it trained, or the head."""
         if padding not in self._made:
-            self._made[padding] = make_model(self.config, self.state, padding).to(self.device)
+            self._made[padding] = make_model(self.config, self.state, padding)
+            self._made[padding].to(self.device)  # pyrefly: ignore[bad-argument-type]
         model = self._made[padding]
         model.zero_grad()
         model.set_trainable(everything, everything, True, True)

@@ -14,9 +14,7 @@ from trainer.data.transforms.images import draw_augmentation
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(("views", "height", "width"), [(2, 256, 256), (1, 480, 640)])
-def test_a_gpu_gives_the_same_images(
-    device: torch.device, within: Within, views: int, height: int, width: int
-) -> None:
+def test_a_gpu_gives_the_same_images(device: torch.device, within: Within, views: int, height: int, width: int) -> None:
     drawn = [draw_augmentation(height, width, torch.Generator().manual_seed(seed)) for seed in range(8)]
     frames = np.stack([cropped(pictures(seed, views, height, width), drawn[seed]) for seed in range(8)])
     here, there = (augment(torch.from_numpy(frames).to(each), jitter_array(drawn)).cpu() for each in ("cpu", device))

@@ -33,9 +33,7 @@ def plain(tree: Any) -> Any:
     return [plain(value) for value in tree] if isinstance(tree, list) else copy.copy(tree)
 
 
-def test_a_checkpoint_is_a_plain_copy(
-    training: MakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_is_a_plain_copy(training: MakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Byte for byte, though the training goes on while it is copied and written."""
     save, states = FinetuneTrainer._save_checkpoint, {}
 

@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from tests.support.pictures import as_bytes, cropped, pictures
 from trainer.data.transforms.augment import augment, jitter_array, jitter_together
-from trainer.data.transforms.images import Augmentation, crop_size, draw_augmentation, jitter_colours, transform_images
+from trainer.data.transforms.images import Augmentation, draw_augmentation, jitter_colours, transform_images
 from trainer.data.transforms.kernels import taps
 from trainer.data.video import decode_video
 
