@@ -26,8 +26,10 @@ def run(report: Report, size: str, device: str) -> None:
     with bench(size) as made:
         batches = made.size.batches
         few = (batches[0], batches[-1])
-        total = sum(parameter.numel() for parameter in made.model.parameters())
+        parameters = list(made.model.parameters())
+        total = sum(each.numel() for each in parameters)
         report.fact("parameters", total)
+        report.fact("model_bytes", sum(each.numel() * each.element_size() for each in parameters))
         peak = peak_tflops(device)
         bound = f", {peak:.0f} TFLOP/s at most" if peak else ""
         report.note(f"{total / 1e9:.3g} B parameters on {device}{bound}; {made.size.steps} steps each.")

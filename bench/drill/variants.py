@@ -96,7 +96,7 @@ def backbone_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
         replay()
         return features
 
-    backbone.forward = forward
+    backbone.forward = forward  # pyrefly: ignore[bad-assignment]
     try:
         yield step
     finally:

@@ -60,7 +60,7 @@ def look(report: Report, table: Table, bench: Bench, batch: int) -> None:
     trainer = make_trainer(bench, "default", batch, profiled + WATCHED, [clock, profiler])
     clock.trainer = trainer
     trainer.train()
-    events = [each for each in profiler.profile.events() if not on_gpu or "CUDA" in str(each.device_type)]
+    events = [each for each in profiler.profile.events() or () if not on_gpu or "CUDA" in str(each.device_type)]
     lasting = {id(each): each.time_range.elapsed_us() if on_gpu else each.self_cpu_time_total for each in events}
     spans = [(each.time_range.start, each.time_range.end) for each in events]
     busy = (covered(spans) if on_gpu else sum(lasting.values())) / steps
