@@ -219,8 +219,8 @@ def measure(bench: Bench, tune: str, batch: int, *, upstreams_way: bool = False)
 
 
 def free(model: GR00TN15) -> None:
-    """Give back what a training has left on the device, and the model its own ``forward``: accelerate wraps it."""
-    for name in ("forward", "_original_forward"):
+    """Give back what a training has left on the device, and the model its own methods: accelerate wraps ``forward``."""
+    for name in ("forward", "_original_forward", "zero_grad"):
         model.__dict__.pop(name, None)
     model.zero_grad(set_to_none=True)
     gc.collect()
