@@ -115,6 +115,8 @@ class FinetuneTrainer(Trainer):
         torch.manual_seed(args.seed + args.process_index)
         model.train()
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        # transformers calls it at each step; torch's own walks through every module, the frozen ones too.
+        model.zero_grad = partial(_drop_gradients, self._trained)
         # Left by a save that was cut short; never a checkpoint.
         if self.args.should_save:
             shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
@@ -302,6 +304,12 @@ class FinetuneTrainer(Trainer):
                 target = self._output_dir / file.relative_to(last)
                 target.parent.mkdir(exist_ok=True)
                 link_or_copy(file, target)
+
+
+def _drop_gradients(trained: list[nn.Parameter]) -> None:
+    """``zero_grad`` of a model of which only these parameters have gradients."""
+    for parameter in trained:
+        parameter.grad = None
 
 
 def _leave_process_group(_worker: int) -> None:
