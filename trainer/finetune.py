@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from trainer.config.argv import parse_flags
@@ -16,7 +15,6 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.runner import checkpoint_folder
-from trainer.runner.ahead import AHEAD, order
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.parent_watch import die_with_parent
 from trainer.training.devices import (
@@ -45,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == [AHEAD]:
-        argv = order("trainer.training.finetuning", ["-m", "trainer.finetune"], partial(choose_devices, 1))
     config, given, upstream_exact = _parse(argv)
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")

@@ -22,7 +22,6 @@ from flows.embedded.s3 import s3_service, store_settings
 from flows.embedded.service import SharedService
 from flows.launch import LauncherName
 from flows.launch.launchers import get_launcher
-from flows.launch.process import trainer_ahead
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
@@ -69,8 +68,6 @@ def started(
     with ExitStack() as stack:
         s3 = None if os.environ.get("PIPPA_S3_ENDPOINT") else _begun(stack, s3_service(home))
         prefect = None if os.environ.get("PREFECT_API_URL") else _begun(stack, prefect_service(home))
-        if launcher == "process":
-            stack.enter_context(trainer_ahead())
 
         def bring_store() -> None:
             settings = store_settings(s3.wait_ready()) if s3 else StoreSettings.from_environ()

@@ -15,15 +15,13 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
-from tests.support.processes import alive, child_with
+from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.trainer.runner.test_checkpoint_uploader import wait_until
 from trainer import cli
 from trainer.config.settings import StoreSettings
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
 from trainer.store.client import ObjectStore
@@ -160,30 +158,6 @@ def test_a_whole_run(trainer):
     assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
-
-
-def test_both_can_wait_for_what_to_train(trainer, tmp_path):
-    base = make_tiny_base_model(tmp_path / "tiny")
-    environ = {**trainer.environ, "PIPPA_HOME": str(trainer.home), "WANDB_MODE": "offline"}
-    del environ["PIPPA_FINETUNE_COMMAND"]
-    command = [sys.executable, "-m", "trainer.cli", "run"]
-    flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
-    # As on a machine with a GPU: the first is what a training gets that names none.
-    early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
-    environ["CUDA_VISIBLE_DEVICES"] = "0"
-    with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
-        run = child_with("--ahead")
-        wait_until(run.children)
-        (engine,) = run.children()
-        wait_until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
-        arguments = [str(part) for pair in flags.items() for part in pair]
-        process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
-    assert process and process.pid == run.pid and process.stdout
-    for line in process.stdout:
-        if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
-            assert run.children() == [engine]
-    assert process.wait(60) == 0, trainer.stderr
-    assert trainer.steps == [2] and not alive(engine)
 
 
 def test_no_secret_leaves_the_process(trainer):
