@@ -20,7 +20,7 @@ from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
-from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
+from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
@@ -165,7 +165,7 @@ class Run:
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
-            problem = self._train(datasets, base_model, lock, resume=step is not None)
+            problem = self._train(datasets, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Uploading what is left."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
@@ -187,7 +187,15 @@ class Run:
             emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
             self._evaluate(datasets[0], foreign)
 
-    def _train(self, datasets: list[Path], base_model: Path, lock: int, *, resume: bool) -> PippaError | None:
+    def _train(
+        self,
+        datasets: list[Path],
+        base_model: Path,
+        lock: int,
+        uploader: checkpoint_uploader.Uploader,
+        *,
+        resume: bool,
+    ) -> PippaError | None:
         spec, record = self.spec, self.record
         config = spec.config.model_copy(
             update={
@@ -200,13 +208,10 @@ class Run:
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
-            variables, warning = wandb_setup.wandb_environment(spec.wandb, self.folder, self.environ)
+            variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
             environ |= variables
             if warning:
                 record.emit(warning)
-        spec_file = self.folder / "spec.json"
-        spec_file.write_text(spec.model_dump_json(indent=2))
-        environ["PIPPA_RUN_SPEC"] = str(spec_file)
         record.log(f"+ {shlex.join(command)}")
         samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
         translator = HfLogParser(config.max_steps, samples) if spec.engine != "native" else None
@@ -215,7 +220,7 @@ class Run:
                 command,
                 environ,
                 self.signals,
-                emit=record.emit,
+                emit=lambda event: uploader.saved() if isinstance(event, SavedEvent) else record.emit(event),
                 log=record.log,
                 translate=translator.feed if translator else None,
                 keep_fds=[lock],
