@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,12 @@ def gpus(launcher: LauncherName, environ: Mapping[str, str] = os.environ) -> lis
     # Of GPUs from CDI the daemon knows the names: each by index and by UUID, and all of them together.
     ids = [str(device.get("ID", "")).rpartition("=")[2] for device in _daemon().get("DiscoveredDevices") or []]
     return sorted(each for each in ids if each.isdecimal()) or _indices(_kernel_gpus())
+
+
+def require_gpus(name: str, gpus: Sequence[str], wanted: int) -> None:
+    """Raise ``UsageError`` for more GPUs than the machine ``name`` has; one without any trains on its processor."""
+    if gpus and wanted > len(gpus):
+        raise UsageError(f"--num-gpus {wanted}, but {name} has {len(gpus)}.", "Lower --num-gpus.")
 
 
 def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:

@@ -5,73 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
-import psutil
 import pytest
 
-from tests.support.processes import alive
-from trainer.data.synthetic import make_synthetic
+from tests.support.pippa import SUPPORT, Pippa
 from trainer.store import registry, runs
 from trainer.store.client import ObjectStore
-
-SUPPORT = Path(__file__).parents[2] / "support"
-
-
-class Pippa:
-    """``pippa train smoke`` in a process of its own, with the engine without torch."""
-
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
-        self.folder, self.environ = folder, environ
-        self.output = folder / "output"
-        make_synthetic(folder / "data", episodes=1)
-        (folder / "model").mkdir()
-        (folder / "model" / "config.json").write_text("{}")
-
-    def start(self, *argv: str) -> subprocess.Popen[bytes]:
-        with self.output.open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *argv],
-                cwd=self.folder,
-                env=self.environ,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # A terminal's Ctrl-C goes to the whole group; so does ours.
-                start_new_session=True,
-            )
-
-    def train(self, *flags: str) -> subprocess.Popen[bytes]:
-        sources = ("--dataset-path", "./data", "--base-model-path", "./model")
-        return self.start("train", "smoke", *sources, "--max-steps", "60", "--save-steps", "20", *flags)
-
-    def wait_for(self, text: str, process: subprocess.Popen[bytes]) -> None:
-        self.until(lambda: text in self.output.read_text() or process.poll() is not None)
-        assert text in self.output.read_text(), self.output.read_text()
-
-    def until(self, condition: Callable[[], bool], seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
-
-    @property
-    def run_id(self) -> str:
-        return self.output.read_text().split()[0]
-
-    def left(self) -> list[psutil.Process]:
-        """Processes of this pippa: those that have its home in their environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("PIPPA_HOME") == self.environ["PIPPA_HOME"]:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
 
 @pytest.fixture
@@ -128,19 +69,3 @@ def test_sigterm_ends_in_143_with_everything_saved(pippa, s3_settings):
     assert process.wait(60) == 143
     assert f"pippa runs resume {pippa.run_id}" in pippa.output.read_text()
     assert pippa.left() == [] and registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id)
-
-
-@pytest.mark.slow
-def test_on_a_bare_machine_nothing_outlives_a_killed_pippa(pippa):
-    for name in [name for name in pippa.environ if name.startswith(("PIPPA_S3_", "PREFECT_API_"))]:
-        del pippa.environ[name]
-    process = pippa.train()
-    pippa.wait_for("step 6/60", process)
-    run_id = pippa.run_id
-    servers = [found for found in psutil.process_iter() if str(pippa.folder / "home") in " ".join(found.cmdline())]
-    assert len(servers) >= 2
-    process.kill()
-    process.wait()
-    pippa.until(lambda: not any(alive(server) for server in servers) and pippa.left() == [])
-    # The embedded store lived on until the trainer had saved.
-    assert pippa.start("checkpoints", "verify", run_id).wait(60) == 0, pippa.output.read_text()
