@@ -43,7 +43,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints verify", "NAME", "read and hash every file in the store", "checkpoints:verify"),
     Command("checkpoints alias", "ALIAS NAME", "a name of your own for a checkpoint", "checkpoints:alias"),
     Command("checkpoints gc", "[--delete]", "what nothing refers to any more", "checkpoints:gc"),
-    Command("server", "", "the Prefect server of a team, with its pages", "server:server"),
+    Command("server", "", "the Prefect server of a team, with the web UI", "server:server"),
     Command("worker", "", "run here what is started or scheduled in Prefect", "worker:worker"),
     Command("runs list", "", "runs and how they ended", "runs:show_all"),
     Command("runs show", "RUN", "the report of a run", "runs:show"),

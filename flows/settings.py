@@ -18,7 +18,7 @@ PREFECT_QUIET = {
     # Prefect's own lines would tear the progress bar; they still reach its API.
     "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",
     "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",
-    # How the keeper (flows.orchestration.reconciler) knows that the process of a flow run is alive.
+    # How the reconciler (flows.orchestration.reconciler) knows that the process of a flow run is alive.
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
     # Without it a server that can't be reached is silently replaced by a second one inside this process.
     "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",

@@ -21,7 +21,7 @@ def show_all(argv: Sequence[str]) -> int:
     """``pippa data list``"""
     Parser("pippa data list", description="List the datasets in the object store.").parse_args(argv)
     return show_snapshots(
-        "dataset", "No datasets yet. `pippa data add NAME` brings one, `pippa train smoke` makes one."
+        "dataset", "No datasets yet. `pippa data add NAME` imports one, `pippa train smoke` makes one."
     )
 
 

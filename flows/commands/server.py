@@ -21,7 +21,7 @@ def server(argv: Sequence[str]) -> int:
     """``pippa server``"""
     parser = Parser(
         "pippa server",
-        description="Run the Prefect server, with its pages, until it is stopped. Its database is the Postgres of "
+        description="Run the Prefect server, with the web UI, until it is stopped. Its database is the Postgres of "
         "PIPPA_POSTGRES_HOST, else a file in PIPPA_HOME/prefect.",
     )
     parser.add_argument(
@@ -66,7 +66,7 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
         # A server is there to be watched: its log is its console.
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "INFO",
         "PREFECT_SERVER_UI_ENABLED": "true",
-        # Prefect unpacks the pages, by default into its own package, which is root's in an image.
+        # Prefect unpacks the web UI, by default into its own package, which is root's in an image.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
         # Where the browser finds the API, not where containers do.
         "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{environ.get('PIPPA_PREFECT_PORT') or PORT}/api",

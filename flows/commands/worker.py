@@ -31,7 +31,7 @@ def worker(argv: Sequence[str]) -> int:
         description="Register pippa's deployments with the Prefect server of PREFECT_API_URL, and run on this machine "
         "what is started or scheduled there, until it is stopped.",
     )
-    parser.add_argument("--name", help="its name in the pages (default: this machine's)")
+    parser.add_argument("--name", help="its name in the UI (default: this machine's)")
     parser.add_argument(
         "--launcher", choices=get_args(LauncherName), help="what the forms propose (default: PIPPA_LAUNCHER, or docker)"
     )

@@ -76,7 +76,7 @@ class Launcher(Protocol):
         ...
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:
-        """What identifies the image that jobs of ``engine`` run in, brought here if need be; None without images."""
+        """What identifies the image that jobs of ``engine`` run in, built or pulled if need be; None without images."""
         ...
 
     def start(self, job: Job, environ: Mapping[str, str]) -> Training:

@@ -1,7 +1,7 @@
 """The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
 
 Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
-where a person runs it, who may cancel it in Prefect's pages too; under a worker it is the hook, which also runs when
+where a person runs it, who may cancel it in Prefect's UI too; under a worker it is the hook, which also runs when
 the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both had their time.
 """
 
@@ -44,7 +44,7 @@ def supervised() -> bool:
 
 @contextmanager
 def cancellable(flow_run_id: UUID, pid: int | None = None) -> Iterator[None]:
-    """Make a cancellation in Prefect's pages a Ctrl-C in the process ``pid``, by default this one.
+    """Make a cancellation in Prefect's UI a Ctrl-C in the process ``pid``, by default this one.
 
     Not where a worker watches for it.
     """

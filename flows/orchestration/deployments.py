@@ -1,7 +1,7 @@
 """What can be started and scheduled in Prefect: one deployment per preset, and the flows around training.
 
-``pippa worker`` registers this table. Schedules are written here or made in Prefect's pages, and either way switched on
-and off in the pages: a restart of the worker keeps what was made or switched there.
+``pippa worker`` registers this table. Schedules are written here or made in Prefect's UI, and either way switched on
+and off in the UI: a restart of the worker keeps what was made or switched there.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Timetable:
     when: CronSchedule | IntervalSchedule
     parameters: dict[str, Any] = field(default_factory=dict)
     active: bool = False
-    """Whether it starts switched on. Later the switch in the pages counts."""
+    """Whether it starts switched on. Later the switch in the UI counts."""
 
 
 SCHEDULES: tuple[Timetable, ...] = (

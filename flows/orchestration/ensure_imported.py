@@ -1,6 +1,6 @@
 """Imports a training's datasets and base model into the store, from wherever the flow runs.
 
-What the store has already is found without a container. What it lacks is brought by this process when that is where
+What the store has already is found without a container. What it lacks is imported by this process when that is where
 training happens, or when it is a folder of this machine, and else by ``trainer prepare`` where the trainer runs: an
 orchestrator's image has neither torch nor a video decoder.
 """
@@ -43,7 +43,7 @@ def ensure_imported(
     if ref := importers.find(store, kind, name):
         return ref
     if launcher == "process" or importers.is_folder(name):
-        return _bring_here(store, kind, name, data_config, observe)
+        return _import_here(store, kind, name, data_config, observe)
     job = prepare_job(kind, name, owner, data_config)
     found: list[SnapshotRef] = []
 
@@ -74,7 +74,7 @@ def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | 
     )
 
 
-def _bring_here(
+def _import_here(
     store: ObjectStore, kind: importers.Kind, name: str, data_config: str | None, observe: Observe
 ) -> SnapshotRef:
     work = importers.downloads_folder(pippa_home())

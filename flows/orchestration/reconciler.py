@@ -55,10 +55,10 @@ class Reconciler:
         self._ended = threading.Event()
         self._leaked: dict[str, datetime] = {}
         self._listening = datetime.now(UTC)
-        """Since when everybody's word came through: this keeper's start, or the last round that failed."""
+        """Since when everybody's word came through: this reconciler's start, or the last round that failed."""
 
     def __enter__(self) -> Reconciler:
-        threading.Thread(target=self._run, name="keeper", daemon=True).start()
+        threading.Thread(target=self._run, name="reconciler", daemon=True).start()
         return self
 
     def __exit__(self, *_: object) -> None:

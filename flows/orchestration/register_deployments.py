@@ -37,7 +37,7 @@ def register(
 ) -> list[str]:
     """Make the server have exactly the deployments of ``table``, in ``pool``; returns the names of those removed.
 
-    Deployments and schedules that pippa did not register, and what was switched in Prefect's pages, stay.
+    Deployments and schedules that pippa did not register, and what was switched in Prefect's UI, stay.
     """
     ensure_pool(client, pool)
     registered = _registered(client)
@@ -54,7 +54,7 @@ def register(
 
 
 def ensure_pool(client: SyncPrefectClient, pool: str) -> None:
-    """The work pool and its queues, made or brought up to date; pauses and limits set in the pages stay."""
+    """The work pool and its queues, made or brought up to date; pauses and limits set in the UI stay."""
     template = ProcessWorker.get_default_base_job_template()
     try:
         client.create_work_pool(
@@ -71,7 +71,7 @@ def ensure_pool(client: SyncPrefectClient, pool: str) -> None:
 
 
 def code_version() -> str:
-    """What the pages show as a deployment's version: pippa's, and its commit."""
+    """What the UI shows as a deployment's version: pippa's, and its commit."""
     sha = git_sha()
     return version("pippa") + (f"+{sha[:12]}" if sha else "")
 
@@ -95,7 +95,7 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment, flow_id: UUID, po
         known = client.read_deployment_by_name(f"{flow_name(deployment)}/{deployment.name}")
     except ObjectNotFound:
         return client.create_deployment(flow_id, deployment.name, **fields)
-    # Creating it again would drop the schedules made in the pages.
+    # Creating it again would drop the schedules made in the UI.
     client.update_deployment(known.id, DeploymentUpdate.model_validate(fields))
     return known.id
 

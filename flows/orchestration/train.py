@@ -97,5 +97,5 @@ def train(
 
 
 def _task(kind: str, title: str, work: Callable[[], T]) -> T:
-    """A part of the training as a task run, for the timeline on Prefect's page."""
+    """A part of the training as a task run, for the timeline in Prefect's UI."""
     return Task(work, name=kind, task_run_name=lambda: title, persist_result=False, cache_policy=NO_CACHE)()

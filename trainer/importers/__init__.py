@@ -78,7 +78,7 @@ def dataset(
     log: Log = lambda _: None,
     report: Report | None = None,
 ) -> SnapshotRef:
-    """The snapshot of the dataset called ``name`` (the module says what a name means), brought or made if need be.
+    """The snapshot of the dataset called ``name`` (the module says what a name means), imported or made if need be.
 
     A dataset is made fit for training (``fit.fitted``) and checked against ``data_config``, where one is given, before
     it is pushed. ``work`` is a folder for downloads and temporary files, ``store_name`` the name in the store.
@@ -89,7 +89,7 @@ def dataset(
     if ref:
         return ref
     called = store_name or default_name(source)
-    with _brought(store, "dataset", source, called, work, log, report) as found:
+    with _fetched(store, "dataset", source, called, work, log, report) as found:
         if isinstance(found, SnapshotRef):
             return found
         folder, origin = found
@@ -109,7 +109,7 @@ def base_model(
     log: Log = lambda _: None,
     report: Report | None = None,
 ) -> SnapshotRef:
-    """The snapshot of the base model called ``name``, brought or made if need be; see ``dataset``.
+    """The snapshot of the base model called ``name``, imported or made if need be; see ``dataset``.
 
     A GR00T N1.5 without a tokenizer, as NVIDIA's repository, gets the official one, so that training needs no hub.
     Another architecture, and weights that are not whole, are refused.
@@ -118,7 +118,7 @@ def base_model(
     if ref:
         return ref
     called = store_name or default_name(source)
-    with _brought(store, "model", source, called, work, log, report) as found:
+    with _fetched(store, "model", source, called, work, log, report) as found:
         if isinstance(found, SnapshotRef):
             return found
         folder, origin = found
@@ -127,7 +127,7 @@ def base_model(
 
 
 def find(store: ObjectStore, kind: Kind, name: str, store_name: str | None = None) -> SnapshotRef | None:
-    """The snapshot that ``name`` means when the store has it already; None for a folder and for what must be brought.
+    """The snapshot that ``name`` means when the store has it already; None for a folder and for what must be imported.
 
     Something generated counts only when this version's generator made it. Imports nothing heavy, so that whoever only
     orchestrates can ask.
@@ -187,7 +187,7 @@ def _is_of(source: Source, info: snapshots.SnapshotInfo) -> bool:
 
 
 @contextmanager
-def _brought(
+def _fetched(
     store: ObjectStore, kind: Kind, source: Source, called: str, work: Path, log: Log, report: Report | None
 ) -> Iterator[tuple[Path, dict[str, str]] | SnapshotRef]:
     """The files of ``source`` in a folder, and their origin; or the snapshot, when the store has that revision."""
@@ -267,7 +267,7 @@ def _unknown(store: ObjectStore, kind: Kind, name: str) -> UsageError:
     what_else = (
         "`pippa data push PATH --name NAME` adds a folder, `pippa data add` one of the hub, git or S3."
         if kind == "dataset"
-        else "`pippa models add` brings one of the hub, git, S3 or a folder."
+        else "`pippa models add` imports one from the hub, git, S3 or a folder."
     )
     near = difflib.get_close_matches(name.partition("@")[0], [*known, DEMO], n=1, cutoff=0.5)
     return UsageError(

@@ -40,7 +40,7 @@ def test_a_dataset_from_anywhere_to_the_store_and_back(pippa, tmp_path, object_s
     assert code == 0 and (tmp_path / "back/meta/modality.json").is_file()
     assert not (folder / "meta/modality.json").exists()
     code, out, _ = pippa("data", "check", "table", "--data-config", "so100_dualcam")
-    assert code == 0 and "meta/modality.json added when it is brought into the store" in out
+    assert code == 0 and "meta/modality.json added on import" in out
 
 
 def test_base_models_are_listed_with_where_they_came_from(pippa, tmp_path):

@@ -79,7 +79,7 @@ def test_a_run_without_offline_files_is_told_so(run: str, capsys) -> None:
 def resumed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """What ``pippa runs resume`` carries out: the arguments of each call."""
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(commands, "carry_out", lambda *arguments: calls.append(arguments) or 0)
+    monkeypatch.setattr(commands, "run_training", lambda *arguments: calls.append(arguments) or 0)
     monkeypatch.delenv("PIPPA_LAUNCHER", raising=False)
     return calls
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import wandb
-from wandb.proto.wandb_internal_pb2 import RunLog  # pyrefly: ignore[missing-module-attribute]
+from wandb.proto.wandb_internal_pb2 import Record  # pyrefly: ignore[missing-module-attribute]
 
 from tests.support.training import Training
 from trainer.config.finetune_config import FinetuneConfig
@@ -37,7 +37,7 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     wandb.teardown()
 
 
-def records(folder: Path, seconds: float = 30) -> list[RunLog]:
+def records(folder: Path, seconds: float = 30) -> list[Record]:
     """The records of the offline run under ``folder``, once they are written: W&B's own process does that."""
     deadline = time.monotonic() + seconds
     while True:
@@ -47,7 +47,7 @@ def records(folder: Path, seconds: float = 30) -> list[RunLog]:
         time.sleep(0.2)
 
 
-def _written(folder: Path) -> list[RunLog]:
+def _written(folder: Path) -> list[Record]:
     """What is in the file: a log of blocks as LevelDB writes it, of protocol buffers."""
     (file,) = folder.glob("wandb/offline-run-*/*.wandb")
     data, found, parts = file.read_bytes(), [], b""
@@ -60,17 +60,17 @@ def _written(folder: Path) -> list[RunLog]:
         parts += data[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):
-            found.append(RunLog.FromString(parts))
+            found.append(Record.FromString(parts))
             parts = b""
     return found
 
 
-def config_of(found: list[RunLog]) -> dict[str, Any]:
+def config_of(found: list[Record]) -> dict[str, Any]:
     updates = [u for r in found for part in (r.run.config, r.config) for u in part.update]
     return {update.key or "/".join(update.nested_key): json.loads(update.value_json) for update in updates}
 
 
-def history_of(found: list[RunLog], name: str) -> list[Any]:
+def history_of(found: list[Record], name: str) -> list[Any]:
     items = [item for record in found for item in record.history.item]
     return [json.loads(item.value_json) for item in items if name in (item.key, "/".join(item.nested_key))]
 
