@@ -11,12 +11,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
 from tests.support.pippa import SUPPORT, Pippa
 from tests.support.processes import alive
+from tests.support.proxy import proxy
 from trainer.config.settings import StoreSettings
 
 RECORDING = "flows.orchestration.recording"
@@ -123,6 +125,21 @@ def test_after_the_whole_tree_was_killed_the_next_training_crashes_its_flow_run(
     process = pippa.train()
     assert process.wait(120) == 0, pippa.output.read_text()
     assert pippa.states() == {killed: "CRASHED", pippa.run_id: "COMPLETED"}
+
+
+@pytest.mark.slow
+def test_a_team_s_server_that_goes_away_costs_the_record_only(pippa, prefect_environ):
+    url = urlsplit(prefect_environ["PREFECT_API_URL"])
+    with proxy(str(url.hostname), int(url.port or 0)) as way:
+        pippa.environ |= {**prefect_environ, "PREFECT_API_URL": f"http://127.0.0.1:{way.port}/api"}
+        pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "99"
+        process = pippa.train()
+        pippa.until(lambda: (pippa.folder / "go on.reached").exists() or process.poll() is not None)
+        way.cut()
+        go_on(pippa)
+        assert process.wait(120) == 0, pippa.output.read_text()
+    text = pippa.output.read_text()
+    assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1 and pippa.left() == []
 
 
 @pytest.mark.slow

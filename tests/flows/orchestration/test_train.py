@@ -12,14 +12,17 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import cli
 from flows.launch.follow import TrainerLostError
 from flows.launch.process import ProcessLauncher
 from flows.orchestration import training
+from tests.support.proxy import proxy
 from trainer.config.run_spec import new_run_id
 from trainer.config.settings import StoreSettings
 from trainer.data.synthetic import make_synthetic
@@ -138,6 +141,29 @@ def test_a_run_from_the_preset_to_the_report(overrides, store):
     again = run({}, run_id)
     assert again.is_completed()
     assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == [10, 20]
+
+
+def test_a_server_that_restarts_costs_the_flow_nothing(overrides, stack, monkeypatch, tmp_path):
+    gate = tmp_path / "go on"
+    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"pause_at": 6, "pause_file": str(gate)}))
+    url, run_id = urlsplit(stack["PREFECT_API_URL"]), new_run_id("smoke")
+    with proxy(str(url.hostname), int(url.port or 0)) as way:
+
+        def restart() -> None:
+            while not gate.with_name("go on.reached").exists():
+                time.sleep(0.05)
+            way.cut()
+            gate.touch()
+            # The training is over by then.
+            while (known := runs.read_state(ObjectStore(StoreSettings.from_environ()), run_id)) and known.active:
+                time.sleep(0.1)
+            way.mend()
+
+        threading.Thread(target=restart, daemon=True).start()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{way.port}/api"}):
+            assert run(overrides, run_id).is_completed()
+    left = artifacts(run_id)
+    assert left["progress"] == 100 and "open-loop" in left["report"]
 
 
 def test_a_failed_training_fails_the_flow_with_the_trainers_words(overrides, monkeypatch):
