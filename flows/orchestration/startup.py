@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows import compose_discovery as compose_stack
+from flows import earlier_store
 from flows.embedded.prefect import given_api
-from flows.embedded.s3 import s3_service, store_settings
-from flows.embedded.service import SharedService
 from flows.launch import LauncherName, gpu_locks
 from flows.launch.launchers import get_launcher
 from flows.launch.machine import machine_name
@@ -30,9 +29,9 @@ from flows.orchestration.training import Hold, Say
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.config.settings import StoreSettings
 from trainer.runner.run_spec_builder import prepare_sources
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 
 class _Part(threading.Thread):
@@ -70,37 +69,32 @@ def started(
     launcher: LauncherName = "process",
     engine: Engine = "native",
 ) -> Iterator[Started]:
-    """The object store, ready and named in ``os.environ`` for the trainer, and what records ``run_id`` in Prefect.
+    """The object store, ready, and what records ``run_id`` in Prefect.
 
     ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
-    base model are imported meanwhile, else its image is built or pulled, and the training does the rest.
-    An embedded server ends with the context, unless another pippa uses it. Raises the first ``PippaError`` of any part.
+    base model are imported meanwhile, else its image is built or pulled, and the training does the rest. Raises the
+    first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
     keep_bytecode(home)
     compose_stack.adopt(home)
+    earlier_store.note(home)
     os.environ.update(prefect_environment(home))
     team = bool(os.environ.get("PREFECT_API_URL"))
+    store = open_store()
 
     def warn(line: str) -> None:
         console.print(f"[yellow]![/] {escape(line)}", soft_wrap=True)
 
-    with ExitStack() as stack:
-        recorder = stack.enter_context(Recorder(home, warn))
-        s3 = None if os.environ.get("PIPPA_S3_ENDPOINT") else _begun(stack, s3_service(home))
-
-        def bring_store() -> None:
-            settings = store_settings(s3.wait_ready()) if s3 else StoreSettings.from_environ()
-            os.environ.update(settings.to_environ())
-            ObjectStore(settings).ensure_bucket()
+    with Recorder(home, warn) as recorder:
 
         def say(line: str) -> None:
             console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
         def bring_sources() -> None:
-            store.join()
-            if config is not None and store.error is None:
-                prepare_sources(ObjectStore(StoreSettings.from_environ()), config, home, log=say)
+            created.join()
+            if config is not None and created.error is None:
+                prepare_sources(store, config, home, log=say)
 
         def bring_image() -> None:
             place = get_launcher(launcher, home)
@@ -108,22 +102,16 @@ def started(
                 place.require(config, engine)
             place.image(engine, say)
 
-        store = _Part("object store", bring_store)
+        created = _Part("object store", store.create)
         parts = [
-            store,
+            created,
             *([_Part("Prefect server", _ask_prefect)] if team else []),
             *([_Part("dataset and base model", bring_sources)] if config and launcher == "process" else []),
             *([_Part("training image", bring_image)] if launcher != "process" else []),
         ]
         _wait(parts, console)
         hold = _leases(recorder) if team else partial(gpu_locks.held, home, run_id)
-        yield Started(ObjectStore(StoreSettings.from_environ()), recorder, hold)
-
-
-def _begun(stack: ExitStack, service: SharedService) -> SharedService:
-    service.start()
-    stack.callback(service.stop)
-    return service
+        yield Started(store, recorder, hold)
 
 
 def _ask_prefect() -> None:

@@ -26,10 +26,9 @@ from flows.orchestration.parameters import Overrides, PresetName, given
 from flows.orchestration.training import Request, Training
 from flows.views.report import to_markdown
 from trainer.config.run_spec import RUN_ID, Engine, new_run_id
-from trainer.config.settings import StoreSettings
 from trainer.errors import PippaError
 from trainer.events import ErrorEvent
-from trainer.store.client import ObjectStore
+from trainer.store.stores import open_store
 
 T = TypeVar("T")
 
@@ -71,8 +70,8 @@ def train(
     run_id, flow_run_id = run_id or str(runtime.flow_run.name), UUID(str(runtime.flow_run.id))
     artifacts = Artifacts(run_id)
     try:
-        store = ObjectStore(StoreSettings.from_environ())
-        store.ensure_bucket()
+        store = open_store()
+        store.create()
         request = Request(preset, given(overrides), launcher, engine, run_id)
         with in_background(artifacts) as observe, cancellable(flow_run_id):
             trained = Training(

@@ -26,7 +26,7 @@ from trainer.errors import UsageError
 from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 RETRY_SECONDS = (5.0, 20.0, 60.0)
 """The pauses before a training is started again that another attempt may heal."""

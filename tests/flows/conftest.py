@@ -12,7 +12,7 @@ import pytest
 
 from flows.embedded.prefect import server_environment
 from flows.settings import prefect_environment
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -41,7 +41,7 @@ def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mappin
 
 
 @pytest.fixture
-def stack(prefect_environ, s3_settings: StoreSettings, tmp_path, monkeypatch) -> Mapping[str, str]:
+def stack(prefect_environ, s3_settings: S3Settings, tmp_path, monkeypatch) -> Mapping[str, str]:
     """This process works with a real Prefect server and a bucket of this test's own; ``PIPPA_HOME`` is in tmp_path."""
     environ = {
         **prefect_environ,

@@ -79,7 +79,7 @@ def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:
     return secret_from(environ, "HF_TOKEN")
 
 
-class StoreSettings(BaseModel):
+class S3Settings(BaseModel):
     """Where the object store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
 
     model_config = ConfigDict(frozen=True)
@@ -102,7 +102,7 @@ class StoreSettings(BaseModel):
         return urlsplit(self.endpoint).scheme == "https"
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> StoreSettings:
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> S3Settings:
         """Read ``PIPPA_S3_*``. Raises ``StoreError`` when the endpoint or a key is missing."""
         endpoint = environ.get("PIPPA_S3_ENDPOINT", "")
         access_key = secret_from(environ, "PIPPA_S3_ACCESS_KEY")

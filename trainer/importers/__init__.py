@@ -43,7 +43,7 @@ from trainer.importers.names import (
 )
 from trainer.importers.normalize_dataset import require_valid
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 __all__ = [
     "DEMO",
@@ -217,7 +217,7 @@ def _fetched(
                     return
                 yield git.check_out(source, folder, commit, log, report), origin | _asked(source.ref, commit)
         case S3Prefix():
-            settings = s3.settings_for(source, store.settings)
+            settings = s3.settings_for(source, store)
             listing = s3.listing(source, settings)
             origin = {"s3": source.url, "endpoint": settings.endpoint, "revision": listing.revision}
             with folder_for(work, called, f"s3 {settings.endpoint} {source.url} {listing.revision}") as folder:

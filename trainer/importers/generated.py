@@ -17,8 +17,8 @@ from trainer.errors import PippaError
 from trainer.importers.downloads import Log
 from trainer.importers.names import SYNTHETIC, TINY, Kind
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
 from trainer.store.manifest import read_manifest
+from trainer.store.object_store import ObjectStore
 
 NAMES: dict[Kind, str] = {"dataset": SYNTHETIC, "model": TINY}
 _MAKERS: dict[Kind, tuple[str, str]] = {

@@ -24,8 +24,8 @@ from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
 from trainer.runner import checkpoint_folder
 from trainer.store import registry, resume_points, snapshots
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import HashMemory
+from trainer.store.object_store import ObjectStore
 
 PENDING = "pending-uploads"
 """Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""

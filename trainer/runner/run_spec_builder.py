@@ -15,7 +15,7 @@ from trainer.config.run_spec import Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
 from trainer.runner.wandb_setup import default_wandb
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.version import git_sha
 
 

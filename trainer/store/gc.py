@@ -17,9 +17,9 @@ from datetime import timedelta
 from trainer.config.run_spec import SnapshotRef
 from trainer.errors import UsageError
 from trainer.store import resume_points
-from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key, parse_manifest_key, read_manifest
+from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.parallel import for_each
 from trainer.store.registry import CheckpointEntry, aliases, list_checkpoints
 from trainer.store.runs import list_runs

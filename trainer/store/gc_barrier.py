@@ -41,7 +41,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from trainer.errors import StoreError
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 INTENTS = "gc/intents/"
 SWEEPS = "gc/sweeps/"

@@ -19,8 +19,6 @@ from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.disk import is_disk_full, locked, require_space
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.store import tree
-from trainer.store.client import ObjectStore
-from trainer.store.failures import MissingObjectError
 from trainer.store.gc_barrier import relying_on
 from trainer.store.hashing import Hashed, hash_file
 from trainer.store.manifest import (
@@ -33,6 +31,7 @@ from trainer.store.manifest import (
     parse_manifest_key,
     read_manifest,
 )
+from trainer.store.object_store import MissingObjectError, ObjectStore
 from trainer.store.parallel import Progress, for_each
 from trainer.store.receiving import ReceivedFile
 

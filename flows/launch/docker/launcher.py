@@ -99,11 +99,12 @@ class DockerLauncher:
                 return None
             state = found.attrs["State"]
             if state["Status"] in ("running", "paused", "restarting"):
-                if _endpoint(found) == environ.get("PIPPA_S3_ENDPOINT"):
+                place = self._place(environ)
+                if _store(found) == (environ.get("PIPPA_S3_ENDPOINT") or place.store):
                     return found
-                if (stack := found.labels.get(LABEL + "project", "")) != self._place(environ).project:
+                if (stack := found.labels.get(LABEL + "project", "")) != place.project:
                     raise UsageError(
-                        f"{job.name} runs already, with the object store {_endpoint(found)}"
+                        f"{job.name} runs already, with the object store {_store(found)}"
                         + (f", started by the compose project {stack}." if stack else ", started outside of compose."),
                         f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
                         # Within the stack the store has its own name, and there a resume follows the container.
@@ -113,8 +114,8 @@ class DockerLauncher:
                             else ""
                         ),
                     )
-                # The embedded store has another port after each start: this one can't register anything any more. It
-                # may save on its disk, and the one that follows continues from there.
+                # It registers nothing in the store of now. It may save on its disk, and the one that follows continues
+                # from there.
                 stop([found], STARTING_SECONDS)
             elif state["Status"] in ("exited", "dead"):
                 # Stopped before its end, it is no result: to start is to go on.
@@ -134,7 +135,7 @@ class DockerLauncher:
         configuration = self.configuration(job, environ, image, place, secrets)
         if certificate:
             configuration["environment"] |= container_secrets.certificate_variables()
-        files = container_secrets.archive(secrets, certificate, _owner(image))
+        files = container_secrets.archive(secrets, certificate, _owner(image, place))
         try:
             return self._started(configuration, place, files)
         except docker.errors.APIError as error:
@@ -188,9 +189,10 @@ class DockerLauncher:
             memswap_limit=memory,  # no swap: a training that swaps is worse than one that ends and says why
             restart_policy={"Name": "no"},
             auto_remove=False,
-            # The images run as a user without capabilities; now no program in them can get any.
+            # The images run as a user without capabilities; now no program in them can get any. Nor does root need any
+            # for what is its own.
             security_opt=["no-new-privileges"],
-            cap_drop=["ALL"] if _owner(image) else None,
+            cap_drop=["ALL"] if place.user or _owner(image, place) else None,
             # The daemon's default driver may be one that can't be read back.
             log_config=LogConfig(type="json-file", config={"max-size": "100m", "max-file": "3"}),
         )
@@ -201,6 +203,11 @@ class DockerLauncher:
             "PIPPA_IMAGE": images.digest(image),
         }
         labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
+        if place.user:
+            # The image may not know this user, who then has no name and no home in it.
+            variables |= {"USER": "pippa", "LOGNAME": "pippa", "HOME": f"{place.home}/cache/home"}
+        if place.store:
+            labels["store"] = place.store
         # An image built by compose hands its labels on, and compose would take this for a container of its service:
         # `up` would make it anew and `down` remove it, in the middle of a training.
         inherited = dict.fromkeys(
@@ -210,6 +217,7 @@ class DockerLauncher:
             "image": image.id,
             "command": ["trainer", *job.arguments],
             "name": PREFIX + job.name,
+            "user": place.user or None,
             "labels": inherited | {LABEL + name: value for name, value in labels.items()},
             "environment": variables,
             "host_config": host,
@@ -242,9 +250,10 @@ def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
     return gpus.refusal(message) or PippaError(f"The Docker daemon refused the container of {job.name}: {message}")
 
 
-def _endpoint(container: Container) -> str | None:
+def _store(container: Container) -> str | None:
+    """The endpoint of its object store, or the folder that is it."""
     variables = dict(each.partition("=")[::2] for each in container.attrs["Config"]["Env"] or [])
-    return variables.get("PIPPA_S3_ENDPOINT")
+    return variables.get("PIPPA_S3_ENDPOINT") or container.labels.get(LABEL + "store")
 
 
 def created(container: Container) -> datetime:
@@ -257,9 +266,9 @@ def _age(container: Container) -> float:
     return (datetime.now(UTC) - created(container)).total_seconds()
 
 
-def _owner(image: Image) -> int:
-    """The user id that the image's programs run as: a number, root, or else the user ``pippa``."""
-    user = str(image.attrs["Config"].get("User") or "root").partition(":")[0]
+def _owner(image: Image, place: Placement) -> int:
+    """The user id that the container's programs run as: the placement's, or the image's, where a name is ``pippa``."""
+    user = place.user.partition(":")[0] or str(image.attrs["Config"].get("User") or "root").partition(":")[0]
     return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
 
 

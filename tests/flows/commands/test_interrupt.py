@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.pippa import SUPPORT, Pippa
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pippa, s3_settings):
     text = pippa.output.read_text()
     assert "Ctrl-C again" in text and f"pippa runs resume {pippa.run_id}" in text and "Traceback" not in text
     assert pippa.left() == []
-    saved = max(registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id), key=lambda each: each.step)
+    saved = max(registry.list_checkpoints(S3Store(s3_settings), pippa.run_id), key=lambda each: each.step)
     assert 6 <= saved.step < 60
 
     resumed = pippa.start("runs", "resume", pippa.run_id)
@@ -55,7 +55,7 @@ def test_a_killed_pippa_leaves_no_process_and_loses_no_step(pippa, s3_settings):
     process.kill()
     process.wait()
     pippa.until(lambda: pippa.left() == [])
-    store = ObjectStore(s3_settings)
+    store = S3Store(s3_settings)
     saved = max(registry.list_checkpoints(store, run_id), key=lambda each: each.step)
     state = runs.read_state(store, run_id)
     assert saved.step >= 6 and state is not None and state.status == "stopped"
@@ -68,4 +68,4 @@ def test_sigterm_ends_in_143_with_everything_saved(pippa, s3_settings):
     process.terminate()
     assert process.wait(60) == 143
     assert f"pippa runs resume {pippa.run_id}" in pippa.output.read_text()
-    assert pippa.left() == [] and registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id)
+    assert pippa.left() == [] and registry.list_checkpoints(S3Store(s3_settings), pippa.run_id)

@@ -19,7 +19,6 @@ import pytest
 from tests.support.pippa import SUPPORT, Pippa
 from tests.support.processes import alive
 from tests.support.proxy import proxy
-from trainer.config.settings import StoreSettings
 
 RECORDING = "flows.orchestration.recording"
 
@@ -44,10 +43,9 @@ class BarePippa(Pippa):
 
 
 @pytest.fixture
-def pippa(s3_settings: StoreSettings, tmp_path) -> Iterator[BarePippa]:
+def pippa(tmp_path) -> Iterator[BarePippa]:
     environ = {
         **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},
-        **s3_settings.to_environ(),
         "PIPPA_HOME": str(tmp_path / "home"),
         "PYTHONPATH": str(SUPPORT.parents[1]),
         "PIPPA_FINETUNE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_engine.py'}",
@@ -108,8 +106,11 @@ def test_a_killed_pippa_leaves_no_process_and_its_flow_run_is_crashed(pippa):
     recording = recorded_step(pippa, process)
     process.kill()
     process.wait()
+    killed = pippa.run_id
     pippa.until(lambda: not alive(recording) and pippa.left() == [])
-    assert pippa.states() == {pippa.run_id: "CRASHED"}
+    assert pippa.states() == {killed: "CRASHED"}
+    # The trainer had saved what it could.
+    assert pippa.start("checkpoints", "verify", killed).wait(60) == 0, pippa.output.read_text()
 
 
 @pytest.mark.slow

@@ -24,12 +24,13 @@ from flows.launch.process import ProcessLauncher
 from flows.orchestration import training
 from tests.support.proxy import proxy
 from trainer.config.run_spec import new_run_id
-from trainer.config.settings import StoreSettings
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, OutOfMemoryError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
+from trainer.store.stores import open_store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -61,7 +62,7 @@ def overrides(stack: Mapping[str, str], dataset: Path, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def store(s3_settings) -> ObjectStore:
-    return ObjectStore(s3_settings)
+    return S3Store(s3_settings)
 
 
 @pytest.fixture
@@ -94,8 +95,8 @@ def trained(
     overrides: dict[str, Any], run_id: str, observe: Callable[[Event], None] = lambda _: None
 ) -> training.Trained:
     """The training alone, without Prefect."""
-    store = ObjectStore(StoreSettings.from_environ())
-    store.ensure_bucket()
+    store = open_store()
+    store.create()
     return training.Training(
         store, training.Request("smoke", overrides, "process", "native", run_id), observe, hold
     ).run()
@@ -155,7 +156,7 @@ def test_a_server_that_restarts_costs_the_flow_nothing(overrides, stack, monkeyp
             way.cut()
             gate.touch()
             # The training is over by then.
-            while (known := runs.read_state(ObjectStore(StoreSettings.from_environ()), run_id)) and known.active:
+            while (known := runs.read_state(open_store(), run_id)) and known.active:
                 time.sleep(0.1)
             way.mend()
 

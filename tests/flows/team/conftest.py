@@ -22,7 +22,8 @@ from docker.models.containers import Container
 from tests.conftest import bucket_of_its_own
 from trainer import importers
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 OVERRIDES = {"dataset_path": ["synthetic.PickNPlace"], "base_model_path": "a-model"}
@@ -160,7 +161,7 @@ def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_fact
     folder = tmp_path_factory.mktemp("team")
     (folder / "password").write_text(prefect_environ["PREFECT_API_AUTH_STRING"] + "\n")
     with bucket_of_its_own(s3_server) as settings:
-        store = ObjectStore(settings)
+        store = S3Store(settings)
         environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},

@@ -22,15 +22,16 @@ from trainer.runner import checkpoint_folder, checkpoint_uploader
 from trainer.runner.checkpoint_uploader import PENDING, Uploader
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store import registry, resume_points, snapshots, tree
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import hash_file
 from trainer.store.manifest import FileRecord, Manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
 def object_store(s3_server) -> Iterator[ObjectStore]:
     with bucket_of_its_own(s3_server) as settings:
-        yield ObjectStore(settings)
+        yield S3Store(settings)
 
 
 @pytest.fixture
@@ -164,7 +165,7 @@ def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, 
     host, _, port = object_store.settings.host.partition(":")
     with proxy(host, int(port)) as way:
         settings = object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"})
-        job = Uploading(ObjectStore(settings, patience=0.5), spec, tmp_path, atomic=True)
+        job = Uploading(S3Store(settings, patience=0.5), spec, tmp_path, atomic=True)
         job.uploader.start()
         job.commit(5)
         wait_until(lambda: any(isinstance(event, CheckpointEvent) for event in job.events))
@@ -177,7 +178,7 @@ def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, 
         assert not job.uploader.finish(patience_seconds=0.5)  # given up, but kept
         assert len(job.warnings) == 1 and "uploaded yet" in job.warnings[0]
         way.mend()
-        again = Uploading(ObjectStore(settings), spec, tmp_path, atomic=True, registered=[5])
+        again = Uploading(S3Store(settings), spec, tmp_path, atomic=True, registered=[5])
         again.uploader.start()
         assert again.uploader.finish()
     job.store = object_store

@@ -19,12 +19,12 @@ from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.trainer.runner.test_checkpoint_uploader import wait_until
 from trainer import cli
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 WANDB_KEY = "9f" * 20
@@ -38,9 +38,9 @@ def synthetic(tmp_path_factory) -> Path:
 class Trainer:
     """``trainer run`` as a user runs it, with the fake engine."""
 
-    def __init__(self, settings: StoreSettings, folder: Path, dataset: Path) -> None:
+    def __init__(self, settings: S3Settings, folder: Path, dataset: Path) -> None:
         self.settings, self.folder, self.dataset = settings, folder, dataset
-        self.store = ObjectStore(settings)
+        self.store = S3Store(settings)
         self.home = folder / "home"
         self.model = folder / "base"
         self.model.mkdir()
@@ -111,7 +111,7 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[StoreSettings]:
+def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
@@ -343,7 +343,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
 
 
 def test_a_store_that_is_down_is_exit_code_4(trainer, monkeypatch, capsys):
-    monkeypatch.setattr("trainer.runner.run.ObjectStore", functools.partial(ObjectStore, patience=0.0))
+    monkeypatch.setattr("trainer.store.stores.S3Store", functools.partial(S3Store, patience=0.0))
     monkeypatch.setenv("PIPPA_S3_ENDPOINT", "http://127.0.0.1:9")
     for name, value in trainer.settings.to_environ().items():
         if name != "PIPPA_S3_ENDPOINT":

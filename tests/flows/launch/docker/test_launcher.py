@@ -262,9 +262,10 @@ def test_an_engine_that_stays_away_is_a_lost_trainer(bench: Bench, monkeypatch):
 
 def test_a_restarted_flow_follows_the_container_of_a_killed_one(bench: Bench):
     code = (
-        "import json, sys; from pathlib import Path; from flows.launch import Job, place;"
+        "import json, sys; from pathlib import Path;"
+        "from flows.launch import Job; from flows.launch.docker import placement;"
         "from flows.launch.docker.launcher import DockerLauncher;"
-        "place.VOLUMES, environ, job, home = json.load(sys.stdin);"
+        "placement.VOLUMES, environ, job, home = json.load(sys.stdin);"
         "training = DockerLauncher(Path(home), environ).start(Job.model_validate(job), environ);"
         "print(training.next_event(30), flush=True);"
         "training.next_event(300)"
