@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
+from tests.support.waiting import until
 from trainer.data.synthetic import make_synthetic
 
 SUPPORT = Path(__file__).parent
@@ -42,14 +41,8 @@ class Pippa:
         return self.start("train", "smoke", *sources, "--max-steps", "60", "--save-steps", "20", *flags)
 
     def wait_for(self, text: str, process: subprocess.Popen[bytes]) -> None:
-        self.until(lambda: text in self.output.read_text() or process.poll() is not None)
-        assert text in self.output.read_text(), self.output.read_text()
-
-    def until(self, condition: Callable[[], bool], seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
+        words = self.output.read_text
+        until(lambda: text in words(), words, alive=lambda: process.poll() is None)
 
     @property
     def run_id(self) -> str:

@@ -80,7 +80,7 @@ def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:
 
 
 class S3Settings(BaseModel):
-    """Where the object store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
+    """Where an S3 store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -110,7 +110,7 @@ class S3Settings(BaseModel):
         if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
             raise StoreError(
                 f"PIPPA_S3_ENDPOINT is {endpoint or 'not set'!r}, not the URL of an S3 endpoint.",
-                "Set it to one, such as http://127.0.0.1:9000, or use `pippa train`, which starts a store itself.",
+                "Set it to one, such as http://127.0.0.1:9000, or unset it: the store is then PIPPA_HOME/store.",
             )
         if not access_key or not secret_key:
             raise StoreError(

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, PippaError
-from trainer.store.stores import open_store
+from trainer.store.stores import open_store, store_folder
 from trainer.training.devices import oldest_driver
 
 _PACKAGES = ("pippa", "torch", "transformers", "accelerate", "av", "wandb", "minio")
@@ -40,6 +40,10 @@ def main() -> int:
 
 
 def _store(out: Callable[[str], object]) -> int:
+    folder = store_folder(pippa_home())
+    if not os.environ.get("PIPPA_S3_ENDPOINT") and not folder.is_dir():
+        out(f"{'object store':<14} the folder {folder}, made when it is first used\n")
+        return ExitCode.DONE
     try:
         store = open_store()
         store.create()

@@ -61,7 +61,7 @@ def collect(
     """
     if keep is not None and keep < 1:
         raise UsageError(f"keep={keep} would delete every checkpoint.", "Keep at least the newest one of each run.")
-    # Announced in a dry run too: the announcement is also how the server's time is learned.
+    # Announced in a dry run too: the announcement is also how the store's time is learned.
     sweep = Sweep(store)
     try:
         plan = _plan(store, sweep, keep, grace)

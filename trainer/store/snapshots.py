@@ -168,7 +168,7 @@ def latest(store: ObjectStore, kind: SnapshotKind, name: str) -> SnapshotRef | N
             times[ref] = found.modified
     newest = [ref for ref, time in times.items() if time == max(times.values())]
     if len(newest) > 1:
-        # Servers give times in seconds; within one, the pushing machine's own clock decides.
+        # S3 servers give times in seconds; within one, the pushing machine's own clock decides.
         newest.sort(key=lambda ref: read_manifest(store, ref).created)
     return newest[-1] if newest else None
 

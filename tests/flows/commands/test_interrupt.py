@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.pippa import SUPPORT, Pippa
+from tests.support.waiting import PATIENCE, until
 from trainer.store import registry, runs
 from trainer.store.s3 import S3Store
 
@@ -36,7 +37,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pippa, s3_settings):
     process = pippa.train()
     pippa.wait_for("step 6/60", process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(PATIENCE) == 130
     text = pippa.output.read_text()
     assert "Ctrl-C again" in text and f"pippa runs resume {pippa.run_id}" in text and "Traceback" not in text
     assert pippa.left() == []
@@ -44,7 +45,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pippa, s3_settings):
     assert 6 <= saved.step < 60
 
     resumed = pippa.start("runs", "resume", pippa.run_id)
-    assert resumed.wait(90) == 0, pippa.output.read_text()
+    assert resumed.wait(PATIENCE) == 0, pippa.output.read_text()
     assert f"{saved.run_id}/60" in pippa.output.read_text()
 
 
@@ -54,7 +55,7 @@ def test_a_killed_pippa_leaves_no_process_and_loses_no_step(pippa, s3_settings):
     run_id = pippa.run_id
     process.kill()
     process.wait()
-    pippa.until(lambda: pippa.left() == [])
+    until(lambda: pippa.left() == [], pippa.output.read_text)
     store = S3Store(s3_settings)
     saved = max(registry.list_checkpoints(store, run_id), key=lambda each: each.step)
     state = runs.read_state(store, run_id)
@@ -66,6 +67,6 @@ def test_sigterm_ends_in_143_with_everything_saved(pippa, s3_settings):
     process = pippa.train()
     pippa.wait_for("step 6/60", process)
     process.terminate()
-    assert process.wait(60) == 143
+    assert process.wait(PATIENCE) == 143
     assert f"pippa runs resume {pippa.run_id}" in pippa.output.read_text()
     assert pippa.left() == [] and registry.list_checkpoints(S3Store(s3_settings), pippa.run_id)

@@ -9,6 +9,7 @@ import pytest
 
 from flows.launch import gpu_locks
 from flows.launch.machine import machine_name
+from tests.support.waiting import until
 from trainer.errors import UsageError
 
 HOLDER = """
@@ -66,8 +67,8 @@ def test_who_waits_says_for_whom_and_gets_the_gpu_of_one_that_was_killed(tmp_pat
         assert holder.stdout and holder.stdout.readline() == "holds\n"
         thread = threading.Thread(target=wait, daemon=True)
         thread.start()
-        assert not got.wait(0.3)
+        until(lambda: said)
         assert said == [f"Waiting for a GPU. Training on {machine_name()}: killed."]
         holder.kill()
-        assert got.wait(20)
+        until(got.is_set)
         thread.join()

@@ -19,6 +19,7 @@ import pytest
 from tests.support.pippa import SUPPORT, Pippa
 from tests.support.processes import alive
 from tests.support.proxy import proxy
+from tests.support.waiting import PATIENCE, until
 
 RECORDING = "flows.orchestration.recording"
 
@@ -61,8 +62,8 @@ def pippa(tmp_path) -> Iterator[BarePippa]:
 
 def recorded_step(pippa: BarePippa, process: subprocess.Popen[bytes]) -> psutil.Process:
     """Wait until Prefect has the flow run of a training that stands at step 6; the process that records it."""
-    pippa.until(lambda: (pippa.folder / "go on.reached").exists() or process.poll() is not None)
-    pippa.until(lambda: "RUNNING" in _states(pippa))
+    until((pippa.folder / "go on.reached").exists, pippa.output.read_text, alive=lambda: process.poll() is None)
+    until(lambda: "RUNNING" in _states(pippa), pippa.output.read_text)
     (recording,) = pippa.recording()
     return recording
 
@@ -81,7 +82,7 @@ def test_a_training_is_a_flow_run_with_its_report_and_one_process_records_it(pip
     process = pippa.train()
     recorded_step(pippa, process)
     go_on(pippa)
-    assert process.wait(120) == 0, pippa.output.read_text()
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
     assert pippa.states() == {pippa.run_id: "COMPLETED"} and pippa.left() == []
     kinds = {key.removeprefix(f"{pippa.run_id}-"): kind for key, kind in pippa.query("select key, type from artifact")}
     assert kinds == {"progress": "progress", "checkpoints": "table", "report": "markdown"}
@@ -94,7 +95,7 @@ def test_a_prefect_that_is_killed_or_hangs_costs_the_record_only(pippa, number):
     process = pippa.train()
     recorded_step(pippa, process).send_signal(number)
     go_on(pippa)
-    assert process.wait(120) == 0, pippa.output.read_text()
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
     text = pippa.output.read_text()
     assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1
     assert pippa.left() == [] and pippa.states() == {pippa.run_id: "RUNNING"}
@@ -107,10 +108,10 @@ def test_a_killed_pippa_leaves_no_process_and_its_flow_run_is_crashed(pippa):
     process.kill()
     process.wait()
     killed = pippa.run_id
-    pippa.until(lambda: not alive(recording) and pippa.left() == [])
+    until(lambda: not alive(recording) and pippa.left() == [], pippa.output.read_text)
     assert pippa.states() == {killed: "CRASHED"}
     # The trainer had saved what it could.
-    assert pippa.start("checkpoints", "verify", killed).wait(60) == 0, pippa.output.read_text()
+    assert pippa.start("checkpoints", "verify", killed).wait(PATIENCE) == 0, pippa.output.read_text()
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_after_the_whole_tree_was_killed_the_next_training_crashes_its_flow_run(
     assert pippa.states() == {killed: "RUNNING"}
     go_on(pippa)
     process = pippa.train()
-    assert process.wait(120) == 0, pippa.output.read_text()
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
     assert pippa.states() == {killed: "CRASHED", pippa.run_id: "COMPLETED"}
 
 
@@ -135,10 +136,10 @@ def test_a_team_s_server_that_goes_away_costs_the_record_only(pippa, prefect_env
         pippa.environ |= {**prefect_environ, "PREFECT_API_URL": f"http://127.0.0.1:{way.port}/api"}
         pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "99"
         process = pippa.train()
-        pippa.until(lambda: (pippa.folder / "go on.reached").exists() or process.poll() is not None)
+        until((pippa.folder / "go on.reached").exists, pippa.output.read_text, alive=lambda: process.poll() is None)
         way.cut()
         go_on(pippa)
-        assert process.wait(120) == 0, pippa.output.read_text()
+        assert process.wait(PATIENCE) == 0, pippa.output.read_text()
     text = pippa.output.read_text()
     assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1 and pippa.left() == []
 
@@ -148,5 +149,5 @@ def test_first_trainings_at_once_are_all_recorded(pippa):
     pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "3"
     go_on(pippa)
     processes = [pippa.train() for _ in range(3)]
-    assert [process.wait(240) for process in processes] == [0, 0, 0], pippa.output.read_text()
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0], pippa.output.read_text()
     assert list(pippa.states().values()) == ["COMPLETED"] * 3

@@ -17,7 +17,7 @@ from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.processes import alive
 from tests.support.proxy import proxy
-from tests.trainer.runner.test_checkpoint_uploader import wait_until
+from tests.support.waiting import PATIENCE, until
 from trainer import cli
 from trainer.config.settings import S3Settings
 from trainer.data.synthetic import make_synthetic
@@ -77,7 +77,7 @@ class Trainer:
         return self.start("smoke", *steps, *sources, *flags, **environ)
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, list[Event]]:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         events = [parse_event(line) for line in out.splitlines()]
         assert all(events), out  # nothing but events on stdout
         return process.returncode, [event for event in events if event]
@@ -191,7 +191,7 @@ def test_upstreams_engine_is_followed_by_its_lines(trainer):
 def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(trainer, tmp_path):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     run_id = trainer.run_id
@@ -211,8 +211,8 @@ def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(tr
 def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer, tmp_path):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
-    wait_until(lambda: trainer.steps == [5, 10])
+    until(reached.exists)
+    until(lambda: trainer.steps == [5, 10])
     process.kill()
     process.communicate()
     run_id = trainer.run_id
@@ -234,7 +234,7 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
 def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     engine = psutil.Process(process.pid).children()
     assert engine
     process.kill()
@@ -265,7 +265,7 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
 def test_a_checkpoint_the_disk_does_not_let_be_read_is_neither_removed_nor_left_out(trainer):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     (state,) = trainer.home.rglob("checkpoint-7/trainer_state.json")
@@ -287,12 +287,12 @@ def test_the_store_may_be_away_during_the_training(trainer):
     with proxy(host, int(port)) as way:
         reached = trainer.pause(11)
         process = trainer.preset("--save-steps", "3", PIPPA_S3_ENDPOINT=f"http://127.0.0.1:{way.port}")
-        wait_until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
+        until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
         way.cut()
-        wait_until(reached.exists)
+        until(reached.exists)
         Path(str(reached).removesuffix(".reached")).touch()
         (output,) = (trainer.home / "runs" / trainer.run_id).glob("gr00t-*")
-        wait_until(lambda: 20 in checkpoints(output))
+        until(lambda: 20 in checkpoints(output))
         way.mend()
         code, events = trainer.finish(process)
     assert code == 0, trainer.stderr
@@ -332,7 +332,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
     ]
     processes = [(trainer.start(*arguments, **environ), code, says) for arguments, environ, code, says in cases]
     for (process, code, says), (arguments, *_) in zip(processes, cases, strict=True):
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, (arguments, out)
         error = parse_event(out.splitlines()[-1])
         assert isinstance(error, ErrorEvent) and error.code == code

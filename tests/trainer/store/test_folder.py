@@ -356,3 +356,12 @@ def test_a_registry_of_an_s3_server_can_be_copied_into_a_folder(s3_settings, obj
     with pytest.raises(MissingObjectError):
         object_store.get_file("nothing", tmp_path / "nothing")
     assert json.loads((object_store.root / "aliases" / "latest.json").read_text())["checkpoint"] == entry.name
+
+
+def test_in_an_image_a_folder_that_would_be_lost_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = {"PIPPA_HOME": "/var/lib/pippa", "PIPPA_ENGINE": "native"}
+    with pytest.raises(StoreError, match="lost with this container") as refused:
+        open_store(inside)
+    assert "docker run -v pippa:/var/lib/pippa" in refused.value.hint
+    monkeypatch.setattr("trainer.store.stores._mount_points", lambda: {"/", "/var/lib/pippa"})
+    assert open_store(inside).address == "/var/lib/pippa/store"

@@ -9,6 +9,7 @@ import pytest
 
 from flows.launch.docker import placement
 from tests.flows.launch.conftest import Bench, followed
+from trainer.errors import UsageError
 from trainer.events import PhaseEvent
 from trainer.store.folder import FolderStore
 
@@ -61,12 +62,16 @@ def test_it_writes_into_the_folder_as_the_host_user_and_has_its_secrets(folder_b
     assert not any("PIPPA_S3" in each for each in attributes["Config"]["Env"])
 
 
-def test_one_that_works_in_another_folder_is_replaced(folder_bench: Bench, tmp_path: Path) -> None:
+def test_one_that_works_in_another_folder_goes_on_and_is_replaced_once_that_is_gone(
+    folder_bench: Bench, tmp_path: Path
+) -> None:
     first = folder_bench.start(count=1, wait=True)
     assert first.next_event(20)
     before = folder_bench.container().id
     folder_bench.environ["PIPPA_HOME"] = str(tmp_path / "elsewhere")
-    second = folder_bench.start()
-    outcome, _ = followed(second)
+    with pytest.raises(UsageError, match=f"with the object store {folder_bench.home}/store"):
+        folder_bench.start()
+    (folder_bench.home / "store").rename(tmp_path / "moved")
+    outcome, _ = followed(folder_bench.start())
     assert outcome.exit_code == 0 and before not in [each.id for each in folder_bench.left()]
     first.kill()
