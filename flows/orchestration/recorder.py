@@ -46,6 +46,7 @@ class Recorder:
         self._warn = warn
         self._messages: queue.Queue[dict[str, Any] | None] = queue.Queue(WAITING_MESSAGES)
         self._dropped = 0
+        self._begun = False
         self._heard = time.monotonic()
         self._flow_run_id: queue.Queue[str] = queue.Queue()
         self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -78,6 +79,7 @@ class Recorder:
     @contextmanager
     def recording(self, request: Request) -> Iterator[Callable[[Trained], None]]:
         """The flow run: from here to the end of the context, which decides its state. To be called when it is done."""
+        self._begun = True
         self._put({"begin": dataclasses.asdict(request)})
         end: dict[str, Any] = {"end": "cancelled", "message": "Stopped."}
 
@@ -119,6 +121,8 @@ class Recorder:
         # It may have had nothing to say for a while.
         self._heard = began
         threading.Thread(target=self._messages.put, args=(None,), daemon=True).start()
+        if not self._begun:
+            return  # Nothing to record: it ends as soon as its server has started.
         while time.monotonic() < min(self._heard + SILENT_SECONDS, began + MOST_SECONDS):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
