@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
+from trainer.version import version
 
 USAGE = """\
 usage: trainer COMMAND …
@@ -80,16 +81,15 @@ def _dispatch(argv: list[str]) -> int:
         case "finetune" | "evaluate":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
+            argparse.ArgumentParser("trainer doctor", description="Print what this machine has.").parse_args(rest)
             from trainer.runner.doctor import main as doctor
 
             return doctor()
         case "-h" | "--help" | "help":
             sys.stdout.write(USAGE)
             return ExitCode.DONE
-        case "--version":
-            from importlib.metadata import version
-
-            sys.stdout.write(f"pippa {version('pippa')}\n")
+        case "-V" | "--version" | "version":
+            sys.stdout.write(f"pippa {version()}\n")
             return ExitCode.DONE
     import difflib
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -54,10 +55,13 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("--json", action="store_true", help="the registry's own document")
     arguments = parser.parse_args(argv)
     store = opened_store()
-    from trainer.store import registry
+    from trainer.store import manifest, registry
 
     entry = registry.resolve(store, arguments.name)
     names = sorted(alias for alias, target in registry.aliases(store).items() if target == entry.name)
+    license_ = ""
+    with suppress(StoreError):  # a damaged base model says nothing against the checkpoint
+        license_ = manifest.read_manifest(store, entry.spec.base_model).origin.get("license", "")
     screen = console()
     if arguments.json:
         screen.file.write(entry.model_dump_json(indent=2) + "\n")
@@ -74,7 +78,7 @@ def show(argv: Sequence[str]) -> int:
         "changed by flags": ", ".join(name for name, origin in spec.provenance.items() if origin == "flag")
         or "nothing",
         "dataset": ", ".join(f"{ref.name}@{ref.digest}" for ref in spec.datasets),
-        "base model": f"{spec.base_model.name}@{spec.base_model.digest}",
+        "base model": f"{spec.base_model.name}@{spec.base_model.digest}" + (f", {license_}" if license_ else ""),
         "engine": f"{spec.engine}, pippa {spec.git_sha or 'of unknown commit'}"
         + (f", image {spec.image}" if spec.image else ""),
         "W&B": entry.wandb_run or f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}",

@@ -112,7 +112,7 @@ class Uploader:
         ``resumable`` says that the run is not done and may be continued elsewhere: the training state goes up too.
 
         Gives up when nothing got through for ``patience_seconds`` or when ``stopped()``; nothing is lost then, it lies
-        in the output directory, and the next ``trainer run --run-id`` uploads it.
+        in the output directory, and the next ``trainer run --run-id RUN`` uploads it.
         """
         self._resumable = resumable
         self._engine_ended.set()

@@ -202,7 +202,7 @@ def _target(store: ObjectStore, alias: str) -> str | None:
         return None
     target = document.get("checkpoint") if isinstance(document, dict) else None
     if not isinstance(target, str) or not parse_entry_key(f"{CHECKPOINTS}{target}.json"):
-        raise StoreError(f"The alias {alias} is damaged.", f"Set it again: `pippa checkpoints alias {alias} …`.")
+        raise StoreError(f"The alias {alias} is damaged.", f"Set it again: `pippa checkpoints alias {alias} RUN/STEP`.")
     return target
 
 

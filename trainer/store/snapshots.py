@@ -225,9 +225,15 @@ def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Pa
         progress.advance(-received.size)
     raise StoreError(
         f"{file.path} of {ref} is {'missing' if missing else 'damaged'} in the object store.",
-        f"`pippa checkpoints verify` or `pippa data verify` lists all damage of {ref.name}; pushing the folder again "
-        "repairs missing blobs.",
+        _REPAIR[ref.kind].format(name=ref.name),
     )
+
+
+_REPAIR = {
+    "dataset": "Bringing the same files again repairs it: `pippa data push FOLDER --name {name}`.",
+    "model": "Bringing the same files again repairs it: `pippa models add ./FOLDER --name {name}`.",
+    "checkpoint": "`pippa checkpoints verify {name}` lists all damage, `pippa checkpoints list {name}` earlier ones.",
+}
 
 
 def _blob_problem(store: ObjectStore, file: FileRecord) -> str | None:

@@ -185,7 +185,7 @@ class DockerLauncher:
             network_mode=place.network,
             mounts=list(place.mounts),
             device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
-            shm_size=_size(settings, "PIPPA_SHM_SIZE") or parse_bytes(SHM_SIZE),
+            shm_size=_size(settings, "PIPPA_SHM_SIZE") or int(parse_bytes(SHM_SIZE)),
             # As PyTorch's own images are run: pinned memory and deep stacks.
             ulimits=[
                 Ulimit(name="memlock", soft=-1, hard=-1),
@@ -300,14 +300,10 @@ def _is_there(store: str | None) -> bool:
     return True
 
 
-def created(container: Container) -> datetime:
-    """When the daemon made the container, to the second."""
-    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
-
-
 def _age(container: Container) -> float:
-    """Seconds."""
-    return (datetime.now(UTC) - created(container)).total_seconds()
+    """Seconds since the daemon made the container."""
+    created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")  # to the second
+    return (datetime.now(UTC) - created).total_seconds()
 
 
 def _owner(image: Image, place: Placement) -> int:

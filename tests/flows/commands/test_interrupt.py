@@ -24,7 +24,8 @@ def pippa(stack, tmp_path) -> Iterator[Pippa]:
         "PYTHONPATH": str(SUPPORT.parents[1]),
         "PIPPA_FINETUNE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_engine.py'}",
         "PIPPA_EVALUATE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}",
-        "FAKE_ENGINE": json.dumps({"step_seconds": 0.1}),
+        # At step 6 it waits for the end that a test puts to it.
+        "FAKE_ENGINE": json.dumps({"pause_at": 6, "pause_file": str(tmp_path / "go on")}),
         "WANDB_MODE": "offline",
     }
     pippa = Pippa(tmp_path, environ)

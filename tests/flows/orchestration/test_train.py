@@ -176,8 +176,8 @@ def test_a_failed_training_fails_the_flow_with_the_trainers_words(overrides, mon
     assert "re-record it" in state.message
 
 
-def test_ctrl_c_saves_and_the_run_goes_on_later(overrides, store, monkeypatch):
-    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"step_seconds": 0.1}))
+def test_ctrl_c_saves_and_the_run_goes_on_later(overrides, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"pause_at": 3, "pause_file": str(tmp_path / "go on")}))
     run_id, events = new_run_id("smoke"), []
 
     def interrupt(event: Event) -> None:

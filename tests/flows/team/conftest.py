@@ -18,7 +18,13 @@ from uuid import UUID
 import docker
 import pytest
 from docker.models.containers import Container
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
@@ -93,6 +99,12 @@ class Team:
 
     def state(self, flow_run_id: UUID) -> str:
         return str(self.run(flow_run_id).state_name)
+
+    def logged(self, flow_run_id: UUID) -> list[str]:
+        """The lines that the flow run wrote into Prefect's log, as far as they are there."""
+        with self.api() as client:
+            of_this = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+            return [line.message for line in client.read_logs(of_this)]
 
     def cancel(self, flow_run_id: UUID) -> None:
         from prefect.states import Cancelling

@@ -127,7 +127,9 @@ def test_prepared_it_needs_no_hub(address: str, tiny: Path, s3_settings: S3Setti
         "hub": "nvidia/GR00T-N1.5-3B",
         "revision": COMMIT,
         "tokenizer": f"lerobot/eagle2hg-processor-groot-n1p5@{COMMIT}",
+        "license": "NVIDIA OneWay Noncommercial License",
     }
+    assert done.stderr.count("under the NVIDIA OneWay Noncommercial License") == 1
     assert done.stdout.strip() == f"nvidia/GR00T-N1.5-3B@{info.ref.digest}"
     folder = snapshots.pull(store, info.ref, tmp_path / "pulled")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "gr00t_n1_5"

@@ -246,13 +246,13 @@ def test_a_checkpoint_costs_the_store_what_was_tuned(object_store, spec, tmp_pat
     monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 1e9)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     steps = range(5, 55, 5)
-    for step in steps:
-        folder = job.commit(step)
+    folders = [job.commit(step) for step in steps]
+    for step, folder in zip(steps, folders, strict=True):
         # Told apart from the checkpoint before, and heavy as a trained part is.
         safetensors(folder / "model-00002-of-00002.safetensors", random.Random(step).randbytes(200_000))
     job.uploader.start()
     assert job.uploader.finish()
-    whole = sum(len(content) for path, content in contents(folder).items() if path != "optimizer.pt")
+    whole = sum(len(content) for path, content in contents(folders[-1]).items() if path != "optimizer.pt")
     sent = sum(event.bytes_uploaded for event in job.events if isinstance(event, CheckpointEvent))
     assert job.steps == list(steps) and sent <= whole + len(steps) * 200_000 * 1.05
 
