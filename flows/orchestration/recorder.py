@@ -1,6 +1,6 @@
 """What Prefect gets to know of a training that is typed in a terminal, without the training ever waiting for it.
 
-A process of its own (``flows.orchestration.recording``) makes the flow run, and is told of every event through its
+A separate process (``flows.orchestration.recording``) makes the flow run, and is told of every event through its
 stdin; on a machine without a Prefect server it also is the server. A Prefect that is slow, hangs or is killed costs the
 record, never the training: what does not fit into the queue is dropped, and the end waits for what is left of it only
 as long as the process is heard of.

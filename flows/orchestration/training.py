@@ -1,6 +1,6 @@
 """A training from the preset to its report, wherever it was started: a terminal, a compose service, a worker's flow.
 
-Nothing here knows Prefect. Whoever calls says who hears of the events, and who gives out GPUs.
+Nothing here knows Prefect. The caller says who hears of the events, and who gives out GPUs.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Training:
     labels: Mapping[str, str] = field(default_factory=dict)
     """For its container, besides the launcher's own."""
     leave: type[BaseException] | None = None
-    """The exception that leaves a container to whoever raised it (``flows.launch.follow``)."""
+    """The exception that leaves a container to its raiser (``flows.launch.follow``)."""
 
     def run(self) -> Trained:
         """Train, and report.
