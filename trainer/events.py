@@ -45,6 +45,13 @@ class ProgressEvent(_Event):
     eta_seconds: float | None = None
 
 
+class SavedEvent(_Event):
+    """The native engine's word to the process that started it: ``checkpoint-<step>`` is whole on this disk."""
+
+    event: Literal["saved"] = "saved"
+    step: int
+
+
 class CheckpointEvent(_Event):
     """A checkpoint is complete and verified in the registry."""
 
@@ -105,6 +112,7 @@ class DoneEvent(_Event):
 Event = Annotated[
     PhaseEvent
     | ProgressEvent
+    | SavedEvent
     | CheckpointEvent
     | EvaluationEvent
     | WarningEvent

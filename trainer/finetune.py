@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +17,6 @@ from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
-from trainer.runner.ahead import AHEAD, order
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
 from trainer.runner.parent_watch import die_with_parent
@@ -51,8 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == [AHEAD]:
-        argv = order("trainer.training.finetuning", ["-m", "trainer.finetune"], partial(choose_devices, 1))
     config, given, upstream_exact = _parse(argv)
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")

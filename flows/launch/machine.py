@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ def cards(launcher: str, environ: Mapping[str, str] = os.environ) -> list[Card] 
             # None found: the daemon may run in a virtual machine, or this process in a container without GPUs.
             return chosen(found_cards(), ",".join(named) if isinstance(named, list) else None) or None
     return None
+
+
+def require_gpus(name: str, gpus: Sequence[str], wanted: int) -> None:
+    """Raise ``UsageError`` for more GPUs than the machine ``name`` has; one without any trains on its processor."""
+    if gpus and wanted > len(gpus):
+        raise UsageError(f"--num-gpus {wanted}, but {name} has {len(gpus)}.", "Lower --num-gpus.")
 
 
 def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:

@@ -119,6 +119,7 @@ def train(
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
         callbacks=[StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)],
+        emit=emit,
         lora=config.lora_rank > 0,
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

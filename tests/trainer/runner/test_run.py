@@ -16,7 +16,7 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
-from tests.support.processes import alive, child_with
+from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer import cli
@@ -25,8 +25,6 @@ from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS, get_data_config
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
 from trainer.store.s3 import S3Store
@@ -160,7 +158,8 @@ def test_a_whole_run(trainer):
     assert "--no-resume" in call["argv"]
     assert call["argv"][call["argv"].index("--output-dir") + 1].startswith(str(trainer.home / "runs" / run_id))
     assert call["env"]["WANDB_NAME"] == run_id.rsplit("-", 1)[0] and call["env"]["WANDB_MODE"] == "offline"
-    assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
+    lineage = json.loads(Path(call["env"]["WANDB_CONFIG_PATHS"]).read_text())["lineage"]["value"]
+    assert lineage["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
@@ -180,30 +179,6 @@ def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(
         given = call["argv"][call["argv"].index("--data-config") + 1]
         assert Path(given).parent == trainer.home / "runs" / trainer.run_id and get_data_config(given) == ours
     assert registry.resolve(trainer.store, "smoke/latest").spec.config.data_config == ours
-
-
-def test_both_can_wait_for_what_to_train(trainer, tmp_path):
-    base = make_tiny_base_model(tmp_path / "tiny")
-    environ = {**trainer.environ, "PIPPA_HOME": str(trainer.home), "WANDB_MODE": "offline"}
-    del environ["PIPPA_FINETUNE_COMMAND"]
-    command = [sys.executable, "-m", "trainer.cli", "run"]
-    flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
-    # As on a machine with a GPU: the first is what a training gets that names none.
-    early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
-    environ["CUDA_VISIBLE_DEVICES"] = "0"
-    with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
-        run = child_with("--ahead")
-        until(run.children)
-        (engine,) = run.children()
-        until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
-        arguments = [str(part) for pair in flags.items() for part in pair]
-        process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
-    assert process and process.pid == run.pid and process.stdout
-    for line in process.stdout:
-        if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
-            assert run.children() == [engine]
-    assert process.wait(PATIENCE) == 0, trainer.stderr
-    assert trainer.steps == [2] and not alive(engine)
 
 
 def test_no_secret_leaves_the_process(trainer):
