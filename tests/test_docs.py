@@ -98,6 +98,8 @@ WRONG = [
     ("markdown", "`trainer evaluate --model-path CHECKPOINT`"),
     ("markdown", "`trainer frobnicate`"),
     ("markdown", "```sh\nuv run trainer finetune \\\n  --dataset-path A --learning-rat 1e-4\n```\n"),
+    ("markdown", "`ssh my-gpu-machine uv run pippa data frobnicate`"),
+    ("markdown", "`docker exec NAME trainer evaluate --checkpoint latest --everything`"),
     ("markdown", "`docker compose run --rm train-overfit --max-stepz 400`"),
     ("markdown", "`docker compose up train-everything`"),
     ("markdown", "`docker compose down`"),

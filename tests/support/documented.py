@@ -26,6 +26,7 @@ from pathlib import Path
 import yaml
 
 from flows.cli import COMMANDS
+from trainer.cli import USAGE
 
 Words = tuple[str, ...]
 
@@ -34,7 +35,7 @@ SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 COMPOSE_VERBS = "build config down exec kill logs ls ps pull restart rm run start stop top up version wait".split()
 PROGRAMS = {
     "pippa": {command.words.split()[0] for command in COMMANDS},
-    "trainer": {"run", "prepare", "finetune", "evaluate", "doctor"},
+    "trainer": set(re.findall(r"^  ([a-z]+) ", USAGE, re.MULTILINE)),
 }
 NAMES = {
     *(("pippa", *command.words.split()) for command in COMMANDS),
@@ -54,7 +55,7 @@ _IN_PROSE = re.compile(
 )
 _STANDS_FOR = re.compile(r"[A-Z][A-Z_]*|\$\{?\w+\}?|\{.+\}")
 _BEFORE = re.compile(r"[-$!]|exec|if|then|do|sudo|nice|uv|run:?|\w+=.*|--[\w-]+")
-"""What may stand before a program where it is called."""
+"""What may stand before a program where it is called, if its first word is not one that the program knows."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,11 @@ def in_file(file: Path) -> list[Named]:
 def called(words: Sequence[str]) -> list[str]:
     """``words`` from the program on; none where they call no program of ours."""
     start = next((number for number, word in enumerate(words) if word in PROGRAMS or word == "docker"), None)
-    return list(words[start:]) if start is not None and all(map(_BEFORE.fullmatch, words[:start])) else []
+    if start is None:
+        return []
+    words, before = list(words[start:]), words[:start]
+    known = words[1:] and words[1] in PROGRAMS.get(words[0], ())
+    return words if known or all(map(_BEFORE.fullmatch, before)) else []
 
 
 def compose_services(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -173,7 +178,7 @@ def _in_shell(text: str, where: str, *, complete: bool) -> Iterator[Named]:
             if words[:2] == ["docker", "compose"]:
                 yield Named(where, tuple(words))
                 words = _in_service(words)
-            elif words[:2] == ["docker", "run"]:
+            elif words[:1] == ["docker"]:
                 words = words[next((number for number, word in enumerate(words) if word in PROGRAMS), len(words)) :]
             if words and words[0] in PROGRAMS:
                 yield from _named(words, where, complete=complete)
