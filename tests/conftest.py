@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from bench.drill.carried import GOLDEN
 from tests.support.s3_server import S3Server
 from trainer.config.settings import S3Settings
 from trainer.store.object_store import ObjectStore
@@ -19,6 +20,7 @@ from trainer.store.s3 import S3Store
 
 if TYPE_CHECKING:
     import docker
+    import torch
 
 # One thread for torch, here and in child processes: sums of several threads differ in their last bit, and the machines
 # that run tests have few cores. It is read when torch is imported, which is later.
@@ -28,15 +30,29 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
 
 
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """Tensors produced by upstream's own code; its README says how."""
-    if not (SHARED / "golden").is_dir():
-        pytest.skip("upstream's golden tensors are not beside this checkout (../shared/golden)")
-    return SHARED / "golden"
+    """Tensors produced by upstream's own code; its README says how. A machine that is lent is brought some of them."""
+    for folder in (SHARED / "golden", GOLDEN):
+        if folder.is_dir():
+            return folder
+    pytest.skip("upstream's golden tensors are not beside this checkout (../shared/golden)")
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The GPU of a test marked ``gpu``; with PIPPA_GPU_TESTS=cpu the CPU, so that these tests are run where none is."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if os.environ.get("PIPPA_GPU_TESTS") != "cpu":
+        pytest.skip("there is no GPU here")
+    return torch.device("cpu")
 
 
 @pytest.fixture(scope="session")

@@ -47,10 +47,10 @@ def supervised() -> bool:
 
 
 @contextmanager
-def cancellable(flow_run_id: UUID) -> Iterator[None]:
-    """Make a cancellation in Prefect's UI a Ctrl-C in this process, where no worker watches for it.
+def cancellable(flow_run_id: UUID, pid: int | None = None) -> Iterator[None]:
+    """Make a cancellation in Prefect's UI a Ctrl-C in the process ``pid``, by default this one.
 
-    A worker watches while it lives. On a bare host its flows outlive one that is killed.
+    Not while a worker watches for it. On a bare host its flows outlive one that is killed.
     """
     worker = os.getppid() if supervised() else None
     if worker is not None:
@@ -64,7 +64,7 @@ def cancellable(flow_run_id: UUID) -> Iterator[None]:
             with suppress(httpx.HTTPError), sync_client() as client:
                 state = client.read_flow_run(flow_run_id).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()) and not ended.is_set():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(pid or os.getpid(), signal.SIGINT)
                     return
 
     thread = threading.Thread(target=watch, name="cancellation", daemon=True)
