@@ -4,8 +4,10 @@
 What stands for something else is put in its place:
 
 - words in capitals (``RUN``, ``NAME``, ``N``), ``<run id>``, ``$VARIABLE`` and ``{expression}`` become ``1``, which can
-  be a name, a path or a number; where a preset belongs they become ``smoke``; ``SUBSTITUTES`` has the exceptions
-- ``…`` after a flag is its value; elsewhere it means "and more", and goes, as ``[--flag …]`` does
+  be a name, a path or a number; where a preset belongs they become ``smoke``, and where a data config does, or a file
+  with one, a data config; ``SUBSTITUTES`` has the exceptions
+- ``…`` after a flag is its value, after ``pippa train`` the preset; elsewhere it means "and more", and goes, as
+  ``[--flag …]`` does
 - other brackets, ``[--delete]``, say that something may be left out; here it stays in
 
 A command that is only named, ``pippa data check`` in a sentence, must exist; one with arguments must parse. What
@@ -230,17 +232,19 @@ def _without_placeholders(words: Sequence[str]) -> Iterator[str]:
     before: list[str] = []
     for word in (word.strip("[]") for word in text.split()):
         word = SUBSTITUTES.get(word, word)
-        if not word or (word == "…" and not before[-1].startswith("--")):
+        preset, data_config = _takes_preset(before), before[-1:] == ["--data-config"]
+        if not word or (word == "…" and not preset and not before[-1].startswith("--")):
             continue
         if word == "…" or _STANDS_FOR.fullmatch(word):
-            word = "1"
-        if word == "1" and _takes_preset(before):
-            word = "smoke"
+            word = "smoke" if preset else "1"
+        if data_config and (word == "1" or re.search(r"[:.]", word)):
+            word = "so100_dualcam"
         before.append(word)
         yield word
 
 
 def _takes_preset(before: Sequence[str]) -> bool:
+    """Whether the next word is a preset: the first after ``train`` and ``run``, each after ``compare``."""
     return any(
         tuple(before[: len(call)]) == call and (len(before) == len(call) or call[-1] == "compare")
         for call in TAKE_PRESETS
