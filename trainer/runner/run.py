@@ -163,9 +163,6 @@ class Run:
             importers.require_valid(folder, spec.config.data_config, ref.name)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
-        for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
-            emit(warning)
-
         uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
@@ -178,6 +175,8 @@ class Run:
         uploader.start()
         problem: PippaError | None = None
         if step is None or step < spec.config.max_steps:
+            for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
+                emit(warning)
             message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
