@@ -201,7 +201,7 @@ def read_sections(folder: Path) -> Sections | None:
     """The sizes in ``folder/config.json``; None where there are none of a GR00T N1.5."""
     try:
         values = json.loads((folder / "config.json").read_text())
-        return Sections.of(values) if values.get("model_type", MODEL_TYPE) == MODEL_TYPE else None
+        return Sections.of(values) if values.get("model_type") == MODEL_TYPE else None
     except (OSError, ValueError, AttributeError, ValidationError):
         return None
 

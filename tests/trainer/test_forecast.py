@@ -77,7 +77,13 @@ def test_what_lies_there_already_is_not_counted_again(official: Path, tmp_path: 
 def test_a_name_means_the_sizes_of_its_model(official: Path, tmp_path: Path) -> None:
     assert model_of("nvidia/GR00T-N1.5-3B") == model_of(str(official)) == OFFICIAL
     assert model_of("tiny") == model_of("tiny@abcdef012345") != OFFICIAL
-    for content in ("{", '{"model_type": "gr00t_n1_6"}', "[]", '{"backbone_cfg": {"select_layer": 0}}'):
+    for content in (
+        "{",
+        "{}",
+        '{"model_type": "gr00t_n1_6"}',
+        "[]",
+        '{"model_type": "gr00t_n1_5", "backbone_cfg": {"select_layer": 0}}',
+    ):
         (official / "config.json").write_text(content)
         assert model_of(str(official)) is None, content
     assert model_of(str(tmp_path / "none")) is None

@@ -148,9 +148,6 @@ class Run:
         check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
-        for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
-            emit(warning)
-
         uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
@@ -163,6 +160,8 @@ class Run:
         uploader.start()
         problem: PippaError | None = None
         if step is None or step < spec.config.max_steps:
+            for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
+                emit(warning)
             message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
