@@ -24,7 +24,7 @@ _EARLY, _LATE = 0.25, 0.5
 """Periods that a row may lie before and after the start of the frame on screen."""
 _SLACK = 0.01
 """Of a period, for rounding; a tick of the video's clock comes on top."""
-_SAME_RATE = 1.4
+SAME_RATE = 1.4
 """Rates that differ by less are meant to be one, so that a short episode of a fast camera is not paired by number."""
 
 
@@ -86,7 +86,7 @@ def _by_number(seconds: np.ndarray, starts: np.ndarray, period: float) -> np.nda
         return None
     if rows > 1:
         ratio = (seconds[-1] - seconds[0]) / (rows - 1) / period
-        if not 1 / _SAME_RATE < ratio < _SAME_RATE:
+        if not 1 / SAME_RATE < ratio < SAME_RATE:
             return None
     return seconds - starts[:rows]
 

@@ -56,7 +56,7 @@ def load_statistics(meta: DatasetMeta, config: DataConfig | None = None) -> dict
     except DatasetError:
         stored = {}
     found = usable(stored, widths)
-    return {**found, **compute_statistics(meta, [column for column in widths if column not in found])}
+    return {**found, **compute_statistics(meta, [column for column in widths if column not in found], config)}
 
 
 def needed_columns(meta: DatasetMeta, config: DataConfig | None = None) -> dict[str, int]:
@@ -97,25 +97,41 @@ def usable(stored: dict[str, Any], widths: dict[str, int]) -> dict[str, Statisti
     return found
 
 
-def compute_statistics(meta: DatasetMeta, columns: Iterable[str]) -> dict[str, Statistics]:
-    """Compute the statistics of ``columns`` over all episodes. Raises ``DatasetError`` for NaN or infinite data."""
-    from trainer.data.tables import read_columns
+def used_dimensions(meta: DatasetMeta, column: str, width: int, config: DataConfig | None = None) -> np.ndarray:
+    """Which dimensions of ``column`` the entries that ``config`` uses, or else all, take, ``[width]``."""
+    used = np.zeros(width, dtype=bool)
+    for modality in ("state", "action"):
+        entries = getattr(meta.modality, modality)
+        for key in config.keys(modality) if config else entries:
+            if meta.modality.column(modality, key) == column:
+                used[entries[key].start : entries[key].end] = True
+    return used
+
+
+def compute_statistics(
+    meta: DatasetMeta, columns: Iterable[str], config: DataConfig | None = None
+) -> dict[str, Statistics]:
+    """Compute the statistics of ``columns`` over all episodes.
+
+    Raises ``DatasetError`` for NaN or infinities in dimensions that ``config`` uses.
+    """
+    from trainer.data.tables import as_matrix, read_columns
 
     columns = list(columns)
     if not columns:
         return {}
 
     def read(episode: int) -> dict[str, np.ndarray]:
-        table = read_columns(meta.parquet_path(episode), columns)
+        file = meta.parquet_path(episode)
+        table = read_columns(file, columns)
         for column, values in table.items():
             if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
+                raise DatasetError(f"{file}: {column!r} holds text, not numbers.", "Correct original_key.")
+            table[column] = as_matrix(values).astype(np.float32)
+            used = used_dimensions(meta, column, table[column].shape[1], config)
+            if not np.isfinite(table[column][:, used]).all():
                 raise DatasetError(
-                    f"{meta.parquet_path(episode)}: {column!r} holds text, not numbers.", "Correct original_key."
-                )
-            if not np.isfinite(values).all():
-                raise DatasetError(
-                    f"{meta.parquet_path(episode)}: NaN or infinite values in {column!r}.",
-                    "Remove the episode or record it again.",
+                    f"{file}: NaN or infinite values in {column!r}.", "Remove the episode or record it again."
                 )
         return table
 
@@ -125,19 +141,24 @@ def compute_statistics(meta: DatasetMeta, columns: Iterable[str]) -> dict[str, S
 
 
 def statistics_of(values: np.ndarray | Sequence[np.ndarray]) -> Statistics:
-    """Statistics of ``values`` ``[T, D]`` or ``[T]``, or of several such together: of float32, summed in float64."""
+    """Statistics of ``values`` ``[T, D]`` or ``[T]``, or of several such together: of float32, summed in float64.
+
+    Of a dimension only what is finite counts.
+    """
     parts = [values] if isinstance(values, np.ndarray) else values
     parts = [part[:, None] if part.ndim == 1 else part for part in parts]
     numbers: dict[str, list[float]] = {name: [] for name in Statistics.model_fields}
     for dimension in range(parts[0].shape[1]):  # one at a time: quantiles take a sorted copy
-        values = np.concatenate([part[:, dimension] for part in parts], dtype=np.float32, casting="unsafe")
+        column = np.concatenate([part[:, dimension] for part in parts], dtype=np.float32, casting="unsafe")
+        if not np.isfinite(column).all():
+            column = column[np.isfinite(column)] if np.isfinite(column).any() else np.zeros(1, np.float32)
         for name, value in (
-            ("max", values.max()),
-            ("min", values.min()),
-            ("mean", values.mean(dtype=np.float64)),
-            ("std", values.std(dtype=np.float64)),
-            ("q01", np.quantile(values, 0.01)),
-            ("q99", np.quantile(values, 0.99)),
+            ("max", column.max()),
+            ("min", column.min()),
+            ("mean", column.mean(dtype=np.float64)),
+            ("std", column.std(dtype=np.float64)),
+            ("q01", np.quantile(column, 0.01)),
+            ("q99", np.quantile(column, 0.99)),
         ):
             numbers[name].append(float(value))
     return Statistics(**numbers)

@@ -71,7 +71,7 @@ def normalized(
 
         if version:
             log(f"Converting {name} from LeRobot {version} to v2.1, which GR00T N1.5 reads.")
-            ready = convert_to_v21(folder, temporary())
+            ready = convert_to_v21(folder, temporary(), _used_cameras(folder, data_config), log)
             changed["converted"] = f"LeRobot {version}"
         if modality := fitting_modality(ready, data_config):
             if ready == folder:
@@ -82,6 +82,23 @@ def normalized(
         for warning in require_valid(ready, data_config, name, options, progress).warnings:
             warn(warning)
         yield ready, changed
+
+
+def _used_cameras(folder: Path, data_config: str | DataConfig | None) -> set[str] | None:
+    """The features that the data config's cameras come from; None where that is not known yet."""
+    from trainer.data.configs import get_data_config
+    from trainer.data.dataset_meta import load_modality
+    from trainer.data.known_robots import MODALITIES
+
+    if data_config is None:
+        return None
+    try:
+        modality = load_modality(folder)
+    except DatasetError:
+        modality = MODALITIES.get(str(data_config))
+    if modality is None:
+        return None
+    return {modality.column("video", key) for key in get_data_config(data_config).video if key in modality.video}
 
 
 def require_valid(

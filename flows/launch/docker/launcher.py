@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 from docker.models.containers import Container
@@ -39,6 +42,9 @@ cameras each, upstream's defaults, are 1.3 GB of float images; 8 GiB has room fo
 is a limit, taken only as it fills."""
 STARTING_SECONDS = 30.0
 """A container that was created and not started within this was left by a process that was killed between the two."""
+STORELESS_SECONDS = 30.0
+"""What a training whose object store is gone gets to save on its disk."""
+ANSWER_SECONDS = 2.0
 _NOT_A_RESULT = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
@@ -77,12 +83,10 @@ class DockerLauncher:
 
         Raises ``PippaError``; then nothing is left.
         """
+        container = None
         try:
-            container = self._existing(job, environ)
-            while container is None:
-                container = self._create(job, environ)
-                # None: somebody else was faster, and has it started by now or is about to.
-                container = container or self._existing(job, environ)
+            while container is None:  # somebody else was faster, and has it started by now or is about to
+                container = self._existing(job, environ) or self._create(job, environ)
         except docker.errors.APIError as error:
             raise _refused(job, error) from error
         except UNREACHABLE as error:
@@ -99,29 +103,21 @@ class DockerLauncher:
                 return None
             state = found.attrs["State"]
             if state["Status"] in ("running", "paused", "restarting"):
-                if _endpoint(found) == environ.get("PIPPA_S3_ENDPOINT"):
+                if (endpoint := _endpoint(found)) == environ.get("PIPPA_S3_ENDPOINT"):
                     return found
-                if (stack := found.labels.get(LABEL + "project", "")) != self._place(environ).project:
-                    raise UsageError(
-                        f"{job.name} runs already, with the object store {_endpoint(found)}"
-                        + (f", started by the compose project {stack}." if stack else ", started outside of compose."),
-                        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
-                        # Within the stack the store has its own name, and there a resume follows the container.
-                        + (
-                            f" `docker compose run --rm worker pippa runs resume {job.name}` follows it."
-                            if stack
-                            else ""
-                        ),
-                    )
+                stack = found.labels.get(LABEL + "project", "")
+                if stack != self._place(environ).project or _answers(endpoint):
+                    raise _runs_elsewhere(job, name, endpoint, stack)
                 # The embedded store has another port after each start: this one can't register anything any more. It
                 # may save on its disk, and the one that follows continues from there.
-                stop([found], STARTING_SECONDS)
+                stop([found], STORELESS_SECONDS)
             elif state["Status"] in ("exited", "dead"):
                 # Stopped before its end, it is no result: to start is to go on.
                 if state["ExitCode"] not in _NOT_A_RESULT:
                     return found
                 _remove(found)
             elif state["Status"] == "created" and _age(found) > STARTING_SECONDS:
+                # Its creator may only be slow: should it start now, it is not removed, and followed.
                 _remove(found)
             time.sleep(0.2)  # being started or removed by somebody else
 
@@ -153,15 +149,25 @@ class DockerLauncher:
         try:
             identity = self.client.api.create_container(**configuration)["Id"]
         except docker.errors.APIError as error:
-            if error.status_code == 409:
-                return None
+            if error.status_code == HTTPStatus.CONFLICT:
+                return None  # somebody else was faster
             raise
-        container = self.client.containers.get(identity)
+        container = self.client.containers.prepare_model({"Id": identity})
         try:
             for network in place.networks:
                 self.client.networks.get(network).connect(container)
             container.put_archive("/", files)
             container.start()
+            container.reload()
+        except (docker.errors.APIError, *UNREACHABLE):
+            status = _status(container)
+            if status is None:
+                return None  # somebody took it for abandoned and removed it, and starts one
+            if status == "running":
+                return container  # only the answer was lost; somebody else may follow it by now
+            with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
+                _remove(container)
+            raise
         except BaseException:
             with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
                 container.remove(force=True, v=True)
@@ -233,8 +239,33 @@ def stop(containers: list[Container], grace: float) -> None:
 
 
 def _remove(container: Container) -> None:
-    with contextlib.suppress(docker.errors.NotFound):
-        container.remove(force=True, v=True)
+    """Remove ``container`` unless it runs, or somebody else does or did."""
+    try:
+        container.remove(v=True)
+    except docker.errors.APIError as error:
+        if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            raise
+
+
+def _status(container: Container) -> str | None:
+    """As the daemon says now: created, running …; None for one that is gone, empty where the daemon is away."""
+    try:
+        container.reload()
+    except docker.errors.NotFound:
+        return None
+    except (docker.errors.APIError, *UNREACHABLE):
+        return ""
+    return str(container.status)
+
+
+def _runs_elsewhere(job: Job, name: str, endpoint: str | None, stack: str) -> UsageError:
+    return UsageError(
+        f"{job.name} runs already, with the object store {endpoint}, started "
+        + (f"by the compose project {stack}." if stack else "outside of compose."),
+        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
+        # Within the stack the store has its own name, and there a resume follows the container.
+        + (f" `docker compose run --rm worker pippa runs resume {job.name}` follows it." if stack else ""),
+    )
 
 
 def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
@@ -245,6 +276,17 @@ def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
 def _endpoint(container: Container) -> str | None:
     variables = dict(each.partition("=")[::2] for each in container.attrs["Config"]["Env"] or [])
     return variables.get("PIPPA_S3_ENDPOINT")
+
+
+def _answers(endpoint: str | None) -> bool:
+    """Whether something listens at the address of an object store."""
+    url = urlsplit(endpoint or "")
+    try:
+        address = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection(address, ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def created(container: Container) -> datetime:

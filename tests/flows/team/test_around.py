@@ -12,11 +12,6 @@ from trainer.store import registry, snapshots
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def worker(team):
-    return team.worker()
-
-
 def report(team, key: str) -> str:
     with team.api() as client:
         return client.request("GET", "/artifacts/{key}/latest", path_params={"key": key}).json()["data"]

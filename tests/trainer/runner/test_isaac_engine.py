@@ -17,7 +17,7 @@ import tyro
 from flows.views.dry_run import upstream_command_text
 from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, check_run, events_of, push_base_model
-from tests.trainer.runner.test_checkpoint_uploader import wait_until
+from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.config.presets import PRESETS
@@ -66,7 +66,7 @@ def start(environ: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_whole_run_is_like_a_native_one(store, environ, tmp_path):
-    out, err = (process := start(environ, "smoke", *FLAGS)).communicate(timeout=120)
+    out, err = (process := start(environ, "smoke", *FLAGS)).communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     run_id = check_run(store, events_of(out), "isaac-uv", tmp_path)
     log = (tmp_path / "home" / "runs" / run_id / "log.txt").read_text()
@@ -76,18 +76,18 @@ def test_a_whole_run_is_like_a_native_one(store, environ, tmp_path):
 def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_path):
     process = start({**environ, "STANDIN_HANGS_AT": "15"}, "smoke", *FLAGS)
     folders = tmp_path / "home" / "runs"
-    wait_until(lambda: list(folders.glob("*/*/checkpoint-10/experiment_cfg")))
+    until(lambda: list(folders.glob("*/*/checkpoint-10/experiment_cfg")))
     (run,) = folders.iterdir()
-    wait_until(lambda: registry.list_checkpoints(store, run.name))
+    until(lambda: registry.list_checkpoints(store, run.name))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     kept = [entry.step for entry in registry.list_checkpoints(store, run.name)]
     (output,) = run.glob("gr00t-*")
     assert kept == [10]  # upstream saves nothing when it is told to stop
     assert set(checkpoints(output)) == {10}
 
-    out, err = (process := start(environ, "--run-id", run.name)).communicate(timeout=60)
+    out, err = (process := start(environ, "--run-id", run.name)).communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "--resume" in (run / "log.txt").read_text()
     assert [event.step for event in events_of(out) if event.event == "checkpoint"] == [20, 30]
@@ -108,7 +108,7 @@ def test_what_upstream_would_fail_on_is_refused_at_once(environ, tmp_path, flags
         to_toml(dataclasses.replace(DATA_CONFIGS["so100"], name="arm", action_horizon=8))
     )
     flags = [str(tmp_path / flag) if flag == "arm.toml" else flag for flag in flags]
-    out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=60)
+    out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert says in err and "--engine native" in err
     assert [event.event for event in events_of(out)] == ["error"]

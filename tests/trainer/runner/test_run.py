@@ -18,7 +18,7 @@ from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.processes import alive, child_with
 from tests.support.proxy import proxy
-from tests.trainer.runner.test_checkpoint_uploader import wait_until
+from tests.support.waiting import PATIENCE, until
 from trainer import cli
 from trainer.config.settings import StoreSettings
 from trainer.data.config_file import to_toml
@@ -78,11 +78,12 @@ class Trainer:
 
     def preset(self, *flags: str, **environ: str) -> subprocess.Popen[str]:
         steps = ["--max-steps", "20", "--save-steps", "5"]
-        sources = ["--dataset-path", str(self.dataset), "--base-model-path", str(self.model)]
+        dataset = [] if "--dataset-path" in flags else ["--dataset-path", str(self.dataset)]
+        sources = [*dataset, "--base-model-path", str(self.model)]
         return self.start("smoke", *steps, *sources, *flags, **environ)
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, list[Event]]:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         events = [parse_event(line) for line in out.splitlines()]
         assert all(events), out  # nothing but events on stdout
         return process.returncode, [event for event in events if event]
@@ -170,7 +171,7 @@ def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(
     (tmp_path / "robot.toml").write_text(to_toml(ours))
     trainer.pause(7)
     process = trainer.preset("--data-config", "robot.toml", FAKE_EVALUATE="0.125")
-    wait_until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
+    until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
     (tmp_path / "robot.toml").unlink()
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143, trainer.stderr
@@ -180,6 +181,29 @@ def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(
         given = call["argv"][call["argv"].index("--data-config") + 1]
         assert Path(given).parent == trainer.home / "runs" / trainer.run_id and get_data_config(given) == ours
     assert registry.resolve(trainer.store, "smoke/latest").spec.config.data_config == ours
+
+
+def test_how_the_data_is_read_reaches_engine_and_evaluation_and_is_in_the_lineage(trainer):
+    assert trainer.finish(trainer.preset("--video-alignment", "index", "--recompute-statistics"))[0] == 0, (
+        trainer.stderr
+    )
+    (call,) = trainer.calls
+    assert call["argv"][-3:] == ["--video-alignment", "index", "--recompute-statistics"]
+    (report,) = trainer.home.glob("runs/*/report/open_loop.txt")
+    assert "frames by index" in report.read_text()
+    config = registry.resolve(trainer.store, "smoke/latest").spec.config
+    assert config.video_alignment == "index" and config.recompute_statistics
+
+
+def test_what_is_odd_about_a_dataset_is_said_once_and_does_not_stop_it(trainer, tmp_path):
+    dataset = Path(shutil.copytree(trainer.dataset, tmp_path / "odd"))
+    info = json.loads((dataset / "meta/info.json").read_text())
+    (dataset / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))
+    code, events = trainer.finish(trainer.preset("--dataset-path", str(dataset)))
+    assert code == 0, trainer.stderr
+    odd = [event for event in events if isinstance(event, WarningEvent) and "total_episodes" in event.message]
+    assert [event.message for event in odd] == ["odd: meta/info.json: total_episodes is 7; meta/episodes.jsonl has 1"]
+    assert odd[0].hint
 
 
 def test_both_can_wait_for_what_to_train(trainer, tmp_path):
@@ -193,16 +217,16 @@ def test_both_can_wait_for_what_to_train(trainer, tmp_path):
     environ["CUDA_VISIBLE_DEVICES"] = "0"
     with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
         run = child_with("--ahead")
-        wait_until(run.children)
+        until(run.children)
         (engine,) = run.children()
-        wait_until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
+        until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
         arguments = [str(part) for pair in flags.items() for part in pair]
         process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
     assert process and process.pid == run.pid and process.stdout
     for line in process.stdout:
         if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
             assert run.children() == [engine]
-    assert process.wait(60) == 0, trainer.stderr
+    assert process.wait(PATIENCE) == 0, trainer.stderr
     assert trainer.steps == [2] and not alive(engine)
 
 
@@ -236,7 +260,7 @@ def test_upstreams_engine_is_followed_by_its_lines(trainer):
 def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(trainer, tmp_path):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     run_id = trainer.run_id
@@ -256,8 +280,8 @@ def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(tr
 def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer, tmp_path):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
-    wait_until(lambda: trainer.steps == [5, 10])
+    until(reached.exists)
+    until(lambda: trainer.steps == [5, 10])
     process.kill()
     process.communicate()
     run_id = trainer.run_id
@@ -279,7 +303,7 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
 def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     engine = psutil.Process(process.pid).children()
     assert engine
     process.kill()
@@ -310,7 +334,7 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
 def test_a_checkpoint_the_disk_does_not_let_be_read_is_neither_removed_nor_left_out(trainer):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     (state,) = trainer.home.rglob("checkpoint-7/trainer_state.json")
@@ -332,12 +356,12 @@ def test_the_store_may_be_away_during_the_training(trainer):
     with proxy(host, int(port)) as way:
         reached = trainer.pause(11)
         process = trainer.preset("--save-steps", "3", PIPPA_S3_ENDPOINT=f"http://127.0.0.1:{way.port}")
-        wait_until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
+        until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
         way.cut()
-        wait_until(reached.exists)
+        until(reached.exists)
         Path(str(reached).removesuffix(".reached")).touch()
         (output,) = (trainer.home / "runs" / trainer.run_id).glob("gr00t-*")
-        wait_until(lambda: 20 in checkpoints(output))
+        until(lambda: 20 in checkpoints(output))
         way.mend()
         code, events = trainer.finish(process)
     assert code == 0, trainer.stderr
@@ -377,7 +401,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
     ]
     processes = [(trainer.start(*arguments, **environ), code, says) for arguments, environ, code, says in cases]
     for (process, code, says), (arguments, *_) in zip(processes, cases, strict=True):
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, (arguments, out)
         error = parse_event(out.splitlines()[-1])
         assert isinstance(error, ErrorEvent) and error.code == code

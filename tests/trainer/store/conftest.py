@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from flows.embedded.s3 import object_store
+from tests.support.waiting import PATIENCE
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec, new_run_id
 from trainer.config.settings import StoreSettings
@@ -50,7 +51,7 @@ def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
         yield settings
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 @pytest.fixture

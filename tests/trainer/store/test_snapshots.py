@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.support.fake_store import FakeStore
+from tests.support.waiting import until
 from tests.trainer.store.conftest import tree_of
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import StoreSettings
@@ -379,9 +380,7 @@ def test_kill_9_never_shows_a_broken_checkpoint(
         )
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 60
-        while not list(object_store.list("blobs/")) and time.monotonic() < deadline:
-            time.sleep(0.05)
+        until(lambda: list(object_store.list("blobs/")))
         time.sleep(random.uniform(0, 1.5))
         process.kill()
         process.wait()

@@ -21,7 +21,7 @@ from trainer.data.frames import remembered_index
 from trainer.data.image_columns import ImageColumn, ImageReader
 from trainer.data.memory import Memory
 from trainer.data.problem import Problem, shorten
-from trainer.data.statistics import Statistics, needed_columns, read_statistics, statistics_of, usable
+from trainer.data.statistics import Statistics, needed_columns, read_statistics, statistics_of, usable, used_dimensions
 from trainer.data.tables import as_matrix
 from trainer.data.video import FrameIndex, VideoDecoder, open_video
 from trainer.errors import DatasetError, PippaError
@@ -102,7 +102,7 @@ def check_contents(
                 statistics[column] = statistics_of([part.values for part in parts if part.values is not None])
                 continue
             low, high = np.min([part.low for part in parts], axis=0), np.max([part.high for part in parts], axis=0)
-            used = _used(meta, config, column, len(low))
+            used = used_dimensions(meta, column, len(low), config)
             for serious, finding in check_ranges(
                 meta.path / "meta/stats.json", column, stored[column], low, high, used
             ):
@@ -300,12 +300,3 @@ def _same_widths(meta: DatasetMeta, seen: Sequence[_Seen]) -> list[Problem]:
                     )
                 )
     return found
-
-
-def _used(meta: DatasetMeta, config: DataConfig, column: str, width: int) -> np.ndarray:
-    """Which dimensions of ``column`` the data config uses, ``[width]``."""
-    used = np.zeros(width, dtype=bool)
-    for name, entry in value_columns(meta, config).values():
-        if name == column:
-            used[entry.start : entry.end] = True
-    return used

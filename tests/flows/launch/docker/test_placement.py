@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from docker.models.containers import Container
 from flows.launch.docker import placement
 from flows.launch.docker.placement import find_placement, own_container
 from tests.flows.launch.conftest import Bench
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
 
 ROOT = Path(__file__).parents[4]
@@ -23,9 +23,9 @@ import json, os, sys, docker
 from pathlib import Path
 from flows.launch import Job
 from flows.launch.docker.launcher import DockerLauncher
-from flows.launch.docker.placement import find_place, own_container
+from flows.launch.docker.placement import find_placement, own_container
 client = docker.from_env()
-loopback = find_place(client, {**os.environ, "PIPPA_S3_ENDPOINT": "http://127.0.0.1:8333"})
+loopback = find_placement(client, {**os.environ, "PIPPA_S3_ENDPOINT": "http://127.0.0.1:8333"})
 print(json.dumps([own_container(client).id, loopback.network]), flush=True)
 if len(sys.argv) > 1:
     training = DockerLauncher(Path("/tmp/home")).start(Job.model_validate_json(sys.argv[1]), os.environ)
@@ -124,11 +124,12 @@ def outside(bench: Bench) -> Iterator[Any]:
 def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench: Bench, outside):
     job = bench.job(count=1, wait=True)
     container = outside(job.model_dump_json())
-    deadline = time.monotonic() + 60
-    while b'"progress"' not in container.logs(stderr=False):
+
+    def runs() -> bool:
         container.reload()
-        assert container.status == "running" and time.monotonic() < deadline, container.logs().decode()
-        time.sleep(0.1)
+        return container.status == "running"
+
+    until(lambda: b'"progress"' in container.logs(stderr=False), lambda: container.logs().decode(), alive=runs)
     sibling = bench.container()
     name = f"pippa-{bench.run_id}"
     assert sorted(sibling.attrs["NetworkSettings"]["Networks"]) == [f"{name}-one", f"{name}-two"]
@@ -136,8 +137,8 @@ def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench:
         "/var/lib/pippa/cache": f"{name}-data"
     }
     assert sibling.labels["pippa.project"] == "stack-of-this-test"
-    sibling.stop(timeout=20)
-    assert container.wait(timeout=60)["StatusCode"] == 0
+    sibling.stop(timeout=int(PATIENCE))
+    assert container.wait(timeout=PATIENCE)["StatusCode"] == 0
     identity, network = json.loads(container.logs(stderr=False).splitlines()[0])
     assert identity == container.id and network == f"container:{container.id}"
     assert bench.left() == []
@@ -147,5 +148,5 @@ def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench:
 def test_a_container_in_the_host_s_network_still_knows_itself(outside):
     """It has the host's name there, which names no container."""
     container = outside(network="host")
-    assert container.wait(timeout=60)["StatusCode"] == 0, container.logs().decode()
+    assert container.wait(timeout=PATIENCE)["StatusCode"] == 0, container.logs().decode()
     assert json.loads(container.logs(stderr=False)) == [container.id, "host"]
