@@ -159,8 +159,7 @@ def test_a_whole_run(trainer):
     assert "--no-resume" in call["argv"]
     assert call["argv"][call["argv"].index("--output-dir") + 1].startswith(str(trainer.home / "runs" / run_id))
     assert call["env"]["WANDB_NAME"] == run_id.rsplit("-", 1)[0] and call["env"]["WANDB_MODE"] == "offline"
-    lineage = json.loads(Path(call["env"]["WANDB_CONFIG_PATHS"]).read_text())["lineage"]["value"]
-    assert lineage["run_id"] == run_id
+    assert json.loads(call["env"]["PIPPA_LINEAGE"])["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
