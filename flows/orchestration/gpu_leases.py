@@ -3,7 +3,7 @@
 Each GPU is a concurrency limit of Prefect, ``gpu-<id>@<machine>`` on the page Concurrency (``cpu@<machine>`` where
 there is none), and counts every training that uses the same server, whether a deployment, a compose service or a
 terminal started it. What is held is a lease that the flow's process renews: one that was killed gives its GPU back
-within about a minute.
+within about a minute, and a flow run that continues its training takes it over.
 """
 
 from __future__ import annotations
