@@ -19,7 +19,6 @@ import torch
 
 from bench.loops.timed import Timed
 from bench.table import report, table
-from flows.embedded.s3 import object_store
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import SnapshotRef
 from trainer.data.synthetic import make_synthetic
@@ -31,7 +30,7 @@ from trainer.gr00t.weights import save_checkpoint
 from trainer.runner import checkpoint_folder
 from trainer.runner.checkpoint_uploader import Uploader, failure
 from trainer.runner.run_spec_builder import new_spec
-from trainer.store.client import ObjectStore
+from trainer.store.folder import FolderStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
 from trainer.training import finetuning
@@ -183,14 +182,13 @@ def sent(out: Path, folder: Path) -> list[object]:
     ref = SnapshotRef(kind="model", name="bench", digest="0" * 64)
     spec = new_spec(preset, preset.config, {}, [ref], ref)
     events: list[Event] = []
-    with object_store(folder, {}) as settings:
-        store = ObjectStore(settings)
-        store.ensure_bucket()
-        uploader = Uploader(store, spec, out, events.append, atomic=True)
-        uploader.start()
-        if not uploader.finish(resumable=True):
-            raise failure(uploader, spec.run_id)
-        everything = sum(found.size for found in store.list(BLOBS))
+    store = FolderStore(folder)
+    store.create()
+    uploader = Uploader(store, spec, out, events.append, atomic=True)
+    uploader.start()
+    if not uploader.finish(resumable=True):
+        raise failure(uploader, spec.run_id)
+    everything = sum(found.size for found in store.list(BLOBS))
     registered = sum(event.bytes_uploaded for event in events if isinstance(event, CheckpointEvent))
     bar = whole + len(checkpoints) * tuned * 1.05
     verdict = "met" if registered <= bar else "missed"

@@ -130,7 +130,7 @@ def pippa_train(folder: Path, environ: dict[str, str]) -> Timeline:
                     read = len(complete)
             time.sleep(0.02)
         assert child.stderr
-        raise SystemExit(f"pippa train ended early:\n{child.stderr.read().decode()[-3000:]}")
+        raise SystemExit(f"`pippa train` ended early:\n{child.stderr.read().decode()[-3000:]}")
 
     try:
         return until_first_step(lines(), began)

@@ -69,6 +69,14 @@ class WarningEvent(_Event):
     hint: str = ""
 
 
+def divergence(loss: float, step: int) -> WarningEvent:
+    """The warning that a training's loss is no number any more, seen near ``step``."""
+    return WarningEvent(
+        message=f"The loss is {loss} near step {step}.",
+        hint="The training has diverged: stop it and lower --learning-rate, or raise --warmup-ratio.",
+    )
+
+
 class ErrorEvent(_Event):
     """What ends the run. ``code`` is the exit code that follows."""
 

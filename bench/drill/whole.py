@@ -63,13 +63,13 @@ def run(report: Report, size: str, _device: str) -> None:
             "--report-to": "tensorboard",
         }
         environ = {"PIPPA_HOME": str(where.quick / "home"), "PIPPA_FINETUNE_COMMAND": engine(times)}
-        argv = ["-m", "bench.drill.runner", str(where.quick / "store"), "overfit-demo", *words(flags)]
+        argv = ["-m", "trainer.cli", "run", "overfit-demo", *words(flags)]
         report.attempt(lambda: follow(report, phases, argv, environ))
         if times.is_file():
             report.attempt(lambda: saves(report, out, json.loads(times.read_text())))
-        disk = sum(file.stat().st_size for file in (where.quick / "store").rglob("*") if file.is_file())
-        report.fact("store_bytes", disk)
-        report.note(f"The object store, a folder in the place of a bucket, holds {disk / 1e9:.2f} GB.")
+        stored = sum(file.stat().st_size for file in (where.quick / "home/store").rglob("*") if file.is_file())
+        report.fact("store_bytes", stored)
+        report.note(f"The object store, a folder, holds {stored / 1e9:.2f} GB.")
         resumed = {**flags, "--batch-size": 1, "--max-steps": 2 * STEPS}
         argv = ["-m", "trainer.finetune", *words(resumed), "--resume"]
         table = report.table("Resumed from the last checkpoint, the engine alone", ["until", "seconds"])

@@ -2,7 +2,7 @@
 
 ``flows.embedded.service`` starts this file as a script (standard library only, so that it starts in milliseconds):
 
-    guard.py FOLDER TOKEN GRACE_SECONDS LEFTOVERS_JSON -- PROGRAM ARGUMENT …
+    guard.py FOLDER TOKEN GRACE_SECONDS -- PROGRAM ARGUMENT …
 
 It inherits ``guard.lock`` open and locked (the kernel unlocks it when the guard ends) and the program's environment.
 What happens when:
@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import fcntl
-import json
 import os
 import signal
 import subprocess
@@ -136,8 +135,8 @@ def describe_exit(code: int) -> str:
 
 def main(arguments: list[str]) -> None:
     """Detach from the starter, run, and clean up."""
-    folder, token, grace, leftovers = Path(arguments[0]), arguments[1], float(arguments[2]), json.loads(arguments[3])
-    command = arguments[5:]
+    folder, token, grace = Path(arguments[0]), arguments[1], float(arguments[2])
+    command = arguments[4:]
     # The starter waits for this first process only; its child belongs to init and leaves no zombie to any user.
     # flock belongs to the open file, so the child keeps guard.lock.
     if os.fork():
@@ -145,8 +144,6 @@ def main(arguments: list[str]) -> None:
     try:
         guard(folder, token, grace, command)
     finally:
-        for leftover in leftovers:
-            Path(leftover).unlink(missing_ok=True)
         # Last, so that a user who sees it go knows that the program is gone.
         if holds_token(folder / "server.json", token):
             (folder / "server.json").unlink(missing_ok=True)

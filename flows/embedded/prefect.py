@@ -6,13 +6,12 @@ much again. Measured on two cores: first start 9 s (half of it migrations), late
 
 from __future__ import annotations
 
-import contextlib
 import http.client
 import os
 import secrets
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,19 +63,6 @@ class PrefectApi:
         """The variables Prefect's client reads. Holds the password: never log it."""
         auth = {"PREFECT_API_AUTH_STRING": self.auth.get_secret_value()} if self.auth else {}
         return {"PREFECT_API_URL": self.url, **auth}
-
-
-@contextlib.contextmanager
-def prefect_server(home: Path, environ: Mapping[str, str] = os.environ) -> Iterator[PrefectApi]:
-    """The Prefect API to use: ``PREFECT_API_URL`` where it is set, else the embedded server, while the context lasts.
-
-    Raises ``PippaError`` when the server does not start.
-    """
-    if environ.get("PREFECT_API_URL"):
-        yield given_api(environ)
-        return
-    with prefect_service(home, environ) as connection:
-        yield prefect_api(connection)
 
 
 def given_api(environ: Mapping[str, str] = os.environ) -> PrefectApi:

@@ -25,7 +25,6 @@ Lock files are never deleted: a lock on a deleted file excludes nobody.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
@@ -34,8 +33,8 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -57,8 +56,6 @@ class Program:
     """The whole environment of the program, and the place for secrets."""
     connection: dict[str, Any]
     """What users need to reach it; JSON, kept in ``server.json``."""
-    leftovers: list[Path] = field(default_factory=list)
-    """Files the program may leave outside its folder when it is killed; the guard deletes them."""
 
 
 class SharedService:
@@ -212,8 +209,7 @@ class SharedService:
         )
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
             self.log.replace(self.log.with_suffix(".log.1"))
-        leftovers = json.dumps([str(path) for path in program.leftovers])
-        command = [sys.executable, "-I", "-S", str(GUARD), str(self.folder), self._token, str(self._grace), leftovers]
+        command = [sys.executable, "-I", "-S", str(GUARD), str(self.folder), self._token, str(self._grace)]
         with self.log.open("ab") as log:
             try:
                 code = subprocess.Popen(
@@ -262,30 +258,6 @@ class SharedService:
         if self._users is not None:
             os.close(self._users)
             self._users = None
-
-
-@contextlib.contextmanager
-def held(home: Path, name: str) -> Iterator[list[int]]:
-    """Descriptors to start a child with (``pass_fds``) that keep the server ``name`` running while the child lives.
-
-    A trainer whose pippa was killed still saves, and needs the store until its checkpoint is in. Empty where no such
-    server was ever started, or where it is going down.
-    """
-    path = home.absolute() / name / "users.lock"
-    if not path.is_file():
-        yield []
-        return
-    users = _open_lock(path)
-    try:
-        # A lock belongs to the open file, which the child shares; closing it here does not release it.
-        try:
-            fcntl.flock(users, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            descriptors = [users]
-        except BlockingIOError:
-            descriptors = []
-        yield descriptors
-    finally:
-        os.close(users)
 
 
 def _open_lock(path: Path) -> int:

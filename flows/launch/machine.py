@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from flows.launch import LauncherName
 from trainer.errors import PippaError, UsageError
@@ -55,18 +54,6 @@ def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise UsageError(f"PIPPA_TRAININGS_PER_GPU is {text!r}, not a number of trainings.", "Write one, such as 2.")
     return int(text)
-
-
-def has_process(flow_run_id: UUID) -> bool:
-    """Whether a process of this machine (of this container, in one) carries out the flow run for a worker."""
-    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if wanted in environ.read_bytes().split(b"\0"):
-                return True
-        except OSError:  # somebody else's process, or one that just ended
-            continue
-    return False
 
 
 def _kernel_gpus() -> int:

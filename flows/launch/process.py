@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 
-from flows.embedded.service import held
 from flows.launch import Job, Log, log_file
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
@@ -63,16 +62,16 @@ class ProcessLauncher:
     def start(self, job: Job, environ: Mapping[str, str]) -> TrainerProcess:
         """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
 
-        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` sees to that. An embedded store outlives
-        pippa until then. So there is never one to re-attach to.
+        It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` sees to that. So there is never one to
+        re-attach to.
         """
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]
         environ = {**environ, **child_environment()}
         ahead = _AHEAD.get()
-        with log.open("wb") as errors, held(self._home, "s3") as descriptors:
+        with log.open("wb") as errors:
             try:
-                process = ahead.give(command, environ, descriptors, errors.fileno()) if ahead else None
+                process = ahead.give(command, environ, [], errors.fileno()) if ahead else None
                 process = process or subprocess.Popen(
                     command,
                     env=environ,
@@ -80,7 +79,6 @@ class ProcessLauncher:
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     start_new_session=True,
-                    pass_fds=descriptors,
                 )
             except OSError as error:
                 raise PippaError(f"Can't start {command[0]}: {error.strerror}.") from error

@@ -1,7 +1,7 @@
 """The start of ``pippa train``: everything that takes long, side by side, and one line that says what is missing.
 
-On a bare machine that is the object store, the Prefect server (both embedded), importing Prefect, and making or pushing
-dataset and base model, whose generators are children that also bring torch into the disk cache.
+On a bare machine that is the Prefect server, importing Prefect, and making or pushing dataset and base model, whose
+generators are children that also bring torch into the disk cache.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows import compose_discovery as compose_stack
+from flows import earlier_store
 from flows.embedded.prefect import given_api, prefect_api, prefect_service
-from flows.embedded.s3 import s3_service, store_settings
-from flows.embedded.service import SharedService
 from flows.launch import LauncherName
 from flows.launch.launchers import get_launcher
 from flows.launch.process import trainer_ahead
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.config.settings import StoreSettings
 from trainer.runner.run_spec_builder import prepare_sources
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 
 class _Part(threading.Thread):
@@ -60,30 +59,30 @@ def started(
 
     ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
     base model are imported meanwhile, else its image is built or pulled, and the flow does the rest.
-    Embedded servers end with the context, unless another pippa uses them. Raises the first ``PippaError`` of any part.
+    An embedded Prefect server ends with the context, unless another pippa uses it. Raises the first ``PippaError`` of
+    any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
     keep_bytecode(home)
     compose_stack.adopt(home)
+    earlier_store.note(home)
     os.environ.update(prefect_environment(home))
+    store = open_store()
     with ExitStack() as stack:
-        s3 = None if os.environ.get("PIPPA_S3_ENDPOINT") else _begun(stack, s3_service(home))
-        prefect = None if os.environ.get("PREFECT_API_URL") else _begun(stack, prefect_service(home))
+        prefect = None if os.environ.get("PREFECT_API_URL") else prefect_service(home)
+        if prefect:
+            prefect.start()
+            stack.callback(prefect.stop)
         if launcher == "process":
             stack.enter_context(trainer_ahead())
-
-        def bring_store() -> None:
-            settings = store_settings(s3.wait_ready()) if s3 else StoreSettings.from_environ()
-            os.environ.update(settings.to_environ())
-            ObjectStore(settings).ensure_bucket()
 
         def say(line: str) -> None:
             console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
         def bring_sources() -> None:
-            store.join()
-            if config is not None and store.error is None:
-                prepare_sources(ObjectStore(StoreSettings.from_environ()), config, home, log=say)
+            created.join()
+            if config is not None and created.error is None:
+                prepare_sources(store, config, home, log=say)
 
         def bring_image() -> None:
             place = get_launcher(launcher, home)
@@ -95,9 +94,9 @@ def started(
             api = prefect_api(prefect.wait_ready()) if prefect else given_api()
             os.environ.update(api.to_environ())
 
-        store = _Part("object store", bring_store)
+        created = _Part("object store", store.create)
         parts = [
-            store,
+            created,
             _Part("Prefect server", bring_prefect),
             _Part("Prefect client", _import_prefect),
             *([_Part("dataset and base model", bring_sources)] if config and launcher == "process" else []),
@@ -110,13 +109,7 @@ def started(
         # Prefect read the environment when it was imported, before its server had a port.
         refresh_global_settings_context()
         stack.callback(_flush)
-        yield ObjectStore(StoreSettings.from_environ())
-
-
-def _begun(stack: ExitStack, service: SharedService) -> SharedService:
-    service.start()
-    stack.callback(service.stop)
-    return service
+        yield store
 
 
 def _import_prefect() -> None:

@@ -33,12 +33,13 @@ from flows.settings import stop_grace
 from flows.views.report import build_report, to_markdown
 from trainer.config.argv import require_engine_can, resolve_values
 from trainer.config.run_spec import RUN_ID, Engine, RunSpec, SnapshotRef, new_run_id
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import pippa_home
 from trainer.errors import PippaError, UsageError
 from trainer.events import ErrorEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 RETRY_SECONDS: list[float] = [5, 20, 60]
 
@@ -82,8 +83,8 @@ def train(
     """
     run_id = run_id or str(runtime.flow_run.name)
     try:
-        store = ObjectStore(StoreSettings.from_environ())
-        store.ensure_bucket()
+        store = open_store()
+        store.create()
         spec = _spec(store, preset, given(overrides), launcher, engine, run_id)
         with cancellable(UUID(str(runtime.flow_run.id))), _gpus(spec, launcher) as gpus:
             interrupted = run_training(run_id, launcher, gpus)
@@ -191,7 +192,7 @@ def run_training(run_id: str, launcher: LauncherName, gpus: list[str]) -> bool:
 
     Another attempt continues from the last registered checkpoint, since the run id is the same.
     """
-    store = ObjectStore(StoreSettings.from_environ())
+    store = open_store()
     spec = runs.read_spec(store, run_id)
     artifacts = Artifacts(spec)
     observers = [artifacts, *([observer] if (observer := OBSERVER.get()) else [])]

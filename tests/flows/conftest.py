@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping
 
 import pytest
 
-from flows.embedded.prefect import prefect_server
+from flows.embedded.prefect import prefect_api, prefect_service
 from flows.settings import prefect_environment
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 
 
 @pytest.fixture(scope="session")
 def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The variables that lead to a real, embedded Prefect server."""
     home = tmp_path_factory.mktemp("prefect-home")
-    with prefect_server(home, {"PATH": os.environ["PATH"]}) as api:
-        yield {**prefect_environment(home, {}), **api.to_environ()}
+    with prefect_service(home, {"PATH": os.environ["PATH"]}) as connection:
+        yield {**prefect_environment(home, {}), **prefect_api(connection).to_environ()}
 
 
 @pytest.fixture
-def stack(prefect_environ, s3_settings: StoreSettings, tmp_path, monkeypatch) -> Mapping[str, str]:
+def stack(prefect_environ, s3_settings: S3Settings, tmp_path, monkeypatch) -> Mapping[str, str]:
     """This process works with a real Prefect server and a bucket of this test's own; ``PIPPA_HOME`` is in tmp_path."""
     environ = {
         **prefect_environ,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import time
 
 import psutil
+
+from tests.support.waiting import until
 
 
 def alive(process: psutil.Process) -> bool:
@@ -16,15 +17,15 @@ def alive(process: psutil.Process) -> bool:
         return False
 
 
-def child_with(argument: str, seconds: float = 30) -> psutil.Process:
+def child_with(argument: str) -> psutil.Process:
     """This process's only child with ``argument``. One that was just started may have no command line for a moment."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = []
+
+    def found() -> list[psutil.Process]:
+        with_it = []
         for child in psutil.Process().children():
             with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                found += [child] if argument in child.cmdline() else []
-        if found or time.monotonic() > deadline:
-            (only,) = found
-            return only
-        time.sleep(0.02)
+                with_it += [child] if argument in child.cmdline() else []
+        return with_it
+
+    (only,) = until(found)
+    return only

@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -20,8 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import flag
 from trainer.events import Event, parse_event
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -84,7 +85,7 @@ class Training:
     def run_alone(self, **changes: Any) -> int:
         """Train in a process of its own to the end; returns the exit code."""
         process = self.start(**changes)
-        process.join(180)
+        process.join(PATIENCE)
         assert process.exitcode is not None, self.log.read_text()
         return process.exitcode
 
@@ -93,13 +94,9 @@ class Training:
         """Both streams of a training started with ``start``."""
         return self.output_dir.with_name(f"{self.output_dir.name}.log")
 
-    def wait_for(self, condition: Callable[[], bool], process: ForkServerProcess, seconds: float = 120) -> None:
-        """Wait until ``condition`` holds; fails when the training ends before, or takes far too long."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert process.is_alive(), f"The training ended early:\n{self.log.read_text()}"
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.01)
+    def wait_for(self, condition: Callable[[], bool], process: ForkServerProcess) -> None:
+        """Wait until ``condition`` holds; fails when the training ends before."""
+        until(condition, self.log.read_text, alive=process.is_alive)
 
     def wait_for_event(self, name: str, process: ForkServerProcess) -> None:
         """Wait until the training says ``name``: an event, or a phase."""
@@ -129,6 +126,31 @@ class Training:
         """What was logged up to a checkpoint."""
         history = json.loads((self.checkpoint(step) / "trainer_state.json").read_text())["log_history"]
         return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def small_training(output_dir: Path, dataset: Path, base_model: Path, **flags: object) -> Training:
+    """Four steps of two samples, saved twice, with no processes to load them; ``flags`` say otherwise."""
+    defaults: dict[str, object] = {
+        "dataset_path": [dataset],
+        "base_model_path": base_model,
+        "output_dir": output_dir,
+        "batch_size": 2,
+        "max_steps": 4,
+        "save_steps": 2,
+        "dataloader_num_workers": 0,
+        "report_to": "tensorboard",
+    }
+    return Training({**defaults, **flags})
+
+
+def tiny_with_dropout(path: Path) -> Path:
+    """The tiny base model with upstream's dropout: without it, a wrong random state would go unnoticed."""
+    make_tiny_base_model(path)
+    config = json.loads((path / "config.json").read_text())
+    for part in ("diffusion_model_cfg", "vl_self_attention_cfg"):
+        config["action_head_cfg"][part]["dropout"] = 0.2
+    (path / "config.json").write_text(json.dumps(config))
+    return path
 
 
 def _child(argv: list[str], environ: dict[str, str], log: str, power_cut: int | None) -> None:

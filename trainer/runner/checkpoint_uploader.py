@@ -23,8 +23,8 @@ from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
 from trainer.runner import checkpoint_folder
 from trainer.store import registry, resume_points, snapshots
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import HashMemory
+from trainer.store.object_store import ObjectStore
 
 PENDING = "pending-uploads"
 """Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""
@@ -103,7 +103,7 @@ class Uploader:
         ``resumable`` says that the run is not done and may be continued elsewhere: the training state goes up too.
 
         Gives up when nothing got through for ``patience_seconds`` or when ``stopped()``; nothing is lost then, it lies
-        in the output directory, and the next ``trainer run --run-id`` uploads it.
+        in the output directory, and the next ``trainer run --run-id RUN`` uploads it.
         """
         self._resumable = resumable
         self._engine_ended.set()

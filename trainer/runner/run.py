@@ -18,7 +18,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 from trainer import importers
 from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
-from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
+from trainer.config.settings import pippa_home, secret_from, upload_patience
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
 from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
@@ -30,7 +30,8 @@ from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.run_log import RunLog
 from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
 from trainer.store import registry, resume_points, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 EVALUATED_EPISODES = 5
 EVALUATED_STEPS = 1000
@@ -74,8 +75,8 @@ def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | 
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
-    store = ObjectStore(StoreSettings.from_environ())
-    store.ensure_bucket()
+    store = open_store()
+    store.create()
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Bringing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
@@ -89,7 +90,7 @@ def _stored(argv: Sequence[str], signals: Signals, waiting: Ahead | None) -> int
     rest = [*([value] if equals else []), *argv[1:]]
     if option.replace("_", "-") != "--run-id" or len(rest) != 1:
         raise UsageError(f"trainer run {shlex.join(argv)}: this is neither a preset nor --run-id RUN.", USAGE.strip())
-    store = ObjectStore(StoreSettings.from_environ())
+    store = open_store()
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
     return Run(spec, store, signals, waiting).run()

@@ -9,13 +9,11 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.finetune_config import LOGGING_STEPS, FinetuneConfig
 from trainer.training.devices import under_torchrun
 
 SEED = 42
 """Upstream's constant; no version of its command line changes it."""
-
-LOGGING_STEPS = 10
 
 AHEAD_BYTES = 4_000_000_000
 """Samples loaded ahead of one GPU. Their frames are as large as the camera's until the training's device resizes them,

@@ -7,17 +7,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.processes import alive
+from tests.support.waiting import PATIENCE, until
 from trainer.data.synthetic import make_synthetic
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -49,14 +49,8 @@ class Pippa:
         return self.start("train", "smoke", *sources, "--max-steps", "60", "--save-steps", "20", *flags)
 
     def wait_for(self, text: str, process: subprocess.Popen[bytes]) -> None:
-        self.until(lambda: text in self.output.read_text() or process.poll() is not None)
-        assert text in self.output.read_text(), self.output.read_text()
-
-    def until(self, condition: Callable[[], bool], seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.output.read_text()
-            time.sleep(0.05)
+        words = self.output.read_text
+        until(lambda: text in words(), words, alive=lambda: process.poll() is None)
 
     @property
     def run_id(self) -> str:
@@ -82,7 +76,8 @@ def pippa(stack, tmp_path) -> Iterator[Pippa]:
         "PYTHONPATH": str(SUPPORT.parents[1]),
         "PIPPA_FINETUNE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_engine.py'}",
         "PIPPA_EVALUATE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}",
-        "FAKE_ENGINE": json.dumps({"step_seconds": 0.1}),
+        # At step 6 it waits for the end that a test puts to it.
+        "FAKE_ENGINE": json.dumps({"pause_at": 6, "pause_file": str(tmp_path / "go on")}),
         "WANDB_MODE": "offline",
     }
     pippa = Pippa(tmp_path, environ)
@@ -95,15 +90,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(pippa, s3_settings):
     process = pippa.train()
     pippa.wait_for("step 6/60", process)
     os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(60) == 130
+    assert process.wait(PATIENCE) == 130
     text = pippa.output.read_text()
     assert "Ctrl-C again" in text and f"pippa runs resume {pippa.run_id}" in text and "Traceback" not in text
     assert pippa.left() == []
-    saved = max(registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id), key=lambda each: each.step)
+    saved = max(registry.list_checkpoints(S3Store(s3_settings), pippa.run_id), key=lambda each: each.step)
     assert 6 <= saved.step < 60
 
     resumed = pippa.start("runs", "resume", pippa.run_id)
-    assert resumed.wait(90) == 0, pippa.output.read_text()
+    assert resumed.wait(PATIENCE) == 0, pippa.output.read_text()
     assert f"{saved.run_id}/60" in pippa.output.read_text()
 
 
@@ -113,8 +108,8 @@ def test_a_killed_pippa_leaves_no_process_and_loses_no_step(pippa, s3_settings):
     run_id = pippa.run_id
     process.kill()
     process.wait()
-    pippa.until(lambda: pippa.left() == [])
-    store = ObjectStore(s3_settings)
+    until(lambda: pippa.left() == [], pippa.output.read_text)
+    store = S3Store(s3_settings)
     saved = max(registry.list_checkpoints(store, run_id), key=lambda each: each.step)
     state = runs.read_state(store, run_id)
     assert saved.step >= 6 and state is not None and state.status == "stopped"
@@ -125,9 +120,9 @@ def test_sigterm_ends_in_143_with_everything_saved(pippa, s3_settings):
     process = pippa.train()
     pippa.wait_for("step 6/60", process)
     process.terminate()
-    assert process.wait(60) == 143
+    assert process.wait(PATIENCE) == 143
     assert f"pippa runs resume {pippa.run_id}" in pippa.output.read_text()
-    assert pippa.left() == [] and registry.list_checkpoints(ObjectStore(s3_settings), pippa.run_id)
+    assert pippa.left() == [] and registry.list_checkpoints(S3Store(s3_settings), pippa.run_id)
 
 
 @pytest.mark.slow
@@ -138,9 +133,8 @@ def test_on_a_bare_machine_nothing_outlives_a_killed_pippa(pippa):
     pippa.wait_for("step 6/60", process)
     run_id = pippa.run_id
     servers = [found for found in psutil.process_iter() if str(pippa.folder / "home") in " ".join(found.cmdline())]
-    assert len(servers) >= 2
+    assert servers
     process.kill()
     process.wait()
-    pippa.until(lambda: not any(alive(server) for server in servers) and pippa.left() == [])
-    # The embedded store lived on until the trainer had saved.
-    assert pippa.start("checkpoints", "verify", run_id).wait(60) == 0, pippa.output.read_text()
+    until(lambda: not any(alive(server) for server in servers) and pippa.left() == [], pippa.output.read_text)
+    assert pippa.start("checkpoints", "verify", run_id).wait(PATIENCE) == 0, pippa.output.read_text()

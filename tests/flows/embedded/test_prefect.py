@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.embedded.prefect import PrefectApi, _prepare, prefect_server
+from flows.embedded.prefect import PrefectApi, _prepare, given_api
 
 
 def get(url: str, auth: str | None = None) -> object:
@@ -39,11 +39,9 @@ def test_it_sends_nothing_home_and_writes_only_into_its_folder(prefect_environ):
     assert (Path(settings["home"]) / "prefect.db").is_file()
 
 
-def test_a_server_that_is_given_is_used_and_none_started(tmp_path):
+def test_a_server_that_is_given_is_used(tmp_path):
     environ = {"PREFECT_API_URL": "http://prefect.example/api", "PREFECT_API_AUTH_STRING": "me:secret"}
-    with prefect_server(tmp_path, environ) as api:
-        assert api.to_environ() == environ
-    assert list(tmp_path.iterdir()) == []
+    assert given_api(environ).to_environ() == environ
 
 
 def test_no_secret_is_shown_or_handed_on(tmp_path):

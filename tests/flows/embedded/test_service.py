@@ -9,13 +9,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import pytest
 
 from flows.embedded.service import Program, SharedService
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import PippaError
 
 # Says it is up by writing its pid; ends at SIGTERM, or when told to, or never at all.
@@ -61,16 +62,9 @@ def toy(home: Path, mode: str = "normal", grace: float = 2.0) -> SharedService:
         "toy",
         prepare=prepare,
         healthy=lambda _: psutil.pid_exists(int((home / "toy" / "pid").read_text())),
-        timeout=20,
+        timeout=PATIENCE,
         grace=grace,
     )
-
-
-def wait_for(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
 
 
 def program_pid(home: Path) -> int:
@@ -99,7 +93,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 def start_user(home: Path, name: str, **options: object) -> subprocess.Popen[bytes]:
     environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(USER), str(home), name], env=environ, **options)  # pyrefly: ignore
-    wait_for(lambda: bool((home / name).exists() and (home / name).read_text()), f"user {name}")
+    until(lambda: bool((home / name).exists() and (home / name).read_text()), f"user {name}")
     return process
 
 
@@ -113,7 +107,7 @@ def test_two_processes_share_one_program_and_it_ends_with_the_last(home: Path) -
     assert psutil.pid_exists(pid)
     second.kill()
     second.wait()
-    wait_for(lambda: not processes(home), "the end of guard and program")
+    until(lambda: not processes(home), "the end of guard and program")
     assert not (home / "toy" / "server.json").exists()
 
 
@@ -125,7 +119,7 @@ def test_when_the_last_user_leaves_nothing_is_left_at_once(home: Path) -> None:
         assert len(processes(home)) == 2
         pid = program_pid(home)
     assert not psutil.pid_exists(pid)
-    wait_for(lambda: not processes(home), "the guard's last instructions")
+    until(lambda: not processes(home), "the guard's last instructions")
 
 
 def test_a_program_that_ignores_sigterm_is_killed(home: Path) -> None:
@@ -148,7 +142,7 @@ def test_ctrl_c_in_the_terminal_does_not_reach_the_program(home: Path) -> None:
     with toy(home):
         pid = program_pid(home)
         os.killpg(user.pid, signal.SIGINT)  # what the terminal does to its foreground group
-        assert user.wait(20) != 0
+        assert user.wait(PATIENCE) != 0
         time.sleep(0.3)
         assert psutil.pid_exists(pid)
     os.close(ours)
@@ -161,7 +155,7 @@ def test_a_crash_while_starting_is_reported_with_the_log(home: Path) -> None:
     assert "no such setting: banana" in caught.value.message
     assert "exit code 3" in caught.value.message
     assert "server.log" in caught.value.hint
-    wait_for(lambda: not processes(home), "the guard's end")
+    until(lambda: not processes(home), "the guard's end")
 
 
 def test_a_program_that_cannot_be_started_is_reported(home: Path) -> None:
@@ -179,7 +173,7 @@ def test_one_that_worked_and_died_comes_back_with_the_same_connection(home: Path
     with toy(home) as connection:
         pid = program_pid(home)
         os.kill(pid, signal.SIGKILL)
-        wait_for(lambda: program_pid(home) != pid, "the restart")
+        until(lambda: program_pid(home) != pid, "the restart")
         with toy(home) as again:
             assert again == connection
 
@@ -201,10 +195,10 @@ def test_a_killed_guard_takes_the_program_along_and_the_next_user_starts_anew(ho
         pid = program_pid(home)
         (guard,) = [process for process in processes(home) if process.pid != pid]
         guard.kill()
-        wait_for(lambda: not processes(home), "the program's end")
+        until(lambda: not processes(home), "the program's end")
         with toy(home):
             assert program_pid(home) != pid
-    wait_for(lambda: not processes(home), "the end of all")
+    until(lambda: not processes(home), "the end of all")
 
 
 def test_a_user_who_arrives_while_it_stops_gets_a_new_one(home: Path) -> None:
@@ -218,7 +212,7 @@ def test_a_user_who_arrives_while_it_stops_gets_a_new_one(home: Path) -> None:
         with toy(home):
             assert psutil.pid_exists(program_pid(home))
         assert not psutil.pid_exists(pid) or program_pid(home) == pid
-    wait_for(lambda: not processes(home), "the end of all")
+    until(lambda: not processes(home), "the end of all")
 
 
 def test_a_forked_child_does_not_keep_it_alive(home: Path) -> None:
@@ -231,7 +225,7 @@ def test_a_forked_child_does_not_keep_it_alive(home: Path) -> None:
         os._exit(0)
     try:
         service.stop()
-        wait_for(lambda: not processes(home), "the end of guard and program")
+        until(lambda: not processes(home), "the end of guard and program")
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

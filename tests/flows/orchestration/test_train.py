@@ -21,7 +21,8 @@ from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -53,7 +54,7 @@ def overrides(stack: Mapping[str, str], dataset: Path, tmp_path: Path, monkeypat
 
 @pytest.fixture
 def store(s3_settings) -> ObjectStore:
-    return ObjectStore(s3_settings)
+    return S3Store(s3_settings)
 
 
 @pytest.fixture
@@ -123,8 +124,8 @@ def test_a_failed_training_fails_the_flow_with_the_trainers_words(overrides, mon
     assert "re-record it" in state.message
 
 
-def test_ctrl_c_saves_and_cancels_and_the_run_goes_on_later(overrides, store, monkeypatch):
-    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"step_seconds": 0.1}))
+def test_ctrl_c_saves_and_cancels_and_the_run_goes_on_later(overrides, store, monkeypatch, tmp_path):
+    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"pause_at": 3, "pause_file": str(tmp_path / "go on")}))
     run_id = new_run_id("smoke")
 
     def interrupt(event: Event) -> None:

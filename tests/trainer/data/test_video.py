@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.support.waiting import PATIENCE
 from tests.trainer.data.videos import number_in, write_video
 from trainer.config.settings import frame_cache_bytes
 from trainer.data import frames as frames_module
@@ -207,7 +208,7 @@ def test_processes_building_one_entry_at_once(make: Callable[..., Path], tmp_pat
         assert builder.stdout is not None and builder.stdout.readline()
     start.touch()
     for builder in builders:
-        builder.communicate(timeout=60)
+        builder.communicate(timeout=PATIENCE)
     assert [builder.returncode for builder in builders] == [0, 0, 0]
     assert sorted(entry.name for entry in cache.iterdir()) == [folder.name, f"{folder.name}.lock"]
     assert np.load(folder / "frames.npy").shape == (FRAMES, 48, 64, 3)

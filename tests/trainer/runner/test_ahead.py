@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,16 @@ import psutil
 import pytest
 
 from tests.support.processes import alive, child_with
+from tests.support.waiting import PATIENCE, until
 from trainer.runner.ahead import Ahead
 
-COMMAND = [sys.executable, str(Path(__file__).parents[2] / "support" / "waiting.py")]
+COMMAND = [sys.executable, str(Path(__file__).parents[2] / "support" / "started_ahead.py")]
 ENVIRON = {**os.environ, "PYTHONPATH": os.fspath(Path(__file__).parents[3]), "PIPPA_HOME": "/home/of/pippa"}
 
 
 def said(process: subprocess.Popen[bytes] | None) -> dict[str, Any]:
     assert process is not None
-    out, _ = process.communicate(timeout=30)
+    out, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0
     return json.loads(out)
 
@@ -84,7 +84,7 @@ def test_one_that_was_killed_is_not_there():
     with Ahead(COMMAND, ENVIRON) as ahead:
         child = child_with("--ahead")
         child.kill()
-        psutil.wait_procs([child], timeout=10)
+        psutil.wait_procs([child], timeout=PATIENCE)
         assert ahead.give(COMMAND, ENVIRON) is None
 
 
@@ -107,7 +107,4 @@ with Ahead({COMMAND!r}, os.environ):
     (child,) = psutil.Process(starter.pid).children()
     starter.kill()
     starter.communicate()
-    deadline = time.monotonic() + 30
-    while alive(child):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: not alive(child))

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.support.training import Training, assert_same
+from tests.support.waiting import until
 from trainer.data.metadata import read_metadata
 from trainer.errors import DiskFullError
 from trainer.events import ProgressEvent
@@ -104,10 +105,8 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(
     def hold(model: GR00TN15, folder: Path, **kwargs: Any) -> None:
         under_way.append(folder.name)
         # Two more steps begin before anything is written, as far as there are more: the training is ahead already.
-        enough, deadline = min(len(losses) + 2, 8), time.monotonic() + 60
-        while len(losses) < enough:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        enough = min(len(losses) + 2, 8)
+        until(lambda: len(losses) >= enough)
         write(model, folder, **kwargs)
         most.append(list(under_way))
         under_way.remove(folder.name)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.training import Training, assert_same
+from tests.support.waiting import PATIENCE
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.training import host_copies
@@ -122,7 +123,7 @@ def test_the_optimizer_waits_for_the_copies(training: Callable[..., Training], m
     copy, before_change = torch._foreach_copy_, HostCopies.before_change
 
     def hold(targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-        held.append(arrived.wait(0 if len(held) == 2 else 60))  # the last is of the last step
+        held.append(arrived.wait(0 if len(held) == 2 else PATIENCE))  # the last is of the last step
         copy(targets, sources)
 
     def arrive(self: HostCopies) -> None:

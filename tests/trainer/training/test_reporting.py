@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record  # pyrefly: ignore[missing-module-attribute]
 
 from tests.support.training import Training
+from tests.support.waiting import until
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
@@ -37,14 +37,10 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     wandb.teardown()
 
 
-def records(folder: Path, seconds: float = 30) -> list[Record]:
+def records(folder: Path) -> list[Record]:
     """The records of the offline run under ``folder``, once they are written: W&B's own process does that."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = _written(folder)
-        if any(record.HasField("run") for record in found) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
+    until(lambda: any(record.HasField("run") for record in _written(folder)))
+    return _written(folder)
 
 
 def _written(folder: Path) -> list[Record]:

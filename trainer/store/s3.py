@@ -1,6 +1,6 @@
-"""``ObjectStore``: the few S3 calls pippa makes, with retries, and with errors that say what to do.
+"""``S3Store``: the few S3 calls pippa makes, with retries, and with errors that say what to do.
 
-Only calls that MinIO and SeaweedFS both honour are used. A failed request is repeated with growing pauses while it may
+Only calls that every S3 server honours are used. A failed request is repeated with growing pauses while it may
 heal (connection refused or reset, 429, 5xx, SlowDown); what can't heal is a ``StoreError`` at once.
 """
 
@@ -9,59 +9,48 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.errors import StoreError
-from trainer.store.failures import TRANSIENT, MissingObjectError, explained
+from trainer.store.failures import TRANSIENT, explained
 from trainer.store.hashing import PART_BYTES, Hashed
+from trainer.store.object_store import MissingObjectError, ObjectInfo, ObjectStore, changed
 from trainer.store.parallel import for_each
 from trainer.store.parts import PARTS_PER_FILE, Buffers, in_order
 from trainer.store.socket_reads import CHUNK_BYTES, chunks_into
 
 if TYPE_CHECKING:
     import urllib3
-    from minio import Minio
+
+    from trainer.store.sdk import Client
 
 CONNECTIONS = 32
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 60.0
 
 
-@dataclass(frozen=True)
-class ObjectInfo:
-    """One object of a listing. ``modified`` is the server's time, ``etag`` what it says of the content, unquoted."""
-
-    key: str
-    size: int
-    modified: datetime
-    etag: str = ""
-
-
-class ObjectStore:
-    """One bucket of an S3 server. Making one sends no request; safe to use from several threads.
+class S3Store(ObjectStore):
+    """One bucket of an S3 server.
 
     Every method raises ``StoreError`` when the server can't be reached, refuses the keys, lacks the bucket or is full.
     ``patience`` is about how long, in seconds, a request that may heal is repeated before that.
     """
 
-    def __init__(self, settings: StoreSettings, *, patience: float = 20.0, read_seconds: float = READ_SECONDS) -> None:
+    def __init__(self, settings: S3Settings, *, patience: float = 20.0, read_seconds: float = READ_SECONDS) -> None:
         self.settings = settings
         self.patience = patience
         self._read_seconds = read_seconds
 
     def __repr__(self) -> str:
-        return f"ObjectStore({self.settings.endpoint}, bucket {self.settings.bucket!r})"
+        return f"S3Store({self.settings.endpoint}, bucket {self.settings.bucket!r})"
 
     @cached_property
     def _http(self) -> urllib3.PoolManager:
@@ -99,7 +88,7 @@ class ObjectStore:
         return Buffers()
 
     @cached_property
-    def _client(self) -> Minio:
+    def _client(self) -> Client:
         # The SDK takes a third of a second to import; commands that never ask the store don't pay it.
         from trainer.store.sdk import Client
 
@@ -114,12 +103,14 @@ class ObjectStore:
             http_client=self._http,
         )
 
-    def without_retries(self) -> ObjectStore:
-        """The same store for requests that must be over soon: no repeats, and an answer within 20 s."""
-        return ObjectStore(self.settings, patience=0.0, read_seconds=20.0)
+    @property
+    def address(self) -> str:
+        return f"{self.settings.endpoint}, bucket {self.settings.bucket}"
 
-    def ensure_bucket(self) -> None:
-        """Create the bucket unless it exists."""
+    def without_retries(self) -> S3Store:
+        return S3Store(self.settings, patience=0.0, read_seconds=20.0)
+
+    def create(self) -> None:
         with self._explained("create the bucket"):
             if self._client.bucket_exists(self.settings.bucket):
                 return
@@ -130,17 +121,7 @@ class ObjectStore:
                 if getattr(error, "code", "") not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise
 
-    def exists(self, key: str) -> bool:
-        """Whether there is an object ``key``."""
-        return self.info(key) is not None
-
-    def size(self, key: str) -> int | None:
-        """Size of an object in bytes; None when there is none."""
-        info = self.info(key)
-        return None if info is None else info.size
-
     def info(self, key: str) -> ObjectInfo | None:
-        """Size and time of an object; None when there is none."""
         try:
             with self._explained("look up", key):
                 found = self._client.stat_object(self.settings.bucket, key)
@@ -157,53 +138,25 @@ class ObjectStore:
         return any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)
 
     def list(self, prefix: str) -> Iterator[ObjectInfo]:
-        """All objects whose key begins with ``prefix``, in the order of their keys."""
         with self._explained("list", prefix):
             for found in self._client.list_objects(self.settings.bucket, prefix=prefix, recursive=True):
                 # A server with folders (SeaweedFS) may list them, or files it made of itself, as keys ending in "/".
                 if found.object_name and not found.object_name.endswith("/") and found.last_modified:
                     yield ObjectInfo(found.object_name, found.size or 0, found.last_modified, found.etag or "")
 
-    def read_bytes(self, key: str) -> bytes | None:
-        """An object's content; None when there is none. For small objects."""
-        try:
-            return b"".join(self.stream(key))
-        except MissingObjectError:
-            return None
-
     def write_bytes(self, key: str, content: bytes, *, if_absent: bool = False) -> bool:
-        """Write a small object in one step. With ``if_absent``, return False when another content was there already.
-
-        Of several writers with ``if_absent`` exactly one content wins, whatever their number.
-        """
         if if_absent:
             return self._create(key, content)
         with self._explained("write", key):
             self._client.put_object(self.settings.bucket, key, io.BytesIO(content), len(content))
         return True
 
-    def read_json(self, key: str) -> Any | None:
-        """The document in an object; None when there is no object. Raises ``StoreError`` when it isn't JSON."""
-        content = self.read_bytes(key)
-        if content is None:
-            return None
-        try:
-            return json.loads(content)
-        except ValueError as error:
-            raise StoreError(f"{key} in the object store is damaged: not JSON.", "Restore or delete it.") from error
-
-    def write_json(self, key: str, document: Any, *, if_absent: bool = False) -> bool:
-        """Write a document; ``if_absent`` as for ``write_bytes``."""
-        content = json.dumps(document, ensure_ascii=False, separators=(",", ":")).encode()
-        return self.write_bytes(key, content, if_absent=if_absent)
-
     def put_file(self, path: Path, key: str, *, hashed: Hashed, advance: Callable[[int], None] | None = None) -> None:
-        """Upload the file ``path``, of which ``hashed`` is known; a large one in parts, several at once.
+        """Upload a file; a large one in parts, several at once.
 
-        A file that changes meanwhile raises ``StoreError`` and leaves no object: a small one is hashed again; of a
-        large one the time of its last change is looked at with each part, and a server that verifies what it is sent
-        (MinIO and S3 do, SeaweedFS does not) holds each part against its hash. ``advance`` gets the bytes sent since
-        the last call.
+        Whether it changed meanwhile: a small one is hashed again; of a large one the time of its last change is looked
+        at with each part, and a server that verifies what it is sent (MinIO and S3 do, SeaweedFS does not) holds each
+        part against its hash.
         """
         with self._explained("upload", key), path.open("rb", buffering=0) as file:
 
@@ -221,7 +174,7 @@ class ObjectStore:
                     elif now.st_mtime_ns != hashed.modified_ns:
                         same = False
                     if not same:
-                        raise _changed(path)
+                        raise changed(path)
                     etag = self._send(path, key, part, hashed.parts[number], upload_id, number + 1)
                 if advance is not None:
                     advance(size)
@@ -233,15 +186,13 @@ class ObjectStore:
                 self._send_parts(key, hashed, send)
 
     def _send_parts(self, key: str, hashed: Hashed, send: Callable[[int, str | None], str]) -> None:
-        from minio.datatypes import Part
         from minio.error import S3Error
 
         bucket = self.settings.bucket
-        upload_id = self._client._create_multipart_upload(bucket, key, {})
+        upload_id = self._client.begin_upload(bucket, key)
         try:
             etags = for_each(lambda number: send(number, upload_id), range(len(hashed.parts)), workers=PARTS_PER_FILE)
-            parts = [Part(number, etag) for number, etag in enumerate(etags, 1)]
-            self._client._complete_multipart_upload(bucket, key, upload_id, parts)
+            self._client.complete_upload(bucket, key, upload_id, etags)
         except S3Error as error:
             # The answer to "complete" was lost and the repeated request found the upload gone: done already.
             if error.code != "NoSuchUpload" or self.size(key) != hashed.size:
@@ -254,33 +205,19 @@ class ObjectStore:
     def _send(self, path: Path, key: str, part: memoryview, sha256: str, upload_id: str | None, number: int) -> str:
         from minio.error import S3Error
 
-        from trainer.store.sdk import KNOWN_SHA256
-
-        query = {"partNumber": str(number), "uploadId": upload_id} if upload_id else None
-        headers = {"Content-Type": "application/octet-stream", KNOWN_SHA256: sha256}
         try:
-            sent = self._client._put_object(self.settings.bucket, key, part, headers, query)  # pyrefly: ignore
+            if upload_id is not None:
+                return self._client.put_part(self.settings.bucket, key, upload_id, number, part, sha256)
+            return self._client.put(self.settings.bucket, key, part, sha256)
         except S3Error as error:
             if error.code == "XAmzContentSHA256Mismatch":
-                raise _changed(path) from None
+                raise changed(path) from None
             raise
-        return str(sent.etag)
 
     def _abort(self, key: str, upload_id: str) -> None:
         # The store may be what failed: don't wait for it again. Garbage collection frees what is left.
         with contextlib.suppress(Exception):
-            self.without_retries()._client._abort_multipart_upload(self.settings.bucket, key, upload_id)
-
-    def get_file(self, key: str, path: Path) -> None:
-        """Download an object, replacing ``path`` in one step. Raises ``StoreError`` when there is none."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
-        try:
-            with temporary.open("wb") as file:
-                for chunk in self.stream(key):
-                    file.write(chunk)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+            self.without_retries()._client.abort_upload(self.settings.bucket, key, upload_id)
 
     def stream(self, key: str, offset: int = 0, size: int | None = None) -> Iterator[bytes | memoryview]:
         """An object's content from byte ``offset`` on, in pieces; a broken connection is continued where it broke.
@@ -307,21 +244,15 @@ class ObjectStore:
         return done
 
     def delete(self, key: str) -> None:
-        """Delete an object; nothing happens when there is none."""
         with self._explained("delete", key):
             self._client.remove_object(self.settings.bucket, key)
 
     def abort_uploads(self, prefix: str, before: datetime) -> int:
-        """Free what uploads of large files left that were begun before a time (server's) and never ended; their number.
-
-        MinIO lists none, as it drops them itself after a day.
-        """
+        # MinIO lists none, as it drops them itself after a day.
         with self._explained("list unfinished uploads of", prefix):
-            found = self._client._list_multipart_uploads(self.settings.bucket, prefix=prefix).uploads
-            stale = [each for each in found if each.initiated_time is not None and each.initiated_time < before]
-            for each in stale:
-                if each.object_name and each.upload_id:
-                    self._client._abort_multipart_upload(self.settings.bucket, each.object_name, each.upload_id)
+            stale = self._client.unfinished_uploads(self.settings.bucket, prefix, before)
+            for key, upload_id in stale:
+                self._client.abort_upload(self.settings.bucket, key, upload_id)
         return len(stale)
 
     def _chunks(self, key: str, offset: int = 0, room: memoryview | None = None) -> Iterator[bytes | memoryview]:
@@ -350,18 +281,12 @@ class ObjectStore:
                 response.release_conn()
 
     def _create(self, key: str, content: bytes) -> bool:
-        """Write unless there is one: ``If-None-Match: *``, for which the SDK has no call of its own.
-
-        Not through a presigned URL: urllib3 logs URLs, and that one carries a signature.
-        """
         from minio.error import S3Error
 
         with self._explained("write", key):
             for attempt in range(6):
                 try:
-                    self._client._execute(
-                        "PUT", self.settings.bucket, key, body=content, headers={"If-None-Match": "*"}
-                    )
+                    self._client.create(self.settings.bucket, key, content)
                 except S3Error as error:
                     if error.code == "PreconditionFailed":
                         # It is ours all the same when the answer to a first try was lost.
@@ -375,10 +300,3 @@ class ObjectStore:
 
     def _explained(self, action: str, key: str = "") -> contextlib.AbstractContextManager[None]:
         return explained(self.settings, f"{action} {key}" if key else action)
-
-
-def _changed(path: Path) -> StoreError:
-    return StoreError(
-        f"{path} changed while it was uploaded; nothing was stored.",
-        "Push again when nothing writes to the folder any more.",
-    )
