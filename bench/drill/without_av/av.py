@@ -53,7 +53,7 @@ class VideoFrame:
 
 
 class Packet(SimpleNamespace):
-    """One frame in the file, at no place of its own there: it is read through the container."""
+    """One frame in the file, not addressed by its place: it is read through the container."""
 
     pos = None
 
