@@ -33,7 +33,7 @@ STEPS, SAVE_STEPS = 40, 20
 AFTER = 5
 """Steps that a save may still hold up: an optimizer that waits for the copies, writing beside the training."""
 MEMORY = Path("/dev/shm")
-ROOM = 60 * 10**9
+ROOM = 40 * 10**9
 """Bytes it must have free for base model, store and cache to lie there: they would not fit beside checkpoints."""
 
 
