@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from flows.credentials import CREDENTIALS
+from tests.support.waiting import PATIENCE
 from trainer.config.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class StandIns:
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-            timeout=300,
+            timeout=PATIENCE,
         )
         assert done.returncode == 0, done.stdout
         return done.stdout

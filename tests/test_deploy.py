@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.support.waiting import PATIENCE
 from trainer.config.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,7 +170,7 @@ def test_cloud_inits_own_schema_takes_it(docker_client):
     )
     try:
         container.start()
-        code = container.wait(timeout=300)["StatusCode"]
+        code = container.wait(timeout=PATIENCE)["StatusCode"]
         printed = container.logs().decode()
     finally:
         container.remove(force=True)

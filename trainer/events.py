@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TextIO
 
@@ -43,6 +45,13 @@ class ProgressEvent(_Event):
     eta_seconds: float | None = None
 
 
+class SavedEvent(_Event):
+    """The native engine's word to the process that started it: ``checkpoint-<step>`` is whole on this disk."""
+
+    event: Literal["saved"] = "saved"
+    step: int
+
+
 class CheckpointEvent(_Event):
     """A checkpoint is complete and verified in the registry."""
 
@@ -67,6 +76,14 @@ class WarningEvent(_Event):
     event: Literal["warning"] = "warning"
     message: str
     hint: str = ""
+
+
+def divergence(loss: float, step: int) -> WarningEvent:
+    """The warning that a training's loss is no number any more, seen near ``step``."""
+    return WarningEvent(
+        message=f"The loss is {loss} near step {step}.",
+        hint="The training has diverged: stop it and lower --learning-rate, or raise --warmup-ratio.",
+    )
 
 
 class ErrorEvent(_Event):
@@ -95,6 +112,7 @@ class DoneEvent(_Event):
 Event = Annotated[
     PhaseEvent
     | ProgressEvent
+    | SavedEvent
     | CheckpointEvent
     | EvaluationEvent
     | WarningEvent
@@ -114,6 +132,19 @@ def parse_event(line: str) -> Event | None:
         return _ADAPTER.validate_json(line)
     except ValidationError:
         return None
+
+
+def every(seconds: float, show: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """``show`` for progress that comes often: called at most every ``seconds``, and not before so much time is over."""
+    last = time.monotonic()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            show(done, of)
+
+    return progress
 
 
 class Emitter:

@@ -6,17 +6,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
-from flows import compose_discovery
-from flows.embedded.s3 import object_store
-from flows.views.terminal import waiting
+from flows import compose_discovery, earlier_store
+from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.config.settings import pippa_home
-from trainer.store.client import ObjectStore
+from trainer.events import every
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store, store_folder
 
 PIPE_WIDTH = 160
 
@@ -42,19 +44,22 @@ def columns(*headings: str) -> Table:
 
 
 def nothing_stored() -> bool:
-    """Whether this machine has no object store yet, so that a list of what is in it need not start one."""
-    compose_discovery.adopt(pippa_home())
-    return not os.environ.get("PIPPA_S3_ENDPOINT") and not (pippa_home() / "s3").is_dir()
+    """Whether this machine has no object store yet, so that a list of what is in it need not create one."""
+    _look_around(pippa_home())
+    return not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(pippa_home()).is_dir()
 
 
-@contextmanager
-def opened_store() -> Iterator[ObjectStore]:
-    """The object store of the settings, the compose stack's, or the embedded one, started for this command."""
-    compose_discovery.adopt(pippa_home())
-    with object_store(pippa_home()) as settings:
-        store = ObjectStore(settings)
-        store.ensure_bucket()
-        yield store
+def opened_store() -> ObjectStore:
+    """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
+    _look_around(pippa_home())
+    store = open_store()
+    store.create()
+    return store
+
+
+def _look_around(home: Path) -> None:
+    compose_discovery.adopt(home)
+    earlier_store.note(home)
 
 
 @contextmanager
@@ -67,9 +72,11 @@ def spinner(text: str) -> Iterator[None]:
 class ByteBar:
     """A progress bar on stderr for ``progress(done, total)`` in bytes; nothing without a terminal."""
 
+    figures: type[ProgressColumn] = DownloadColumn
+
     def __init__(self, title: str) -> None:
         screen = notes()
-        parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        parts = (TextColumn("{task.description}"), BarColumn(), self.figures())
         self._progress = Progress(*parts, console=screen, transient=True, disable=not screen.is_terminal)
         self._task = self._progress.add_task(escape(title), total=None)
 
@@ -79,3 +86,20 @@ class ByteBar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+class FileBar(ByteBar):
+    """The same in files; without a terminal, a line at the beginning and one now and then."""
+
+    figures = MofNCompleteColumn
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self._title = title
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        screen, shown = notes(), super().__enter__()
+        if screen.is_terminal:
+            return shown
+        screen.print(escape(self._title), soft_wrap=True)
+        return every(PLAIN_SECONDS, lambda done, of: screen.print(f"{done:,} of {of:,} files", soft_wrap=True))

@@ -1,4 +1,4 @@
-"""Runs on another machine: what ``pippa train --launcher remote``, ``runs follow`` and ``runs cancel`` share."""
+"""Runs on another machine: what ``pippa train PRESET --launcher remote``, ``runs follow`` and ``runs cancel`` share."""
 
 from __future__ import annotations
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 from flows.launch import LauncherName
 from trainer.errors import PippaError, UsageError
@@ -68,6 +67,12 @@ def cards(launcher: str, environ: Mapping[str, str] = os.environ) -> list[Card] 
     return None
 
 
+def require_gpus(name: str, gpus: Sequence[str], wanted: int) -> None:
+    """Raise ``UsageError`` for more GPUs than the machine ``name`` has; one without any trains on its processor."""
+    if gpus and wanted > len(gpus):
+        raise UsageError(f"--num-gpus {wanted}, but {name} has {len(gpus)}.", "Lower --num-gpus.")
+
+
 def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:
     """How many trainings may share a GPU, or a machine without one: ``PIPPA_TRAININGS_PER_GPU``, by default 1.
 
@@ -77,18 +82,6 @@ def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise UsageError(f"PIPPA_TRAININGS_PER_GPU is {text!r}, not a number of trainings.", "Write one, such as 2.")
     return int(text)
-
-
-def has_process(flow_run_id: UUID) -> bool:
-    """Whether a process of this machine (of this container, in one) carries out the flow run for a worker."""
-    wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}".encode()
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if wanted in environ.read_bytes().split(b"\0"):
-                return True
-        except OSError:  # somebody else's process, or one that just ended
-            continue
-    return False
 
 
 def _kernel_gpus() -> int:

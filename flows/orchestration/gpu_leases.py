@@ -30,8 +30,8 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder, FlowRun, Stat
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Running, State
 
+from flows.launch.machine import require_gpus
 from flows.orchestration.prefect_client import sync_client
-from trainer.errors import UsageError
 
 WAITING = "Waiting for a GPU"
 """The name of the state of a flow run that has none yet."""
@@ -53,12 +53,12 @@ def held(
     """Hold ``wanted`` of ``gpus`` for the flow run, after waiting for them if need be; yields their ids.
 
     ``share`` trainings may hold the same one. While it waits, the flow run's state says so and for whom, and ``say`` is
-    told. A server that is away for a while costs a training nothing: the GPUs are asked for again when it is back.
+    told. A server that is away for a while costs a training nothing: the GPUs are asked for again when it is back. A
+    flow run that continues a training whose process was killed takes over what it held: its container may still train.
     Without ``gpus`` the machine's processor is held, and nothing yielded. Raises ``UsageError`` for more than there
     are.
     """
-    if gpus and wanted > len(gpus):
-        raise UsageError(f"--num-gpus {wanted}, but {machine} has {len(gpus)}.", "Lower --num-gpus.")
+    require_gpus(machine, gpus, wanted)
     ids = {f"gpu-{gpu}@{machine}": gpu for gpu in gpus}
     names = list(ids) or [f"cpu@{machine}"]
     with sync_client() as client:
@@ -73,7 +73,7 @@ def held(
             key=lambda choice: ",".join(ids.get(name, "") for name in choice) != labels.get(GPUS),
         )
         lease = _Lease(flow_run_id, choices)
-        if not lease.ask(client):
+        if not lease.take_over(client, machine) and not lease.ask(client):
             client.update_flow_run_labels(flow_run_id, {MACHINE: machine})
             _wait(client, lease, machine, say)
             client.set_flow_run_state(flow_run_id, Running(), force=True)
@@ -154,7 +154,25 @@ class _Lease:
         self._choices = choices
         self.id: UUID | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="gpu-lease", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="gpu-lease", daemon=True)
+
+    def take_over(self, client: SyncPrefectClient, machine: str) -> bool:
+        """Take what another flow run of this training still holds; should its process live after all, both renew it."""
+        name = client.read_flow_run(self.flow_run_id).name
+        for run in _trainings(client, machine):
+            # One that is being cancelled is waited for: it saves, and this one continues from there.
+            if run.name != name or run.id == self.flow_run_id or run.state_name != "Running":
+                continue
+            gpus = [gpu for gpu in str(run.labels.get(GPUS, "")).split(",") if gpu]
+            limits = tuple(f"gpu-{gpu}@{machine}" for gpu in gpus) or (f"cpu@{machine}",)
+            if LEASE not in run.labels or limits not in self._choices:
+                continue
+            lease = UUID(str(run.labels[LEASE]))
+            with suppress(httpx.HTTPStatusError):  # it has ended
+                client.renew_concurrency_lease(lease, LEASE_SECONDS)
+                self.id, self.limits = lease, limits
+                return True
+        return False
 
     def ask(self, client: SyncPrefectClient) -> bool:
         """Take the first set that is free; the limits of one are taken all or none."""
@@ -177,8 +195,11 @@ class _Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(timeout=5.0)
         # A server that is away takes it back itself when the lease ends.
+        self._thread.join(timeout=5.0)
+
+    def _work(self) -> None:
+        self._renew()
         with suppress(httpx.HTTPError), sync_client() as client:
             if self.id is not None:
                 client.release_concurrency_slots_with_lease(self.id)

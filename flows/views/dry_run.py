@@ -20,6 +20,7 @@ from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home, secret_from
 from trainer.importers import TINY, describe, is_folder
 from trainer.runner.wandb_setup import default_wandb
+from trainer.store.stores import store_folder
 
 
 def print_plan(
@@ -45,7 +46,7 @@ def print_plan(
         "components tuned": components(config),
         "launcher": launcher,
         "engine": engine,
-        "object store": environ.get("PIPPA_S3_ENDPOINT") or f"embedded, in {pippa_home(environ) / 's3'}",
+        "object store": environ.get("PIPPA_S3_ENDPOINT") or f"the folder {store_folder(pippa_home(environ))}",
         "Prefect": environ.get("PREFECT_API_URL") or f"embedded, in {pippa_home(environ) / 'prefect'}",
         "W&B": f"{wandb.entity}/{wandb.project}, tags {', '.join(wandb.tags)}; {_wandb_mode(config, environ)}",
     }.items():

@@ -24,6 +24,13 @@ def stack(docker_client: docker.DockerClient, tmp_path_factory: pytest.TempPathF
     stack.remove()
 
 
+@pytest.fixture(autouse=True)
+def nothing_trains_on(stack: Stack) -> Iterator[None]:
+    """What a test leaves when it fails would hold the processor that the next one waits for."""
+    yield
+    stack.end_trainings()
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What each stage took."""
     if TIMES:

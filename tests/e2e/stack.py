@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -11,12 +12,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+
+from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
 OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda")
@@ -64,6 +67,18 @@ class Stack:
         """Names of the containers that flows of this stack launched."""
         listed = _output("docker", "ps", "-a", "--filter", "label=pippa.role", "--format", "{{.Names}} {{.Networks}}")
         return [line.split()[0] for line in listed.splitlines() if f"{self.project}_default" in line]
+
+    def end_trainings(self) -> None:
+        """End what still trains: in good order, so that nobody starts it again; where that fails, by force."""
+        if not self.trainings():
+            return
+        with contextlib.suppress(httpx.HTTPError, pytest.fail.Exception), self.api() as api:
+            running = {"flow_runs": {"state": {"type": {"any_": ["SCHEDULED", "PENDING", "RUNNING"]}}}}
+            for run in api.post("/flow_runs/filter", json=running).raise_for_status().json():
+                api.post(f"/flow_runs/{run['id']}/set_state", json={"state": {"type": "CANCELLING"}})
+            until(lambda: not self.trainings(), seconds=60)
+        if left := self.trainings():
+            _output("docker", "rm", "-f", *left)
 
     def shown(self, container: str) -> str:
         """What ``container`` has printed so far."""
@@ -123,16 +138,6 @@ class Stack:
         if stage:
             self.times.append((stage, time.monotonic() - began))
         return done
-
-
-def wait(found: Callable[[], Any], seconds: float, what: str) -> Any:
-    """The first true value of ``found``, asked every second; the test fails where none comes in time."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := found():
-            return value
-        time.sleep(1)
-    pytest.fail(f"{what}: not within {seconds:.0f} s")
 
 
 def private_ca() -> dict[str, str]:

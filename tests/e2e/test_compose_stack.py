@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import Stack, wait
+from tests.e2e.stack import Stack
 from tests.support.isaac.images import build_image
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
@@ -94,11 +95,12 @@ def test_run_returns_the_exit_code_of_the_training(stack: Stack) -> None:
     assert "--batch-size" in refused.stdout
 
 
-def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack) -> None:
+def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack, request: pytest.FixtureRequest) -> None:
     name = f"{stack.project}-stopped"
     long = ("--max-steps", "50000", "--save-steps", "10000")
+    request.addfinalizer(lambda: subprocess.run(["docker", "rm", "-f", name], check=True, capture_output=True))
     assert stack.compose("run", "--detach", "--name", name, "train-smoke", *long).returncode == 0
-    wait(lambda: "step 1/50000" in stack.shown(name), 180, "the first step")
+    until(lambda: "step 1/50000" in stack.shown(name), lambda: stack.shown(name))
     began = time.monotonic()
     subprocess.run(["docker", "stop", name], check=True, capture_output=True)  # with the grace compose.yaml gives it
     stack.times.append(("docker stop: saved, uploaded, both containers ended", time.monotonic() - began))
@@ -110,7 +112,6 @@ def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack) -> 
     run = shown.split()[0]
     listed = stack.pippa("checkpoints", "list", run)
     assert f"{run}/" in listed.stdout, listed.stdout
-    subprocess.run(["docker", "rm", name], check=True, capture_output=True)
 
 
 def test_upstreams_engine_gives_the_same_run(stack: Stack, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.e2e.screens import browser, picture_folder
-from tests.e2e.stack import Stack, wait
+from tests.e2e.stack import Stack
+from tests.support.waiting import until
 from trainer.config.presets import PRESETS
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
@@ -52,7 +53,7 @@ def running_stack(stack: Stack) -> Iterator[None]:
     """All services, the worker's deployments registered; stopped afterwards: other tests want the machine."""
     done = stack.compose("up", "-d", "--build", stage="docker compose up -d", timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:]
-    wait(lambda: deployment(stack, "gc/gc") and deployment(stack, "train/smoke"), 180, "the deployments")
+    until(lambda: deployment(stack, "gc/gc") and deployment(stack, "train/smoke"), "the deployments")
     yield
     stack.compose("stop", "--timeout", "5")
 
@@ -91,8 +92,8 @@ def test_a_schedule_trains(stack: Stack) -> None:
             runs = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
             return next((run for run in runs if run["auto_scheduled"]), None)
 
-        run = wait(scheduled, 120, "the scheduled flow run")
-        wait(lambda: state(stack, run["id"]) in ("COMPLETED", "FAILED", "CRASHED"), 300, "the end of the scheduled run")
+        run = until(scheduled, "the scheduled flow run")
+        until(lambda: state(stack, run["id"]) in ("COMPLETED", "FAILED", "CRASHED"), "the end of the scheduled run")
         stack.times.append(("a scheduled training of 20 steps, from its schedule's creation", time.monotonic() - began))
         api.delete(f"/deployments/{found['id']}/schedules/{made['id']}").raise_for_status()
     assert state(stack, run["id"]) == "COMPLETED"
@@ -102,12 +103,12 @@ def test_a_schedule_trains(stack: Stack) -> None:
 
 def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: Path) -> None:
     run = submit(stack, "train/smoke", {"overrides": {"max_steps": 50_000, "save_steps": 10_000}})
-    wait(stack.trainings, 120, "the training container")
+    until(stack.trainings, "the training container")
 
     def stepped() -> bool:
         return any(artifact["type"] == "progress" and artifact["data"] > 0 for artifact in artifacts(stack, run))
 
-    wait(stepped, 120, "progress")
+    until(stepped, "progress")
     folder = picture_folder(tmp_path)
     auth = (stack.clone / ".pippa/stack/prefect_api_auth_string").read_text()
     with browser(f"http://127.0.0.1:{stack.prefect_port}", folder) as screens:
@@ -116,8 +117,8 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
     began = time.monotonic()
     with stack.api() as api:
         api.post(f"/flow_runs/{run}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
-    wait(lambda: state(stack, run) == "CANCELLED", 120, "the cancellation")
-    wait(lambda: not stack.trainings(), 60, "the end of the container")
+    until(lambda: state(stack, run) == "CANCELLED", "the cancellation")
+    until(lambda: not stack.trainings(), "the end of the container")
     stack.times.append(("cancel a training: saved, uploaded, container gone", time.monotonic() - began))
     stopped = flow_run(stack, run)["name"]
     listed = stack.pippa("checkpoints", "list", stopped)
@@ -144,7 +145,7 @@ def test_the_host_launches_a_container_itself(stack: Stack) -> None:
 
 def test_the_web_page_shows_deployments_form_and_report(stack: Stack, tmp_path: Path) -> None:
     run = submit(stack, "train/smoke", {"overrides": SHORT})
-    wait(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), 300, "the end of the run")
+    until(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), "the end of the run")
     assert state(stack, run) == "COMPLETED"
     report = next(each for each in artifacts(stack, run) if each["type"] == "markdown")
     folder = picture_folder(tmp_path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -16,17 +16,19 @@ from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, push_base_model
 from tests.support.isaac.images import build_image, remove_image
 from tests.support.isaac.repository import BRANCH
+from tests.support.waiting import PATIENCE, until
 from trainer import importers
 from trainer.config.run_spec import Engine
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 if TYPE_CHECKING:
     import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-TAG = "pippa-test/{}:standin"
+TAG = f"pippa-test/{{}}:standin-{secrets.token_hex(3)}"  # another one than that of whoever runs these tests beside
 
 
 @pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda"])
@@ -46,14 +48,14 @@ def engine(built) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def bucket(built, s3_server) -> Iterator[StoreSettings]:
+def bucket(built, s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
 
 @pytest.fixture(scope="module")
 def store(bucket, tmp_path_factory) -> ObjectStore:
-    store = ObjectStore(bucket)
+    store = S3Store(bucket)
     push_base_model(store, tmp_path_factory.mktemp("models"))
     return store
 
@@ -61,9 +63,7 @@ def store(bucket, tmp_path_factory) -> ObjectStore:
 class Container:
     """One ``trainer`` command in an image, removed at the end."""
 
-    def __init__(
-        self, client: docker.DockerClient, engine: Engine, bucket: StoreSettings, *command: str, **environ: str
-    ):
+    def __init__(self, client: docker.DockerClient, engine: Engine, bucket: S3Settings, *command: str, **environ: str):
         self.container = client.containers.run(
             TAG.format(engine),
             ["trainer", *command],
@@ -80,7 +80,7 @@ class Container:
 
     def finish(self) -> tuple[int, str, str]:
         """Exit code, stdout, stderr."""
-        code = self.container.wait(timeout=180)["StatusCode"]
+        code = self.container.wait(timeout=PATIENCE)["StatusCode"]
         out, err = (self.container.logs(stdout=which, stderr=not which).decode() for which in (True, False))
         return code, out, err
 
@@ -102,12 +102,8 @@ def test_a_stopped_container_leaves_a_run_that_another_continues(docker_client, 
         def registered() -> set[str]:
             return {entry.run_id for entry in registry.list_checkpoints(store)} - before
 
-        deadline = time.monotonic() + 180
-        while not (found := registered()):
-            assert time.monotonic() < deadline, run.container.logs().decode()
-            time.sleep(0.2)
-        (run_id,) = found
-        run.container.stop(timeout=60)
+        (run_id,) = until(registered, lambda: run.container.logs().decode())
+        run.container.stop(timeout=int(PATIENCE))
         assert run.finish()[0] == 143  # tini passes the signal on
     state = runs.read_state(store, run_id)
     assert state is not None and state.status == "stopped"
@@ -175,7 +171,7 @@ def test_pippa_train_launches_it(docker_client, engine, bucket, store, tmp_path)
         engine,
         *FLAGS[:4],
     ]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     newest = registry.resolve(store, "smoke/latest")
     assert (newest.step, newest.spec.engine) == (30, engine)

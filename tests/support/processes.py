@@ -1,9 +1,6 @@
-"""Processes that a test started: finding them, and whether they are gone."""
+"""Processes that a test started: whether they are gone."""
 
 from __future__ import annotations
-
-import contextlib
-import time
 
 import psutil
 
@@ -14,17 +11,3 @@ def alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def child_with(argument: str, seconds: float = 30) -> psutil.Process:
-    """This process's only child with ``argument``. One that was just started may have no command line for a moment."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = []
-        for child in psutil.Process().children():
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
-                found += [child] if argument in child.cmdline() else []
-        if found or time.monotonic() > deadline:
-            (only,) = found
-            return only
-        time.sleep(0.02)

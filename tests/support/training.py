@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -20,6 +19,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import flag
 from trainer.events import Event, parse_event
 
@@ -84,7 +84,7 @@ class Training:
     def run_alone(self, **changes: Any) -> int:
         """Train in a process of its own to the end; returns the exit code."""
         process = self.start(**changes)
-        process.join(180)
+        process.join(PATIENCE)
         assert process.exitcode is not None, self.log.read_text()
         return process.exitcode
 
@@ -93,13 +93,9 @@ class Training:
         """Both streams of a training started with ``start``."""
         return self.output_dir.with_name(f"{self.output_dir.name}.log")
 
-    def wait_for(self, condition: Callable[[], bool], process: ForkServerProcess, seconds: float = 120) -> None:
-        """Wait until ``condition`` holds; fails when the training ends before, or takes far too long."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert process.is_alive(), f"The training ended early:\n{self.log.read_text()}"
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.01)
+    def wait_for(self, condition: Callable[[], bool], process: ForkServerProcess) -> None:
+        """Wait until ``condition`` holds; fails when the training ends before."""
+        until(condition, self.log.read_text, alive=process.is_alive)
 
     def wait_for_event(self, name: str, process: ForkServerProcess) -> None:
         """Wait until the training says ``name``: an event, or a phase."""

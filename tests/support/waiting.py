@@ -1,39 +1,42 @@
-"""A command that can be started ahead: it says what it was to do, and with ``stay`` lives on for a minute."""
+"""Waiting for what another thread, process or container does. A wait that succeeds early costs nothing."""
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 import time
+from collections.abc import Callable
+from typing import TypeVar
 
-from trainer.runner.ahead import AHEAD, order
+import pytest
 
+PATIENCE = 300.0
+"""Seconds after which a test takes what it waits for as never coming, however busy the machine is."""
+_LONGEST_PAUSE = 0.1
 
-def prepare(environ) -> None:
-    environ.setdefault("CUDA_VISIBLE_DEVICES", "0")
-
-
-def main() -> None:
-    arguments = sys.argv[1:]
-    waited = arguments == [AHEAD]
-    if waited:
-        arguments = order("colorsys", [__file__], prepare)
-    sys.stderr.write("a word for people\n")
-    said = {
-        "pid": os.getpid(),
-        "waited": waited,
-        "loaded": "colorsys" in sys.modules,
-        "arguments": arguments,
-        "argv": sys.argv[1:],
-        "environ": dict(os.environ),
-        "stdin": sys.stdin.read(),
-    }
-    sys.stdout.write(json.dumps(said) + "\n")
+T = TypeVar("T")
 
 
-if __name__ == "__main__":
-    main()
-    if "stay" in sys.argv:
-        sys.stdout.flush()
-        time.sleep(60)
+def until(
+    condition: Callable[[], T | None],
+    what: str | Callable[[], object] = "",
+    *,
+    alive: Callable[[], object] = lambda: True,
+    seconds: float = PATIENCE,
+) -> T:
+    """The first true value of ``condition``, which is asked again and again.
+
+    The test fails when none comes within ``seconds``, or when what should bring it is not ``alive``. ``what`` says what
+    was waited for, or shows what there is instead.
+    """
+    deadline = time.monotonic() + seconds
+    pause = 0.005
+    while True:
+        # In this order: what was done last, before the end, counts.
+        going_on = alive()
+        if value := condition():
+            return value
+        if not going_on:
+            pytest.fail(f"It ended before this wait did: {what() if callable(what) else what}")
+        if time.monotonic() > deadline:
+            pytest.fail(f"Waited {seconds:.0f} s in vain: {what() if callable(what) else what}")
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE)

@@ -12,17 +12,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, PippaError
 from trainer.runner.cards import cards
-from trainer.store.client import ObjectStore
+from trainer.store.stores import open_store, store_folder
 from trainer.training.devices import oldest_driver
 
 _PACKAGES = ("pippa", "torch", "transformers", "accelerate", "av", "wandb", "minio")
 
 
 def main() -> int:
-    """Print what there is, one line each. Returns 4 when an object store is configured but can't be used."""
+    """Print what there is, one line each. Returns 4 when the object store can't be used."""
     out = sys.stdout.write
     out(f"{'python':<14} {platform.python_version()} on {platform.platform()}\n")
     for package in _PACKAGES:
@@ -40,16 +40,17 @@ def main() -> int:
 
 
 def _store(out: Callable[[str], object]) -> int:
-    if not os.environ.get("PIPPA_S3_ENDPOINT"):
-        out(f"{'object store':<14} PIPPA_S3_ENDPOINT is not set (`pippa train` starts one itself)\n")
+    folder = store_folder(pippa_home())
+    if not os.environ.get("PIPPA_S3_ENDPOINT") and not folder.is_dir():
+        out(f"{'object store':<14} the folder {folder}, made when it is first used\n")
         return ExitCode.DONE
     try:
-        settings = StoreSettings.from_environ()
-        ObjectStore(settings).ensure_bucket()
+        store = open_store()
+        store.create()
     except PippaError as error:
         out(f"{'object store':<14} {error.message} {error.hint}\n")
         return int(error.exit_code)
-    out(f"{'object store':<14} {settings.endpoint}, bucket {settings.bucket}: reachable\n")
+    out(f"{'object store':<14} {store.address}: usable\n")
     return ExitCode.DONE
 
 

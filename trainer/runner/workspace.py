@@ -17,7 +17,7 @@ from trainer.events import Event, WarningEvent
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import disk_full
 from trainer.store import registry, resume_points, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 _OWNER = ".pippa-run"
 LOCK_SECONDS = 300.0

@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments
 
-from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.finetune_config import LOGGING_STEPS, FinetuneConfig
 from trainer.forecast import AHEAD_BYTES
 from trainer.training.devices import under_torchrun
 
 SEED = 42
 """Upstream's constant; no version of its command line changes it."""
 
-LOGGING_STEPS = 10
 
 log = logging.getLogger(__name__)
 

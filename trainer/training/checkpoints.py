@@ -28,11 +28,13 @@ class CheckpointWriter:
     """Writes the ``checkpoint-<step>`` folders of one output directory, one at a time.
 
     transformers writes in place, so that a crash while saving leaves a torn folder that ``--resume`` then picks. Here a
-    folder gets its name when it is complete and on the disk. Errors of the thread are raised by ``check`` and ``wait``.
+    folder gets its name when it is complete and on the disk, and ``committed`` hears of its step. Errors of the thread
+    are raised by ``check`` and ``wait``.
     """
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, committed: Callable[[int], object] = lambda _: None) -> None:
         self._output_dir = output_dir
+        self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-write")
         self._pending: Future[None] | None = None
         self.last: Path | None = None
@@ -86,6 +88,7 @@ class CheckpointWriter:
         staged.rename(final)
         _sync_folder(self._output_dir)
         self.last = final
+        self._committed(int(name.removeprefix("checkpoint-")))
         with contextlib.suppress(OSError):  # another rank has begun with the next one
             (self._output_dir / STAGING).rmdir()
         self._remove_old()

@@ -147,15 +147,21 @@ class ContainerTraining:
         """Give away every line until the container has ended; its state then, None when it or the daemon is gone."""
         away: float | None = None
         ended: dict[str, Any] | None = None
+
+        def answered() -> None:
+            nonlocal away
+            if away is not None and announce:
+                self._events.put(WarningEvent(message="The Docker daemon is back; the training went on meanwhile."))
+            away = None
+
         while True:
             lines = 0
             try:
                 for line in reader.read(follow=ended is None):
+                    answered()
                     lines += 1
                     give(line)
-                if away is not None and announce:
-                    self._events.put(WarningEvent(message="The Docker daemon is back; the training went on meanwhile."))
-                away = None
+                answered()
                 # A broken connection ends like a finished one. What was there at the end is complete when reading it
                 # once more brings nothing.
                 if ended is not None and not lines:

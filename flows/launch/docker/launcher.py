@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cached_property
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import docker
 from docker.models.containers import Container
@@ -39,6 +42,9 @@ cameras each, upstream's defaults, are 1.3 GB of float images; 8 GiB has room fo
 is a limit, taken only as it fills."""
 STARTING_SECONDS = 30.0
 """A container that was created and not started within this was left by a process that was killed between the two."""
+STORELESS_SECONDS = 30.0
+"""What a training whose object store is gone gets to save on its disk."""
+ANSWER_SECONDS = 2.0
 _NOT_A_RESULT = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
@@ -77,12 +83,10 @@ class DockerLauncher:
 
         Raises ``PippaError``; then nothing is left.
         """
+        container = None
         try:
-            container = self._existing(job, environ)
-            while container is None:
-                container = self._create(job, environ)
-                # None: somebody else was faster, and has it started by now or is about to.
-                container = container or self._existing(job, environ)
+            while container is None:  # somebody else was faster, and has it started by now or is about to
+                container = self._existing(job, environ) or self._create(job, environ)
         except docker.errors.APIError as error:
             raise _refused(job, error) from error
         except UNREACHABLE as error:
@@ -99,29 +103,22 @@ class DockerLauncher:
                 return None
             state = found.attrs["State"]
             if state["Status"] in ("running", "paused", "restarting"):
-                if _endpoint(found) == environ.get("PIPPA_S3_ENDPOINT"):
+                place = self._place(environ)
+                if (store := _store(found)) == (environ.get("PIPPA_S3_ENDPOINT") or place.store):
                     return found
-                if (stack := found.labels.get(LABEL + "project", "")) != self._place(environ).project:
-                    raise UsageError(
-                        f"{job.name} runs already, with the object store {_endpoint(found)}"
-                        + (f", started by the compose project {stack}." if stack else ", started outside of compose."),
-                        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
-                        # Within the stack the store has its own name, and there a resume follows the container.
-                        + (
-                            f" `docker compose run --rm worker pippa runs resume {job.name}` follows it."
-                            if stack
-                            else ""
-                        ),
-                    )
-                # The embedded store has another port after each start: this one can't register anything any more. It
-                # may save on its disk, and the one that follows continues from there.
-                stop([found], STARTING_SECONDS)
+                stack = found.labels.get(LABEL + "project", "")
+                if stack != place.project or _is_there(store):
+                    raise _runs_elsewhere(job, name, store, stack)
+                # Its store is gone, so it can't register anything any more. It may save on its disk, and the one that
+                # follows continues from there.
+                stop([found], STORELESS_SECONDS)
             elif state["Status"] in ("exited", "dead"):
                 # Stopped before its end, it is no result: to start is to go on.
                 if state["ExitCode"] not in _NOT_A_RESULT:
                     return found
                 _remove(found)
             elif state["Status"] == "created" and _age(found) > STARTING_SECONDS:
+                # Its creator may only be slow: should it start now, it is not removed, and followed.
                 _remove(found)
             time.sleep(0.2)  # being started or removed by somebody else
 
@@ -134,7 +131,7 @@ class DockerLauncher:
         configuration = self.configuration(job, environ, image, place, secrets)
         if certificate:
             configuration["environment"] |= container_secrets.certificate_variables()
-        files = container_secrets.archive(secrets, certificate, _owner(image))
+        files = container_secrets.archive(secrets, certificate, _owner(image, place))
         try:
             return self._started(configuration, place, files)
         except docker.errors.APIError as error:
@@ -153,15 +150,25 @@ class DockerLauncher:
         try:
             identity = self.client.api.create_container(**configuration)["Id"]
         except docker.errors.APIError as error:
-            if error.status_code == 409:
-                return None
+            if error.status_code == HTTPStatus.CONFLICT:
+                return None  # somebody else was faster
             raise
-        container = self.client.containers.get(identity)
+        container = self.client.containers.prepare_model({"Id": identity})
         try:
             for network in place.networks:
                 self.client.networks.get(network).connect(container)
             container.put_archive("/", files)
             container.start()
+            container.reload()
+        except (docker.errors.APIError, *UNREACHABLE):
+            status = _status(container)
+            if status is None:
+                return None  # somebody took it for abandoned and removed it, and starts one
+            if status == "running":
+                return container  # only the answer was lost; somebody else may follow it by now
+            with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
+                _remove(container)
+            raise
         except BaseException:
             with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
                 container.remove(force=True, v=True)
@@ -178,7 +185,7 @@ class DockerLauncher:
             network_mode=place.network,
             mounts=list(place.mounts),
             device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
-            shm_size=_size(settings, "PIPPA_SHM_SIZE") or parse_bytes(SHM_SIZE),
+            shm_size=_size(settings, "PIPPA_SHM_SIZE") or int(parse_bytes(SHM_SIZE)),
             # As PyTorch's own images are run: pinned memory and deep stacks.
             ulimits=[
                 Ulimit(name="memlock", soft=-1, hard=-1),
@@ -188,9 +195,10 @@ class DockerLauncher:
             memswap_limit=memory,  # no swap: a training that swaps is worse than one that ends and says why
             restart_policy={"Name": "no"},
             auto_remove=False,
-            # The images run as a user without capabilities; now no program in them can get any.
+            # The images run as a user without capabilities; now no program in them can get any. Nor does root need any
+            # for what is its own.
             security_opt=["no-new-privileges"],
-            cap_drop=["ALL"] if _owner(image) else None,
+            cap_drop=["ALL"] if place.user or _owner(image, place) else None,
             # The daemon's default driver may be one that can't be read back.
             log_config=LogConfig(type="json-file", config={"max-size": "100m", "max-file": "3"}),
         )
@@ -201,6 +209,11 @@ class DockerLauncher:
             "PIPPA_IMAGE": images.digest(image),
         }
         labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
+        if place.user:
+            # The image may not know this user, who then has no name and no home in it.
+            variables |= {"USER": "pippa", "LOGNAME": "pippa", "HOME": f"{place.home}/cache/home"}
+        if place.store:
+            labels["store"] = place.store
         # An image built by compose hands its labels on, and compose would take this for a container of its service:
         # `up` would make it anew and `down` remove it, in the middle of a training.
         inherited = dict.fromkeys(
@@ -210,6 +223,7 @@ class DockerLauncher:
             "image": image.id,
             "command": ["trainer", *job.arguments],
             "name": PREFIX + job.name,
+            "user": place.user or None,
             "labels": inherited | {LABEL + name: value for name, value in labels.items()},
             "environment": variables,
             "host_config": host,
@@ -233,8 +247,33 @@ def stop(containers: list[Container], grace: float) -> None:
 
 
 def _remove(container: Container) -> None:
-    with contextlib.suppress(docker.errors.NotFound):
-        container.remove(force=True, v=True)
+    """Remove ``container`` unless it runs, or somebody else does or did."""
+    try:
+        container.remove(v=True)
+    except docker.errors.APIError as error:
+        if error.status_code not in (HTTPStatus.NOT_FOUND, HTTPStatus.CONFLICT):
+            raise
+
+
+def _status(container: Container) -> str | None:
+    """As the daemon says now: created, running …; None for one that is gone, empty where the daemon is away."""
+    try:
+        container.reload()
+    except docker.errors.NotFound:
+        return None
+    except (docker.errors.APIError, *UNREACHABLE):
+        return ""
+    return str(container.status)
+
+
+def _runs_elsewhere(job: Job, name: str, store: str | None, stack: str) -> UsageError:
+    return UsageError(
+        f"{job.name} runs already, with the object store {store}, started "
+        + (f"by the compose project {stack}." if stack else "outside of compose."),
+        f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
+        # Within the stack the store has its own name, and there a resume follows the container.
+        + (f" `docker compose run --rm worker pippa runs resume {job.name}` follows it." if stack else ""),
+    )
 
 
 def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
@@ -242,24 +281,34 @@ def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
     return gpus.refusal(message) or PippaError(f"The Docker daemon refused the container of {job.name}: {message}")
 
 
-def _endpoint(container: Container) -> str | None:
+def _store(container: Container) -> str | None:
+    """The endpoint of its object store, or the folder that is it."""
     variables = dict(each.partition("=")[::2] for each in container.attrs["Config"]["Env"] or [])
-    return variables.get("PIPPA_S3_ENDPOINT")
+    return variables.get("PIPPA_S3_ENDPOINT") or container.labels.get(LABEL + "store")
 
 
-def created(container: Container) -> datetime:
-    """When the daemon made the container, to the second."""
-    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
+def _is_there(store: str | None) -> bool:
+    """Whether an object store is still there: the folder, or something that listens at the endpoint."""
+    url = urlsplit(store or "")
+    if not url.scheme:
+        return bool(url.path) and Path(url.path).is_dir()
+    try:
+        address = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+        socket.create_connection(address, ANSWER_SECONDS).close()
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _age(container: Container) -> float:
-    """Seconds."""
-    return (datetime.now(UTC) - created(container)).total_seconds()
+    """Seconds since the daemon made the container."""
+    created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")  # to the second
+    return (datetime.now(UTC) - created).total_seconds()
 
 
-def _owner(image: Image) -> int:
-    """The user id that the image's programs run as: a number, root, or else the user ``pippa``."""
-    user = str(image.attrs["Config"].get("User") or "root").partition(":")[0]
+def _owner(image: Image, place: Placement) -> int:
+    """The user id that the container's programs run as: the placement's, or the image's, where a name is ``pippa``."""
+    user = place.user.partition(":")[0] or str(image.attrs["Config"].get("User") or "root").partition(":")[0]
     return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
 
 

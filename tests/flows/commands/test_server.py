@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -16,6 +15,7 @@ import pytest
 
 from flows.commands.server import server, server_environment
 from flows.embedded.prefect import answers
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
 
 
@@ -108,17 +108,15 @@ def test_it_answers_asks_for_its_password_shows_its_pages_and_ends(tmp_path):
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(command, env=environ, cwd=tmp_path, stdout=log, stderr=log)
     try:
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
-        while not _up(f"{url}/api"):
-            assert time.monotonic() < deadline and process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.5)
+        url = f"http://127.0.0.1:{port}"
+        until(lambda: _up(f"{url}/api"), (tmp_path / "log").read_text, alive=lambda: process.poll() is None)
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{url}/api/admin/version", timeout=10)
         page = urllib.request.Request(f"{url}/deployments", headers={"Accept": "text/html"})
         with urllib.request.urlopen(page, timeout=10) as answer:
             assert b"<!DOCTYPE html>" in answer.read(100)
         process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.wait(PATIENCE)
     finally:
         process.kill()
         process.wait()

@@ -17,6 +17,7 @@ from flows.launch.docker import placement
 from flows.launch.docker.container_handle import ContainerTraining
 from flows.launch.docker.launcher import DockerLauncher
 from flows.launch.follow import Outcome, follow
+from tests.support.waiting import PATIENCE
 from trainer.events import Event
 
 CONTEXT = Path(__file__).parents[2] / "support" / "image"
@@ -64,7 +65,7 @@ class Bench:
 
 
 def followed(
-    training: ContainerTraining, observe: Callable[[Event], None] = lambda _: None, grace: float = 20.0
+    training: ContainerTraining, observe: Callable[[Event], None] = lambda _: None, grace: float = PATIENCE
 ) -> tuple[Outcome, list[Event]]:
     """Follow to the end; the outcome, and every event."""
     events: list[Event] = []

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
-from flows.launch.follow import ECHO_SECONDS, Interrupts
+from flows.launch import follow
+from flows.launch.follow import Interrupts
 
 
-def test_an_echo_of_ctrl_c_counts_once_and_a_second_one_counts():
+def test_an_echo_of_ctrl_c_counts_once_and_a_second_one_counts(monkeypatch):
     with Interrupts() as interrupts:
+        monkeypatch.setattr(follow, "ECHO_SECONDS", 3600.0)
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.count == 1
-        time.sleep(2 * ECHO_SECONDS)
+        monkeypatch.setattr(follow, "ECHO_SECONDS", 0.0)
         os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.count == 2

@@ -4,19 +4,18 @@ import json
 import os
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from flows.launch import follow as following
 from flows.launch import process, training_job
 from flows.launch.follow import Outcome, TrainerLostError, can_heal, failure, follow
 from flows.launch.launchers import get_launcher
-from flows.launch.process import ProcessLauncher, TrainerProcess, trainer_ahead
-from tests.support.processes import child_with
+from flows.launch.process import ProcessLauncher, TrainerProcess
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import DatasetError, OutOfMemoryError, PippaError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
@@ -35,18 +34,9 @@ def start(tmp_path) -> Callable[..., TrainerProcess]:
     return start
 
 
-def followed(training: TrainerProcess, grace: float = 20.0) -> tuple[Outcome, list[Event]]:
+def followed(training: TrainerProcess, grace: float = PATIENCE) -> tuple[Outcome, list[Event]]:
     events: list[Event] = []
     return follow(training, events.append, grace), events
-
-
-def unknown_run(training: TrainerProcess) -> int:
-    """See that the trainer looked for its run in the store, and told log and pippa; its process id."""
-    outcome, _ = followed(training)
-    error = failure(outcome, training)
-    assert isinstance(error, UsageError) and JOB.name in error.message
-    assert error.message in training.log.read_text()
-    return training.pid
 
 
 def when(events: list[Event], kind: type[Event], do: Callable[[], None]) -> Callable[[Event], None]:
@@ -73,12 +63,12 @@ def test_every_event_arrives_in_order_and_other_lines_are_left_out(start):
     assert "--run-id" in training.log.read_text()
 
 
-def test_the_trainer_that_waits_is_the_one_that_trains(s3_settings, tmp_path):
+def test_a_run_that_the_store_does_not_know_is_said_in_the_log_too(s3_settings, tmp_path):
     environ = {**os.environ, **s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path)}
-    with trainer_ahead({**os.environ, "PIPPA_HOME": str(tmp_path)}):
-        waiting = child_with("--ahead")
-        first, again = (unknown_run(ProcessLauncher(tmp_path).start(JOB, environ)) for _ in range(2))
-    assert first == waiting.pid != again
+    training = ProcessLauncher(tmp_path).start(JOB, environ)
+    error = failure(followed(training)[0], training)
+    assert isinstance(error, UsageError) and JOB.name in error.message
+    assert error.message in training.log.read_text()
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (3, DatasetError), (4, StoreError), (5, OutOfMemoryError)])
@@ -109,7 +99,7 @@ def test_a_trainer_stopped_by_somebody_else_is_no_success(start):
     training = start(lines=[PROGRESS], wait=True)
     events: list[Event] = []
     stop = when(events, ProgressEvent, lambda: os.kill(training.pid, signal.SIGTERM))
-    found = failure(follow(training, stop, 20.0), training)
+    found = failure(follow(training, stop, PATIENCE), training)
     assert found is not None and found.exit_code == 143 and not can_heal(found)
 
 
@@ -117,7 +107,7 @@ def test_ctrl_c_lets_the_trainer_save_and_follows_it_to_the_end(start):
     training = start(lines=[PROGRESS], wait=True, last_words=[CHECKPOINT])
     events: list[Event] = []
     before = signal.getsignal(signal.SIGINT)
-    outcome = follow(training, when(events, ProgressEvent, interrupt), 20.0)
+    outcome = follow(training, when(events, ProgressEvent, interrupt), PATIENCE)
     assert outcome.interrupted and outcome.exit_code == 143
     assert isinstance(events[-1], CheckpointEvent)
     assert any(isinstance(event, WarningEvent) and "Ctrl-C again" in event.message for event in events)
@@ -127,22 +117,26 @@ def test_ctrl_c_lets_the_trainer_save_and_follows_it_to_the_end(start):
 def test_a_second_ctrl_c_ends_a_trainer_that_does_not_listen(start, tmp_path, monkeypatch):
     monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     training = start(lines=[PROGRESS], wait=True, deaf=True, child=str(tmp_path / "child"))
-    events: list[Event] = []
+    # The first one was noted when the warning comes.
+    once, twice = when([], ProgressEvent, interrupt), when([], WarningEvent, interrupt)
+    monkeypatch.setattr(following, "ECHO_SECONDS", 0.0)
 
-    def twice() -> None:
-        interrupt()
-        threading.Timer(0.5, interrupt).start()
+    def observe(event: Event) -> None:
+        once(event)
+        twice(event)
 
-    outcome = follow(training, when(events, ProgressEvent, twice), 600.0)
+    outcome = follow(training, observe, 2 * PATIENCE)
     assert outcome.interrupted and outcome.exit_code == -signal.SIGKILL
-    assert gone(training.pid) and gone(int((tmp_path / "child").read_text()))
+    wait_gone(training.pid)
+    wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_the_grace_period_ends(start, monkeypatch):
     monkeypatch.setattr(process, "KILL_SECONDS", 0.5)
     training = start(lines=[PROGRESS], wait=True, deaf=True)
     outcome = follow(training, when([], ProgressEvent, interrupt), 0.1)
-    assert outcome.exit_code == -signal.SIGKILL and gone(training.pid)
+    assert outcome.exit_code == -signal.SIGKILL
+    wait_gone(training.pid)
 
 
 def test_an_exception_stops_the_trainer_in_good_order_and_is_raised(start):
@@ -156,15 +150,15 @@ def test_an_exception_stops_the_trainer_in_good_order_and_is_raised(start):
         raise TerminationSignal
 
     with pytest.raises(TerminationSignal):
-        follow(training, when(events, ProgressEvent, cancelled), 20.0)
+        follow(training, when(events, ProgressEvent, cancelled), PATIENCE)
     assert any(isinstance(event, CheckpointEvent) for event in events)
-    assert gone(training.pid)
+    wait_gone(training.pid)
 
 
 def test_what_the_trainer_leaves_running_is_ended(start, tmp_path):
     training = start(child=str(tmp_path / "child"))
     followed(training)
-    assert gone(int((tmp_path / "child").read_text()))
+    wait_gone(int((tmp_path / "child").read_text()))
 
 
 def test_an_unknown_launcher_is_named(tmp_path):
@@ -177,11 +171,6 @@ def test_a_command_that_is_not_there_is_an_error(tmp_path):
         ProcessLauncher(tmp_path, [str(tmp_path / "missing")]).start(JOB, {})
 
 
-def gone(pid: int) -> bool:
-    """Whether the process ends; an orphan needs a moment to be reaped."""
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
-            return True
-        time.sleep(0.02)
-    return False
+def wait_gone(pid: int) -> None:
+    """Wait for the end of a process."""
+    until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)

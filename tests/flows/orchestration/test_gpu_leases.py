@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from uuid import UUID
 
@@ -14,6 +13,7 @@ from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.states import Running
 
 from flows.orchestration import gpu_leases
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
 
 
@@ -43,13 +43,6 @@ def start(client) -> Callable[[], UUID]:
 
 def taken(client: SyncPrefectClient, limit: str) -> int:
     return client.read_global_concurrency_limit_by_name(limit).active_slots
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_a_training_holds_its_gpus_and_gives_them_back(client, machine, start):
@@ -100,7 +93,7 @@ def test_the_next_one_waits_in_sight_and_for_whom(client, machine, start, monkey
         until(lambda: "Before this one in the queue: " + client.read_flow_run(second).name in state(third)[1])
         assert not begun
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
     # Whoever came first asks more often, so that it has the better chance; the order is not a promise.
     assert set(begun) == {second, third} and state(second)[0] == state(third)[0] == "Running"
     assert said and all(gpu_leases.WAITING in line for line in said)

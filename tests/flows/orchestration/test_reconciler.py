@@ -13,11 +13,12 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.events import emit_event
-from prefect.states import Cancelling, Pending, Running
+from prefect.states import Cancelling, Pending, Running, State
 
 from flows.orchestration import gpu_leases, reconciler
 from flows.orchestration.reconciler import Reconciler, lost, recover
 from tests.support.proxy import proxy
+from tests.support.waiting import until
 
 
 @flow(name="train")
@@ -36,6 +37,12 @@ def run(client) -> FlowRun:
     return client.create_flow_run(idle, name=f"run-{secrets.token_hex(3)}", state=Running())
 
 
+def state_of(client: SyncPrefectClient, run: FlowRun) -> State:
+    state = client.read_flow_run(run.id).state
+    assert state is not None
+    return state
+
+
 def long_ago() -> datetime:
     return datetime.now(UTC) - timedelta(days=1)
 
@@ -51,8 +58,8 @@ def test_a_run_that_was_not_heard_of_is_lost_and_said_to_be(client, run, monkeyp
     time.sleep(0.5)
     assert is_lost(client, run)
     tidying.tidy(client)
-    state = client.read_flow_run(run.id).state
-    assert state is not None and state.is_crashed() and "pippa runs resume" in str(state.message)
+    state = state_of(client, run)
+    assert state.is_crashed() and "pippa runs resume" in str(state.message)
 
 
 def test_a_silent_run_of_another_machine_is_left_alone(client, run, monkeypatch):
@@ -75,25 +82,17 @@ def test_silence_counts_from_the_servers_return_on(client, run, prefect_environ,
         with Reconciler(seconds=0.1) as keeping:
             way.cut()
             cut = datetime.now(UTC)
-            deadline = time.monotonic() + 60
-            while keeping._listening < cut:  # until a round has failed
-                assert time.monotonic() < deadline
-                time.sleep(0.1)
+            until(lambda: keeping._listening > cut)  # a round has failed
             time.sleep(reconciler.LOST_SECONDS)
             way.mend()
-            while not (state := client.read_flow_run(run.id).state).is_crashed():
-                assert time.monotonic() < deadline
-                time.sleep(0.2)
-            assert state.timestamp >= keeping._listening + timedelta(seconds=reconciler.LOST_SECONDS)
+            until(lambda: state_of(client, run).is_crashed())
+            assert state_of(client, run).timestamp >= keeping._listening + timedelta(seconds=reconciler.LOST_SECONDS)
 
 
 def test_a_run_whose_process_lives_is_heard_of(client, run):
     since = datetime.now(UTC) - timedelta(seconds=5)
     emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
-    deadline = time.monotonic() + 30
-    while not reconciler._heard_of(client, run.id, since):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    until(lambda: reconciler._heard_of(client, run.id, since))
     assert not reconciler._heard_of(client, run.id, datetime.now(UTC) + timedelta(seconds=5))
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,23 @@ from uuid import UUID
 import docker
 import pytest
 from docker.models.containers import Container
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    LogFilter,
+    LogFilterFlowRunId,
+)
+from prefect.client.schemas.objects import StateType
+from prefect.states import Crashed
 
+from flows.orchestration import gpu_leases
 from tests.conftest import bucket_of_its_own
+from tests.support.waiting import PATIENCE, until
 from trainer import importers
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 OVERRIDES = {"dataset_path": ["synthetic.PickNPlace"], "base_model_path": "a-model"}
@@ -37,6 +49,7 @@ class Team:
     docker: docker.DockerClient
     store: ObjectStore
     processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _ends: dict[str, tuple[threading.Thread, list[int]]] = field(default_factory=dict)
 
     def spawn(self, name: str, *argv: str, **environ: str) -> subprocess.Popen[bytes]:
@@ -59,20 +72,17 @@ class Team:
     def words(self, name: str) -> str:
         return self.log(name).read_text()
 
-    def worker(self, name: str = "worker") -> subprocess.Popen[bytes]:
-        """A worker that takes runs."""
-        process = self.spawn(name, "worker", "--name", "the-worker")
-        self.until(lambda: "started!" in self.words(name) or process.poll() is not None, lambda: self.words(name))
-        assert process.poll() is None, self.words(name)
+    def worker(self, name: str) -> subprocess.Popen[bytes]:
+        """A worker that takes runs; ``name`` is its log's."""
+        process = self.workers[name] = self.spawn(name, "worker", "--name", "the-worker")
+        until(lambda: "started!" in self.words(name), lambda: self.words(name), alive=lambda: process.poll() is None)
         return process
 
-    def until(
-        self, condition: Callable[[], Any], explain: Callable[[], object] = lambda: "", seconds: float = 90
-    ) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, explain()
-            time.sleep(0.2)
+    def running_workers(self) -> list[subprocess.Popen[bytes]]:
+        return [process for process in self.workers.values() if process.poll() is None]
+
+    def workers_words(self) -> str:
+        return "\n".join(self.words(name) for name in self.workers)
 
     def start(self, deployment: str, parameters: Mapping[str, Any]) -> UUID:
         """A flow run, as a person starts it in the pages."""
@@ -90,17 +100,22 @@ class Team:
     def state(self, flow_run_id: UUID) -> str:
         return str(self.run(flow_run_id).state_name)
 
+    def logged(self, flow_run_id: UUID) -> list[str]:
+        """The lines that the flow run wrote into Prefect's log, as far as they are there."""
+        with self.api() as client:
+            of_this = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+            return [line.message for line in client.read_logs(of_this)]
+
     def cancel(self, flow_run_id: UUID) -> None:
         from prefect.states import Cancelling
 
         with self.api() as client:
             client.set_flow_run_state(flow_run_id, Cancelling())
 
-    def reach(self, flow_run_id: UUID, state: str, seconds: float = 90) -> None:
-        self.until(
+    def reach(self, flow_run_id: UUID, state: str) -> None:
+        until(
             lambda: self.state(flow_run_id) == state,
-            lambda: (self.run(flow_run_id).state, self.words("worker")),
-            seconds,
+            lambda: (self.run(flow_run_id).state, self.workers_words()),
         )
 
     def api(self) -> Any:
@@ -113,14 +128,18 @@ class Team:
 
     def training(self, flow_run_id: UUID) -> Container:
         """The container of a flow run's training, once it trains."""
-        self.until(
+        until(
             lambda: any(c.status == "running" for c in self.containers(self.run(flow_run_id).name)),
-            lambda: (self.run(flow_run_id).state, self.words("worker")),
+            lambda: (self.run(flow_run_id).state, self.workers_words()),
         )
         [container] = self.containers(self.run(flow_run_id).name)
-        self.until(lambda: b"progress" in container.logs(), container.logs)
+        until(lambda: b"progress" in container.logs(), container.logs)
         codes: list[int] = []
-        waiting = threading.Thread(target=lambda: codes.append(container.wait(timeout=600)["StatusCode"]), daemon=True)
+
+        def wait() -> None:
+            codes.append(container.wait(timeout=2 * PATIENCE)["StatusCode"])
+
+        waiting = threading.Thread(target=wait, daemon=True)
         waiting.start()
         self._ends[str(container.id)] = waiting, codes
         return container
@@ -128,7 +147,7 @@ class Team:
     def exit_code(self, container: Container) -> int | None:
         """How a container that ``training`` returned ended, also when it is gone by now."""
         waiting, codes = self._ends[str(container.id)]
-        waiting.join(10)
+        waiting.join(PATIENCE)
         return codes[0] if codes else None
 
     def flow_processes(self, flow_run_id: UUID) -> list[int]:
@@ -143,24 +162,55 @@ class Team:
                 continue
         return found
 
+    def clean(self) -> None:
+        """End what a test left, in whatever state it failed: commands, flow runs, what they hold, containers."""
+        workers = self.running_workers()
+        for process in self.processes:
+            if process.poll() is None and process not in workers:
+                end(process)
+        left = [StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+        unfinished = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=left)))
+        with self.api() as client:
+            for run in client.read_flow_runs(flow_run_filter=unfinished):
+                for pid in self.flow_processes(run.id):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                client.set_flow_run_state(run.id, Crashed(message="Left by a test."), force=True)
+                gpu_leases.give_back(client, run.id)
+        for container in self.docker.containers.list(
+            all=True, filters={"ancestor": self.environ["PIPPA_TRAINER_IMAGE"]}, ignore_removed=True
+        ):
+            with contextlib.suppress(docker.errors.APIError):  # it is being removed
+                container.remove(force=True, v=True)
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
 
 @pytest.fixture(scope="session")
 def patient_image(docker_client: docker.DockerClient) -> Iterator[str]:
     """The tag of the image with the trainer that takes its time."""
-    tag = f"pippa-test/patient:{secrets.token_hex(4)}"
+    token = secrets.token_hex(4)
+    tag = f"pippa-test/patient:{token}"
     arguments = {name: os.environ[name] for name in ("PYTHON_IMAGE",) if name in os.environ}
-    docker_client.images.build(path=str(SUPPORT / "patient"), tag=tag, rm=True, buildargs=arguments)
+    # The label makes it another image than that of whoever runs the same tests here, and so its containers others.
+    docker_client.images.build(
+        path=str(SUPPORT / "patient"), tag=tag, rm=True, buildargs=arguments, labels={"pippa-test": token}
+    )
     yield tag
     docker_client.images.remove(tag, force=True)
 
 
 @pytest.fixture(scope="module")
 def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_factory) -> Iterator[Team]:
-    """What the tests of a module need, in a store of their own. Start a worker where one is needed."""
+    """What the tests of a module need, in a store of their own."""
     folder = tmp_path_factory.mktemp("team")
     (folder / "password").write_text(prefect_environ["PREFECT_API_AUTH_STRING"] + "\n")
     with bucket_of_its_own(s3_server) as settings:
-        store = ObjectStore(settings)
+        store = S3Store(settings)
         environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},
@@ -189,9 +239,14 @@ def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_fact
 
             refresh_global_settings_context()
             yield team
-        for process in reversed(team.processes):
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-        for container in docker_client.containers.list(all=True, filters={"ancestor": patient_image}):
-            container.remove(force=True, v=True)
+            for worker in team.running_workers():
+                end(worker)
+
+
+@pytest.fixture(autouse=True)
+def each_test(team: Team) -> Iterator[None]:
+    """A worker runs, whatever the test before did to its own, and nothing that this one leaves meets the next."""
+    if not team.running_workers():
+        team.worker(f"worker-{len(team.workers)}")
+    yield
+    team.clean()

@@ -6,13 +6,10 @@ import signal
 
 import pytest
 
+from tests.support.waiting import PATIENCE, until
+
 pytestmark = pytest.mark.docker
 FLAGS = ("--launcher", "remote", "--dataset-path", "synthetic.PickNPlace", "--base-model-path", "a-model")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def worker(team):
-    return team.worker()
 
 
 @pytest.fixture
@@ -32,7 +29,7 @@ def laptop(team, request):
 
 def test_a_training_elsewhere_is_seen_to_its_end(team, laptop, request):
     process = laptop("train", "smoke", *FLAGS)
-    assert process.wait(120) == 0, team.words(request.node.name)
+    assert process.wait(PATIENCE) == 0, team.words(request.node.name)
     words = team.words(request.node.name)
     run_id = words.split()[0]
     assert "step 1/20" in words and "step 20/20" in words, words
@@ -41,7 +38,7 @@ def test_a_training_elsewhere_is_seen_to_its_end(team, laptop, request):
 
 def test_it_ends_with_the_training_s_exit_code(team, laptop, request):
     process = laptop("train", "smoke", "--launcher", "remote", "--dataset-path", "no-such-dataset")
-    assert process.wait(120) == 2, team.words(request.node.name)
+    assert process.wait(PATIENCE) == 2, team.words(request.node.name)
     assert "no-such-dataset" in team.words(request.node.name)
 
 
@@ -49,20 +46,20 @@ def test_it_ends_with_the_training_s_exit_code(team, laptop, request):
 def test_ctrl_c_only_stops_watching(team, laptop, request):
     name = request.node.name
     process = laptop("train", "overfit-demo", *FLAGS)
-    team.until(lambda: "step 1/" in team.words(name), lambda: team.words(name))
+    until(lambda: "step 1/" in team.words(name), lambda: team.words(name))
     process.send_signal(signal.SIGINT)
-    assert process.wait(30) == 130
+    assert process.wait(PATIENCE) == 130
     run_id = team.words(name).split()[0]
     assert f"pippa runs follow {run_id}" in team.words(name)
     [container] = team.containers(run_id)
     assert container.status == "running"
 
-    assert laptop("runs", "cancel", run_id).wait(90) == 0, team.words(name)
+    assert laptop("runs", "cancel", run_id).wait(PATIENCE) == 0, team.words(name)
     assert "Cancelled" in team.words(name) and team.containers(run_id) == []
 
     resumed = laptop("runs", "resume", run_id, "--launcher", "remote")
-    team.until(lambda: [c.id for c in team.containers(run_id) if c.id != container.id], lambda: team.words(name))
-    assert laptop("runs", "cancel", run_id).wait(90) == 0 and resumed.wait(30) == 143, team.words(name)
+    until(lambda: [c.id for c in team.containers(run_id) if c.id != container.id], lambda: team.words(name))
+    assert laptop("runs", "cancel", run_id).wait(PATIENCE) == 0 and resumed.wait(PATIENCE) == 143, team.words(name)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +73,7 @@ def test_ctrl_c_only_stops_watching(team, laptop, request):
 def test_what_can_not_work_is_refused_here(team, laptop, request, flag, named):
     (team.folder / "somewhere").mkdir(exist_ok=True)
     (team.folder / "somewhere" / "config.json").write_text("{}")
-    assert laptop("train", "smoke", "--launcher", "remote", *flag).wait(60) == 2
+    assert laptop("train", "smoke", "--launcher", "remote", *flag).wait(PATIENCE) == 2
     assert named in team.words(request.node.name)
 
 
@@ -84,7 +81,7 @@ def test_a_wrong_password_is_said(team, laptop, request):
     whole = team.environ
     team.environ = {**whole, "PREFECT_API_AUTH_STRING_FILE": "", "PREFECT_API_AUTH_STRING": "me:guess"}
     try:
-        assert laptop("train", "smoke", *FLAGS).wait(60) == 1
+        assert laptop("train", "smoke", *FLAGS).wait(PATIENCE) == 1
     finally:
         team.environ = whole
     assert "refuses the password" in team.words(request.node.name)

@@ -12,14 +12,15 @@ from trainer.errors import StoreError, UsageError
 from trainer.importers.names import S3Prefix
 from trainer.importers.s3 import settings_for
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture
 def lake(s3_server, synthetic) -> Iterator[ObjectStore]:
     """Another bucket, with a dataset under a prefix and something else beside it."""
     with bucket_of_its_own(s3_server) as settings:
-        bucket = ObjectStore(settings)
+        bucket = S3Store(settings)
         for file in files(synthetic):
             bucket.write_bytes(f"robots/pick/{file.relative_to(synthetic)}", file.read_bytes())
         bucket.write_bytes("robots/pick-other/README.md", b"another")

@@ -6,7 +6,7 @@ import random
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.proxy import proxy
+from tests.support.waiting import until
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
 from trainer.errors import StoreError
@@ -22,15 +23,16 @@ from trainer.runner import checkpoint_folder, checkpoint_uploader
 from trainer.runner.checkpoint_uploader import PENDING, Uploader
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store import registry, resume_points, snapshots, tree
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import hash_file
 from trainer.store.manifest import FileRecord, Manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
 def object_store(s3_server) -> Iterator[ObjectStore]:
     with bucket_of_its_own(s3_server) as settings:
-        yield ObjectStore(settings)
+        yield S3Store(settings)
 
 
 @pytest.fixture
@@ -71,18 +73,13 @@ class Uploading:
     def commit(self, step: int) -> Path:
         """As the native engine does."""
         write(self.folder / f".checkpoint-{step}", step)
-        return (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+        folder = (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+        self.uploader.saved()
+        return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 30 s"
-        time.sleep(0.02)
 
 
 def test_checkpoints_are_registered_in_order_while_the_training_goes_on(object_store, spec, tmp_path):
@@ -90,7 +87,7 @@ def test_checkpoints_are_registered_in_order_while_the_training_goes_on(object_s
     job.uploader.start()
     for step in (5, 10):
         job.commit(step)
-        wait_until(lambda step=step: step in job.steps)
+        until(lambda step=step: step in job.steps)
     assert job.uploader.finish()
     uploaded = [event for event in job.events if isinstance(event, CheckpointEvent)]
     assert [event.step for event in uploaded] == [5, 10]
@@ -117,7 +114,7 @@ def test_a_checkpoint_the_engine_deletes_at_once_is_still_uploaded(object_store,
     job.uploader.start()
     for step in (5, 10, 15):
         folder = job.commit(step)
-        wait_until(lambda name=folder.name: (tmp_path / PENDING / name).is_dir())
+        until(lambda name=folder.name: (tmp_path / PENDING / name).is_dir())
         shutil.rmtree(folder)
     wait.set()
     assert job.uploader.finish()
@@ -136,10 +133,10 @@ def test_what_is_written_in_place_is_taken_only_when_it_is_whole(object_store, s
         time.sleep(0.2)
         assert job.steps == []
     shards.write_bytes(whole)
-    wait_until(lambda: job.steps == [5])
+    until(lambda: job.steps == [5])
     write(tmp_path / "checkpoint-10", 10)
     write(tmp_path / "checkpoint-15", 15)  # the engine goes on: the one before is complete
-    wait_until(lambda: 10 in job.steps)
+    until(lambda: 10 in job.steps)
     assert job.uploader.finish()
     assert job.steps == [5, 10, 15] and job.warnings == []
 
@@ -149,7 +146,7 @@ def test_half_a_checkpoint_is_never_registered(object_store, spec, tmp_path, ato
     job = Uploading(object_store, spec, tmp_path, atomic=atomic)
     job.uploader.start()
     folder = job.commit(5)
-    wait_until(lambda: atomic is False or job.steps == [5])
+    until(lambda: atomic is False or job.steps == [5])
     write(tmp_path / ".checkpoint-10", 10)
     (tmp_path / ".checkpoint-10" / "model-00001-of-00002.safetensors").unlink()
     (tmp_path / ".checkpoint-10").rename(tmp_path / "checkpoint-10")
@@ -162,20 +159,20 @@ def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, 
     host, _, port = object_store.settings.host.partition(":")
     with proxy(host, int(port)) as way:
         settings = object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"})
-        job = Uploading(ObjectStore(settings, patience=0.5), spec, tmp_path, atomic=True)
+        job = Uploading(S3Store(settings, patience=0.5), spec, tmp_path, atomic=True)
         job.uploader.start()
         job.commit(5)
-        wait_until(lambda: any(isinstance(event, CheckpointEvent) for event in job.events))
+        until(lambda: any(isinstance(event, CheckpointEvent) for event in job.events))
         way.cut()
         for step in (10, 15):
             folder = job.commit(step)
-            wait_until(lambda name=folder.name: (tmp_path / PENDING / name).is_dir())
+            until(lambda name=folder.name: (tmp_path / PENDING / name).is_dir())
             shutil.rmtree(folder)
-        wait_until(lambda: job.warnings)
+        until(lambda: job.warnings)
         assert not job.uploader.finish(patience_seconds=0.5)  # given up, but kept
         assert len(job.warnings) == 1 and "uploaded yet" in job.warnings[0]
         way.mend()
-        again = Uploading(ObjectStore(settings), spec, tmp_path, atomic=True, registered=[5])
+        again = Uploading(S3Store(settings), spec, tmp_path, atomic=True, registered=[5])
         again.uploader.start()
         assert again.uploader.finish()
     job.store = object_store
@@ -222,7 +219,7 @@ def test_training_state_follows_the_checkpoints(object_store, spec, tmp_path, mo
     job.uploader.start()
     for step in (5, 10):
         job.commit(step)
-        wait_until(lambda step=step: resume_points.read(object_store, spec.run_id) == job.resume_point(step))
+        until(lambda step=step: resume_points.read(object_store, spec.run_id) == job.resume_point(step))
     assert job.uploader.finish()
     point = resume_points.read(object_store, spec.run_id)
     assert point is not None
@@ -239,7 +236,7 @@ def test_training_state_takes_a_small_share_of_the_link_and_goes_up_when_a_run_i
     job.uploader.start()
     for step in (5, 10, 15):
         job.commit(step)
-    wait_until(lambda: job.steps == [5, 10, 15])
+    until(lambda: job.steps == [5, 10, 15])
     assert resume_points.read(object_store, spec.run_id) is None
     assert job.uploader.finish(resumable=resumable)
     assert resume_points.read(object_store, spec.run_id) == (job.resume_point(15) if resumable else None)
@@ -249,13 +246,13 @@ def test_a_checkpoint_costs_the_store_what_was_tuned(object_store, spec, tmp_pat
     monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 1e9)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     steps = range(5, 55, 5)
-    for step in steps:
-        folder = job.commit(step)
+    folders = [job.commit(step) for step in steps]
+    for step, folder in zip(steps, folders, strict=True):
         # Told apart from the checkpoint before, and heavy as a trained part is.
         safetensors(folder / "model-00002-of-00002.safetensors", random.Random(step).randbytes(200_000))
     job.uploader.start()
     assert job.uploader.finish()
-    whole = sum(len(content) for path, content in contents(folder).items() if path != "optimizer.pt")
+    whole = sum(len(content) for path, content in contents(folders[-1]).items() if path != "optimizer.pt")
     sent = sum(event.bytes_uploaded for event in job.events if isinstance(event, CheckpointEvent))
     assert job.steps == list(steps) and sent <= whole + len(steps) * 200_000 * 1.05
 
@@ -319,11 +316,11 @@ def test_a_disk_in_trouble_costs_no_checkpoint_and_one_warning(object_store, spe
     job = Uploading(object_store, spec, tmp_path, atomic=atomic, quiet_seconds=0)
     job.uploader.start()
     job.commit(5)
-    wait_until(lambda: job.steps == [5])
+    until(lambda: job.steps == [5])
     setattr(disk, trouble, True)
     for step in (10, 15):
         job.commit(step)
-    wait_until(lambda: job.warnings)
+    until(lambda: job.warnings)
     time.sleep(0.5)  # tried again, and again
     setattr(disk, trouble, False)
     assert job.uploader.finish()
@@ -336,7 +333,7 @@ def test_a_checkpoint_that_was_never_set_aside_is_no_success(object_store, spec,
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     job.uploader.start()
     job.commit(5)
-    wait_until(lambda: job.steps == [5])
+    until(lambda: job.steps == [5])
     setattr(disk, trouble, True)
     job.commit(10)
     assert not job.uploader.finish(patience_seconds=0.5)
@@ -364,7 +361,7 @@ def test_one_checkpoint_that_can_not_be_read_holds_up_no_other(object_store, spe
     job.uploader.start()
     for step in (5, 10):
         job.commit(step)
-    wait_until(lambda: job.steps == [10])
+    until(lambda: job.steps == [10])
     assert not job.uploader.finish(patience_seconds=0.5)
 
 

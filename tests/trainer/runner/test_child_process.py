@@ -10,6 +10,7 @@ import time
 import psutil
 import pytest
 
+from tests.support.waiting import PATIENCE
 from trainer.errors import ExitCode
 from trainer.events import ProgressEvent
 from trainer.runner.child_process import Interrupted, Signals, run_child
@@ -101,7 +102,7 @@ while True: time.sleep(1)
     threading.Thread(target=send).start()
     outcome, _ = run(code, signals, seen)
     assert outcome.returncode == -signal.SIGKILL and signals.impatient
-    psutil.wait_procs([psutil.Process(pid) for pid in [int(seen.lines[0])] if psutil.pid_exists(pid)], timeout=10)
+    psutil.wait_procs([psutil.Process(pid) for pid in [int(seen.lines[0])] if psutil.pid_exists(pid)], timeout=PATIENCE)
     assert not psutil.pid_exists(int(seen.lines[0])) or psutil.Process(int(seen.lines[0])).status() == "zombie"
 
 

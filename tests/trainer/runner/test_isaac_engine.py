@@ -17,28 +17,31 @@ import tyro
 from flows.views.dry_run import upstream_command_text
 from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, check_run, events_of, push_base_model
-from tests.trainer.runner.test_checkpoint_uploader import wait_until
+from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
-from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.config.presets import PRESETS
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 UPSTREAM = Path(__file__).parents[2] / "support" / "isaac" / "upstream"
 FINETUNE = UPSTREAM / "scripts" / "gr00t_finetune.py"
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[StoreSettings]:
+def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
 
 @pytest.fixture(scope="module")
 def store(bucket, tmp_path_factory) -> ObjectStore:
-    store = ObjectStore(bucket)
+    store = S3Store(bucket)
     push_base_model(store, tmp_path_factory.mktemp("models"))
     return store
 
@@ -64,7 +67,7 @@ def start(environ: dict[str, str], *arguments: str) -> subprocess.Popen[str]:
 
 
 def test_a_whole_run_is_like_a_native_one(store, environ, tmp_path):
-    out, err = (process := start(environ, "smoke", *FLAGS)).communicate(timeout=120)
+    out, err = (process := start(environ, "smoke", *FLAGS)).communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     run_id = check_run(store, events_of(out), "isaac-uv", tmp_path)
     log = (tmp_path / "home" / "runs" / run_id / "log.txt").read_text()
@@ -74,18 +77,18 @@ def test_a_whole_run_is_like_a_native_one(store, environ, tmp_path):
 def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_path):
     process = start({**environ, "STANDIN_HANGS_AT": "15"}, "smoke", *FLAGS)
     folders = tmp_path / "home" / "runs"
-    wait_until(lambda: list(folders.glob("*/*/checkpoint-10/experiment_cfg")))
+    until(lambda: list(folders.glob("*/*/checkpoint-10/experiment_cfg")))
     (run,) = folders.iterdir()
-    wait_until(lambda: registry.list_checkpoints(store, run.name))
+    until(lambda: registry.list_checkpoints(store, run.name))
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + signal.SIGTERM
     kept = [entry.step for entry in registry.list_checkpoints(store, run.name)]
     (output,) = run.glob("gr00t-*")
     assert kept == [10]  # upstream saves nothing when it is told to stop
     assert set(checkpoints(output)) == {10}
 
-    out, err = (process := start(environ, "--run-id", run.name)).communicate(timeout=60)
+    out, err = (process := start(environ, "--run-id", run.name)).communicate(timeout=PATIENCE)
     assert process.returncode == 0, err
     assert "--resume" in (run / "log.txt").read_text()
     assert [event.step for event in events_of(out) if event.event == "checkpoint"] == [20, 30]
@@ -98,11 +101,15 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_pa
     [
         (["--dataloader-num-workers", "0"], "prefetch factor"),
         (["--report-to", "azure_ml"], "no Azure ML"),
-        (["--data-config", "mine:Config"], "no one module is both"),
+        (["--data-config", "arm.toml"], "--data-config arm: upstream's own data configs are classes"),
     ],
 )
 def test_what_upstream_would_fail_on_is_refused_at_once(environ, tmp_path, flags, says):
-    out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=60)
+    (tmp_path / "arm.toml").write_text(
+        to_toml(dataclasses.replace(DATA_CONFIGS["so100"], name="arm", action_horizon=8))
+    )
+    flags = [str(tmp_path / flag) if flag == "arm.toml" else flag for flag in flags]
+    out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert says in err and "--engine native" in err
     assert [event.event for event in events_of(out)] == ["error"]
@@ -121,7 +128,8 @@ def upstream_arguments(monkeypatch) -> type:
 
 
 def test_the_stand_in_has_upstreams_fields_and_defaults(upstream_arguments):
-    ours = {name: UPSTREAM_DEFAULTS.get(name, field.default) for name, field in FinetuneConfig.model_fields.items()}
+    fields = {name: field for name, field in FinetuneConfig.model_fields.items() if name not in OWN_FIELDS}
+    ours = {name: UPSTREAM_DEFAULTS.get(name, field.default) for name, field in fields.items()}
     theirs = {field.name: field.default for field in dataclasses.fields(upstream_arguments)}
     assert list(theirs) == list(ours)
     assert {name: value for name, value in theirs.items() if name != "dataset_path"} == {
@@ -132,7 +140,7 @@ def test_the_stand_in_has_upstreams_fields_and_defaults(upstream_arguments):
 @pytest.mark.parametrize("name", PRESETS)
 def test_upstreams_parser_reads_what_the_image_gives_it(upstream_arguments, name):
     parsed = tyro.cli(upstream_arguments, args=to_argv(PRESETS[name].config))
-    assert dataclasses.asdict(parsed) == PRESETS[name].config.model_dump()
+    assert dataclasses.asdict(parsed) == PRESETS[name].config.model_dump(exclude=set(OWN_FIELDS))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -145,4 +153,4 @@ def test_the_recipes_command_means_the_preset(upstream_arguments, name):
     # What it leaves to upstream's defaults, and where the dataset lies, are all that may look different.
     (dataset,) = parsed.pop("dataset_path")
     assert dataset == "./demo_data/" + config.dataset_path[0].split("/")[-1]
-    assert parsed == config.model_dump(exclude={"dataset_path"})
+    assert parsed == config.model_dump(exclude={"dataset_path", *OWN_FIELDS})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,18 +16,18 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
-from tests.support.processes import alive, child_with
+from tests.support.processes import alive
 from tests.support.proxy import proxy
-from tests.trainer.runner.test_checkpoint_uploader import wait_until
+from tests.support.waiting import PATIENCE, until
 from trainer import cli
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS, get_data_config
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 WANDB_KEY = "9f" * 20
@@ -40,9 +41,9 @@ def synthetic(tmp_path_factory) -> Path:
 class Trainer:
     """``trainer run`` as a user runs it, with the fake engine."""
 
-    def __init__(self, settings: StoreSettings, folder: Path, dataset: Path) -> None:
+    def __init__(self, settings: S3Settings, folder: Path, dataset: Path) -> None:
         self.settings, self.folder, self.dataset = settings, folder, dataset
-        self.store = ObjectStore(settings)
+        self.store = S3Store(settings)
         self.home = folder / "home"
         self.model = folder / "base"
         self.model.mkdir()
@@ -79,7 +80,7 @@ class Trainer:
         return self.start("smoke", *steps, *sources, *flags, **environ)
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, list[Event]]:
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         events = [parse_event(line) for line in out.splitlines()]
         assert all(events), out  # nothing but events on stdout
         return process.returncode, [event for event in events if event]
@@ -113,7 +114,7 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[StoreSettings]:
+def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
@@ -157,33 +158,27 @@ def test_a_whole_run(trainer):
     assert "--no-resume" in call["argv"]
     assert call["argv"][call["argv"].index("--output-dir") + 1].startswith(str(trainer.home / "runs" / run_id))
     assert call["env"]["WANDB_NAME"] == run_id.rsplit("-", 1)[0] and call["env"]["WANDB_MODE"] == "offline"
-    assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
+    lineage = json.loads(Path(call["env"]["WANDB_CONFIG_PATHS"]).read_text())["lineage"]["value"]
+    assert lineage["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
 
-def test_both_can_wait_for_what_to_train(trainer, tmp_path):
-    base = make_tiny_base_model(tmp_path / "tiny")
-    environ = {**trainer.environ, "PIPPA_HOME": str(trainer.home), "WANDB_MODE": "offline"}
-    del environ["PIPPA_FINETUNE_COMMAND"]
-    command = [sys.executable, "-m", "trainer.cli", "run"]
-    flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
-    # As on a machine with a GPU: the first is what a training gets that names none.
-    early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
-    environ["CUDA_VISIBLE_DEVICES"] = "0"
-    with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
-        run = child_with("--ahead")
-        wait_until(run.children)
-        (engine,) = run.children()
-        wait_until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
-        arguments = [str(part) for pair in flags.items() for part in pair]
-        process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
-    assert process and process.pid == run.pid and process.stdout
-    for line in process.stdout:
-        if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
-            assert run.children() == [engine]
-    assert process.wait(60) == 0, trainer.stderr
-    assert trainer.steps == [2] and not alive(engine)
+def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(trainer, tmp_path):
+    ours = replace(DATA_CONFIGS["fourier_gr1_arms_only"], name="ours", action_horizon=8)
+    (tmp_path / "robot.toml").write_text(to_toml(ours))
+    trainer.pause(7)
+    process = trainer.preset("--data-config", "robot.toml", FAKE_EVALUATE="0.125")
+    until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
+    (tmp_path / "robot.toml").unlink()
+    process.send_signal(signal.SIGTERM)
+    assert trainer.finish(process)[0] == 143, trainer.stderr
+    trainer.engine.clear()
+    assert trainer.finish(trainer.start("--run-id", trainer.run_id))[0] == 0, trainer.stderr
+    for call in trainer.calls:
+        given = call["argv"][call["argv"].index("--data-config") + 1]
+        assert Path(given).parent == trainer.home / "runs" / trainer.run_id and get_data_config(given) == ours
+    assert registry.resolve(trainer.store, "smoke/latest").spec.config.data_config == ours
 
 
 def test_no_secret_leaves_the_process(trainer):
@@ -216,7 +211,7 @@ def test_upstreams_engine_is_followed_by_its_lines(trainer):
 def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(trainer, tmp_path):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     run_id = trainer.run_id
@@ -236,8 +231,8 @@ def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(tr
 def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer, tmp_path):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
-    wait_until(lambda: trainer.steps == [5, 10])
+    until(reached.exists)
+    until(lambda: trainer.steps == [5, 10])
     process.kill()
     process.communicate()
     run_id = trainer.run_id
@@ -259,7 +254,7 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
 def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer):
     reached = trainer.pause(12)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     engine = psutil.Process(process.pid).children()
     assert engine
     process.kill()
@@ -290,7 +285,7 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
 def test_a_checkpoint_the_disk_does_not_let_be_read_is_neither_removed_nor_left_out(trainer):
     reached = trainer.pause(7)
     process = trainer.preset()
-    wait_until(reached.exists)
+    until(reached.exists)
     process.send_signal(signal.SIGTERM)
     assert trainer.finish(process)[0] == 143
     (state,) = trainer.home.rglob("checkpoint-7/trainer_state.json")
@@ -312,12 +307,12 @@ def test_the_store_may_be_away_during_the_training(trainer):
     with proxy(host, int(port)) as way:
         reached = trainer.pause(11)
         process = trainer.preset("--save-steps", "3", PIPPA_S3_ENDPOINT=f"http://127.0.0.1:{way.port}")
-        wait_until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
+        until(lambda: (trainer.home / "runs").is_dir() and 3 in trainer.steps)
         way.cut()
-        wait_until(reached.exists)
+        until(reached.exists)
         Path(str(reached).removesuffix(".reached")).touch()
         (output,) = (trainer.home / "runs" / trainer.run_id).glob("gr00t-*")
-        wait_until(lambda: 20 in checkpoints(output))
+        until(lambda: 20 in checkpoints(output))
         way.mend()
         code, events = trainer.finish(process)
     assert code == 0, trainer.stderr
@@ -357,7 +352,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
     ]
     processes = [(trainer.start(*arguments, **environ), code, says) for arguments, environ, code, says in cases]
     for (process, code, says), (arguments, *_) in zip(processes, cases, strict=True):
-        out, _ = process.communicate(timeout=60)
+        out, _ = process.communicate(timeout=PATIENCE)
         assert process.returncode == code, (arguments, out)
         error = parse_event(out.splitlines()[-1])
         assert isinstance(error, ErrorEvent) and error.code == code
@@ -368,7 +363,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
 
 
 def test_a_store_that_is_down_is_exit_code_4(trainer, monkeypatch, capsys):
-    monkeypatch.setattr("trainer.runner.run.ObjectStore", functools.partial(ObjectStore, patience=0.0))
+    monkeypatch.setattr("trainer.store.stores.S3Store", functools.partial(S3Store, patience=0.0))
     monkeypatch.setenv("PIPPA_S3_ENDPOINT", "http://127.0.0.1:9")
     for name, value in trainer.settings.to_environ().items():
         if name != "PIPPA_S3_ENDPOINT":

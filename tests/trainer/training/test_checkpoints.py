@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 
 from tests.support.training import Training, assert_same
+from tests.support.waiting import until
 from trainer.data.metadata import read_metadata
 from trainer.errors import DiskFullError
-from trainer.events import ProgressEvent
+from trainer.events import ProgressEvent, SavedEvent
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.runner import checkpoint_folder
 
@@ -54,6 +55,7 @@ def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
         assert checkpoint_folder.problem(seven.checkpoint(step), step) is None
     # Upstream keeps five as well.
     assert seven.steps == [3, 4, 5, 6, 7]
+    assert [event.step for event in seven.events if isinstance(event, SavedEvent)] == [1, 2, 3, 4, 5, 6, 7]
     assert {path.name for path in seven.output_dir.iterdir() if path.name.startswith(".")} == set()
     assert read_metadata(seven.output_dir / "experiment_cfg", "new_embodiment").embodiment_tag == "new_embodiment"
     state = json.loads((seven.output_dir / "trainer_state.json").read_text())
@@ -104,10 +106,8 @@ def test_a_checkpoint_is_written_while_the_training_goes_on(
     def hold(model: GR00TN15, folder: Path, **kwargs: Any) -> None:
         under_way.append(folder.name)
         # Two more steps begin before anything is written, as far as there are more: the training is ahead already.
-        enough, deadline = min(len(losses) + 2, 8), time.monotonic() + 60
-        while len(losses) < enough:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        enough = min(len(losses) + 2, 8)
+        until(lambda: len(losses) >= enough)
         write(model, folder, **kwargs)
         most.append(list(under_way))
         under_way.remove(folder.name)

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.support.training import Training, assert_same
+from tests.support.waiting import PATIENCE
 from trainer.errors import UsageError
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.runner import checkpoint_folder
@@ -57,7 +58,7 @@ def test_two_processes_make_one(training: MakeTraining, no_dropout: Path, even_d
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     ranks = [two.start({**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
     for rank in ranks:
-        rank.join(180)
+        rank.join(PATIENCE)
         assert rank.exitcode == 0, two.log.read_text()
     assert_close(two, one, 4)
     states = {path.name for path in two.checkpoint(4).glob("rng_state*")}
@@ -69,7 +70,7 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
     flags = {"num_gpus": 2, "max_steps": 12, "save_steps": 12, "dataloader_num_workers": 1}
     whole = training("whole", **flags)
     process = whole.start(TWO)
-    process.join(180)
+    process.join(PATIENCE)
     assert process.exitcode == 0, whole.log.read_text()
 
     stopped = training("stopped", **flags)
@@ -77,17 +78,17 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
     stopped.wait_for_event("progress", process)
     children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid or 0, signal.SIGTERM)
-    process.join(180)
+    process.join(PATIENCE)
     assert process.exitcode == 143, stopped.log.read_text()
     (step,) = stopped.steps
     assert 0 < step < 12
     assert checkpoint_folder.problem(stopped.checkpoint(step), step) is None
-    gone, alive = psutil.wait_procs(children, timeout=30)
+    gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert len(gone) >= 4
     assert alive == []
 
     process = stopped.start(TWO, resume=True)
-    process.join(180)
+    process.join(PATIENCE)
     assert process.exitcode == 0, stopped.log.read_text()
     # Three epochs, each in another order, with dropout: the same as without the stop, to the last bit.
     assert_same(stopped.weights(12), whole.weights(12))
@@ -97,7 +98,7 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
 def test_one_rank_that_fails_ends_all_with_its_exit_code(training: MakeTraining, tmp_path: Path) -> None:
     lost = training("lost", num_gpus=2, base_model_path=tmp_path / "absent")
     process = lost.start(TWO)
-    process.join(180)
+    process.join(PATIENCE)
     assert process.exitcode == 2, lost.log.read_text()
 
 

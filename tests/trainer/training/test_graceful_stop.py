@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.training import Training
+from tests.support.waiting import PATIENCE
 from trainer.runner import checkpoint_folder
 
 MakeTraining = Callable[..., Training]
@@ -23,7 +24,7 @@ def test_a_signal_ends_it_with_a_checkpoint(training: MakeTraining, number: int,
     process = stopped.start()
     stopped.wait_for_event("progress", process)
     os.kill(process.pid or 0, number)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == code, stopped.log.read_text()
     (step,) = stopped.steps
     assert 0 < step < 500
@@ -37,7 +38,7 @@ def test_while_loading_it_ends_at_once(training: MakeTraining) -> None:
     process = stopped.start()
     stopped.wait_for_event("load", process)
     os.kill(process.pid or 0, signal.SIGTERM)
-    process.join(60)
+    process.join(PATIENCE)
     assert process.exitcode == 143
     assert stopped.steps == []
     assert '"train"' not in stopped.log.read_text()

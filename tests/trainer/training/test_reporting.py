@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import struct
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +14,14 @@ import wandb
 from wandb.proto.wandb_internal_pb2 import Record  # pyrefly: ignore[missing-module-attribute]
 
 from tests.support.training import Training
+from tests.support.waiting import until
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
 from trainer.errors import UsageError
 from trainer.events import WarningEvent
 from trainer.runner.wandb_setup import default_wandb, wandb_environment
-from trainer.training.reporting import RUN_SPEC, reporting
+from trainer.training.reporting import reporting
 
 MakeTraining = Callable[..., Training]
 
@@ -30,21 +30,17 @@ MakeTraining = Callable[..., Training]
 def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No run goes on into the next test, and no key of this machine is used."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", RUN_SPEC):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", "WANDB_CONFIG_PATHS"):
         monkeypatch.setenv(name, "")  # recorded first, so that what a test sets is undone as well
         monkeypatch.delenv(name)
     yield
     wandb.teardown()
 
 
-def records(folder: Path, seconds: float = 30) -> list[Record]:
+def records(folder: Path) -> list[Record]:
     """The records of the offline run under ``folder``, once they are written: W&B's own process does that."""
-    deadline = time.monotonic() + seconds
-    while True:
-        found = _written(folder)
-        if any(record.HasField("run") for record in found) or time.monotonic() > deadline:
-            return found
-        time.sleep(0.2)
+    until(lambda: any(record.HasField("run") for record in _written(folder)))
+    return _written(folder)
 
 
 def _written(folder: Path) -> list[Record]:
@@ -90,12 +86,10 @@ def test_with_a_spec_the_run_has_its_configuration_and_lineage(
         base_model=ref,
         wandb=default_wandb(preset, run_id, {}),
     )
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    monkeypatch.setenv(RUN_SPEC, str(tmp_path / "spec.json"))
     for part, steps in (("first", 10), ("resumed", 20)):
         folder = tmp_path / part
         folder.mkdir()
-        variables, _ = wandb_environment(spec.wandb, folder, {"WANDB_MODE": "offline"})
+        variables, _ = wandb_environment(spec, folder, {"WANDB_MODE": "offline"})
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         run = training("run", max_steps=steps, save_steps=10, report_to="wandb", batch_size=1)

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from docker.models.containers import Container
 from flows.launch.docker import placement
 from flows.launch.docker.placement import find_placement, own_container
 from tests.flows.launch.conftest import Bench
+from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
 
 ROOT = Path(__file__).parents[4]
@@ -23,9 +24,9 @@ import json, os, sys, docker
 from pathlib import Path
 from flows.launch import Job
 from flows.launch.docker.launcher import DockerLauncher
-from flows.launch.docker.placement import find_place, own_container
+from flows.launch.docker.placement import find_placement, own_container
 client = docker.from_env()
-loopback = find_place(client, {**os.environ, "PIPPA_S3_ENDPOINT": "http://127.0.0.1:8333"})
+loopback = find_placement(client, {**os.environ, "PIPPA_S3_ENDPOINT": "http://127.0.0.1:8333"})
 print(json.dumps([own_container(client).id, loopback.network]), flush=True)
 if len(sys.argv) > 1:
     training = DockerLauncher(Path("/tmp/home")).start(Job.model_validate_json(sys.argv[1]), os.environ)
@@ -67,6 +68,39 @@ def test_a_host_lends_its_network_only_where_the_store_is_on_loopback(endpoint, 
     if network == "host":
         with pytest.raises(UsageError, match="on another machine"):
             find_placement(client, {"PIPPA_S3_ENDPOINT": endpoint}, local=False)
+
+
+class _Daemon:
+    def __init__(self, *options: str) -> None:
+        self._options = list(options)
+
+    def info(self) -> dict[str, Any]:
+        return {"SecurityOptions": self._options}
+
+
+def test_where_the_store_is_a_folder_the_containers_work_in_it_as_this_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(placement, "_own_ids", list)
+    client: Any = _Daemon("name=seccomp,profile=builtin")
+    found = find_placement(client, {"PIPPA_HOME": str(tmp_path)})
+    assert [(mount["Type"], mount["Source"], mount["Target"]) for mount in found.mounts] == [
+        ("bind", str(tmp_path / name), f"/var/lib/pippa/{name}") for name in ("store", "cache", "runs")
+    ]
+    assert (found.network, found.home, found.project) == ("bridge", "/var/lib/pippa", "")
+    assert (found.user, found.store) == (f"{os.getuid()}:{os.getgid()}", str(tmp_path / "store"))
+    rootless: Any = _Daemon("name=rootless")
+    assert find_placement(rootless, {"PIPPA_HOME": str(tmp_path)}).user == "0:0"
+
+
+def test_a_folder_that_no_container_can_use_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(placement, "_own_ids", list)
+    for client, local, said in (
+        (_Daemon(), False, "on another machine"),
+        (_Daemon("name=userns"), True, "userns-remap"),
+    ):
+        daemon: Any = client
+        with pytest.raises(UsageError, match=said) as refused:
+            find_placement(daemon, {"PIPPA_HOME": str(tmp_path)}, local=local)
+        assert "PIPPA_S3_ENDPOINT" in refused.value.hint and "docker compose up -d minio" in refused.value.hint
 
 
 @pytest.mark.docker
@@ -124,11 +158,12 @@ def outside(bench: Bench) -> Iterator[Any]:
 def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench: Bench, outside):
     job = bench.job(count=1, wait=True)
     container = outside(job.model_dump_json())
-    deadline = time.monotonic() + 60
-    while b'"progress"' not in container.logs(stderr=False):
+
+    def runs() -> bool:
         container.reload()
-        assert container.status == "running" and time.monotonic() < deadline, container.logs().decode()
-        time.sleep(0.1)
+        return container.status == "running"
+
+    until(lambda: b'"progress"' in container.logs(stderr=False), lambda: container.logs().decode(), alive=runs)
     sibling = bench.container()
     name = f"pippa-{bench.run_id}"
     assert sorted(sibling.attrs["NetworkSettings"]["Networks"]) == [f"{name}-one", f"{name}-two"]
@@ -136,8 +171,8 @@ def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench:
         "/var/lib/pippa/cache": f"{name}-data"
     }
     assert sibling.labels["pippa.project"] == "stack-of-this-test"
-    sibling.stop(timeout=20)
-    assert container.wait(timeout=60)["StatusCode"] == 0
+    sibling.stop(timeout=int(PATIENCE))
+    assert container.wait(timeout=PATIENCE)["StatusCode"] == 0
     identity, network = json.loads(container.logs(stderr=False).splitlines()[0])
     assert identity == container.id and network == f"container:{container.id}"
     assert bench.left() == []
@@ -147,5 +182,5 @@ def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench:
 def test_a_container_in_the_host_s_network_still_knows_itself(outside):
     """It has the host's name there, which names no container."""
     container = outside(network="host")
-    assert container.wait(timeout=60)["StatusCode"] == 0, container.logs().decode()
+    assert container.wait(timeout=PATIENCE)["StatusCode"] == 0, container.logs().decode()
     assert json.loads(container.logs(stderr=False)) == [container.id, "host"]
