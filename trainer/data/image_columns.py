@@ -94,7 +94,9 @@ def _contents(column: pa.ChunkedArray) -> list[object]:
     values: list[object] = []
     for chunk in column.chunks:
         plain = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-        if pa.types.is_struct(plain.type):
-            plain = plain.field("bytes") if plain.type.get_field_index("bytes") >= 0 else pa.nulls(len(plain))
-        values += plain.to_pylist()
+        if pa.types.is_struct(plain.type) and plain.type.get_field_index("bytes") >= 0:
+            plain = plain.field("bytes")
+        kind = plain.type
+        bytes_ = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+        values += plain.to_pylist() if bytes_ else [None] * len(plain)
     return values

@@ -109,6 +109,14 @@ def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or kind == pa.bool_()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
 def _lists(values: pa.Array, file: Path, name: str) -> np.ndarray:
     rows = len(values)
     if values.null_count:
@@ -147,6 +155,6 @@ def _scalars(values: pa.Array, file: Path, name: str) -> np.ndarray:
         return ticks.astype(np.float64) * _SECONDS[kind.unit]
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         values = values.cast(pa.large_string())  # text by a writer that doesn't say so; raises where it is none
-    elif pa.types.is_nested(kind):
+    elif not (_is_number(kind) or _is_text(kind)):
         raise DatasetError(f"{file}: {name!r} holds {kind}, not numbers.", "Correct original_key.")
     return values.to_numpy(zero_copy_only=False)
