@@ -23,13 +23,15 @@ LINES_BYTES = 128 << 20
 LINE_BYTES = 1 << 20
 LINES = 1_000_000
 """The most that a document, a file of lines and a line of it may have. Parsed, it may take twenty times that."""
+_LARGEST = 1 << 53
+"""Beyond it not every whole number is one in JavaScript's JSON, and nothing here is counted so far."""
 
 
 def _number(value: object) -> object:
     """JSON numbers only: text and booleans are not read as numbers, NaN and infinity are none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{_shown(value)} is not a number")
-    if isinstance(value, int) and abs(value) >= 1 << 63:
+    if isinstance(value, int) and abs(value) > _LARGEST:
         raise ValueError("the number is too large")
     if not math.isfinite(value):
         raise ValueError(f"{value} is not a number")
@@ -42,7 +44,7 @@ def _whole(value: object) -> object:
     if isinstance(number, float):
         if not number.is_integer():
             raise ValueError(f"{number} is not a whole number")
-        return int(number)
+        return _number(int(number))
     return number
 
 

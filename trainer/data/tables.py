@@ -156,11 +156,19 @@ def _text_bytes(values: pa.DictionaryArray) -> int:
     if not (pa.types.is_string(values.type.value_type) or pa.types.is_binary(values.type.value_type)):
         return 0
     lengths = pc.call_function("binary_length", [values.dictionary])
-    return pc.sum(lengths.cast(pa.int64()).take(values.indices)).as_py() or 0
+    return int(np.nansum(lengths.take(values.indices).to_numpy(zero_copy_only=False)))
 
 
 def _is_list(kind: pa.DataType) -> bool:
     return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind) or kind == pa.bool_()
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
 def _lists(values: pa.Array, file: Path, name: str) -> np.ndarray:
@@ -201,6 +209,6 @@ def _scalars(values: pa.Array, file: Path, name: str) -> np.ndarray:
         return ticks.astype(np.float64) * _SECONDS[kind.unit]
     elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
         values = values.cast(pa.large_string())  # text by a writer that doesn't say so; raises where it is none
-    elif pa.types.is_nested(kind):
+    elif not (_is_number(kind) or _is_text(kind)):
         raise DatasetError(f"{file}: {name!r} holds {kind}, not numbers.", "Correct original_key.")
     return values.to_numpy(zero_copy_only=False)
