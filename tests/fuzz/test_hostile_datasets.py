@@ -1,4 +1,4 @@
-"""What a stranger's dataset may try: each is refused by name, with the code of a bad dataset, in little time and memory."""
+"""What a stranger's dataset may try: refused by name, with the code of a bad dataset, in little time and memory."""
 
 from __future__ import annotations
 

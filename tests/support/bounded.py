@@ -1,4 +1,4 @@
-"""Runs a function in a child process that may not take more than a little memory and time, as hostile input wants to."""
+"""Runs a function in a child process that may take little memory and time only, however much its input wants."""
 
 from __future__ import annotations
 

@@ -5,14 +5,12 @@ They are read as they are, PNG or JPEG, and decoded by FFmpeg as videos are. Ups
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import NamedTuple
 
 import av
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from av.video.codeccontext import VideoCodecContext
 
 from trainer.data.tables import opened_table, require_readable
@@ -40,7 +38,7 @@ class ImageReader:
     def __init__(self, source: ImageColumn) -> None:
         """Raises ``DatasetError`` when there is no such table or column."""
         self.source = source
-        with self._opened() as table:
+        with opened_table(source.table) as table:
             if source.column not in table.schema_arrow.names:
                 raise DatasetError(
                     f"{source.table}: no column {source.column!r}, where meta/info.json has a camera's images.", _CURE
@@ -62,7 +60,7 @@ class ImageReader:
         group = int(np.searchsorted(self._ends, row, side="right"))
         if group != self._group:
             self.close()
-            with self._opened() as table:
+            with opened_table(self.source.table) as table:
                 require_readable(self.source.table, table, [self.source.column])
                 self._images = _contents(table.read_row_group(group, columns=[self.source.column]).column(0))
             self._group = group
@@ -75,11 +73,6 @@ class ImageReader:
     def close(self) -> None:
         """Give the memory back."""
         self._group, self._images = None, None
-
-    def _opened(self) -> AbstractContextManager[pq.ParquetFile]:
-        # Images that are the same, as a writer may find, stay one.
-        column = self.source.column
-        return opened_table(self.source.table, [column, f"{column}.bytes", f"{column}.path"])
 
 
 def decode_image(content: bytes, where: str) -> np.ndarray:

@@ -27,6 +27,12 @@ MOST_ROWS = 1_000_000
 MOST_VALUES = 48 << 20
 MOST_BYTES = 512 << 20
 MOST_TEXT = 128 << 20
+_LIMITS = {
+    "thrift_string_size_limit": 16 << 20,
+    "thrift_container_size_limit": 200_000,
+    "schema_depth_limit": 32,
+}
+"""Of what the footer announces."""
 _SPLIT = "Is it one episode? Record it again in shorter ones."
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
@@ -38,7 +44,7 @@ def read_columns(file: Path, columns: Sequence[str], optional: Sequence[str] = (
     out where they are missing or can't be read so. Raises ``DatasetError`` when the file or another column is missing
     or broken, or when the lists differ in length.
     """
-    with opened_table(file, [*columns, *optional]) as table:
+    with opened_table(file) as table:
         names = table.schema_arrow.names
         absent = sorted(set(columns) - set(names))
         if absent:
@@ -69,20 +75,21 @@ def column_names(file: Path) -> list[str]:
 
 
 @contextmanager
-def opened_table(file: Path, texts: Sequence[str] = ()) -> Iterator[pq.ParquetFile]:
-    """A table, open for reading; columns of ``texts`` stay dictionaries, where they are. Raises ``DatasetError``, also
-    for what goes wrong while it is read.
+def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
+    """A table, open for reading. Texts and bytes come as dictionaries: the same one again and again may be gigabytes.
+
+    Raises ``DatasetError``, also for what goes wrong while it is read.
     """
     try:
         require_file(file)
-        with pq.ParquetFile(
-            file,
-            memory_map=True,
-            read_dictionary=list(texts),
-            thrift_string_size_limit=16 << 20,
-            thrift_container_size_limit=200_000,
-            schema_depth_limit=32,
-        ) as table:
+        with pq.ParquetFile(file, memory_map=True, **_LIMITS) as table:
+            columns = [table.schema.column(number) for number in range(table.metadata.num_columns)]
+            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+            if not texts:
+                yield table
+                return
+            about = table.metadata
+        with pq.ParquetFile(file, memory_map=True, metadata=about, read_dictionary=texts, **_LIMITS) as table:
             yield table
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing.", "Download it again, or remove it from meta/episodes.jsonl.") from None
