@@ -232,7 +232,8 @@ def cache_key(source: Source, memory: Memory | None = None) -> str:
 def build_entry(folder: Path, source: Source, index: FrameIndex | None = None) -> None:
     """Decode ``source`` into the cache entry ``folder``, unless it is there. Safe against concurrent builders.
 
-    ``index`` is that of a video, where it is known already. The entry is built beside ``folder`` under a lock, which the kernel drops when its holder dies, and appears whole
+    ``index`` is that of a video, where it is known already.
+    The entry is built beside ``folder`` under a lock, which the kernel drops when its holder dies, and appears whole
     by a rename. Raises ``DatasetError`` when the video can't be decoded, ``OSError`` when it can't be written.
     """
     if folder.is_dir():
