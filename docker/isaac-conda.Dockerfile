@@ -83,7 +83,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
     uv sync --frozen --python "${PIPPA_PYTHON_VERSION}" --no-default-groups --group run --no-install-project
-COPY pyproject.toml uv.lock README.md ./
+COPY pyproject.toml uv.lock README.md LICENSE NOTICE ./
 COPY trainer trainer
 COPY flows flows
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
@@ -115,11 +115,11 @@ ARG PIPPA_SOURCE=""
 ARG PIPPA_GIT_SHA=""
 ARG ISAAC_REPOSITORY=https://github.com/NVIDIA/Isaac-GR00T.git
 ARG ISAAC_REF=4af2b622892f7dcb5aae5a3fb70bcb02dc217b96
-# The engine's licence is Apache-2.0; pippa has declared none yet.
+# The engine's licence and pippa's; each package they install declares its own.
 LABEL org.opencontainers.image.title="pippa trainer, engine isaac-conda" \
       org.opencontainers.image.source="${PIPPA_SOURCE}" \
       org.opencontainers.image.revision="${PIPPA_GIT_SHA}" \
-      org.opencontainers.image.licenses="Apache-2.0 AND NOASSERTION" \
+      org.opencontainers.image.licenses="Apache-2.0" \
       pippa.isaac.repository="${ISAAC_REPOSITORY}" \
       pippa.isaac.ref="${ISAAC_REF}"
 # Upstream calls torchrun by name; /opt/pippa comes first, so that `python` and `trainer` are ours.

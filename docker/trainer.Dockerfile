@@ -40,7 +40,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     uv sync --frozen --no-default-groups --group trainer --no-install-project
 
 # Reinstalled, since uv would take the wheel it built from an earlier state of these files out of its cache.
-COPY pyproject.toml uv.lock README.md ./
+COPY pyproject.toml uv.lock README.md LICENSE NOTICE ./
 COPY trainer trainer
 COPY flows flows
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
@@ -54,11 +54,11 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
 
 ARG PIPPA_SOURCE=""
 ARG PIPPA_GIT_SHA=""
-# pippa has declared no licence yet; what it installs declares its own in /opt/pippa.
+# pippa's own licence; each package it installs declares its own in /opt/pippa.
 LABEL org.opencontainers.image.title="pippa trainer, native engine" \
       org.opencontainers.image.source="${PIPPA_SOURCE}" \
       org.opencontainers.image.revision="${PIPPA_GIT_SHA}" \
-      org.opencontainers.image.licenses="NOASSERTION"
+      org.opencontainers.image.licenses="Apache-2.0"
 # NVIDIA's container runtime refuses an older driver than the wheels' CUDA needs; torch alone would use the CPU.
 ENV PIPPA_ENGINE=native \
     PIPPA_HOME=/var/lib/pippa \

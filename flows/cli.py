@@ -14,6 +14,7 @@ from types import FrameType
 from typing import NoReturn
 
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.version import version
 
 
 @dataclass(frozen=True)
@@ -100,9 +101,7 @@ def dispatch(argv: list[str]) -> int:
         sys.stdout.write(overview())
         return ExitCode.DONE
     if argv[0] in ("-V", "--version", "version"):
-        from importlib.metadata import version
-
-        sys.stdout.write(f"pippa {version('pippa')}\n")
+        sys.stdout.write(f"pippa {version()}\n")
         return ExitCode.DONE
     word, rest = argv[0], argv[1:]
     if word in _GROUPS:

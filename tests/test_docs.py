@@ -1,20 +1,42 @@
-"""Pages that are made from the code, and links between pages."""
+"""Pages that are made from the code, links between pages, and commands: what a page or a message names can be typed."""
 
 from __future__ import annotations
 
+import ast
+import functools
+import importlib.util
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from flows.cli import COMMANDS
+from flows.views.forecast import Plan, plan
 from flows.views.presets_table import comparison_markdown
+from tests.support import documented
+from tests.support.documented import Named
+from tests.support.parsing import problems
+from trainer import cli as trainer
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.errors import ExitCode
+from trainer.forecast import CARDS, CUDA_BYTES, FITS, forecast, smallest_card, ways
+from trainer.gr00t.n15.sections import Sections
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
-PAGES = [*DOCS.glob("*.md"), DOCS.parent / "README.md"]
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
+PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
+CODE = [file for folder in ("flows", "trainer", "bench") for file in sorted((ROOT / folder).rglob("*.py"))]
+SETTINGS = [
+    file
+    for pattern in (".env.example", "*.yaml", "deploy/*", "docker/*", ".ci/*", ".ci/images/*", ".github/workflows/*")
+    for file in sorted(ROOT.glob(pattern))
+    if file.is_file()
+]
+NAMING = [*PAGES, ROOT / "tests/e2e/README.md", *SETTINGS, *CODE]
+"""Every file that tells a person what to type."""
 
 
 def test_the_presets_page_is_what_the_presets_say():
@@ -24,6 +46,92 @@ def test_the_presets_page_is_what_the_presets_say():
     )
 
 
+def memory_table() -> str:
+    """GPU memory by what is trained and by batch, with the smallest size of a card that has it."""
+    everything = {"tune_llm": True, "tune_visual": True}
+    kinds: dict[str, dict[str, Any]] = {
+        "the default: projector, diffusion model": {},
+        "`--no-tune-diffusion-model`": {"tune_diffusion_model": False},
+        "`--tune-llm`": {"tune_llm": True},
+        "`--tune-visual`": {"tune_visual": True},
+        "`--tune-llm --tune-visual`: everything": everything,
+        "`--lora-rank 32`": {"lora_rank": 32},
+        "`--lora-rank 32 --lora-full-model`": {"lora_rank": 32, "lora_full_model": True},
+        "the default, accumulating gradients": {"gradient_accumulation_steps": 2},
+    }
+    lines = ["| trained | parameters | batch 1 | batch 8 | batch 32 |", "|---|---|---|---|---|"]
+    for title, flags in kinds.items():
+        cells, trained = [], 0
+        for batch in (1, 8, 32):
+            config = FinetuneConfig(dataset_path=["any"], data_config="so100_dualcam", batch_size=batch, **flags)
+            memory = forecast(config, Sections.of({})).gpu
+            cells.append(f"{memory.total / 1e9:.1f} GB: {smallest_card(memory.total)} GB")
+            trained = memory.trained
+        lines.append(f"| {' | '.join([title, f'{trained / 1e6:,.1f} M', *cells])} |")
+    return "\n".join(lines)
+
+
+def test_the_memory_page_has_the_forecasts_figures():
+    page = (DOCS / "memory.md").read_text()
+    assert memory_table() in page, f"write it there:\n{memory_table()}"
+    assert f"{FITS:.0%}".replace("%", " %") in page and f"{CUDA_BYTES / 1e9:.0f} GB" in page
+
+
+def figures() -> dict[str, list[str]]:
+    """What pages say of memory and disk, in their words."""
+    blog, demo, long = (
+        plan(PRESETS[name].config, "process", "native", None, {}) for name in PRESETS if name != "smoke"
+    )
+    assert blog and demo and long
+    disk, model = blog.needs.disk, blog.needs.gpu.weights
+
+    def gb(count: float, digits: int = 0) -> str:
+        return f"{count / 1e9:.{digits}f}"
+
+    def whole_disk(found: Plan) -> str:
+        return f"{gb(found.disk + 80e9)} GB"  # with 30 of images and 50 of the system
+
+    cards = [f"{smallest_card(each.needs.gpu.total)} GB" for each in (demo, blog, long)]
+    fitting = [way.flags for way in ways(blog.config, blog.model, CARDS[24] << 20)]
+    state, assumed = disk.saves * disk.moments, blog.needs.disk.frames or 0
+    return {
+        "docs/deploy.md": [
+            f"| GPU, at least | `overfit-demo` {cards[0]}, `blog` {cards[1]} | {cards[2]} |",
+            f"the engine takes up to {gb(blog.needs.host)} GB | 32 GB; the engine takes {gb(long.needs.host)} GB |",
+            f"| `overfit-demo` {whole_disk(demo)}, `blog` {whole_disk(blog)} | {whole_disk(long)} |",
+            "on a GPU of 24 GB with `{}`, `{}` or `{}`.".format(*fitting),
+            f"{gb(disk.frozen, 1)} frozen and {gb(disk.each, 1)} new each | {gb(disk.checkpoints)} |",
+            f"frames of so101-table-cleanup, decoded | {gb(assumed)} |",
+            f"of {gb(disk.changing, 1)}, and {gb(disk.frozen, 1)} frozen once | {gb(disk.uploaded)} |",
+            f"what is replaced stays until `gc --delete` | {gb(state)} |",
+            f"base model, in MinIO and as files | {gb(2 * model)} |",
+            f"MinIO saves {gb(disk.uploaded + state + model)} GB",
+        ],
+        "docs/scale.md": [
+            f"| 1.345 B | bf16 | {gb(disk.frozen, 2)} GB |",
+            f"| 1.069 B | float32 | {gb(disk.changing, 2)} GB |",
+            f"| of the tuned ones | float32 | {gb(disk.moments, 2)} GB |",
+            f"| {gb(disk.frozen + disk.each, 1)} GB, of which {gb(disk.each, 1)} GB new each time |",
+            f"{gb(disk.frozen, 1)} + 6 × {gb(disk.each, 1)} = {gb(disk.checkpoints)} GB",
+            f"{gb(disk.frozen, 1)} GB + *k* × {gb(disk.changing, 2)} GB",
+            f"{gb(disk.uploaded)} GB for the ten checkpoints of `blog`; {gb(disk.moments, 2)} GB more",
+            f"| the cache on disk | 3 bytes a pixel | {gb(assumed, 1)} GB |",
+        ],
+        "docs/data.md": [f"{gb(disk.checkpoints)} GB for the 3B", f"(95,000 frames) {gb(assumed)} GB"],
+        "docs/memory.md": [f"moments: {gb(disk.changing + disk.moments, 1)} GB with", f"| {gb(model)} GB |"],
+        "deploy/skypilot.yaml": [f'24 GB takes FLAGS: "{fitting[0]}"'],
+    }
+
+
+def test_pages_agree_with_the_forecast():
+    missing = [(page, each) for page, said in figures().items() for each in said if each not in _text(page)]
+    assert not missing
+
+
+def _text(page: str) -> str:
+    return (DOCS.parent / page).read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_lead_somewhere(page):
     targets = re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text())
@@ -31,24 +139,141 @@ def test_links_lead_somewhere(page):
     assert not missing
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_named_exist(page):
-    words = {tuple(command.words.split()) for command in COMMANDS}
-    for named in re.findall(r"(?:uv run |`)pippa ([a-z]+(?: [a-z]+)?)", page.read_text()):
-        parts = tuple(named.split())
-        assert parts in words or parts[:1] in words or parts[:1] in {first[:1] for first in words}, named
+@functools.cache
+def named() -> dict[Path, list[Named]]:
+    return {file: documented.in_file(file) for file in NAMING}
+
+
+@functools.cache
+def refused() -> dict[Named, str]:
+    """Every command that some file names and that can't be typed so, with what the parser says; parsed together."""
+    return refusals([each for found in named().values() for each in found])
+
+
+def refusals(commands: list[Named]) -> dict[Named, str]:
+    ours = [each for each in commands if each.words[0] != "docker"]
+    found = {each: said for each, said in zip(ours, problems([each.words for each in ours]), strict=True) if said}
+    for each in commands:
+        if each.words[0] == "docker":
+            verb, services = documented.compose_services(each.words)
+            if unknown := [name for name in services if name not in documented.SERVICES]:
+                found[each] = f"no services of compose.yaml: {unknown}"
+            if verb not in documented.COMPOSE_VERBS:
+                found[each] = f"no command of Compose: {verb}"
+            if verb in ("stop", "down") and not services and "--profile" not in each.words:
+                found[each] = "without --profile '*' trainings go on without their store"
+    return found
+
+
+@pytest.mark.parametrize("file", NAMING, ids=lambda file: str(file.relative_to(ROOT)))
+def test_commands_that_are_named_can_be_typed(file):
+    assert not [f"{each}\n{refused()[each]}" for each in named()[file] if each in refused()]
+
+
+def test_commands_are_found_in_every_kind_of_file():
+    found = {file.relative_to(ROOT).as_posix() for file, commands in named().items() if commands}
+    pages = {f"docs/{name}.md" for name in ("checkpoints", "data", "deploy", "schedule", "stack", "train")}
+    settings = {"compose.yaml", "deploy/kubernetes-job.yaml", "deploy/skypilot.yaml", "docker/trainer.Dockerfile"}
+    code = {"flows/commands/runs.py", "flows/views/report.py", "trainer/store/snapshots.py", "trainer/runner/run.py"}
+    assert found >= {"README.md", "CONTRIBUTING.md", *pages, *settings, *code}
+
+
+WRONG = [
+    ("markdown", "`pippa data frobnicate` does it."),
+    ("markdown", "```sh\nuv run pippa data verify my-robot\n```\n"),
+    ("markdown", "```\n$ PIPPA_HOME=/tmp pippa chekpoints list | head\n```\n"),
+    ("markdown", "| step | `pippa train blog --no-such-flag` |"),
+    ("markdown", "Then type pippa data frobnicate, and wait."),
+    ("markdown", "`pippa train blog --max-steps many`"),
+    ("markdown", "`pippa train --launcher docker` names no preset"),
+    ("markdown", "`pippa presets compare blog overfit`"),
+    ("markdown", "`trainer evaluate --model-path CHECKPOINT`"),
+    ("markdown", "`pippa train blog --data-config so100_threecams`"),
+    ("markdown", "`trainer frobnicate`"),
+    ("markdown", "```sh\nuv run trainer finetune \\\n  --dataset-path A --learning-rat 1e-4\n```\n"),
+    ("markdown", "`ssh my-gpu-machine uv run pippa data frobnicate`"),
+    ("markdown", "`docker exec NAME trainer evaluate --checkpoint latest --everything`"),
+    ("markdown", "`docker compose run --rm train-overfit --max-stepz 400`"),
+    ("markdown", "`docker compose up train-everything`"),
+    ("markdown", "`docker compose down`"),
+    ("markdown", "`docker compose frobnicate`"),
+    ("python", 'raise StoreError("It is damaged.", "`pippa data verify` lists all damage.")'),
+    ("python", 'raise StoreError("It is damaged.", "`pippa checkpoints verify` or "\n"`pippa data verify` tells.")'),
+    ("python", 'hint = f"To see it: pippa runs display {run_id}"'),
+    ("python", 'screen.print("[bold]pippa presets compare blog --html[/]")'),
+    ("python", 'def show():\n    """``pippa runs show RUN --page``"""\n'),
+    ("python", "x = 1  # `pippa frobnicate` reads it\n"),
+    ("settings", "# pippa runs frobnicate\nA=1\n"),
+    ("settings", "command: [trainer, doctor, --thorough]\n"),
+    ("settings", 'CMD ["trainer", "frobnicate"]\n'),
+    ("settings", "run: |\n  exec uv run --no-sync pippa runs resumed RUN\n"),
+]
+RIGHT = [
+    ("markdown", "`pippa data check` is named, `pippa data` too; `pippa` alone and `trainer …` are none."),
+    ("markdown", "```sh\nuv run pippa train PRESET [--flag …] [--dry-run]   # a remark\n```\n"),
+    ("markdown", "`pippa checkpoints alias release-1 <run id>/<step>`, `pippa checkpoints gc --keep N [--delete]`"),
+    ("markdown", "`docker compose --profile '*' down`, `docker compose logs SERVICE`, `docker compose up -d`"),
+    ("python", 'hint = f"`pippa data check {path} --data-config {name}` tells; `pippa {words}` is unknown."'),
+    ("settings", "args: [trainer, run, --run-id, RUN]\nsecrets: { pippa: keys }\n# the trainer image runs it\n"),
+]
+
+
+@functools.cache
+def refused_texts() -> set[str]:
+    """Which of the texts above name a command that can't be typed."""
+    commands = {text: list(getattr(documented, f"in_{kind}")(text, text)) for kind, text in WRONG + RIGHT}
+    said = refusals([each for found in commands.values() for each in found])
+    return {text for text, found in commands.items() if any(each in said for each in found)}
+
+
+@pytest.mark.parametrize(("kind", "text"), WRONG)
+def test_a_command_that_does_not_exist_is_noticed(kind, text):
+    assert text in refused_texts()
+
+
+@pytest.mark.parametrize(("kind", "text"), RIGHT)
+def test_commands_with_placeholders_are_understood(kind, text):
+    assert text not in refused_texts()
+
+
+def test_the_commands_lists_can_be_typed():
+    listed = [f"pippa {command.words} {command.arguments}" for command in COMMANDS]
+    listed += [f"trainer {line.strip()}" for line in trainer.USAGE.splitlines() if line.startswith("  ")]
+    commands = list(documented.in_settings("\n".join(f"# {line}" for line in listed), "the list"))
+    assert len(commands) > 20 and not refusals(commands)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_compose_commands_stop_trainings_before_their_store_and_name_what_exists(page):
-    compose = yaml.safe_load((DOCS.parent / "compose.yaml").read_text())
+def test_volumes_and_modules_that_are_named_exist(page):
     text = page.read_text()
-    for verb, rest in re.findall(r"docker compose (stop|down)\b([^`\n|&]*)", text):
-        assert rest.split() and rest.split()[0] in compose["services"], f"without --profile '*': {verb}{rest}"
+    compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     for volume in re.findall(r"docker volume rm (\w+)", text):
         assert volume.removeprefix(f"{compose['name']}_") in compose["volumes"], volume
-    for service in re.findall(r"docker compose (?:up|run --rm)(?: -d| --detach)? ([a-z][\w-]+)", text):
-        assert service in compose["services"], service
+    for module in re.findall(r"python -m ((?:bench|flows|trainer)[\w.]*)", text):
+        assert importlib.util.find_spec(module), module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_what_an_example_imports_exists(page):
+    for module, names in re.findall(r"^from ((?:flows|trainer)[\w.]*) import (.+)$", page.read_text(), re.MULTILINE):
+        spec = importlib.util.find_spec(module)
+        assert spec and spec.origin, module
+        known = {each for node in ast.parse(Path(spec.origin).read_text()).body for each in defined(node)}
+        assert known >= set(names.split(", ")), module
+
+
+def defined(node: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module gives it."""
+    match node:
+        case ast.ClassDef() | ast.FunctionDef():
+            return [node.name]
+        case ast.Import() | ast.ImportFrom():
+            return [alias.asname or alias.name for alias in node.names]
+        case ast.Assign():
+            return [target.id for target in node.targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(name)):
+            return [name]
+    return []
 
 
 def test_every_exit_code_is_explained():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+TORCH = re.compile(r"trainer\.(data|gr00t|training)\.")
 HEAVY = {"torch", "transformers", "prefect", "docker", "wandb", "pyarrow", "av", "matplotlib", "accelerate"}
 
 
@@ -118,11 +120,45 @@ def test_data_flows_one_way(package, never):
     assert not guilty
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "trainer.cli", "trainer.runner.run", "trainer.store.client"])
+def test_torch_comes_with_data_gr00t_and_training_alone():
+    light = [name for name in modules() if name.split(".")[0] == "trainer" and not TORCH.match(name)]
+    code = f"import importlib, sys\nfor name in {light}: importlib.import_module(name)\nprint(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "transformers"} & set(loaded.split())
+
+
+@pytest.mark.parametrize("module", ["flows.cli", "trainer.cli", "trainer.runner.run", "trainer.store.stores"])
 def test_light_modules_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert not HEAVY & set(loaded.split())
+
+
+LINUX_ONLY = {
+    "os": {
+        *"copy_file_range eventfd fdatasync getrandom getxattr listxattr memfd_create pidfd_open pipe2".split(),
+        *"posix_fadvise posix_fallocate removexattr setns setxattr splice unshare O_TMPFILE O_DIRECT".split(),
+        *"sched_getaffinity sched_setaffinity sched_setscheduler".split(),
+    },
+    "signal": {"sigtimedwait", "sigwaitinfo", "SIGRTMIN", "SIGRTMAX", "SIGPWR", "SIGSTKFLT", "SIGPOLL"},
+    "socket": {"AF_NETLINK", "SO_PEERCRED", "SOCK_CLOEXEC", "SOCK_NONBLOCK", "TCP_KEEPIDLE", "TCP_USER_TIMEOUT"},
+    "select": {"epoll"},
+    "time": {"CLOCK_BOOTTIME"},
+    "resource": {"prlimit"},
+}
+
+
+@pytest.mark.parametrize("package", ["flows", "trainer"])
+def test_what_only_linux_has_is_asked_for_first(package):
+    """By ``getattr`` or ``hasattr``: pippa runs on macOS too."""
+    guilty = {
+        f"{file.relative_to(ROOT)}:{node.lineno}: {node.value.id}.{node.attr}"
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        if node.attr in LINUX_ONLY.get(node.value.id, ())
+    }
+    assert not guilty
 
 
 def test_the_flows_work_without_the_trainers_packages():

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from trainer.config.data_options import DataOptions
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
+from trainer.version import version
 
 USAGE = """\
 usage: trainer COMMAND …
@@ -81,16 +82,15 @@ def _dispatch(argv: list[str]) -> int:
         case "finetune" | "evaluate":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
+            argparse.ArgumentParser("trainer doctor", description="Print what this machine has.").parse_args(rest)
             from trainer.runner.doctor import main as doctor
 
             return doctor()
         case "-h" | "--help" | "help":
             sys.stdout.write(USAGE)
             return ExitCode.DONE
-        case "--version":
-            from importlib.metadata import version
-
-            sys.stdout.write(f"pippa {version('pippa')}\n")
+        case "-V" | "--version" | "version":
+            sys.stdout.write(f"pippa {version()}\n")
             return ExitCode.DONE
     import difflib
 
@@ -113,11 +113,11 @@ def _prepare(argv: list[str]) -> int:
     arguments = parser.parse_args(argv)
 
     from trainer import importers
-    from trainer.config.settings import StoreSettings, pippa_home
-    from trainer.store.client import ObjectStore
+    from trainer.config.settings import pippa_home
+    from trainer.store.stores import open_store
 
-    store = ObjectStore(StoreSettings.from_environ())
-    store.ensure_bucket()
+    store = open_store()
+    store.create()
     work = importers.downloads_folder(pippa_home())
 
     emit = Emitter()

@@ -45,6 +45,13 @@ class ProgressEvent(_Event):
     eta_seconds: float | None = None
 
 
+class SavedEvent(_Event):
+    """The native engine's word to the process that started it: ``checkpoint-<step>`` is whole on this disk."""
+
+    event: Literal["saved"] = "saved"
+    step: int
+
+
 class CheckpointEvent(_Event):
     """A checkpoint is complete and verified in the registry."""
 
@@ -69,6 +76,14 @@ class WarningEvent(_Event):
     event: Literal["warning"] = "warning"
     message: str
     hint: str = ""
+
+
+def divergence(loss: float, step: int) -> WarningEvent:
+    """The warning that a training's loss is no number any more, seen near ``step``."""
+    return WarningEvent(
+        message=f"The loss is {loss} near step {step}.",
+        hint="The training has diverged: stop it and lower --learning-rate, or raise --warmup-ratio.",
+    )
 
 
 class ErrorEvent(_Event):
@@ -97,6 +112,7 @@ class DoneEvent(_Event):
 Event = Annotated[
     PhaseEvent
     | ProgressEvent
+    | SavedEvent
     | CheckpointEvent
     | EvaluationEvent
     | WarningEvent

@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,11 @@ from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
+from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
-from trainer.runner.ahead import AHEAD, order
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
-from trainer.runner.parent_watch import die_with_parent
+from trainer.runner.parent_watch import PARENT_PID, die_with_parent
 from trainer.training.devices import (
     check_device_count,
     check_gpu_usable,
@@ -50,8 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == [AHEAD]:
-        argv = order("trainer.training.finetuning", ["-m", "trainer.finetune"], partial(choose_devices, 1))
     config, given, upstream_exact = _parse(argv)
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
@@ -68,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return finetune(config, emit, upstream_exact=upstream_exact)
     except (RuntimeError, MemoryError, OSError) as error:
-        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"])
+        less = advice(config, read_sections(Path(config.base_model_path)))
+        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"], advice=less)
         if isinstance(problem, EngineError):  # nothing it knows a cure for
             raise
         raise problem from error
@@ -115,7 +113,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
 def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checked]:
     """What a check finds of each dataset, by this process or one before. Raises ``DatasetError``."""
     # Whoever started this, `trainer run` or the process in front of the ranks, has checked and told the same.
-    told = "PIPPA_RUN_SPEC" in os.environ or "RANK" in os.environ
+    told = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]
     return check_datasets(datasets, config, _silent if told else emit, warn=not told)
 

@@ -1,4 +1,4 @@
-"""Which pippa this is: its commit."""
+"""Which pippa this is: its version, which pyproject.toml states, and its commit."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+
+
+def version() -> str:
+    """The version of the installed distribution."""
+    import importlib.metadata  # a tenth of a second that no other command pays
+
+    return importlib.metadata.version("pippa")
 
 
 def git_sha(environ: Mapping[str, str] = os.environ) -> str | None:

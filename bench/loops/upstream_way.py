@@ -6,6 +6,7 @@ stay, so the losses are those of ours to rounding, and the difference in speed i
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +19,25 @@ from trainer.gr00t.n15.model import GR00TN15
 from trainer.training import arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
 
+STEP = {name: getattr(Trainer, name) for name in ("training_step", "_clip_grad_norm")}
+"""transformers' own step: the mode of every module set again each time, accelerate's clipping."""
+
+OPTIMIZER = "adamw_torch"
+"""AdamW in several passes instead of the fused one."""
+
 
 def drive_in_upstreams_way() -> None:
-    """Change this process's ``FinetuneTrainer`` and the models it loads.
+    """Change this process's ``FinetuneTrainer`` (``STEP``, ``OPTIMIZER``) and the models it loads.
 
-    - the language model's logits over the whole sequence, computed and thrown away, and all its hidden states kept;
-    - SigLIP's pooling head, whose output nobody reads;
-    - transformers' own step (the mode of every module set anew each time, accelerate's clipping);
-    - AdamW in several passes (``adamw_torch``) instead of the fused one.
+    See ``compute_what_nobody_reads`` for what the models compute then.
     """
-    for name in ("training_step", "_clip_grad_norm"):
-        setattr(FinetuneTrainer, name, getattr(Trainer, name))
+    for name, method in STEP.items():
+        setattr(FinetuneTrainer, name, method)
     ours = arguments.training_arguments
 
     def training_arguments(config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0) -> TrainingArguments:
         made = ours(config, output_dir, sample_bytes)
-        made.optim = "adamw_torch"
+        made.optim = OPTIMIZER
         return made
 
     arguments.training_arguments = training_arguments
@@ -41,13 +45,32 @@ def drive_in_upstreams_way() -> None:
 
     def from_pretrained(cls: type[GR00TN15], *args: Any, **kwargs: Any) -> GR00TN15:
         model = load(cls, *args, **kwargs)
-        eagle = model.backbone.eagle_model
-        eagle.vision_model.vision_model.use_head = True
-        eagle.language_model.model.register_forward_pre_hook(_keep_hidden_states, with_kwargs=True)
-        eagle.language_model.model.register_forward_hook(_logits)
+        compute_what_nobody_reads(model)
         return model
 
     GR00TN15.from_pretrained = classmethod(from_pretrained)
+
+
+def compute_what_nobody_reads(model: GR00TN15) -> Callable[[], None]:
+    """Let ``model`` compute, and throw away, what upstream's does. Returns what undoes it.
+
+    - the language model's logits over the whole sequence, with all its hidden states kept;
+    - SigLIP's pooling head.
+    """
+    eagle = model.backbone.eagle_model
+    vision, language = eagle.vision_model.vision_model, eagle.language_model.model
+    hooks = [
+        language.register_forward_pre_hook(_keep_hidden_states, with_kwargs=True),
+        language.register_forward_hook(_logits),
+    ]
+    vision.use_head = True
+
+    def undo() -> None:
+        vision.use_head = False
+        for hook in hooks:
+            hook.remove()
+
+    return undo
 
 
 def _keep_hidden_states(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:

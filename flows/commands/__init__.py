@@ -6,18 +6,19 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
-from flows import compose_discovery
-from flows.embedded.s3 import object_store
+from flows import compose_discovery, earlier_store
 from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.config.settings import pippa_home
 from trainer.events import every
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store, store_folder
 
 PIPE_WIDTH = 160
 
@@ -43,19 +44,22 @@ def columns(*headings: str) -> Table:
 
 
 def nothing_stored() -> bool:
-    """Whether this machine has no object store yet, so that a list of what is in it need not start one."""
-    compose_discovery.adopt(pippa_home())
-    return not os.environ.get("PIPPA_S3_ENDPOINT") and not (pippa_home() / "s3").is_dir()
+    """Whether this machine has no object store yet, so that a list of what is in it need not create one."""
+    _look_around(pippa_home())
+    return not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(pippa_home()).is_dir()
 
 
-@contextmanager
-def opened_store() -> Iterator[ObjectStore]:
-    """The object store of the settings, the compose stack's, or the embedded one, started for this command."""
-    compose_discovery.adopt(pippa_home())
-    with object_store(pippa_home()) as settings:
-        store = ObjectStore(settings)
-        store.ensure_bucket()
-        yield store
+def opened_store() -> ObjectStore:
+    """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
+    _look_around(pippa_home())
+    store = open_store()
+    store.create()
+    return store
+
+
+def _look_around(home: Path) -> None:
+    compose_discovery.adopt(home)
+    earlier_store.note(home)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from rich.markup import escape
@@ -24,15 +25,15 @@ def show_all(argv: Sequence[str]) -> int:
     if nothing_stored():
         screen.print("No checkpoints yet. `pippa train smoke` makes some.")
         return ExitCode.DONE
-    with opened_store() as store:
-        from trainer.store import registry, runs
+    store = opened_store()
+    from trainer.store import registry, runs
 
-        if arguments.run:
-            runs.read_spec(store, arguments.run)
-        entries = registry.list_checkpoints(store, arguments.run)
-        names: dict[str, list[str]] = {}
-        for alias, target in sorted(registry.aliases(store).items()):
-            names.setdefault(target, []).append(alias)
+    if arguments.run:
+        runs.read_spec(store, arguments.run)
+    entries = registry.list_checkpoints(store, arguments.run)
+    names: dict[str, list[str]] = {}
+    for alias, target in sorted(registry.aliases(store).items()):
+        names.setdefault(target, []).append(alias)
     table = columns("checkpoint", "size", "created", "open-loop MSE", "aliases")
     for entry in entries:
         mse = entry.metrics.get(registry.BEST_METRIC)
@@ -53,11 +54,14 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("name", help=NAME_HELP)
     parser.add_argument("--json", action="store_true", help="the registry's own document")
     arguments = parser.parse_args(argv)
-    with opened_store() as store:
-        from trainer.store import registry
+    store = opened_store()
+    from trainer.store import manifest, registry
 
-        entry = registry.resolve(store, arguments.name)
-        names = sorted(alias for alias, target in registry.aliases(store).items() if target == entry.name)
+    entry = registry.resolve(store, arguments.name)
+    names = sorted(alias for alias, target in registry.aliases(store).items() if target == entry.name)
+    license_ = ""
+    with suppress(StoreError):  # a damaged base model says nothing against the checkpoint
+        license_ = manifest.read_manifest(store, entry.spec.base_model).origin.get("license", "")
     screen = console()
     if arguments.json:
         screen.file.write(entry.model_dump_json(indent=2) + "\n")
@@ -74,7 +78,7 @@ def show(argv: Sequence[str]) -> int:
         "changed by flags": ", ".join(name for name, origin in spec.provenance.items() if origin == "flag")
         or "nothing",
         "dataset": ", ".join(f"{ref.name}@{ref.digest}" for ref in spec.datasets),
-        "base model": f"{spec.base_model.name}@{spec.base_model.digest}",
+        "base model": f"{spec.base_model.name}@{spec.base_model.digest}" + (f", {license_}" if license_ else ""),
         "engine": f"{spec.engine}, pippa {spec.git_sha or 'of unknown commit'}"
         + (f", image {spec.image}" if spec.image else ""),
         "W&B": entry.wandb_run or f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}",
@@ -91,12 +95,12 @@ def pull(argv: Sequence[str]) -> int:
     parser.add_argument("name", help=NAME_HELP)
     parser.add_argument("folder", type=Path, help="where to; must not exist yet")
     arguments = parser.parse_args(argv)
-    with opened_store() as store:
-        from trainer.store import registry, snapshots
+    store = opened_store()
+    from trainer.store import registry, snapshots
 
-        entry = registry.resolve(store, arguments.name)
-        with ByteBar(f"pulling {entry.name}") as progress:
-            folder = snapshots.pull(store, entry.snapshot, arguments.folder.expanduser(), progress=progress)
+    entry = registry.resolve(store, arguments.name)
+    with ByteBar(f"pulling {entry.name}") as progress:
+        folder = snapshots.pull(store, entry.snapshot, arguments.folder.expanduser(), progress=progress)
     console().print(f"[green]✓[/] {escape(entry.name)} is in {escape(str(folder))}", soft_wrap=True)
     return ExitCode.DONE
 
@@ -106,12 +110,12 @@ def verify(argv: Sequence[str]) -> int:
     parser = Parser("pippa checkpoints verify", description="Read and hash every file of a checkpoint in the store.")
     parser.add_argument("name", help=NAME_HELP)
     arguments = parser.parse_args(argv)
-    with opened_store() as store:
-        from trainer.store import registry, snapshots
+    store = opened_store()
+    from trainer.store import registry, snapshots
 
-        entry = registry.resolve(store, arguments.name)
-        with spinner(f"Reading {size(entry.bytes_total)} of {entry.name}"):
-            problems = snapshots.verify(store, entry.snapshot)
+    entry = registry.resolve(store, arguments.name)
+    with spinner(f"Reading {size(entry.bytes_total)} of {entry.name}"):
+        problems = snapshots.verify(store, entry.snapshot)
     if problems:
         raise StoreError(
             f"{entry.name} is damaged:\n" + "\n".join(f"- {problem}" for problem in problems),
@@ -130,16 +134,16 @@ def alias(argv: Sequence[str]) -> int:
     arguments = parser.parse_args(argv)
     if (arguments.name is None) != arguments.remove:
         raise UsageError("Name the checkpoint, or --remove the alias.", parser.format_usage().strip())
-    with opened_store() as store:
-        from trainer.store import registry
+    store = opened_store()
+    from trainer.store import registry
 
-        if arguments.remove:
-            registry.remove_alias(store, arguments.alias)
-            console().print(f"[green]✓[/] {escape(arguments.alias)} is no name any more")
-            return ExitCode.DONE
-        registry.check_alias(arguments.alias)
-        entry = registry.resolve(store, arguments.name)
-        registry.set_alias(store, arguments.alias, entry)
+    if arguments.remove:
+        registry.remove_alias(store, arguments.alias)
+        console().print(f"[green]✓[/] {escape(arguments.alias)} is no name any more")
+        return ExitCode.DONE
+    registry.check_alias(arguments.alias)
+    entry = registry.resolve(store, arguments.name)
+    registry.set_alias(store, arguments.alias, entry)
     console().print(f"[green]✓[/] {escape(arguments.alias)} is {escape(entry.name)}")
     return ExitCode.DONE
 
@@ -154,7 +158,8 @@ def gc(argv: Sequence[str]) -> int:
     parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
     arguments = parser.parse_args(argv)
-    with opened_store() as store, spinner("Looking through the object store"):
+    store = opened_store()
+    with spinner("Looking through the object store"):
         from trainer.store.gc import collect
 
         found = collect(store, keep=arguments.keep, dry_run=not arguments.delete)

@@ -35,10 +35,10 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str) -> int:
     if nothing_stored():
         screen.print(nothing)
         return ExitCode.DONE
-    with opened_store() as store:
-        from trainer.store.snapshots import list_snapshots
+    store = opened_store()
+    from trainer.store.snapshots import list_snapshots
 
-        found = list_snapshots(store, kind)
+    found = list_snapshots(store, kind)
     if not found:
         screen.print(nothing)
         return ExitCode.DONE
@@ -114,7 +114,8 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
     warnings: list[Problem] = []
     if importers.is_folder(source):
         check_folder(source, arguments.data_config, options)  # before a store is started
-    with opened_store() as store, ByteBar(source) as report:
+    store = opened_store()
+    with ByteBar(source) as report:
         ref = importers.dataset(
             store,
             source,
@@ -173,7 +174,8 @@ def pull(argv: Sequence[str]) -> int:
     parser.add_argument("name", help="NAME, or NAME@DIGEST for an older one")
     parser.add_argument("folder", type=Path, help="where to; must not exist yet")
     arguments = parser.parse_args(argv)
-    with opened_store() as store, ByteBar(f"pulling {arguments.name}") as progress:
+    store = opened_store()
+    with ByteBar(f"pulling {arguments.name}") as progress:
         from trainer.store import snapshots
 
         name, _, digest = arguments.name.partition("@")

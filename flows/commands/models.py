@@ -33,7 +33,8 @@ def add(argv: Sequence[str]) -> int:
     from trainer import importers
 
     screen = notes()
-    with opened_store() as store, ByteBar(arguments.source) as report:
+    store = opened_store()
+    with ByteBar(arguments.source) as report:
         ref = importers.base_model(
             store,
             arguments.source,

@@ -24,10 +24,10 @@ def overview(argv: Sequence[str]) -> int:
 def compare(argv: Sequence[str]) -> int:
     """``pippa presets compare A B …``"""
     parser = Parser("pippa presets compare", description="What differs between presets, and why.")
-    parser.add_argument("presets", nargs="*", metavar="PRESET", help="by default all of them")
+    parser.add_argument("presets", nargs="*", type=get_preset, metavar="PRESET", help="by default all of them")
     parser.add_argument("--markdown", action="store_true", help="a table for a page instead of the terminal")
     arguments = parser.parse_args(argv)
-    presets = [get_preset(name) for name in arguments.presets] or list(PRESETS.values())
+    presets = arguments.presets or list(PRESETS.values())
     if arguments.markdown:
         sys.stdout.write(comparison_markdown(presets) + "\n")
     else:

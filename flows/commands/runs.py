@@ -22,7 +22,7 @@ from flows.views.terminal import duration
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import ExitCode, PippaError, UsageError
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from trainer.store.runs import RunState
@@ -38,10 +38,10 @@ def show_all(argv: Sequence[str]) -> int:
     if nothing_stored():
         screen.print("No runs yet. `pippa train smoke` is one.")
         return ExitCode.DONE
-    with opened_store() as store:
-        from trainer.store.runs import list_runs
+    store = opened_store()
+    from trainer.store.runs import list_runs
 
-        found = list_runs(store)
+    found = list_runs(store)
     table = columns("run", "status", "step", "loss", "took", "")
     colours = {"done": "green", "failed": "red", "running": "cyan"}
     for run in found:
@@ -73,10 +73,10 @@ def show(argv: Sequence[str]) -> int:
     parser.add_argument("run", help="run id, as `pippa runs` lists them")
     parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
     arguments = parser.parse_args(argv)
-    with opened_store() as store:
-        from flows.views.report import build_report, print_report, to_markdown
+    store = opened_store()
+    from flows.views.report import build_report, print_report, to_markdown
 
-        report = build_report(store, arguments.run)
+    report = build_report(store, arguments.run)
     screen = console()
     if arguments.markdown:
         screen.file.write(to_markdown(report) + "\n")
@@ -94,11 +94,11 @@ def pull(argv: Sequence[str]) -> int:
     folder = arguments.folder.expanduser()
     if folder.exists():
         raise UsageError(f"{folder} exists already.", "Name a folder that does not.")
-    with opened_store() as store:
-        from trainer.store import runs
+    store = opened_store()
+    from trainer.store import runs
 
-        runs.read_spec(store, arguments.run)
-        written = runs.download_folder(store, arguments.run, "", folder)
+    runs.read_spec(store, arguments.run)
+    written = runs.download_folder(store, arguments.run, "", folder)
     console().print(f"[green]✓[/] {len(written)} files are in {escape(str(folder))}", soft_wrap=True)
     return ExitCode.DONE
 
@@ -108,7 +108,8 @@ def sync(argv: Sequence[str]) -> int:
     parser = Parser("pippa runs sync", description="Upload to W&B what a run recorded offline.")
     parser.add_argument("run", help="run id, as `pippa runs` lists them")
     arguments = parser.parse_args(argv)
-    with opened_store() as store, tempfile.TemporaryDirectory() as temporary:
+    store = opened_store()
+    with tempfile.TemporaryDirectory() as temporary:
         from trainer.store import runs
 
         runs.read_spec(store, arguments.run)
@@ -143,13 +144,12 @@ def resume(argv: Sequence[str]) -> int:
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         preset = arguments.run.rsplit("-", 3)[0]
         return submit_and_follow(preset, {}, None, arguments.run, None)
-    with opened_store() as store:
-        spec, state = _resumable(store, arguments.run)
-        launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
-        assert launcher != "remote"  # noqa: S101 - that was seen to above
-        _require_not_elsewhere(spec, state, launcher)
-        # Within the store's context, so that an embedded server is not stopped and started again in between.
-        return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
+    store = opened_store()
+    spec, state = _resumable(store, arguments.run)
+    launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
+    assert launcher != "remote"  # noqa: S101 - that was seen to above
+    _require_not_elsewhere(spec, state, launcher)
+    return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
 
 
 def follow(argv: Sequence[str]) -> int:

@@ -17,7 +17,7 @@ from flows.commands.train import chosen_launcher
 from flows.embedded.prefect import answers, given_api
 from flows.launch import LauncherName
 from flows.settings import keep_bytecode, prefect_environment
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import S3Settings, pippa_home
 from trainer.errors import PippaError, UsageError
 from trainer.runner.run_spec_builder import engine_from
 
@@ -55,10 +55,17 @@ def _environment(home: Path) -> None:
             "PREFECT_API_URL is not set: which Prefect server?",
             "Set it, such as http://127.0.0.1:4200/api; `pippa server` starts one.",
         )
-    StoreSettings.from_environ()
+    if not os.environ.get("PIPPA_S3_ENDPOINT"):
+        raise UsageError(
+            "PIPPA_S3_ENDPOINT is not set: a worker needs an object store that those who submit trainings reach too.",
+            "Set it and its keys, such as those of the compose stack's MinIO (docs/stack.md) or of a bucket.",
+        )
+    S3Settings.from_environ()
     os.environ["PIPPA_HOME"] = str(home)
     keep_bytecode(home)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
+    # Pauses of 2, 4 … 256 seconds: a flow outlasts a server that is away for eight minutes.
+    os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
     os.environ.update({**prefect_environment(home), **given_api().to_environ()})
     # Flows are started as `python …`, which must be this one.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

@@ -1,18 +1,21 @@
 """The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
 
 Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
-where a person runs it, who may cancel it in Prefect's UI too; under a worker it is the hook, which also runs when
-the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both had their time.
+where a person runs it, who may cancel it in Prefect's UI too, or where its worker was killed; under a worker it is the
+hook, which also runs when the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both
+had their time.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 import httpx
@@ -20,12 +23,14 @@ from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
 from prefect.flows import Flow
+from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.logging.loggers import flow_run_logger
 from prefect.states import State
+from rich.console import Console
 
 from flows.launch.docker import docker_client, reaper
 from flows.launch.docker.placement import find_placement
-from flows.launch.machine import has_process
+from flows.launch.process_table import has_process
 from flows.orchestration import gpu_leases
 from flows.orchestration.prefect_client import sync_client
 from flows.settings import stop_grace
@@ -43,19 +48,24 @@ def supervised() -> bool:
 
 
 @contextmanager
-def cancellable(flow_run_id: UUID) -> Iterator[None]:
-    """Make a cancellation in Prefect's UI a Ctrl-C in this process, where no worker watches for it."""
-    if supervised():
-        yield
-        return
+def cancellable(flow_run_id: UUID, pid: int | None = None) -> Iterator[None]:
+    """Make a cancellation in Prefect's UI a Ctrl-C in the process ``pid``, by default this one.
+
+    Not while a worker watches for it. On a bare host its flows outlive one that is killed.
+    """
+    worker = os.getppid() if supervised() else None
+    if worker is not None:
+        _outlive_the_log()
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.wait(LOOK_SECONDS):
+            if os.getppid() == worker:
+                continue
             with suppress(httpx.HTTPError), sync_client() as client:
                 state = client.read_flow_run(flow_run_id).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()) and not ended.is_set():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(pid or os.getpid(), signal.SIGINT)
                     return
 
     thread = threading.Thread(target=watch, name="cancellation", daemon=True)
@@ -66,6 +76,22 @@ def cancellable(flow_run_id: UUID) -> Iterator[None]:
         # Before the flow run's own state is final, or a late look would take that for a cancellation.
         ended.set()
         thread.join()
+
+
+def _outlive_the_log() -> None:
+    """Let this process, and with it the training, go on when the worker that reads its log is killed.
+
+    Rich ends a process whose output nobody reads, as a shell's pipes want it.
+    """
+
+    def stay(console: Console) -> None:
+        with suppress(SystemExit):
+            Console.on_broken_pipe(console)  # writes nothing from now on
+
+    for name in (None, "prefect"):
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, PrefectConsoleHandler):
+                handler.console.on_broken_pipe = partial(stay, handler.console)
 
 
 def stop_what_runs(flow: Flow[..., object], flow_run: FlowRun, state: State) -> None:

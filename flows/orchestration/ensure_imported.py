@@ -18,12 +18,13 @@ from flows.settings import stop_grace
 from trainer import importers
 from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import SnapshotRef
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import pippa_home
 from trainer.data.config_file import as_argument
 from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, PhaseEvent, SnapshotEvent
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 Observe = Callable[[Event], None]
 
@@ -43,7 +44,7 @@ def ensure_imported(
     ``owner`` is the run, or else the flow run, that wants it; asking again for the same owner continues what was begun.
     Raises as ``trainer.importers`` does, and ``KeyboardInterrupt`` when Ctrl-C stopped it.
     """
-    store = ObjectStore(StoreSettings.from_environ())
+    store = open_store()
     if ref := importers.find(store, kind, name):
         return ref
     if launcher == "process" or importers.is_folder(name):

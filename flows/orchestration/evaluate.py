@@ -17,10 +17,10 @@ from flows.orchestration import gpu_leases
 from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs, supervised
 from flows.settings import stop_grace
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import pippa_home
 from trainer.events import EvaluationEvent, Event
 from trainer.store import registry
-from trainer.store.client import ObjectStore
+from trainer.store.stores import open_store
 
 
 def _run_name() -> str:
@@ -47,7 +47,7 @@ def evaluate(
     """
     log, home, flow_run_id = get_run_logger(), pippa_home(), UUID(str(runtime.flow_run.id))
     # An unknown name is said before anything waits for a GPU; an alias that moves meanwhile changes nothing.
-    entry = registry.resolve(ObjectStore(StoreSettings.from_environ()), checkpoint)
+    entry = registry.resolve(open_store(), checkpoint)
     arguments = ["evaluate", "--checkpoint", entry.name]
     arguments += ["--dataset", dataset] if dataset else []
     arguments += ["--trajs", str(trajs)] if trajs else []

@@ -7,9 +7,8 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
 from flows.views.terminal import size
-from trainer.config.settings import StoreSettings
-from trainer.store.client import ObjectStore
 from trainer.store.gc import Collected, collect
+from trainer.store.stores import open_store
 
 
 @flow(name="gc", persist_result=False)
@@ -22,7 +21,7 @@ def gc(keep: int | None = None, delete: bool = False) -> str:
         keep: Also drop all but this many of the newest checkpoints of each run.
         delete: Delete it. Without this nothing is touched, and the report says what would be.
     """
-    found = collect(ObjectStore(StoreSettings.from_environ()), keep=keep, dry_run=not delete)
+    found = collect(open_store(), keep=keep, dry_run=not delete)
     summary = f"{found.blobs} files, {size(found.bytes_freed)} {'freed' if delete else 'would be freed'}"
     get_run_logger().info(summary)
     create_markdown_artifact(to_markdown(found, summary), key="gc", description=summary)

@@ -13,11 +13,10 @@ from flows.orchestration.ensure_imported import ensure_imported
 from flows.views.terminal import size
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.config.run_spec import SnapshotRef
-from trainer.config.settings import StoreSettings
 from trainer.data.configs import declared
 from trainer.importers import Kind
-from trainer.store.client import ObjectStore
 from trainer.store.manifest import read_manifest
+from trainer.store.stores import open_store
 
 
 def _run_name() -> str:
@@ -89,7 +88,7 @@ def _pull(
         options=options,
         observe=lambda event: log_event(log, event),
     )
-    manifest = read_manifest(ObjectStore(StoreSettings.from_environ()), ref)
+    manifest = read_manifest(open_store(), ref)
     origin = "\n".join(f"| {title} | {value} |" for title, value in manifest.origin.items())
     create_markdown_artifact(
         f"# {ref.name}\n\n| | |\n|---|---|\n| digest | `{ref.digest}` |\n"

@@ -13,7 +13,8 @@ from prefect.client.schemas.filters import FlowRunFilterStateType as StateTypes
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import AwaitingRetry, Cancelled, Crashed
 
-from flows.launch.machine import has_process, machine_name
+from flows.launch.machine import machine_name
+from flows.launch.process_table import has_process
 from flows.orchestration import cancellation, gpu_leases
 from flows.orchestration.prefect_client import sync_client
 

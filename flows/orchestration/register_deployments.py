@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient
@@ -22,7 +21,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.orchestration.deployments import QUEUES, TAG, Deployment, Timetable, flow_name
-from trainer.version import git_sha
+from trainer.version import git_sha, version
 
 # Without a command of its own, Prefect's process worker copies the flow's code to a workspace and looks for a project
 # to install; the code lies in the image.
@@ -73,7 +72,7 @@ def ensure_pool(client: SyncPrefectClient, pool: str) -> None:
 def code_version() -> str:
     """What the UI shows as a deployment's version: pippa's, and its commit."""
     sha = git_sha()
-    return version("pippa") + (f"+{sha[:12]}" if sha else "")
+    return version() + (f"+{sha[:12]}" if sha else "")
 
 
 def _deploy(client: SyncPrefectClient, deployment: Deployment, flow_id: UUID, pool: str) -> UUID:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from pathlib import Path
 
 from prefect.workers.process import ProcessWorker
 from rich.console import Console
 from rich.markup import escape
 
-from flows.launch import LauncherName
+from flows.launch import LauncherName, process_table
 from flows.launch.machine import machine_name
 from flows.orchestration.deployments import POOL, SCHEDULES, deployments, names
 from flows.orchestration.prefect_client import prefect_client
@@ -41,10 +40,10 @@ async def _run(worker: ProcessWorker, screen: Console) -> None:
     def stop() -> None:
         # In one go, and before Prefect can see it: it would take the end of a flow's process for the end of its
         # training. Containers train on, and the next worker of this machine follows them again.
-        children = _children()
-        for pid in children:
+        started = process_table.children()
+        for pid in started:
             os.kill(pid, signal.SIGKILL)
-        if children:
+        if started:
             screen.print("Stopped. Trainings in containers go on; the next worker here follows them again.")
         else:
             screen.print("Stopped.")
@@ -55,9 +54,3 @@ async def _run(worker: ProcessWorker, screen: Console) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop)
     with Reconciler():
         await worker.start(printer=lambda line: screen.print(escape(str(line)), soft_wrap=True))
-
-
-def _children() -> list[int]:
-    """The processes this one started and that are still there."""
-    pids = Path(f"/proc/self/task/{os.getpid()}/children")
-    return [int(pid) for pid in pids.read_text().split()] if pids.is_file() else []

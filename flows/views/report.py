@@ -16,7 +16,7 @@ from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
 from trainer.events import CheckpointEvent, ErrorEvent, ProgressEvent, WarningEvent, parse_event
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
 VARIANCE = "action_variance"

@@ -7,8 +7,8 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from bench.drill.steps import TUNES
 from bench.flops import parts, peak_tflops, step_flops
-from bench.gpu import TUNES
 from bench.models import small_config
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15

@@ -19,9 +19,10 @@ from tests.support.isaac.repository import BRANCH
 from tests.support.waiting import PATIENCE, until
 from trainer import importers
 from trainer.config.run_spec import Engine
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 if TYPE_CHECKING:
     import docker
@@ -47,14 +48,14 @@ def engine(built) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def bucket(built, s3_server) -> Iterator[StoreSettings]:
+def bucket(built, s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
 
 @pytest.fixture(scope="module")
 def store(bucket, tmp_path_factory) -> ObjectStore:
-    store = ObjectStore(bucket)
+    store = S3Store(bucket)
     push_base_model(store, tmp_path_factory.mktemp("models"))
     return store
 
@@ -62,9 +63,7 @@ def store(bucket, tmp_path_factory) -> ObjectStore:
 class Container:
     """One ``trainer`` command in an image, removed at the end."""
 
-    def __init__(
-        self, client: docker.DockerClient, engine: Engine, bucket: StoreSettings, *command: str, **environ: str
-    ):
+    def __init__(self, client: docker.DockerClient, engine: Engine, bucket: S3Settings, *command: str, **environ: str):
         self.container = client.containers.run(
             TAG.format(engine),
             ["trainer", *command],

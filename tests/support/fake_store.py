@@ -9,12 +9,8 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pydantic import SecretStr
-
-from trainer.config.settings import StoreSettings
-from trainer.store.client import ObjectInfo, ObjectStore
-from trainer.store.failures import MissingObjectError
 from trainer.store.hashing import Hashed
+from trainer.store.object_store import MissingObjectError, ObjectInfo, ObjectStore
 
 
 class FakeStore(ObjectStore):
@@ -24,7 +20,6 @@ class FakeStore(ObjectStore):
     """
 
     def __init__(self, jitter: float = 0.0) -> None:
-        super().__init__(StoreSettings(endpoint="http://fake", access_key=SecretStr("a"), secret_key=SecretStr("b")))
         self.objects: dict[str, tuple[bytes, datetime]] = {}
         self._lock = threading.Lock()
         self._jitter = jitter
@@ -32,6 +27,13 @@ class FakeStore(ObjectStore):
     def _request(self) -> None:
         if self._jitter:
             time.sleep(random.uniform(0, self._jitter))
+
+    @property
+    def address(self) -> str:
+        return "memory"
+
+    def create(self) -> None:
+        pass
 
     def without_retries(self) -> ObjectStore:
         return self

@@ -26,6 +26,8 @@ from trainer.data.configs import DATA_CONFIGS, declared
 from trainer.errors import UsageError
 
 Provenance = dict[str, Literal["default", "preset", "flag"]]
+Resolved = tuple[Preset, FinetuneConfig, Provenance]
+"""A preset, its configuration with somebody's changes, and where each value came from."""
 
 UPSTREAM_DEFAULTS: dict[str, object] = {
     "save_steps": 3000,
@@ -115,7 +117,7 @@ def parse_flags(
 
 def resolve(
     preset_name: str, argv: Sequence[str], prog: str = "trainer run", environ: Mapping[str, str] = os.environ
-) -> tuple[Preset, FinetuneConfig, Provenance]:
+) -> Resolved:
     """``resolve_values`` with the flags of ``argv``, those that ``parse_flags`` takes."""
     prog = f"{prog} {preset_name}"
     values, given = _parsed(argv, get_preset(preset_name).config, prog)
@@ -127,7 +129,7 @@ def resolve_values(
     overrides: Mapping[str, Any],
     prog: str = "pippa train PRESET",
     environ: Mapping[str, str] = os.environ,
-) -> tuple[Preset, FinetuneConfig, Provenance]:
+) -> Resolved:
     """The preset, its configuration with ``overrides`` applied, and where each field's value came from.
 
     ``PIPPA_BASE_MODEL`` stands in for a base model that they leave open. Raises ``UsageError`` for an unknown preset or

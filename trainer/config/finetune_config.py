@@ -23,6 +23,9 @@ EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
 ReportTo = Literal["wandb", "tensorboard", "azure_ml"]
 
+LOGGING_STEPS = 10
+"""Steps between two logged losses, of every engine: upstream's script sets it, and has no flag for it."""
+
 
 class FinetuneConfig(BaseModel):
     """The arguments of one fine-tuning, in upstream's names and order."""

@@ -79,8 +79,8 @@ def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:
     return secret_from(environ, "HF_TOKEN")
 
 
-class StoreSettings(BaseModel):
-    """Where the object store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
+class S3Settings(BaseModel):
+    """Where an S3 store is and how to sign in. The keys never appear in ``repr``, logs or dumps."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -102,7 +102,7 @@ class StoreSettings(BaseModel):
         return urlsplit(self.endpoint).scheme == "https"
 
     @classmethod
-    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> StoreSettings:
+    def from_environ(cls, environ: Mapping[str, str] = os.environ) -> S3Settings:
         """Read ``PIPPA_S3_*``. Raises ``StoreError`` when the endpoint or a key is missing."""
         endpoint = environ.get("PIPPA_S3_ENDPOINT", "")
         access_key = secret_from(environ, "PIPPA_S3_ACCESS_KEY")
@@ -110,7 +110,7 @@ class StoreSettings(BaseModel):
         if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
             raise StoreError(
                 f"PIPPA_S3_ENDPOINT is {endpoint or 'not set'!r}, not the URL of an S3 endpoint.",
-                "Set it to one, such as http://127.0.0.1:9000, or use `pippa train`, which starts a store itself.",
+                "Set it to one, such as http://127.0.0.1:9000, or unset it: the store is then PIPPA_HOME/store.",
             )
         if not access_key or not secret_key:
             raise StoreError(

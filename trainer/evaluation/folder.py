@@ -1,6 +1,6 @@
-"""``trainer evaluate --model-path FOLDER``: open-loop evaluation in upstream's terms (``scripts/eval_policy.py``).
+"""``trainer evaluate`` of a folder: open-loop evaluation in upstream's terms (``scripts/eval_policy.py``).
 
-Of a checkpoint folder; ``trainer.evaluation.registered`` evaluates one of the registry.
+``trainer.evaluation.registered`` evaluates one of the registry.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class EvaluateOptions:
     """Open-loop evaluation: predicted against demonstrated actions.
 
     Of a checkpoint folder on a dataset folder. `trainer evaluate --checkpoint NAME` takes both from the object store:
-    `trainer evaluate --checkpoint --help`.
+    `trainer evaluate --checkpoint NAME --help`.
     """
 
     model_path: Path

@@ -79,6 +79,7 @@ def evaluate_episode(
     """
     steps = min(steps, source.lengths[episode])
     demonstrated, predicted = [], []
+    names: tuple[str, ...] = ()
     queried = tuple(range(0, steps, action_horizon))
     for frame in queried:
         data = source.get_step_data(episode, frame)
@@ -86,9 +87,8 @@ def evaluate_episode(
         chunk = policy.get_action(observation)
         demonstrated.append(_rows(data, keys, action_horizon))
         predicted.append(_rows(chunk, keys, action_horizon))
-    names = tuple(
-        f"{key}[{dimension}]" for key in keys for dimension in range(np.atleast_2d(data[f"action.{key}"]).shape[-1])
-    )
+        widths = {key: np.atleast_2d(data[f"action.{key}"]).shape[-1] for key in keys}
+        names = tuple(f"{key}[{dimension}]" for key, width in widths.items() for dimension in range(width))
     trajectory = Trajectory(
         episode=episode,
         demonstrated=np.concatenate(demonstrated)[:steps],

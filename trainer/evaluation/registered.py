@@ -17,7 +17,7 @@ import tyro
 
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import pippa_home
 from trainer.data.config_file import as_argument
 from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
@@ -26,8 +26,9 @@ from trainer.events import Emitter, EvaluationEvent, Event, PhaseEvent
 from trainer.runner.run import EVALUATED_EPISODES, EVALUATED_STEPS
 from trainer.runner.workspace import cached
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
+from trainer.store.stores import open_store
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, 
 
     Raises ``UsageError`` for an unknown checkpoint or dataset, ``StoreError``, and what ``evaluate`` raises.
     """
-    store = ObjectStore(StoreSettings.from_environ())
+    store = open_store()
     entry = registry.resolve(store, options.checkpoint)
     dataset = _dataset(store, entry, options.dataset)
     emit(PhaseEvent(phase="prepare", message=f"Fetching {entry.name} and {dataset} from the store."))

@@ -7,7 +7,6 @@ addresses contents keeps the frozen ones once per base model, and each further c
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Mapping, Set
 from os import PathLike
 from pathlib import Path
@@ -24,8 +23,6 @@ from trainer.config.settings import hub_token
 from trainer.errors import UsageError
 from trainer.gr00t.n15.config import read_config
 from trainer.hardlink import link_or_copy
-
-log = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 

@@ -45,7 +45,7 @@ from trainer.importers.names import (
 )
 from trainer.importers.normalize_dataset import require_valid
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 __all__ = [
     "DEMO",
@@ -119,7 +119,7 @@ def base_model(
     """The snapshot of the base model called ``name``, imported or made if need be; see ``dataset``.
 
     A GR00T N1.5 without a tokenizer, as NVIDIA's repository, gets the official one, so that training needs no hub.
-    Another architecture, and weights that are not whole, are refused.
+    Another architecture, and weights that are not whole, are refused. The licence of the weights is said, and kept.
     """
     source, ref = _looked_up(store, "model", name, store_name, refresh)
     if ref:
@@ -130,6 +130,8 @@ def base_model(
             return found
         folder, origin = found
         with models.completed(folder, name, work, log) as (whole, more):
+            if not isinstance(source, Generated):
+                more = {**more, **models.licensed(whole, log)}
             return _push(store, whole, "model", called, {**origin, **more}, log, report)
 
 
@@ -224,7 +226,7 @@ def _fetched(
                     return
                 yield git.check_out(source, folder, commit, log, report), origin | _asked(source.ref, commit)
         case S3Prefix():
-            settings = s3.settings_for(source, store.settings)
+            settings = s3.settings_for(source, store)
             listing = s3.listing(source, settings)
             origin = {"s3": source.url, "endpoint": settings.endpoint, "revision": listing.revision}
             with folder_for(work, called, f"s3 {settings.endpoint} {source.url} {listing.revision}") as folder:

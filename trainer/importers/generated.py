@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
 import importlib.util
 import re
@@ -17,8 +19,8 @@ from trainer.errors import PippaError
 from trainer.importers.downloads import Log
 from trainer.importers.names import SYNTHETIC, TINY, Kind
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
 from trainer.store.manifest import read_manifest
+from trainer.store.object_store import ObjectStore
 
 NAMES: dict[Kind, str] = {"dataset": SYNTHETIC, "model": TINY}
 _MAKERS: dict[Kind, tuple[str, str]] = {
@@ -38,13 +40,46 @@ def stored(store: ObjectStore, kind: Kind) -> SnapshotRef | None:
     return None
 
 
+@functools.cache
 def generator_sha256(kind: Kind) -> str:
-    """Hash of the generator's source: another version makes something else."""
-    module = _MAKERS[kind][0]
-    spec = importlib.util.find_spec(module)
-    if spec is None or spec.origin is None:
-        raise PippaError(f"{module} is missing.", "Install pippa with its `trainer` dependencies: `uv sync`.")
-    return hashlib.sha256(Path(spec.origin).read_bytes()).hexdigest()
+    """Hash of the generator's source, with all of pippa's that it imports: another version makes something else."""
+    hasher = hashlib.sha256()
+    for module, source in sorted(generator_sources(kind).items()):
+        hasher.update(f"{module} {hashlib.sha256(source).hexdigest()}\n".encode())
+    return hasher.hexdigest()
+
+
+def generator_sources(kind: Kind) -> dict[str, bytes]:
+    """The source of each module of pippa that decides what the generator makes, by name. Read, not imported."""
+    found: dict[str, bytes] = {}
+    waiting = [_MAKERS[kind][0]]
+    while waiting:
+        module = waiting.pop()
+        if module not in found and (source := _source(module)) is not None:
+            found[module] = source
+            waiting += _imports(source)
+    return found
+
+
+def _source(module: str) -> bytes | None:
+    """None for what is no module: the last word of ``from package import name`` may be anything."""
+    package, _, name = module.rpartition(".")
+    spec = importlib.util.find_spec(package)
+    for folder in (spec.submodule_search_locations if spec else None) or ():
+        if (file := Path(folder) / f"{name}.py").is_file():
+            return file.read_bytes()
+    return None
+
+
+def _imports(source: bytes) -> list[str]:
+    """What ``source`` imports of pippa's own, at the top and inside functions."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return [name for name in names if name.startswith("trainer.")]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A base model's folder, made whole: NVIDIA's has no tokenizer."""
+"""A base model's folder, made whole, since NVIDIA's has no tokenizer; and the licence of its weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.errors import UsageError
 from trainer.gr00t import base_model as base_model_folder
+from trainer.gr00t.licenses import license_of
 from trainer.importers import hub
 from trainer.importers.downloads import Log
 from trainer.importers.names import HubRepository
@@ -48,3 +49,12 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
                 "config.json) and merges.txt beside the model's files, then `pippa models add ./FOLDER`.",
             ) from error
         yield whole, {"tokenizer": f"{tokenizer}@{commit}"}
+
+
+def licensed(folder: Path, log: Log) -> dict[str, str]:
+    """Say which licence the weights in ``folder`` have; what a snapshot's origin keeps of it."""
+    license_ = license_of(folder)
+    if license_ is None:
+        return {}
+    log(str(license_))
+    return {"license": license_.name}

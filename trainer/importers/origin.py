@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 
 def origin_text(origin: Mapping[str, str]) -> str:
-    """Where a snapshot came from, at which revision, and what was changed on the way."""
+    """Where a snapshot came from, at which revision, what was changed on the way, and its licence."""
     if "hub" in origin:
         text = f"Hugging Face hub {origin['hub']}{_revision(origin)}"
     elif "git" in origin:
@@ -19,7 +19,7 @@ def origin_text(origin: Mapping[str, str]) -> str:
         text = "generated"
     else:
         text = ", ".join(f"{name} {value}" for name, value in origin.items())
-    return "; ".join([text, *changes_text(origin)])
+    return "; ".join([text, *changes_text(origin), *([origin["license"]] if "license" in origin else [])])
 
 
 def changes_text(origin: Mapping[str, str]) -> list[str]:

@@ -12,13 +12,14 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from trainer.config.settings import StoreSettings, secret_from
+from trainer.config.settings import S3Settings, secret_from
 from trainer.disk import require_space
 from trainer.errors import StoreError, UsageError
 from trainer.importers.downloads import ANOTHER_DISK, Log, Report, watched
 from trainer.importers.names import S3Prefix
-from trainer.store.client import ObjectInfo, ObjectStore
+from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.parallel import for_each
+from trainer.store.s3 import S3Store
 
 DOWNLOADS = 8
 _MD5 = re.compile(r"[0-9a-f]{32}")
@@ -28,7 +29,7 @@ _MD5 = re.compile(r"[0-9a-f]{32}")
 class Listing:
     """What lay under a prefix at one moment."""
 
-    bucket: ObjectStore
+    bucket: S3Store
     files: dict[str, ObjectInfo]
     """By path under the prefix."""
 
@@ -44,10 +45,11 @@ class Listing:
         return hashlib.sha256("".join(rows).encode()).hexdigest()
 
 
-def settings_for(source: S3Prefix, store: StoreSettings, environ: Mapping[str, str] = os.environ) -> StoreSettings:
+def settings_for(source: S3Prefix, store: ObjectStore, environ: Mapping[str, str] = os.environ) -> S3Settings:
     """How to reach the bucket: the object store's server and keys, unless ``PIPPA_SOURCE_S3_*`` name others.
 
-    Raises ``UsageError`` for another server without keys of its own: the object store's are never sent to it.
+    Raises ``UsageError`` for another server without keys of its own, as the object store's are never sent to it, and
+    where the object store is a folder and no server is named.
     """
     endpoint = environ.get("PIPPA_SOURCE_S3_ENDPOINT") or ""
     access_key = secret_from(environ, "PIPPA_SOURCE_S3_ACCESS_KEY")
@@ -63,18 +65,26 @@ def settings_for(source: S3Prefix, store: StoreSettings, environ: Mapping[str, s
             f"No keys for {source.url}{f' at {endpoint}' if endpoint else ''}.",
             "Set both PIPPA_SOURCE_S3_ACCESS_KEY and PIPPA_SOURCE_S3_SECRET_KEY (or …_FILE with the path of a secret).",
         )
-    return StoreSettings(
-        endpoint=(endpoint or store.endpoint).rstrip("/"),
-        access_key=SecretStr(access_key) if access_key else store.access_key,
-        secret_key=SecretStr(secret_key) if secret_key else store.secret_key,
-        bucket=source.bucket,
-        region=region or ("us-east-1" if endpoint else store.region),
-    )
+    if endpoint:
+        server = S3Settings(endpoint=endpoint.rstrip("/"), access_key=SecretStr(""), secret_key=SecretStr(""))
+    elif isinstance(store, S3Store):
+        server = store.settings
+    else:
+        raise UsageError(
+            f"{source.url}: on which server? The object store is a folder, and PIPPA_SOURCE_S3_ENDPOINT is not set.",
+            "Set PIPPA_SOURCE_S3_ENDPOINT, PIPPA_SOURCE_S3_ACCESS_KEY and PIPPA_SOURCE_S3_SECRET_KEY.",
+        )
+    given: dict[str, object] = {"bucket": source.bucket}
+    if access_key and secret_key:
+        given |= {"access_key": SecretStr(access_key), "secret_key": SecretStr(secret_key)}
+    if region:
+        given["region"] = region
+    return server.model_copy(update=given)
 
 
-def listing(source: S3Prefix, settings: StoreSettings) -> Listing:
+def listing(source: S3Prefix, settings: S3Settings) -> Listing:
     """What lies under the prefix now. Raises ``StoreError``, and ``UsageError`` when that is nothing."""
-    bucket = ObjectStore(settings)
+    bucket = S3Store(settings)
     prefix = f"{source.prefix}/" if source.prefix else ""
     files = {found.key.removeprefix(prefix): found for found in bucket.list(prefix)}
     if not files:

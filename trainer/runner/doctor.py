@@ -8,21 +8,21 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from trainer.config.settings import StoreSettings, pippa_home
+from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, PippaError
-from trainer.store.client import ObjectStore
+from trainer.runner.cards import cards
+from trainer.store.stores import open_store, store_folder
 from trainer.training.devices import oldest_driver
 
 _PACKAGES = ("pippa", "torch", "transformers", "accelerate", "av", "wandb", "minio")
 
 
 def main() -> int:
-    """Print what there is, one line each. Returns 4 when an object store is configured but can't be used."""
+    """Print what there is, one line each. Returns 4 when the object store can't be used."""
     out = sys.stdout.write
     out(f"{'python':<14} {platform.python_version()} on {platform.platform()}\n")
     for package in _PACKAGES:
@@ -40,16 +40,17 @@ def main() -> int:
 
 
 def _store(out: Callable[[str], object]) -> int:
-    if not os.environ.get("PIPPA_S3_ENDPOINT"):
-        out(f"{'object store':<14} PIPPA_S3_ENDPOINT is not set (`pippa train` starts one itself)\n")
+    folder = store_folder(pippa_home())
+    if not os.environ.get("PIPPA_S3_ENDPOINT") and not folder.is_dir():
+        out(f"{'object store':<14} the folder {folder}, made when it is first used\n")
         return ExitCode.DONE
     try:
-        settings = StoreSettings.from_environ()
-        ObjectStore(settings).ensure_bucket()
+        store = open_store()
+        store.create()
     except PippaError as error:
         out(f"{'object store':<14} {error.message} {error.hint}\n")
         return int(error.exit_code)
-    out(f"{'object store':<14} {settings.endpoint}, bucket {settings.bucket}: reachable\n")
+    out(f"{'object store':<14} {store.address}: usable\n")
     return ExitCode.DONE
 
 
@@ -63,23 +64,18 @@ def _version(package: str) -> str:
 def _devices() -> list[str]:
     """The GPUs as the driver names them; asking torch would take half a minute on a small machine."""
     native = os.environ.get("PIPPA_ENGINE", "native") == "native"
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+    found = cards()
+    if not found:
         return ["no NVIDIA GPU: " + ("training runs on the CPU" if native else "Isaac-GR00T can't train")]
     cuda = _torch_cuda() if native else None
-    return [line + (_driver_problem(line, cuda) if cuda else "") for line in found.stdout.strip().splitlines()]
+    return [
+        f"{card.name}, {card.memory >> 20} MiB, {card.driver}" + (_driver_problem(card.driver, cuda) if cuda else "")
+        for card in found
+    ]
 
 
-def _driver_problem(gpu: str, cuda: str) -> str:
-    """What is to be said of the driver, which ends a line of ``nvidia-smi``."""
-    driver = gpu.rpartition(",")[2].strip()
+def _driver_problem(driver: str, cuda: str) -> str:
+    """What is to be said of the driver, which ends the line about a GPU."""
     needed = oldest_driver(cuda)
     if not driver.partition(".")[0].isdigit() or int(driver.partition(".")[0]) >= needed:
         return ""

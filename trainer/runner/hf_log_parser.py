@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable
 
-from trainer.events import Event, ProgressEvent, WarningEvent
+from trainer.config.finetune_config import LOGGING_STEPS
+from trainer.events import Event, ProgressEvent, divergence
 
 _BAR = re.compile(r"\|\s*(\d+)/(\d+)\s*\[")
 _ITEM = re.compile(r"'(\w+)':\s*'?([-+\w.]+)'?")
-LOGGING_STEPS = 10
-"""Steps between two loss lines; upstream's runner sets it."""
 
 
 class HfLogParser:
@@ -69,12 +68,7 @@ class HfLogParser:
         events: list[Event] = []
         if not math.isfinite(numbers["loss"]) and not self._warned:
             self._warned = True
-            events.append(
-                WarningEvent(
-                    message=f"The loss is {numbers['loss']} near step {self._step}.",
-                    hint="The training has diverged: stop it and lower --learning-rate, or raise --warmup-ratio.",
-                )
-            )
+            events.append(divergence(numbers["loss"], self._step))
         self._loss = {name: value for name, value in numbers.items() if math.isfinite(value)}
         # The two streams race: the bar may already be a step further than the line's own multiple of ten.
         step = self._step // LOGGING_STEPS * LOGGING_STEPS if self._start else self._step + LOGGING_STEPS

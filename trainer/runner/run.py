@@ -10,19 +10,19 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
-from trainer.config.settings import StoreSettings, pippa_home, secret_from, upload_patience
+from trainer.config.settings import pippa_home, secret_from, upload_patience
 from trainer.data.config_file import to_json
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
-from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
-from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
-from trainer.runner.ahead import AHEAD, Ahead, order
+from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
+from trainer.forecast import advice, read_sections
+from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
@@ -31,7 +31,8 @@ from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.run_log import RunLog
 from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
 from trainer.store import registry, resume_points, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 EVALUATED_EPISODES = 5
 EVALUATED_STEPS = 1000
@@ -49,51 +50,38 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
-    with ExitStack() as stack:
-        waiting = stack.enter_context(_engine_ahead())
-        if list(argv) == [AHEAD]:
-            argv = order()
-        die_with_parent()
-        signals = stack.enter_context(Signals())
+    die_with_parent()
+    with Signals() as signals:
         try:
-            if argv[0].startswith("-"):
-                return _stored(argv, signals, waiting)
-            return _preset(argv[0], argv[1:], signals, waiting)
+            return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
         except Interrupted:
             return signals.exit_code
 
 
-def _engine_ahead(environ: Mapping[str, str] = os.environ) -> AbstractContextManager[Ahead | None]:
-    """The engine as far as it can be without knowing what to train, to be dismissed at the end; no other than ours."""
-    if "PIPPA_FINETUNE_COMMAND" in environ or engine_from(environ) != "native":
-        return nullcontext()
-    return Ahead(_engine_command(environ), _engine_environ(environ))
-
-
-def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
+def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     preset, config, provenance = resolve(name, flags)
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
-    store = ObjectStore(StoreSettings.from_environ())
-    store.ensure_bucket()
+    store = open_store()
+    store.create()
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Bringing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
     spec = new_spec(preset, config, provenance, datasets, base_model, engine)
     runs.write_spec(store, spec)
-    return Run(spec, store, signals, waiting).run()
+    return Run(spec, store, signals).run()
 
 
-def _stored(argv: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
+def _stored(argv: Sequence[str], signals: Signals) -> int:
     option, equals, value = argv[0].partition("=")
     rest = [*([value] if equals else []), *argv[1:]]
     if option.replace("_", "-") != "--run-id" or len(rest) != 1:
         raise UsageError(f"trainer run {shlex.join(argv)}: this is neither a preset nor --run-id RUN.", USAGE.strip())
-    store = ObjectStore(StoreSettings.from_environ())
+    store = open_store()
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
-    return Run(spec, store, signals, waiting).run()
+    return Run(spec, store, signals).run()
 
 
 class Run:
@@ -104,13 +92,11 @@ class Run:
         spec: RunSpec,
         store: ObjectStore,
         signals: Signals,
-        waiting: Ahead | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.spec = spec
         self.store = store
         self.signals = signals
-        self.waiting = waiting
         self.environ = environ
         self.home = pippa_home(environ)
         self.folder = workspace.run_folder(self.home, spec.run_id)
@@ -162,9 +148,6 @@ class Run:
         check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
-        if warning := workspace.disk_warning(spec, base_model, self.output_dir):
-            emit(warning)
-
         uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
@@ -177,11 +160,13 @@ class Run:
         uploader.start()
         problem: PippaError | None = None
         if step is None or step < spec.config.max_steps:
+            for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
+                emit(warning)
             message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
-            problem = self._train(datasets, base_model, lock, resume=step is not None)
+            problem = self._train(datasets, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Uploading what is left."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
@@ -203,7 +188,15 @@ class Run:
             emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
             self._evaluate(datasets[0], foreign)
 
-    def _train(self, datasets: list[Path], base_model: Path, lock: int, *, resume: bool) -> PippaError | None:
+    def _train(
+        self,
+        datasets: list[Path],
+        base_model: Path,
+        lock: int,
+        uploader: checkpoint_uploader.Uploader,
+        *,
+        resume: bool,
+    ) -> PippaError | None:
         spec, record = self.spec, self.record
         config = spec.config.model_copy(
             update={
@@ -214,16 +207,13 @@ class Run:
                 "resume": resume,
             }
         )
-        command = [*_engine_command(self.environ), *to_argv(config)]
+        command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
-            variables, warning = wandb_setup.wandb_environment(spec.wandb, self.folder, self.environ)
+            variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
             environ |= variables
             if warning:
                 record.emit(warning)
-        spec_file = self.folder / "spec.json"
-        spec_file.write_text(spec.model_dump_json(indent=2))
-        environ["PIPPA_RUN_SPEC"] = str(spec_file)
         record.log(f"+ {shlex.join(command)}")
         samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
         translator = HfLogParser(config.max_steps, samples) if spec.engine != "native" else None
@@ -232,19 +222,17 @@ class Run:
                 command,
                 environ,
                 self.signals,
-                emit=record.emit,
+                emit=lambda event: uploader.saved() if isinstance(event, SavedEvent) else record.emit(event),
                 log=record.log,
                 translate=translator.feed if translator else None,
                 keep_fds=[lock],
-                # Several devices are several processes, each of which imports torch itself.
-                ahead=self.waiting if config.num_gpus == 1 else None,
             )
         except (FileNotFoundError, PermissionError) as error:
             return EngineError(
                 f"The engine can't be started: {error}.", "PIPPA_FINETUNE_COMMAND must name a program of this image."
             )
         if self.signals.received is None:
-            return outcome.problem()
+            return outcome.problem(advice(spec.config, read_sections(base_model)))
         if outcome.error or outcome.returncode not in (0, -SIGTERM, -SIGKILL, 128 + SIGTERM, 128 + SIGINT):
             # It was told to stop, but stopped for another reason: a full disk under its last checkpoint, say.
             error = explain(outcome.returncode, outcome.tail, outcome.error, oom_killed=outcome.oom_killed)
@@ -359,10 +347,6 @@ def _engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of this process without the store's address and keys, which no engine needs."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
     return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
-
-
-def _engine_command(environ: Mapping[str, str]) -> list[str]:
-    return _command(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune")
 
 
 def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:

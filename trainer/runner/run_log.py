@@ -12,7 +12,7 @@ from typing import TextIO
 
 from trainer.errors import PippaError
 from trainer.events import Emitter, ErrorEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.store.runs import RunState, write_file, write_state
 
 STATE_SECONDS = 3.0

@@ -15,7 +15,7 @@ from trainer.config.run_spec import Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
 from trainer.runner.wandb_setup import default_wandb
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.version import git_sha
 
 
@@ -81,10 +81,11 @@ def require_engine_here(engine: Engine, run: str = "This", environ: Mapping[str,
     if engine != "native" and not environ.get("PIPPA_FINETUNE_COMMAND"):
         raise UsageError(
             f"The engine {engine} is not here: PIPPA_FINETUNE_COMMAND, the command that starts it, is not set.",
-            f"`pippa … --launcher docker` trains in the image of {engine}; or set it to an installed Isaac-GR00T's.",
+            f"`pippa train PRESET --launcher docker` trains in the image of {engine}; or set it to an installed "
+            "Isaac-GR00T's.",
         )
     if engine != (carried := engine_from(environ)):
         raise UsageError(
             f"{run} is a run of the engine {engine}; what is here is {carried} (PIPPA_ENGINE).",
-            f"Use the image with {engine} (`pippa … --launcher docker`), or set PIPPA_ENGINE to what is really here.",
+            f"Use the image of {engine}: `pippa train PRESET --launcher docker`, or set PIPPA_ENGINE to what is here.",
         )

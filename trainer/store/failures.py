@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.errors import StoreError
+from trainer.store.object_store import MissingObjectError
 
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Answers that may be another one next time."""
@@ -16,12 +17,8 @@ _DENIED = ("AccessDenied", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesN
 _FULL = ("storagefull", "no space", "quota")
 
 
-class MissingObjectError(StoreError):
-    """There is no object of that key."""
-
-
 @contextlib.contextmanager
-def explained(settings: StoreSettings, what: str) -> Iterator[None]:
+def explained(settings: S3Settings, what: str) -> Iterator[None]:
     """Raise ``StoreError`` for whatever the client library raises in the block; ``what`` is what was being done.
 
     The library's errors are not chained: their texts hold whole requests.
@@ -51,7 +48,7 @@ def explained(settings: StoreSettings, what: str) -> Iterator[None]:
         ) from None
 
 
-def _refusal(settings: StoreSettings, what: str, code: str, message: str, status: int) -> StoreError:
+def _refusal(settings: S3Settings, what: str, code: str, message: str, status: int) -> StoreError:
     """The error for an answer that is not a success: S3's error code and message (either may be empty), HTTP status."""
     endpoint, bucket = settings.endpoint, settings.bucket
     said = " ".join(part for part in (code or f"HTTP {status}", message) if part)
@@ -86,7 +83,7 @@ def _refusal(settings: StoreSettings, what: str, code: str, message: str, status
     return StoreError(f"The object store {endpoint} refuses to {what} ({said}).")
 
 
-def _unreachable(settings: StoreSettings, what: str, error: Exception) -> StoreError:
+def _unreachable(settings: S3Settings, what: str, error: Exception) -> StoreError:
     import urllib3
 
     reason = getattr(error, "reason", None) or error

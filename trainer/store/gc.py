@@ -17,9 +17,9 @@ from datetime import timedelta
 from trainer.config.run_spec import SnapshotRef
 from trainer.errors import UsageError
 from trainer.store import resume_points
-from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key, parse_manifest_key, read_manifest
+from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.parallel import for_each
 from trainer.store.registry import CheckpointEntry, aliases, list_checkpoints
 from trainer.store.runs import list_runs
@@ -61,7 +61,7 @@ def collect(
     """
     if keep is not None and keep < 1:
         raise UsageError(f"keep={keep} would delete every checkpoint.", "Keep at least the newest one of each run.")
-    # Announced in a dry run too: the announcement is also how the server's time is learned.
+    # Announced in a dry run too: the announcement is also how the store's time is learned.
     sweep = Sweep(store)
     try:
         plan = _plan(store, sweep, keep, grace)

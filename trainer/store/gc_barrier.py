@@ -25,8 +25,8 @@ came after the intent was written, or before.
 "Deletes no more" holds after a sweep object was deleted, and after it expired: a collector measures its age on clocks
 that also count suspension, refreshes it in time, and stops deleting when it is older than ``SWEEP_USABLE``; one delete
 request lasts at most 25 s and is not repeated, which is less than the difference to ``SWEEP_VALID``. Writers compare
-times the *server* gave to objects, so nobody's clock matters. Several collectors at once are no problem: each one has
-its own sweep, and each deletes only what it may.
+times the *store* gave to objects (the server, or the folder's file system), so nobody's clock matters. Several
+collectors at once are no problem: each one has its own sweep, and each deletes only what it may.
 
 An intent that a killed writer left behind keeps its keys for ``INTENT_VALID``. A writer that outlasts even that finds
 its intent gone (``Intent.intact``) before it writes what refers to the blobs, and starts over.
@@ -41,7 +41,7 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from trainer.errors import StoreError
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 INTENTS = "gc/intents/"
 SWEEPS = "gc/sweeps/"
@@ -84,7 +84,7 @@ def relying_on(store: ObjectStore, keys: Iterable[str]) -> Iterator[Intent]:
 
 
 def _wait_for_sweeps(store: ObjectStore, intent_key: str) -> None:
-    written, started = _server_time(store, intent_key), time.monotonic()
+    written, started = _store_time(store, intent_key), time.monotonic()
     while True:
         # A clock of ours that runs slow (suspension) only makes the wait longer.
         now = written + timedelta(seconds=time.monotonic() - started)
@@ -93,7 +93,7 @@ def _wait_for_sweeps(store: ObjectStore, intent_key: str) -> None:
         time.sleep(0.2)
 
 
-def _server_time(store: ObjectStore, key: str) -> datetime:
+def _store_time(store: ObjectStore, key: str) -> datetime:
     # From a listing, as all other times here are: MinIO gives milliseconds there, and seconds for one object.
     for found in store.list(key):
         return found.modified
@@ -107,8 +107,8 @@ class Sweep:
         self._store = store
         self._key = f"{SWEEPS}{secrets.token_hex(12)}.json"
         self._write()
-        self.now = _server_time(store, self._key)
-        """The server's time as the sweep began."""
+        self.now = _store_time(store, self._key)
+        """The store's time as the sweep began."""
 
     def check(self) -> None:
         """Refresh the announcement when due. Raises ``StoreError`` when it got too old to delete anything."""
@@ -128,7 +128,7 @@ class Sweep:
             self._store.delete(self._key)
 
     def _write(self) -> None:
-        # The clocks are read before the request: the server's time of the object is later, never earlier.
+        # The clocks are read before the request: the store's time of the object is later, never earlier.
         clocks = _clocks()
         self._store.write_json(self._key, {})
         self._written = clocks

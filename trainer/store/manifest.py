@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.errors import StoreError, UsageError
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 

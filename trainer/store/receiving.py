@@ -14,6 +14,8 @@ _WRITE_BYTES = 1 << 19
 _SYNC_BYTES = 64 << 20
 """Pushed to the disk while the next ones arrive; else all of them would be waited for at the end."""
 
+_sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has none
+
 
 class ReceivedFile:
     """Goes on after what an earlier attempt left in ``path``, which is hashed first."""
@@ -53,7 +55,7 @@ class ReceivedFile:
         self._unsynced += len(chunk)
         if self._unsynced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
             self._wait_synced()
-            self._syncing = self._beside.submit(os.fdatasync, self._file.fileno())
+            self._syncing = self._beside.submit(_sync_data, self._file.fileno())
             self._unsynced = 0
 
     def sha256(self) -> str:

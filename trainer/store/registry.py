@@ -16,9 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.config.run_spec import RUN_ID, RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
-from trainer.store.client import ObjectStore
 from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
+from trainer.store.object_store import ObjectStore
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, missing_blobs
 
@@ -202,7 +202,7 @@ def _target(store: ObjectStore, alias: str) -> str | None:
         return None
     target = document.get("checkpoint") if isinstance(document, dict) else None
     if not isinstance(target, str) or not parse_entry_key(f"{CHECKPOINTS}{target}.json"):
-        raise StoreError(f"The alias {alias} is damaged.", f"Set it again: `pippa checkpoints alias {alias} …`.")
+        raise StoreError(f"The alias {alias} is damaged.", f"Set it again: `pippa checkpoints alias {alias} RUN/STEP`.")
     return target
 
 

@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 from trainer.config.run_spec import SnapshotRef
 from trainer.errors import StoreError
 from trainer.store import runs
-from trainer.store.client import ObjectStore
 from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
+from trainer.store.object_store import ObjectStore
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, missing_blobs
 

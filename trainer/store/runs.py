@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.errors import StoreError, UsageError
 from trainer.store import tree
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import hash_file
+from trainer.store.object_store import ObjectStore
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, UPLOADS
 

@@ -19,8 +19,6 @@ from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.disk import is_disk_full, locked, require_space
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.store import tree
-from trainer.store.client import ObjectStore
-from trainer.store.failures import MissingObjectError
 from trainer.store.gc_barrier import relying_on
 from trainer.store.hashing import Hashed, hash_file
 from trainer.store.manifest import (
@@ -33,6 +31,7 @@ from trainer.store.manifest import (
     parse_manifest_key,
     read_manifest,
 )
+from trainer.store.object_store import MissingObjectError, ObjectStore
 from trainer.store.parallel import Progress, for_each
 from trainer.store.receiving import ReceivedFile
 
@@ -169,7 +168,7 @@ def latest(store: ObjectStore, kind: SnapshotKind, name: str) -> SnapshotRef | N
             times[ref] = found.modified
     newest = [ref for ref, time in times.items() if time == max(times.values())]
     if len(newest) > 1:
-        # Servers give times in seconds; within one, the pushing machine's own clock decides.
+        # S3 servers give times in seconds; within one, the pushing machine's own clock decides.
         newest.sort(key=lambda ref: read_manifest(store, ref).created)
     return newest[-1] if newest else None
 
@@ -226,9 +225,15 @@ def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Pa
         progress.advance(-received.size)
     raise StoreError(
         f"{file.path} of {ref} is {'missing' if missing else 'damaged'} in the object store.",
-        f"`pippa checkpoints verify` or `pippa data verify` lists all damage of {ref.name}; pushing the folder again "
-        "repairs missing blobs.",
+        _REPAIR[ref.kind].format(name=ref.name),
     )
+
+
+_REPAIR = {
+    "dataset": "Bringing the same files again repairs it: `pippa data push FOLDER --name {name}`.",
+    "model": "Bringing the same files again repairs it: `pippa models add ./FOLDER --name {name}`.",
+    "checkpoint": "`pippa checkpoints verify {name}` lists all damage, `pippa checkpoints list {name}` earlier ones.",
+}
 
 
 def _blob_problem(store: ObjectStore, file: FileRecord) -> str | None:

@@ -17,12 +17,12 @@ from trainer.data.memory import Memory
 from trainer.data.metadata import write_metadata
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, PhaseEvent
+from trainer.forecast import room_for_checkpoints
 from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.devices import check_device_count, check_gpu_usable
-from trainer.training.disk_estimate import room_for_checkpoints
 from trainer.training.finetune_trainer import FinetuneTrainer
 from trainer.training.graceful_stop import StopOnSignal
 from trainer.training.progress import EmitProgress
@@ -52,6 +52,7 @@ def train(
     data_config = get_data_config(config.data_config)
     base_model, cache_dir = Path(config.base_model_path), pippa_home() / "cache" / "frames"
     cache_dir.mkdir(parents=True, exist_ok=True)
+    shares_disk = output_dir.stat().st_dev == cache_dir.stat().st_dev
     dataset = TrainingDataset(
         [Path(path) for path in config.dataset_path],
         data_config,
@@ -60,7 +61,7 @@ def train(
         cache_dir=cache_dir,
         cache_bytes=frame_cache_bytes(),
         # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.
-        spare_bytes=room_for_checkpoints(base_model, config, output_dir, cache_dir) if base_model.is_dir() else 0,
+        spare_bytes=room_for_checkpoints(base_model, config, output_dir) if shares_disk else 0,
         balance_dataset_weights=config.balance_dataset_weights,
         balance_trajectory_weights=config.balance_trajectory_weights,
         alignment=config.video_alignment,
@@ -118,6 +119,7 @@ def train(
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
         callbacks=[StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)],
+        emit=emit,
         lora=config.lora_rank > 0,
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

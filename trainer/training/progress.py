@@ -10,7 +10,7 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainer.events import Event, ProgressEvent, WarningEvent
+from trainer.events import Event, ProgressEvent, divergence
 
 SECONDS_BETWEEN_EVENTS = 0.5
 _WINDOW = 50
@@ -52,12 +52,7 @@ class EmitProgress(TrainerCallback):
         self._loss, self._lr, self._grad_norm = finite.get("loss"), finite.get("learning_rate"), finite.get("grad_norm")
         if "loss" not in finite and not self._warned and state.is_world_process_zero:
             self._warned = True
-            self._emit(
-                WarningEvent(
-                    message=f"The loss is {logs['loss']} near step {state.global_step}.",
-                    hint="The training has diverged: stop it and lower --learning-rate, or raise --warmup-ratio.",
-                )
-            )
+            self._emit(divergence(logs["loss"], state.global_step))
         self._send(args, state)
 
     def _send(self, args: TrainingArguments, state: TrainerState) -> None:

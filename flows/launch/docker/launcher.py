@@ -26,7 +26,7 @@ from docker.utils import parse_bytes
 
 from flows.launch import Job, Log, log_file
 from flows.launch.docker import container_secrets, gpus, images
-from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.container_handle import RETRY_SECONDS, ContainerTraining
 from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_local, unreachable
 from flows.launch.docker.placement import Placement, find_placement
 from flows.settings import stop_grace
@@ -103,13 +103,14 @@ class DockerLauncher:
                 return None
             state = found.attrs["State"]
             if state["Status"] in ("running", "paused", "restarting"):
-                if (endpoint := _endpoint(found)) == environ.get("PIPPA_S3_ENDPOINT"):
+                place = self._place(environ)
+                if (store := _store(found)) == (environ.get("PIPPA_S3_ENDPOINT") or place.store):
                     return found
                 stack = found.labels.get(LABEL + "project", "")
-                if stack != self._place(environ).project or _answers(endpoint):
-                    raise _runs_elsewhere(job, name, endpoint, stack)
-                # The embedded store has another port after each start: this one can't register anything any more. It
-                # may save on its disk, and the one that follows continues from there.
+                if stack != place.project or _is_there(store):
+                    raise _runs_elsewhere(job, name, store, stack)
+                # Its store is gone, so it can't register anything any more. It may save on its disk, and the one that
+                # follows continues from there.
                 stop([found], STORELESS_SECONDS)
             elif state["Status"] in ("exited", "dead"):
                 # Stopped before its end, it is no result: to start is to go on.
@@ -130,7 +131,7 @@ class DockerLauncher:
         configuration = self.configuration(job, environ, image, place, secrets)
         if certificate:
             configuration["environment"] |= container_secrets.certificate_variables()
-        files = container_secrets.archive(secrets, certificate, _owner(image))
+        files = container_secrets.archive(secrets, certificate, _owner(image, place))
         try:
             return self._started(configuration, place, files)
         except docker.errors.APIError as error:
@@ -184,7 +185,7 @@ class DockerLauncher:
             network_mode=place.network,
             mounts=list(place.mounts),
             device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
-            shm_size=_size(settings, "PIPPA_SHM_SIZE") or parse_bytes(SHM_SIZE),
+            shm_size=_size(settings, "PIPPA_SHM_SIZE") or int(parse_bytes(SHM_SIZE)),
             # As PyTorch's own images are run: pinned memory and deep stacks.
             ulimits=[
                 Ulimit(name="memlock", soft=-1, hard=-1),
@@ -194,9 +195,10 @@ class DockerLauncher:
             memswap_limit=memory,  # no swap: a training that swaps is worse than one that ends and says why
             restart_policy={"Name": "no"},
             auto_remove=False,
-            # The images run as a user without capabilities; now no program in them can get any.
+            # The images run as a user without capabilities; now no program in them can get any. Nor does root need any
+            # for what is its own.
             security_opt=["no-new-privileges"],
-            cap_drop=["ALL"] if _owner(image) else None,
+            cap_drop=["ALL"] if place.user or _owner(image, place) else None,
             # The daemon's default driver may be one that can't be read back.
             log_config=LogConfig(type="json-file", config={"max-size": "100m", "max-file": "3"}),
         )
@@ -207,6 +209,11 @@ class DockerLauncher:
             "PIPPA_IMAGE": images.digest(image),
         }
         labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
+        if place.user:
+            # The image may not know this user, who then has no name and no home in it.
+            variables |= {"USER": "pippa", "LOGNAME": "pippa", "HOME": f"{place.home}/cache/home"}
+        if place.store:
+            labels["store"] = place.store
         # An image built by compose hands its labels on, and compose would take this for a container of its service:
         # `up` would make it anew and `down` remove it, in the middle of a training.
         inherited = dict.fromkeys(
@@ -216,6 +223,7 @@ class DockerLauncher:
             "image": image.id,
             "command": ["trainer", *job.arguments],
             "name": PREFIX + job.name,
+            "user": place.user or None,
             "labels": inherited | {LABEL + name: value for name, value in labels.items()},
             "environment": variables,
             "host_config": host,
@@ -231,11 +239,22 @@ def stop(containers: list[Container], grace: float) -> None:
         with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
             container.kill(signal="SIGTERM")
     for container in containers:
-        # A timeout of the request is the end of the grace period.
-        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
-            container.wait(timeout=max(0.1, deadline - time.monotonic()))
+        _wait(container, deadline)
         with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
             container.remove(force=True, v=True)
+
+
+def _wait(container: Container, deadline: float) -> None:
+    """Wait for the container's end, through broken connections: none of them shortens its grace period."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            container.wait(timeout=left)
+        except docker.errors.APIError:
+            return  # it is gone
+        except UNREACHABLE:  # or the time is up
+            time.sleep(min(left, RETRY_SECONDS))
+        else:
+            return
 
 
 def _remove(container: Container) -> None:
@@ -258,9 +277,9 @@ def _status(container: Container) -> str | None:
     return str(container.status)
 
 
-def _runs_elsewhere(job: Job, name: str, endpoint: str | None, stack: str) -> UsageError:
+def _runs_elsewhere(job: Job, name: str, store: str | None, stack: str) -> UsageError:
     return UsageError(
-        f"{job.name} runs already, with the object store {endpoint}, started "
+        f"{job.name} runs already, with the object store {store}, started "
         + (f"by the compose project {stack}." if stack else "outside of compose."),
         f"`docker logs -f {name}` shows it; `docker stop -t 300 {name}` lets it save and end."
         # Within the stack the store has its own name, and there a resume follows the container.
@@ -273,14 +292,17 @@ def _refused(job: Job, error: docker.errors.APIError) -> PippaError:
     return gpus.refusal(message) or PippaError(f"The Docker daemon refused the container of {job.name}: {message}")
 
 
-def _endpoint(container: Container) -> str | None:
+def _store(container: Container) -> str | None:
+    """The endpoint of its object store, or the folder that is it."""
     variables = dict(each.partition("=")[::2] for each in container.attrs["Config"]["Env"] or [])
-    return variables.get("PIPPA_S3_ENDPOINT")
+    return variables.get("PIPPA_S3_ENDPOINT") or container.labels.get(LABEL + "store")
 
 
-def _answers(endpoint: str | None) -> bool:
-    """Whether something listens at the address of an object store."""
-    url = urlsplit(endpoint or "")
+def _is_there(store: str | None) -> bool:
+    """Whether an object store is still there: the folder, or something that listens at the endpoint."""
+    url = urlsplit(store or "")
+    if not url.scheme:
+        return bool(url.path) and Path(url.path).is_dir()
     try:
         address = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
         socket.create_connection(address, ANSWER_SECONDS).close()
@@ -289,19 +311,15 @@ def _answers(endpoint: str | None) -> bool:
     return True
 
 
-def created(container: Container) -> datetime:
-    """When the daemon made the container, to the second."""
-    return datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")
-
-
 def _age(container: Container) -> float:
-    """Seconds."""
-    return (datetime.now(UTC) - created(container)).total_seconds()
+    """Seconds since the daemon made the container."""
+    created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")  # to the second
+    return (datetime.now(UTC) - created).total_seconds()
 
 
-def _owner(image: Image) -> int:
-    """The user id that the image's programs run as: a number, root, or else the user ``pippa``."""
-    user = str(image.attrs["Config"].get("User") or "root").partition(":")[0]
+def _owner(image: Image, place: Placement) -> int:
+    """The user id that the container's programs run as: the placement's, or the image's, where a name is ``pippa``."""
+    user = place.user.partition(":")[0] or str(image.attrs["Config"].get("User") or "root").partition(":")[0]
     return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
 
 

@@ -1,7 +1,12 @@
-"""Where a training container belongs: its network, its volumes and its stack, found from where this process runs."""
+"""Where a training container belongs: its network, its mounts and its stack, found from where this process runs.
+
+Without an S3 store the container works in this machine's ``PIPPA_HOME``: store, cache and runs are mounted, and it runs
+as the user of this process, to whom all that it writes there then belongs.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -14,7 +19,9 @@ from docker.models.containers import Container
 from docker.types import Mount
 
 from flows.launch.docker.docker_client import in_container
+from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
+from trainer.store.stores import store_folder
 
 HOME = "/var/lib/pippa"
 """``PIPPA_HOME`` in every image of pippa."""
@@ -38,6 +45,10 @@ class Placement:
     """``PIPPA_HOME`` inside."""
     project: str
     """The compose project of this process; empty on a bare host. Reapers keep to their own."""
+    user: str = ""
+    """``uid:gid`` to run as; empty for the image's own user."""
+    store: str = ""
+    """The folder that is the object store, as this process has it; empty where that is an S3 server."""
 
 
 def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, local: bool = True) -> Placement:
@@ -46,9 +57,11 @@ def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, l
     ``local`` says whether the daemon runs on this machine. Raises ``UsageError`` for a store that no container of the
     daemon can reach.
     """
-    endpoint = urlsplit(environ.get("PIPPA_S3_ENDPOINT", ""))
-    loopback = bool(_LOOPBACK.fullmatch(endpoint.hostname or ""))
     own = own_container(client)
+    if not environ.get("PIPPA_S3_ENDPOINT"):
+        return _beside_folder(client, own, environ, local=local)
+    endpoint = urlsplit(environ["PIPPA_S3_ENDPOINT"])
+    loopback = bool(_LOOPBACK.fullmatch(endpoint.hostname or ""))
     if own is None:
         if loopback and not local:
             raise UsageError(
@@ -57,10 +70,10 @@ def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, l
                 "Set PIPPA_S3_ENDPOINT to a store that both machines reach.",
             )
         mounts = tuple(_volume(name, target) for name, target in VOLUMES.items())
-        # A store on loopback, such as the embedded one, is reached only from the host's own network.
+        # A store on loopback is reached only from the host's own network.
         return Placement("host" if loopback else "bridge", (), mounts, HOME, "")
     home = environ.get("PIPPA_HOME") or HOME
-    project = own.labels.get("com.docker.compose.project", "")
+    project = _project(own)
     mode = own.attrs["HostConfig"]["NetworkMode"]
     if loopback and mode != "host":
         # The store runs in this very container: the other one shares its network.
@@ -69,6 +82,52 @@ def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, l
         return Placement(mode, (), _mounts_under(own, home), home, project)
     first, *others = list(own.attrs["NetworkSettings"]["Networks"]) or ["bridge"]
     return Placement(first, tuple(others), _mounts_under(own, home), home, project)
+
+
+def _beside_folder(
+    client: docker.DockerClient, own: Container | None, environ: Mapping[str, str], *, local: bool
+) -> Placement:
+    """The surroundings where the object store is a folder of this machine."""
+    home = pippa_home(environ)
+    store = store_folder(home)
+    endpoint = "Set PIPPA_S3_ENDPOINT to an S3 store that both reach; `docker compose up -d minio` starts one."
+    if own is not None:
+        mounts = _mounts_under(own, str(home))
+        if not any(store.is_relative_to(mount["Target"]) for mount in mounts):
+            raise UsageError(
+                f"The object store {store} is a folder of this container, where the training's own can't reach it.",
+                f"{endpoint} Or mount a volume at {home}.",
+            )
+        return Placement("bridge", (), mounts, str(home), _project(own), _user(client), str(store))
+    if not local:
+        raise UsageError(
+            f"The object store {store} is a folder of this machine, where containers of a Docker daemon on another "
+            "machine can't reach it.",
+            endpoint,
+        )
+    mounts = []
+    for folder in (store, home / "cache", home / "runs"):
+        folder.mkdir(parents=True, exist_ok=True)
+        mounts.append(Mount(f"{HOME}/{folder.name}", str(folder), type="bind"))
+    return Placement("bridge", (), tuple(mounts), HOME, "", _user(client), str(store))
+
+
+def _user(client: docker.DockerClient) -> str:
+    """The user of this process as a container knows it. Raises ``UsageError`` where it can't be that user."""
+    security = client.info().get("SecurityOptions") or []
+    if any("name=rootless" in option for option in security):
+        return "0:0"
+    if any("name=userns" in option for option in security):
+        raise UsageError(
+            "The Docker daemon maps its containers' users to others (userns-remap), who may not use the object store "
+            "in a folder of yours.",
+            "Set PIPPA_S3_ENDPOINT to an S3 store: `docker compose up -d minio` starts one.",
+        )
+    return f"{os.getuid()}:{os.getgid()}"
+
+
+def _project(own: Container) -> str:
+    return own.labels.get("com.docker.compose.project", "")
 
 
 def _volume(name: str, target: str) -> Mount:

@@ -8,34 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 
 import docker
 from docker.models.containers import Container
 
-from flows.launch.docker.launcher import LABEL, created, stop
+from flows.launch.docker.launcher import LABEL, stop
 
 
 @dataclass(frozen=True)
 class Owned:
-    """A container of pippa and who started it."""
+    """A container of pippa and whose it is."""
 
     name: str
-    role: str
     run_id: str
     """The run it trains or brings sources for; empty when it belongs to none."""
-    flow_run_id: str
-    """The Prefect flow run; empty where none was known."""
-    project: str
-    """The compose project of the flow; empty for those started on a bare host."""
-    status: str
-    """As Docker says: created, running, exited …"""
-    created: datetime
-
-
-def owned(client: docker.DockerClient, project: str | None = None) -> list[Owned]:
-    """All containers of pippa, or those of one compose project (empty: of the bare host)."""
-    return [_owned(container) for container in _containers(client) if project in (None, _label(container, "project"))]
 
 
 def stop_container(client: docker.DockerClient, run_id: str, grace: float) -> list[str]:
@@ -76,12 +62,4 @@ def _label(container: Container, name: str) -> str:
 
 
 def _owned(container: Container) -> Owned:
-    return Owned(
-        name=str(container.name),
-        role=_label(container, "role"),
-        run_id=_label(container, "run-id"),
-        flow_run_id=_label(container, "flow-run-id"),
-        project=_label(container, "project"),
-        status=str(container.status),
-        created=created(container),
-    )
+    return Owned(name=str(container.name), run_id=_label(container, "run-id"))

@@ -82,5 +82,6 @@ def test_origins_read_well():
     assert origin_text(hub) == (
         "Hugging Face hub owner/name @ c0ffeec0ffee; converted from LeRobot v3.0; meta/modality.json added"
     )
+    assert origin_text({"hub": "o/n", "license": "A License"}) == "Hugging Face hub o/n; A License"
     assert origin_text({"generator": "x", "generator_sha256": "y"}) == "generated"
     assert origin_text({}) == ""

@@ -15,7 +15,7 @@ from trainer.config.argv import resolve
 from trainer.config.run_spec import SnapshotRef
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 
 @pytest.fixture

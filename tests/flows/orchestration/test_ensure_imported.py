@@ -10,14 +10,15 @@ import pytest
 from flows.orchestration.ensure_imported import ensure_imported, prepare_job
 from trainer import importers
 from trainer.events import Event, PhaseEvent, SnapshotEvent, parse_event
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture
 def store(s3_settings, tmp_path, monkeypatch) -> ObjectStore:
     for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home")}.items():
         monkeypatch.setenv(name, value)
-    return ObjectStore(s3_settings)
+    return S3Store(s3_settings)
 
 
 @pytest.fixture

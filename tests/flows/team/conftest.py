@@ -18,7 +18,13 @@ from uuid import UUID
 import docker
 import pytest
 from docker.models.containers import Container
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
@@ -27,7 +33,8 @@ from tests.conftest import bucket_of_its_own
 from tests.support.waiting import PATIENCE, until
 from trainer import importers
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 OVERRIDES = {"dataset_path": ["synthetic.PickNPlace"], "base_model_path": "a-model"}
@@ -92,6 +99,12 @@ class Team:
 
     def state(self, flow_run_id: UUID) -> str:
         return str(self.run(flow_run_id).state_name)
+
+    def logged(self, flow_run_id: UUID) -> list[str]:
+        """The lines that the flow run wrote into Prefect's log, as far as they are there."""
+        with self.api() as client:
+            of_this = LogFilter(flow_run_id=LogFilterFlowRunId(any_=[flow_run_id]))
+            return [line.message for line in client.read_logs(of_this)]
 
     def cancel(self, flow_run_id: UUID) -> None:
         from prefect.states import Cancelling
@@ -197,7 +210,7 @@ def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_fact
     folder = tmp_path_factory.mktemp("team")
     (folder / "password").write_text(prefect_environ["PREFECT_API_AUTH_STRING"] + "\n")
     with bucket_of_its_own(s3_server) as settings:
-        store = ObjectStore(settings)
+        store = S3Store(settings)
         environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},
             **{name: value for name, value in os.environ.items() if name.startswith("DOCKER_")},

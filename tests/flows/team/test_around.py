@@ -20,13 +20,16 @@ def report(team, key: str) -> str:
 def test_an_evaluation_leaves_its_metrics_and_no_container(team):
     folder = team.folder / "a-model"
     run_id = new_run_id("smoke")
+    dataset = snapshots.latest(team.store, "dataset", "synthetic.PickNPlace")
+    base_model = snapshots.latest(team.store, "model", "a-model")
+    assert dataset and base_model
     spec = RunSpec(
         run_id=run_id,
         preset="smoke",
         config=FinetuneConfig(dataset_path=OVERRIDES["dataset_path"]),
         provenance={},
-        datasets=[snapshots.latest(team.store, "dataset", "synthetic.PickNPlace")],
-        base_model=snapshots.latest(team.store, "model", "a-model"),
+        datasets=[dataset],
+        base_model=base_model,
         wandb=WandbSpec(entity="e", project="p", name="n", run_id=run_id, group="g"),
     )
     ref = snapshots.push(team.store, folder, "checkpoint", run_id).ref

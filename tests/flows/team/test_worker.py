@@ -104,12 +104,30 @@ def test_a_training_outlives_its_worker_and_the_next_one_follows_it(team, how):
 
     team.worker(f"next-{how.name}")
     assert "it goes on" in team.words(f"next-{how.name}")
-    until(lambda: f"training {team.run(flow_run_id).name}' - Step" in team.words(f"next-{how.name}"))
+    until(lambda: f"{team.run(flow_run_id).name}' - Step" in team.words(f"next-{how.name}"))
     [followed] = team.containers(team.run(flow_run_id).name)
     assert followed.id == container.id
     team.cancel(flow_run_id)
     team.reach(flow_run_id, "Cancelled")
     assert team.exit_code(container) == 143
+
+
+@pytest.mark.slow
+def test_a_flow_whose_worker_was_killed_follows_on_and_can_be_cancelled(team):
+    flow_run_id = team.train()
+    container = team.training(flow_run_id)
+    for worker in team.running_workers():
+        worker.kill()
+        worker.wait()
+    [process] = team.flow_processes(flow_run_id)
+    for times in (1, 2):  # what it writes now nobody reads; Prefect's server gets it too
+        container.kill(signal="SIGUSR1")
+        until(lambda times=times: team.logged(flow_run_id).count("asked to say something ") == times)
+    container.reload()
+    assert container.status == "running" and team.flow_processes(flow_run_id) == [process]
+    team.cancel(flow_run_id)
+    team.reach(flow_run_id, "Cancelled")
+    assert team.containers(team.run(flow_run_id).name) == [] and team.exit_code(container) == 143
 
 
 @pytest.mark.slow

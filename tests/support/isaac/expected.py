@@ -14,7 +14,7 @@ from trainer.events import CheckpointEvent, EvaluationEvent, Event, ProgressEven
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.store import registry, runs, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.store.resume_points import is_training_state
 
 STEPS = [10, 20, 30]

@@ -39,6 +39,7 @@ from tests.support.so101_cases import (
     slower_table,
     statistics,
     tasks,
+    text,
 )
 from trainer.config.data_options import DataOptions
 from trainer.data.checks import Checked, check_dataset, format_problems

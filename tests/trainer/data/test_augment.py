@@ -10,34 +10,13 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional
 
+from tests.support.pictures import as_bytes, cropped, pictures
 from trainer.data.transforms.augment import augment, jitter_array, jitter_together
-from trainer.data.transforms.images import Augmentation, crop_size, draw_augmentation, jitter_colours, transform_images
+from trainer.data.transforms.images import Augmentation, draw_augmentation, jitter_colours, transform_images
 from trainer.data.transforms.kernels import taps
 from trainer.data.video import decode_video
 
 EXTREMES = [(0.7, 0.6, 0.5, -0.08), (1.3, 1.4, 1.5, 0.08), (1.3, 0.6, 1.5, -0.08), (0.7, 1.4, 0.5, 0.08)]
-
-
-def pictures(seed: int, views: int, height: int, width: int) -> list[np.ndarray]:
-    """Noise, a gradient, flat gray, black, white and pure colours: what breaks hue and saturation."""
-    rng = np.random.default_rng(seed)
-    picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    picture[: height // 4] = np.linspace(0, 255, width).astype(np.uint8)[None, :, None]
-    for number, colour in enumerate([(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)]):
-        picture[-height // 8 :, number * 8 : number * 8 + 8] = colour
-    return [np.roll(picture, view * 5, axis=1) for view in range(views)]
-
-
-def cropped(views: list[np.ndarray], drawn: Augmentation) -> np.ndarray:
-    height, width = crop_size(views[0].shape[0], views[0].shape[1])
-    return np.stack([view[drawn.top : drawn.top + height, drawn.left : drawn.left + width] for view in views])
-
-
-def as_bytes(pixels: torch.Tensor) -> np.ndarray:
-    """Pixel values [N, 3, H, W] in [-1, 1] back to the bytes they came from, [N, H, W, 3]."""
-    back = pixels.add(1).mul(127.5)
-    assert (back - back.round()).abs().max() < 1e-3
-    return back.round().to(torch.int16).permute(0, 2, 3, 1).numpy()
 
 
 def split(drawn: list[Augmentation]) -> tuple[np.ndarray, np.ndarray]:
@@ -108,12 +87,3 @@ def test_the_weights_of_resizing_are_torchs(size: tuple[int, int]) -> None:
     got = torch.from_numpy(values)
     expected = functional.resize(image.permute(2, 0, 1)[None].to(torch.float32), [224, 224], antialias=True)[0]
     torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
-
-
-@pytest.mark.gpu
-def test_a_gpu_gives_the_same_images() -> None:
-    drawn = [draw_augmentation(256, 256, torch.Generator().manual_seed(seed)) for seed in range(8)]
-    frames = torch.from_numpy(np.stack([cropped(pictures(seed, 2, 256, 256), drawn[seed]) for seed in range(8)]))
-    here, there = (augment(frames.to(device), jitter_array(drawn)).cpu() for device in ("cpu", "cuda"))
-    difference = np.abs(as_bytes(here) - as_bytes(there))
-    assert difference.max() <= 1 and (difference > 0).mean() < 0.002

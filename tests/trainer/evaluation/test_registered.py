@@ -19,7 +19,7 @@ from trainer.data.synthetic import make_synthetic
 from trainer.events import EvaluationEvent, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.store import registry, runs, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 
 @pytest.fixture

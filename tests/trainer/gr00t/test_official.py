@@ -17,13 +17,14 @@ import torch
 from tests.support.hub import COMMIT, hub
 from tests.support.official import MODEL, TOKENIZER, State, official_files, official_state, tokenizer_files
 from trainer import importers
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.errors import PippaError, UsageError
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 VISION = "backbone.eagle_model.vision_model."
 
@@ -107,26 +108,28 @@ def test_saved_again_it_keeps_upstreams_fields(tiny: Path, tmp_path: Path) -> No
             assert ours[key] == value and type(ours[key]) is type(value), key
 
 
-def store_environ(settings: StoreSettings, folder: Path, address: str) -> dict[str, str]:
+def store_environ(settings: S3Settings, folder: Path, address: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
     hub_at = {"HF_ENDPOINT": address, "HF_HOME": str(folder / "hf"), "HOME": str(folder)}
     return {**kept, **hub_at, **settings.to_environ(), "PIPPA_HOME": str(folder / "home")}
 
 
-def test_prepared_it_needs_no_hub(address: str, tiny: Path, s3_settings: StoreSettings, tmp_path: Path) -> None:
+def test_prepared_it_needs_no_hub(address: str, tiny: Path, s3_settings: S3Settings, tmp_path: Path) -> None:
     """`trainer prepare base-model nvidia/GR00T-N1.5-3B`, then everything from the store alone."""
     environ = store_environ(s3_settings, tmp_path, address)
     command = [sys.executable, "-m", "trainer.cli", "prepare", "base-model", "nvidia/GR00T-N1.5-3B"]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "has no tokenizer; taking lerobot/eagle2hg-processor-groot-n1p5" in done.stderr
-    store = ObjectStore(s3_settings)
+    store = S3Store(s3_settings)
     (info,) = snapshots.list_snapshots(store, "model")
     assert info.origin == {
         "hub": "nvidia/GR00T-N1.5-3B",
         "revision": COMMIT,
         "tokenizer": f"lerobot/eagle2hg-processor-groot-n1p5@{COMMIT}",
+        "license": "NVIDIA OneWay Noncommercial License",
     }
+    assert done.stderr.count("under the NVIDIA OneWay Noncommercial License") == 1
     assert done.stdout.strip() == f"nvidia/GR00T-N1.5-3B@{info.ref.digest}"
     folder = snapshots.pull(store, info.ref, tmp_path / "pulled")
     assert json.loads((folder / "config.json").read_text())["model_type"] == "gr00t_n1_5"

@@ -9,13 +9,14 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from trainer.data.synthetic import make_synthetic
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
 def store(s3_server) -> Iterator[ObjectStore]:
     with bucket_of_its_own(s3_server) as settings:
-        yield ObjectStore(settings)
+        yield S3Store(settings)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from trainer import importers
 from trainer.errors import DatasetError, UsageError
 from trainer.importers import git as git_source
 from trainer.store import snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 pytestmark = pytest.mark.usefixtures("git_lfs")
 

@@ -23,15 +23,16 @@ from trainer.runner import checkpoint_folder, checkpoint_uploader
 from trainer.runner.checkpoint_uploader import PENDING, Uploader
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store import registry, resume_points, snapshots, tree
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import hash_file
 from trainer.store.manifest import FileRecord, Manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
 def object_store(s3_server) -> Iterator[ObjectStore]:
     with bucket_of_its_own(s3_server) as settings:
-        yield ObjectStore(settings)
+        yield S3Store(settings)
 
 
 @pytest.fixture
@@ -72,7 +73,9 @@ class Uploading:
     def commit(self, step: int) -> Path:
         """As the native engine does."""
         write(self.folder / f".checkpoint-{step}", step)
-        return (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+        folder = (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+        self.uploader.saved()
+        return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -156,7 +159,7 @@ def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, 
     host, _, port = object_store.settings.host.partition(":")
     with proxy(host, int(port)) as way:
         settings = object_store.settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"})
-        job = Uploading(ObjectStore(settings, patience=0.5), spec, tmp_path, atomic=True)
+        job = Uploading(S3Store(settings, patience=0.5), spec, tmp_path, atomic=True)
         job.uploader.start()
         job.commit(5)
         until(lambda: any(isinstance(event, CheckpointEvent) for event in job.events))
@@ -169,7 +172,7 @@ def test_a_store_that_is_down_costs_no_checkpoint_and_one_warning(object_store, 
         assert not job.uploader.finish(patience_seconds=0.5)  # given up, but kept
         assert len(job.warnings) == 1 and "uploaded yet" in job.warnings[0]
         way.mend()
-        again = Uploading(ObjectStore(settings), spec, tmp_path, atomic=True, registered=[5])
+        again = Uploading(S3Store(settings), spec, tmp_path, atomic=True, registered=[5])
         again.uploader.start()
         assert again.uploader.finish()
     job.store = object_store
@@ -243,13 +246,13 @@ def test_a_checkpoint_costs_the_store_what_was_tuned(object_store, spec, tmp_pat
     monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 1e9)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     steps = range(5, 55, 5)
-    for step in steps:
-        folder = job.commit(step)
+    folders = [job.commit(step) for step in steps]
+    for step, folder in zip(steps, folders, strict=True):
         # Told apart from the checkpoint before, and heavy as a trained part is.
         safetensors(folder / "model-00002-of-00002.safetensors", random.Random(step).randbytes(200_000))
     job.uploader.start()
     assert job.uploader.finish()
-    whole = sum(len(content) for path, content in contents(folder).items() if path != "optimizer.pt")
+    whole = sum(len(content) for path, content in contents(folders[-1]).items() if path != "optimizer.pt")
     sent = sum(event.bytes_uploaded for event in job.events if isinstance(event, CheckpointEvent))
     assert job.steps == list(steps) and sent <= whole + len(steps) * 200_000 * 1.05
 

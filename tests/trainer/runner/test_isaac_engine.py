@@ -21,26 +21,27 @@ from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.config.presets import PRESETS
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 UPSTREAM = Path(__file__).parents[2] / "support" / "isaac" / "upstream"
 FINETUNE = UPSTREAM / "scripts" / "gr00t_finetune.py"
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[StoreSettings]:
+def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
 
 @pytest.fixture(scope="module")
 def store(bucket, tmp_path_factory) -> ObjectStore:
-    store = ObjectStore(bucket)
+    store = S3Store(bucket)
     push_base_model(store, tmp_path_factory.mktemp("models"))
     return store
 

@@ -16,20 +16,18 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
-from tests.support.processes import alive, child_with
+from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer import cli
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS, get_data_config
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
-from trainer.store.client import ObjectStore
+from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 WANDB_KEY = "9f" * 20
@@ -43,9 +41,9 @@ def synthetic(tmp_path_factory) -> Path:
 class Trainer:
     """``trainer run`` as a user runs it, with the fake engine."""
 
-    def __init__(self, settings: StoreSettings, folder: Path, dataset: Path) -> None:
+    def __init__(self, settings: S3Settings, folder: Path, dataset: Path) -> None:
         self.settings, self.folder, self.dataset = settings, folder, dataset
-        self.store = ObjectStore(settings)
+        self.store = S3Store(settings)
         self.home = folder / "home"
         self.model = folder / "base"
         self.model.mkdir()
@@ -117,7 +115,7 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[StoreSettings]:
+def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
 
@@ -161,7 +159,7 @@ def test_a_whole_run(trainer):
     assert "--no-resume" in call["argv"]
     assert call["argv"][call["argv"].index("--output-dir") + 1].startswith(str(trainer.home / "runs" / run_id))
     assert call["env"]["WANDB_NAME"] == run_id.rsplit("-", 1)[0] and call["env"]["WANDB_MODE"] == "offline"
-    assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
+    assert json.loads(call["env"]["PIPPA_LINEAGE"])["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
@@ -204,30 +202,6 @@ def test_what_is_odd_about_a_dataset_is_said_once_and_does_not_stop_it(trainer, 
     odd = [event for event in events if isinstance(event, WarningEvent) and "total_episodes" in event.message]
     assert [event.message for event in odd] == ["odd: meta/info.json: total_episodes is 7; meta/episodes.jsonl has 1"]
     assert odd[0].hint
-
-
-def test_both_can_wait_for_what_to_train(trainer, tmp_path):
-    base = make_tiny_base_model(tmp_path / "tiny")
-    environ = {**trainer.environ, "PIPPA_HOME": str(trainer.home), "WANDB_MODE": "offline"}
-    del environ["PIPPA_FINETUNE_COMMAND"]
-    command = [sys.executable, "-m", "trainer.cli", "run"]
-    flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
-    # As on a machine with a GPU: the first is what a training gets that names none.
-    early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
-    environ["CUDA_VISIBLE_DEVICES"] = "0"
-    with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
-        run = child_with("--ahead")
-        until(run.children)
-        (engine,) = run.children()
-        until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
-        arguments = [str(part) for pair in flags.items() for part in pair]
-        process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
-    assert process and process.pid == run.pid and process.stdout
-    for line in process.stdout:
-        if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
-            assert run.children() == [engine]
-    assert process.wait(PATIENCE) == 0, trainer.stderr
-    assert trainer.steps == [2] and not alive(engine)
 
 
 def test_no_secret_leaves_the_process(trainer):
@@ -412,7 +386,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
 
 
 def test_a_store_that_is_down_is_exit_code_4(trainer, monkeypatch, capsys):
-    monkeypatch.setattr("trainer.runner.run.ObjectStore", functools.partial(ObjectStore, patience=0.0))
+    monkeypatch.setattr("trainer.store.stores.S3Store", functools.partial(S3Store, patience=0.0))
     monkeypatch.setenv("PIPPA_S3_ENDPOINT", "http://127.0.0.1:9")
     for name, value in trainer.settings.to_environ().items():
         if name != "PIPPA_S3_ENDPOINT":

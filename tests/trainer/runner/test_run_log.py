@@ -8,7 +8,7 @@ from tests.support.waiting import until
 from trainer.config.run_spec import new_run_id
 from trainer.runner import run_log
 from trainer.runner.run_log import RunLog
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 from trainer.store.runs import RunState, read_state
 
 

@@ -1,57 +1,33 @@
-"""The store's tests run against each server there is: SeaweedFS always, MinIO where it is installed."""
+"""One contract: the store's tests run against a real S3 server and against a folder."""
 
 from __future__ import annotations
 
 import os
-import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from pydantic import SecretStr
 
-from flows.embedded.s3 import object_store
-from tests.support.waiting import PATIENCE
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec, new_run_id
-from trainer.config.settings import StoreSettings
-from trainer.store.client import ObjectStore
+from trainer.store.folder import FolderStore
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
-@pytest.fixture(scope="session", params=["seaweedfs", "minio"])
-def s3_server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreSettings]:
-    """A real S3 server."""
-    folder = tmp_path_factory.mktemp(request.param)
-    if request.param == "seaweedfs":
-        with object_store(folder, {}) as settings:
-            yield settings
-        return
-    if not shutil.which("minio"):
-        pytest.skip("there is no minio program on PATH")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    environ = {
-        **os.environ,
-        "MINIO_ROOT_USER": "minio-user",
-        "MINIO_ROOT_PASSWORD": "minio-password",
-        "MINIO_BROWSER": "off",
-    }
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            ["minio", "server", "--address", address, str(folder / "data")], env=environ, stdout=log, stderr=log
-        )
-    try:
-        settings = StoreSettings(
-            endpoint=f"http://{address}", access_key=SecretStr("minio-user"), secret_key=SecretStr("minio-password")
-        )
-        ObjectStore(settings, patience=60).ensure_bucket()
-        yield settings
-    finally:
-        process.terminate()
-        process.wait(PATIENCE)
+@pytest.fixture(params=["s3", "folder"])
+def object_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    """An empty store of each kind."""
+    if request.param == "s3":
+        return S3Store(request.getfixturevalue("s3_settings"))
+    return FolderStore(tmp_path_factory.mktemp("folder") / "store")
+
+
+def variables_of(store: ObjectStore) -> dict[str, str]:
+    """The variables that name ``store`` for another process."""
+    if isinstance(store, S3Store):
+        return store.settings.to_environ()
+    assert isinstance(store, FolderStore)
+    return {"PIPPA_HOME": str(store.root.parent), "PIPPA_S3_ENDPOINT": ""}
 
 
 @pytest.fixture

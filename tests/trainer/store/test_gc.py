@@ -22,8 +22,8 @@ from tests.trainer.store.conftest import a_spec
 from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
 from trainer.store import gc, gc_barrier, registry, resume_points, runs, snapshots
-from trainer.store.client import ObjectInfo, ObjectStore
 from trainer.store.manifest import BLOBS, manifest_key
+from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.registry import CheckpointEntry
 
 NOW = timedelta(0)

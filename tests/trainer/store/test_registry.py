@@ -13,8 +13,8 @@ from tests.trainer.store.conftest import a_spec
 from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
 from trainer.store import registry, snapshots
-from trainer.store.client import ObjectStore
 from trainer.store.manifest import blob_key, read_manifest
+from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
 
 

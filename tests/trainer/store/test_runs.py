@@ -10,7 +10,7 @@ import pytest
 from tests.trainer.store.conftest import a_spec, tree_of
 from trainer.errors import StoreError, UsageError
 from trainer.store import runs
-from trainer.store.client import ObjectStore
+from trainer.store.object_store import ObjectStore
 
 
 def test_spec_and_state(object_store: ObjectStore) -> None:

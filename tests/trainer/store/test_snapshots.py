@@ -22,14 +22,15 @@ from hypothesis import strategies as st
 
 from tests.support.fake_store import FakeStore
 from tests.support.waiting import until
-from tests.trainer.store.conftest import tree_of
+from tests.trainer.store.conftest import tree_of, variables_of
 from trainer.config.run_spec import SnapshotRef
-from trainer.config.settings import StoreSettings
+from trainer.config.settings import S3Settings
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.store import hashing, registry, snapshots
-from trainer.store.client import ObjectStore
 from trainer.store.hashing import HashMemory
 from trainer.store.manifest import FileRecord, Manifest, blob_key, manifest_key, parse_manifest_key, read_manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.s3 import S3Store
 
 
 def push(store: ObjectStore, folder: Path, name: str = "team/demo") -> SnapshotRef:
@@ -170,11 +171,11 @@ def test_an_interrupted_pull_goes_on_where_it_stopped(object_store: ObjectStore,
 
 
 def test_pulling_again_needs_no_server_and_never_overwrites(
-    object_store: ObjectStore, folder: Path, tmp_path: Path, s3_settings: StoreSettings
+    object_store: ObjectStore, folder: Path, tmp_path: Path, s3_settings: S3Settings
 ) -> None:
     ref = push(object_store, folder)
     out = snapshots.pull(object_store, ref, tmp_path / "out")
-    nobody = ObjectStore(s3_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"}), patience=0)
+    nobody = S3Store(s3_settings.model_copy(update={"endpoint": "http://127.0.0.1:9"}), patience=0)
     assert snapshots.pull(nobody, ref, out) == out
     (out / "more").write_text("the user's own")
     assert snapshots.pull(nobody, ref, out) == out
@@ -354,10 +355,9 @@ UPLOADER = """
 import os, sys
 from pathlib import Path
 from tests.trainer.store.conftest import a_spec
-from trainer.config.settings import StoreSettings
-from trainer.store import hashing, registry, snapshots
-from trainer.store.client import ObjectStore
-store, folder, spec = ObjectStore(StoreSettings.from_environ()), Path(sys.argv[1]), a_spec()
+from trainer.store import registry, snapshots
+from trainer.store.stores import open_store
+store, folder, spec = open_store(), Path(sys.argv[1]), a_spec()
 print("ready", flush=True)
 for step in range(1, 1000):
     for i in range(20):
@@ -368,10 +368,8 @@ for step in range(1, 1000):
 """
 
 
-def test_kill_9_never_shows_a_broken_checkpoint(
-    object_store: ObjectStore, s3_settings: StoreSettings, tmp_path: Path
-) -> None:
-    environ = {**os.environ, **s3_settings.to_environ(), "PYTHONPATH": str(Path(__file__).parents[3])}
+def test_kill_9_never_shows_a_broken_checkpoint(object_store: ObjectStore, tmp_path: Path) -> None:
+    environ = {**os.environ, **variables_of(object_store), "PYTHONPATH": str(Path(__file__).parents[3])}
     for attempt in range(3):
         folder = tmp_path / str(attempt)
         folder.mkdir()

@@ -139,19 +139,3 @@ def test_the_optimizer_waits_for_the_copies(training: Callable[..., Training], m
     for step in (2, 4, 5):
         assert_same(slow.weights(step), reference.weights(step))
         assert_same(slow.state(step)["optimizer.pt"], reference.state(step)["optimizer.pt"])
-
-
-@pytest.mark.gpu
-def test_a_gpu_copies_beside_the_training() -> None:
-    copies = HostCopies()
-    tree = {"weights": torch.ones(64 << 20, device="cuda"), "step": torch.tensor(3.0)}
-    taken = copies.take("tree", tree)
-    assert taken["weights"].is_pinned()
-    assert not taken["step"].is_pinned()
-    torch.cuda.synchronize()
-    copies.begin()
-    copies.before_change()
-    tree["weights"].add_(1)
-    copies.finish()
-    assert taken["weights"].eq(1).all()
-    assert taken["step"] == 3

@@ -12,8 +12,8 @@ from torch.distributions import Beta
 from torch.nn import functional
 
 from trainer.gr00t.n15.backbone import has_trainable
-from trainer.gr00t.n15.config import ActionHeadConfig
 from trainer.gr00t.n15.dit import DiT, SelfAttentionTransformer
+from trainer.gr00t.n15.sections import ActionHeadConfig
 
 
 class CategorySpecificLinear(nn.Module):
@@ -26,10 +26,10 @@ class CategorySpecificLinear(nn.Module):
 
     def forward(self, x: torch.Tensor, category: torch.Tensor) -> torch.Tensor:
         """[B, T, in] and embodiment ids [B], or [1] where all samples share one, to [B, T, out]."""
-        weight, bias = self.W[category], self.b[category]
         if len(category) == 1:
-            return x @ weight[0] + bias[0]
-        return torch.bmm(x, weight) + bias.unsqueeze(1)
+            # The gradient of a selected row takes two kernels of a GPU; that of an indexed one sorts the indices first.
+            return x @ self.W.index_select(0, category)[0] + self.b.index_select(0, category)[0]
+        return torch.bmm(x, self.W[category]) + self.b[category].unsqueeze(1)
 
 
 def distinct(category: torch.Tensor, one: bool | None = None) -> torch.Tensor:

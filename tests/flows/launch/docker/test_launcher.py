@@ -230,15 +230,17 @@ def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
     seen: list[Event] = []
 
     def cut() -> None:
-        for step in (40, 80, 120):
-            until(lambda step=step: step in steps(seen))
-            before = len(warnings(seen))
-            forward.cut()
-            if step == 120:
-                until(lambda before=before: len(warnings(seen)) > before)
-            forward.mend()
-        until(lambda: 200 in steps(seen))
-        training.terminate()
+        try:
+            for step in (40, 80, 120):
+                until(lambda step=step: step in steps(seen))
+                before = len(warnings(seen))
+                forward.cut()
+                if step == 120:
+                    until(lambda before=before: len(warnings(seen)) > before)
+                forward.mend()
+            until(lambda: 200 in steps(seen))
+        finally:
+            training.terminate()
 
     cutting = threading.Thread(target=cut, daemon=True)
     cutting.start()

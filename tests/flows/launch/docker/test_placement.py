@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import sysconfig
 from collections.abc import Iterator
@@ -67,6 +68,39 @@ def test_a_host_lends_its_network_only_where_the_store_is_on_loopback(endpoint, 
     if network == "host":
         with pytest.raises(UsageError, match="on another machine"):
             find_placement(client, {"PIPPA_S3_ENDPOINT": endpoint}, local=False)
+
+
+class _Daemon:
+    def __init__(self, *options: str) -> None:
+        self._options = list(options)
+
+    def info(self) -> dict[str, Any]:
+        return {"SecurityOptions": self._options}
+
+
+def test_where_the_store_is_a_folder_the_containers_work_in_it_as_this_user(tmp_path, monkeypatch):
+    monkeypatch.setattr(placement, "_own_ids", list)
+    client: Any = _Daemon("name=seccomp,profile=builtin")
+    found = find_placement(client, {"PIPPA_HOME": str(tmp_path)})
+    assert [(mount["Type"], mount["Source"], mount["Target"]) for mount in found.mounts] == [
+        ("bind", str(tmp_path / name), f"/var/lib/pippa/{name}") for name in ("store", "cache", "runs")
+    ]
+    assert (found.network, found.home, found.project) == ("bridge", "/var/lib/pippa", "")
+    assert (found.user, found.store) == (f"{os.getuid()}:{os.getgid()}", str(tmp_path / "store"))
+    rootless: Any = _Daemon("name=rootless")
+    assert find_placement(rootless, {"PIPPA_HOME": str(tmp_path)}).user == "0:0"
+
+
+def test_a_folder_that_no_container_can_use_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(placement, "_own_ids", list)
+    for client, local, said in (
+        (_Daemon(), False, "on another machine"),
+        (_Daemon("name=userns"), True, "userns-remap"),
+    ):
+        daemon: Any = client
+        with pytest.raises(UsageError, match=said) as refused:
+            find_placement(daemon, {"PIPPA_HOME": str(tmp_path)}, local=local)
+        assert "PIPPA_S3_ENDPOINT" in refused.value.hint and "docker compose up -d minio" in refused.value.hint
 
 
 @pytest.mark.docker

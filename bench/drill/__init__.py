@@ -1,0 +1,1 @@
+"""The parts of ``bench.gpu_drill``, each run in a process that it can lose."""

@@ -1,0 +1,96 @@
+"""The real command lines of ``pippa`` and ``trainer``, stopped when they have parsed: is a command one that exists?
+
+``python -m tests.support.parsing`` reads commands from stdin, a JSON list of lists of words, and writes a list of the
+same length: what is wrong with each, or null. It is a process of its own, in an empty folder, since ``trainer run``
+handles signals from its first line on. Nothing is executed: wherever arguments are parsed, ``Parsed`` is raised then.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Parsed(BaseException):
+    """The command line was understood. No ``except Exception`` on its way takes it."""
+
+
+def problems(commands: Sequence[Sequence[str]]) -> list[str | None]:
+    """What ``pippa`` and ``trainer`` say against each of ``commands``; None where they would begin to work."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PIPPA_HOME": f"{folder}/home"}
+        # Of an engine with a command of its own no process is started ahead.
+        settings |= {"PIPPA_FINETUNE_COMMAND": "no-engine", "COLUMNS": "200"}
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.support.parsing"],
+            cwd=folder,
+            env=settings,
+            input=json.dumps(commands),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert not list(Path(folder).iterdir()), "a command was executed"
+    return json.loads(done.stdout)
+
+
+def _problem(words: Sequence[str]) -> str | None:
+    from flows.cli import main as pippa
+    from trainer.cli import main as trainer
+
+    program, *argv = words
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+            code = {"pippa": pippa, "trainer": trainer}[program](argv)
+    except Parsed:
+        return None
+    except SystemExit as exit_:
+        code = exit_.code
+    if code in (0, None) and {"-h", "--help", "-V", "--version"} & set(argv):
+        return None
+    return said.getvalue().strip() or "it does not parse its arguments"
+
+
+def _stop_when_parsed(function: Callable[..., Any]) -> Callable[..., NoReturn]:
+    def parse(*arguments: Any, **options: Any) -> NoReturn:
+        function(*arguments, **options)
+        raise Parsed
+
+    return parse
+
+
+def _stop_everything() -> None:
+    import tyro
+
+    from trainer.config import argv
+    from trainer.store import stores
+
+    def tyro_cli(form: Any, *arguments: Any, **options: Any) -> Any:
+        result = real_tyro_cli(form, *arguments, **options)
+        if form is argv._form():  # the values are still to be validated
+            return result
+        raise Parsed
+
+    real_tyro_cli, tyro.cli = tyro.cli, tyro_cli
+    argparse.ArgumentParser.parse_args = _stop_when_parsed(argparse.ArgumentParser.parse_args)
+    argv._validated = _stop_when_parsed(argv._validated)
+    # `trainer run --run-id` has nothing to parse, and asks the store next.
+    stores.open_store = _stop_when_parsed(lambda *_: None)
+
+
+if __name__ == "__main__":
+    _stop_everything()
+    json.dump([_problem(words) for words in json.load(sys.stdin)], sys.stdout)

@@ -1,0 +1,50 @@
+"""The licence of a base model's weights: said when it is imported, kept with it, and in NOTICE."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trainer import importers
+from trainer.gr00t import base_model
+from trainer.gr00t.licenses import LICENSES, license_of
+from trainer.store import snapshots
+
+NOTICE = " ".join((Path(__file__).resolve().parents[3] / "NOTICE").read_text().split())
+
+
+def test_every_generation_that_can_be_trained_has_its_licence():
+    assert base_model.MODEL_TYPE in LICENSES
+
+
+@pytest.mark.parametrize("license_", LICENSES.values(), ids=lambda license_: license_.generation)
+def test_the_notice_names_each(license_):
+    assert f"{license_.generation} (" in NOTICE and f"{license_.name} {license_.url}" in NOTICE
+
+
+def test_another_architecture_has_none(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    assert license_of(tmp_path) is None
+
+
+def test_it_is_said_once_and_kept_with_the_model(object_store, tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path / "my-groot")
+    said: list[str] = []
+    ref = importers.base_model(object_store, str(folder), tmp_path / "work", log=said.append)
+    expected = LICENSES[json.loads((folder / "config.json").read_text())["model_type"]]
+    assert said.count(str(expected)) == 1 and expected.url in str(expected)
+    (info,) = snapshots.list_snapshots(object_store, "model")
+    assert info.origin["license"] == expected.name
+    assert snapshots.push(object_store, folder, "model", "without").ref.digest == ref.digest
+    said.clear()
+    assert importers.base_model(object_store, "my-groot", tmp_path / "work", log=said.append) == ref and not said
+
+
+def test_what_pippa_generates_has_none(object_store, tmp_path):
+    said: list[str] = []
+    importers.base_model(object_store, importers.TINY, tmp_path, log=said.append)
+    (info,) = snapshots.list_snapshots(object_store, "model")
+    assert "license" not in info.origin and not any("NVIDIA" in line for line in said)
