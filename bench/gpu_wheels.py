@@ -17,11 +17,11 @@ from bench.drill.carried import CARRIED, GOLDEN, PACKAGES, REPOSITORY
 PYTHON, PLATFORM = "3.12", "x86_64-manylinux_2_28"
 WANTED = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
-    *("minio", "argon2-cffi", "argon2-cffi-bindings", "cffi", "pycparser", "pycryptodome", "urllib3"),
     *("tyro", "docstring-parser", "typeguard"),
     *("tensorboardx", "protobuf"),
 )
-"""``trainer run``'s base and TensorBoard's writer, as far as a machine with torch and transformers may lack them."""
+"""What ``trainer run`` and TensorBoard's writer import beside torch and transformers. The store is a folder, so that no
+client of S3 is among them."""
 TENSORS = (
     *("tiny_model_config.json", "tiny_state_dict.safetensors", "results.json"),
     *("batch_A.safetensors", "batch_B.safetensors"),

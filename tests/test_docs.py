@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import importlib.util
 import re
@@ -187,8 +188,11 @@ WRONG = [
     ("markdown", "`pippa train --launcher docker` names no preset"),
     ("markdown", "`pippa presets compare blog overfit`"),
     ("markdown", "`trainer evaluate --model-path CHECKPOINT`"),
+    ("markdown", "`pippa train blog --data-config so100_threecams`"),
     ("markdown", "`trainer frobnicate`"),
     ("markdown", "```sh\nuv run trainer finetune \\\n  --dataset-path A --learning-rat 1e-4\n```\n"),
+    ("markdown", "`ssh my-gpu-machine uv run pippa data frobnicate`"),
+    ("markdown", "`docker exec NAME trainer evaluate --checkpoint latest --everything`"),
     ("markdown", "`docker compose run --rm train-overfit --max-stepz 400`"),
     ("markdown", "`docker compose up train-everything`"),
     ("markdown", "`docker compose down`"),
@@ -254,10 +258,22 @@ def test_what_an_example_imports_exists(page):
     for module, names in re.findall(r"^from ((?:flows|trainer)[\w.]*) import (.+)$", page.read_text(), re.MULTILINE):
         spec = importlib.util.find_spec(module)
         assert spec and spec.origin, module
-        for name in names.split(", "):
-            assert re.search(rf"^(?:class|def) {name}\b|^{name}\b.* = ", Path(spec.origin).read_text(), re.MULTILINE), (
-                name
-            )
+        known = {each for node in ast.parse(Path(spec.origin).read_text()).body for each in defined(node)}
+        assert known >= set(names.split(", ")), module
+
+
+def defined(node: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module gives it."""
+    match node:
+        case ast.ClassDef() | ast.FunctionDef():
+            return [node.name]
+        case ast.Import() | ast.ImportFrom():
+            return [alias.asname or alias.name for alias in node.names]
+        case ast.Assign():
+            return [target.id for target in node.targets if isinstance(target, ast.Name)]
+        case ast.AnnAssign(target=ast.Name(name)):
+            return [name]
+    return []
 
 
 def test_every_exit_code_is_explained():

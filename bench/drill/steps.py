@@ -49,9 +49,11 @@ class Size(NamedTuple):
     warm_up: int
     steps: int
     workers: int
+    episodes: int
 
 
-SIZES = {"full": Size((1, 8, 32), 5, 20, 8), "small": Size((1, 2), 1, 2, 0)}
+# Frames for one epoch of the largest batch: between two epochs the loading starts anew, which takes as long as a step.
+SIZES = {"full": Size((1, 8, 32), 5, 20, 8, 16), "small": Size((1, 2), 1, 2, 0, 2)}
 """``full`` is N1.5 as it is, on a GPU; ``small`` the model ``tiny``, to run everything once on a CPU."""
 
 
@@ -93,9 +95,8 @@ def bench(size: str) -> Iterator[Bench]:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         tokenizer = Tokenizer.from_file(str(make_tiny_base_model(folder / "tiny") / "tokenizer.json"))
-        dataset = TrainingDataset(
-            [make_synthetic(folder / "dataset")], DATA_CONFIG, "new_embodiment", cache_dir=folder / "frames"
-        )
+        path = make_synthetic(folder / "dataset", episodes=SIZES[size].episodes)
+        dataset = TrainingDataset([path], DATA_CONFIG, "new_embodiment", cache_dir=folder / "frames")
         dataset.prepare()
         write_metadata(folder / "experiment_cfg", dataset.metadata)
         torch.manual_seed(0)

@@ -93,8 +93,8 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
 def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
     """A server in a thread of this process, named in ``os.environ``; call it before anything imports Prefect.
 
-    ``tick`` is called all the while it starts, which is a minute for a first start on a slow machine. Raises
-    ``PippaError`` when it does not start.
+    ``tick`` is called all the while it starts, or waits for another one's start: a minute for a first start on a slow
+    machine. Raises ``PippaError`` when it does not start.
     """
     folder = Path(os.environ["PREFECT_HOME"])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -111,7 +111,10 @@ def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), name="prefect-server", daemon=True)
         # One at a time: two that find no database would both make its tables.
-        with locked(folder / "start.lock"):
+        with contextlib.ExitStack() as stack:
+            while not _taken(folder / "start.lock", stack):
+                tick()
+                time.sleep(0.1)
             thread.start()
             while not server.started:
                 if not thread.is_alive():
@@ -123,6 +126,15 @@ def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
         finally:
             server.should_exit = True
             thread.join(STOP_SECONDS)
+
+
+def _taken(lock: Path, stack: contextlib.ExitStack) -> bool:
+    """Hold ``lock`` until ``stack`` is closed; False where another process holds it."""
+    try:
+        stack.enter_context(locked(lock, wait=False))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def answers(api_url: str) -> bool:

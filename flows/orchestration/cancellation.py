@@ -1,8 +1,9 @@
 """The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
 
 Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
-where a person runs it, who may cancel it in Prefect's UI too; under a worker it is the hook, which also runs when
-the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both had their time.
+where a person runs it, who may cancel it in Prefect's UI too, or where its worker was killed; under a worker it is the
+hook, which also runs when the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both
+had their time.
 """
 
 from __future__ import annotations

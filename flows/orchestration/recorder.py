@@ -30,7 +30,7 @@ from trainer.errors import PippaError
 from trainer.events import Event
 
 WAITING_MESSAGES = 1000
-SILENT_SECONDS, MOST_SECONDS = 20.0, 120.0
+SILENT_SECONDS, MOST_SECONDS = 20.0, 180.0
 """A training that is done waits for its record as long as that gets on, and at most so long."""
 FLOW_RUN_SECONDS = 120.0
 LOG_LIMIT_BYTES = 4_000_000

@@ -27,7 +27,7 @@ from trainer.events import parse_event
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
-LAST_SECONDS = 120.0
+LAST_SECONDS = 180.0
 """How long this process may go on recording after it was told everything."""
 NICE = 5
 """The training wants the processor more than its record does."""

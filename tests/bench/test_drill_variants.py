@@ -28,10 +28,10 @@ def recorded(function: Callable[[], torch.Tensor]) -> tuple[Callable[[], None], 
     """As ``captured`` does on a GPU: calls that fill what the first one returned."""
     returned = function().clone()
 
-    def fill() -> None:
+    def replay() -> None:
         returned.copy_(function())
 
-    return fill, returned
+    return replay, returned
 
 
 def test_a_replayed_backbone_gives_the_same_loss(step: FixedStep, monkeypatch: pytest.MonkeyPatch) -> None:

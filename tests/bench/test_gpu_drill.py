@@ -52,6 +52,8 @@ def test_a_part_that_is_too_slow_is_ended_and_said_so(tmp_path: Path) -> None:
     (tmp_path / "log.txt").touch()
     assert gpu_drill.run("fast", "small", tmp_path, limit=0.2) == []
     assert "its limit" in (tmp_path / "fast.md").read_text()
+    assert gpu_drill.run("right", "small", tmp_path, limit=0.2) != []  # nothing is proven
+    assert gpu_drill.run("fast", "small", tmp_path, limit=0.0) != []
 
 
 def test_a_part_that_fails_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

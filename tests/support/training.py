@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import flag
 from trainer.events import Event, parse_event
+from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
 _SERVER = multiprocessing.get_context("forkserver")
@@ -125,6 +126,31 @@ class Training:
         """What was logged up to a checkpoint."""
         history = json.loads((self.checkpoint(step) / "trainer_state.json").read_text())["log_history"]
         return [entry["loss"] for entry in history if "loss" in entry]
+
+
+def small_training(output_dir: Path, dataset: Path, base_model: Path, **flags: object) -> Training:
+    """Four steps of two samples, saved twice, with no processes to load them; ``flags`` say otherwise."""
+    defaults: dict[str, object] = {
+        "dataset_path": [dataset],
+        "base_model_path": base_model,
+        "output_dir": output_dir,
+        "batch_size": 2,
+        "max_steps": 4,
+        "save_steps": 2,
+        "dataloader_num_workers": 0,
+        "report_to": "tensorboard",
+    }
+    return Training({**defaults, **flags})
+
+
+def tiny_with_dropout(path: Path) -> Path:
+    """The tiny base model with upstream's dropout: without it, a wrong random state would go unnoticed."""
+    make_tiny_base_model(path)
+    config = json.loads((path / "config.json").read_text())
+    for part in ("diffusion_model_cfg", "vl_self_attention_cfg"):
+        config["action_head_cfg"][part]["dropout"] = 0.2
+    (path / "config.json").write_text(json.dumps(config))
+    return path
 
 
 def _child(argv: list[str], environ: dict[str, str], log: str, power_cut: int | None) -> None:

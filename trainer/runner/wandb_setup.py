@@ -32,6 +32,8 @@ ENTITY = "wild-ai"
 PROJECT = "pippa"
 INIT_TIMEOUT_SECONDS = 30
 PROBE_TIMEOUT_SECONDS = 10
+LINEAGE = "PIPPA_LINEAGE"
+"""JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
@@ -52,13 +54,9 @@ def wandb_environment(
 ) -> tuple[dict[str, str], WarningEvent | None]:
     """The variables that make any engine report to the W&B run of ``spec``, and a warning when only offline.
 
-    ``folder`` is the run's own; W&B's files lie in ``folder/wandb`` and its caches beside it, and its configuration
-    gets the run's lineage from a file there. A ``WANDB_MODE`` the user set wins. The key, which may come from
-    ``WANDB_API_KEY_FILE``, goes into the result: never log it.
+    ``folder`` is the run's own; W&B's files lie in ``folder/wandb`` and its caches beside it. A ``WANDB_MODE`` the user
+    set wins. The key, which may come from ``WANDB_API_KEY_FILE``, goes into the result: never log it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    lineage = folder / "wandb-lineage.yaml"
-    lineage.write_text(json.dumps({"lineage": {"value": _lineage(spec)}}, indent=2) + "\n")  # JSON is YAML
     run = spec.wandb
     variables = {
         "WANDB_ENTITY": run.entity,
@@ -68,7 +66,7 @@ def wandb_environment(
         "WANDB_RESUME": "allow",
         "WANDB_RUN_GROUP": run.group,
         "WANDB_TAGS": ",".join(run.tags),
-        "WANDB_CONFIG_PATHS": str(lineage),
+        LINEAGE: json.dumps(_lineage(spec)),
         "WANDB_DIR": str(folder),
         "WANDB_CACHE_DIR": str(folder / "wandb-cache"),
         "WANDB_DATA_DIR": str(folder / "wandb-cache" / "data"),
@@ -125,12 +123,13 @@ def start_run(
     if alone and config.resume and kept.is_file():
         run_id = json.loads(kept.read_text())["run_id"]
     project = environ.get("WANDB_PROJECT") or PROJECT
+    lineage = {"lineage": json.loads(environ[LINEAGE])} if LINEAGE in environ else {}
     run = _start(
         {
             "project": project,
             "name": environ.get("WANDB_NAME") or output_dir.name,
             "id": run_id,
-            "config": config.model_dump(mode="json"),
+            "config": {**config.model_dump(mode="json"), **lineage},
             "dir": environ.get("WANDB_DIR") or str(output_dir),
         },
         emit,

@@ -76,7 +76,8 @@ class Trainer:
 
     def preset(self, *flags: str, **environ: str) -> subprocess.Popen[str]:
         steps = ["--max-steps", "20", "--save-steps", "5"]
-        sources = ["--dataset-path", str(self.dataset), "--base-model-path", str(self.model)]
+        dataset = [] if "--dataset-path" in flags else ["--dataset-path", str(self.dataset)]
+        sources = [*dataset, "--base-model-path", str(self.model)]
         return self.start("smoke", *steps, *sources, *flags, **environ)
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, list[Event]]:
@@ -158,8 +159,7 @@ def test_a_whole_run(trainer):
     assert "--no-resume" in call["argv"]
     assert call["argv"][call["argv"].index("--output-dir") + 1].startswith(str(trainer.home / "runs" / run_id))
     assert call["env"]["WANDB_NAME"] == run_id.rsplit("-", 1)[0] and call["env"]["WANDB_MODE"] == "offline"
-    lineage = json.loads(Path(call["env"]["WANDB_CONFIG_PATHS"]).read_text())["lineage"]["value"]
-    assert lineage["run_id"] == run_id
+    assert json.loads(call["env"]["PIPPA_LINEAGE"])["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
@@ -179,6 +179,29 @@ def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(
         given = call["argv"][call["argv"].index("--data-config") + 1]
         assert Path(given).parent == trainer.home / "runs" / trainer.run_id and get_data_config(given) == ours
     assert registry.resolve(trainer.store, "smoke/latest").spec.config.data_config == ours
+
+
+def test_how_the_data_is_read_reaches_engine_and_evaluation_and_is_in_the_lineage(trainer):
+    assert trainer.finish(trainer.preset("--video-alignment", "index", "--recompute-statistics"))[0] == 0, (
+        trainer.stderr
+    )
+    (call,) = trainer.calls
+    assert call["argv"][-3:] == ["--video-alignment", "index", "--recompute-statistics"]
+    (report,) = trainer.home.glob("runs/*/report/open_loop.txt")
+    assert "frames by index" in report.read_text()
+    config = registry.resolve(trainer.store, "smoke/latest").spec.config
+    assert config.video_alignment == "index" and config.recompute_statistics
+
+
+def test_what_is_odd_about_a_dataset_is_said_once_and_does_not_stop_it(trainer, tmp_path):
+    dataset = Path(shutil.copytree(trainer.dataset, tmp_path / "odd"))
+    info = json.loads((dataset / "meta/info.json").read_text())
+    (dataset / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))
+    code, events = trainer.finish(trainer.preset("--dataset-path", str(dataset)))
+    assert code == 0, trainer.stderr
+    odd = [event for event in events if isinstance(event, WarningEvent) and "total_episodes" in event.message]
+    assert [event.message for event in odd] == ["odd: meta/info.json: total_episodes is 7; meta/episodes.jsonl has 1"]
+    assert odd[0].hint
 
 
 def test_no_secret_leaves_the_process(trainer):

@@ -10,9 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.support.training import Training, warm_up
+from tests.support.training import Training, small_training, tiny_with_dropout, warm_up
 from trainer.data.synthetic import make_synthetic
-from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -27,13 +26,8 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny base model with upstream's dropout: without it, a wrong random state would go unnoticed."""
-    path = make_tiny_base_model(tmp_path_factory.mktemp("models") / "tiny")
-    config = json.loads((path / "config.json").read_text())
-    for part in ("diffusion_model_cfg", "vl_self_attention_cfg"):
-        config["action_head_cfg"][part]["dropout"] = 0.2
-    (path / "config.json").write_text(json.dumps(config))
-    return path
+    """The tiny base model with dropout."""
+    return tiny_with_dropout(tmp_path_factory.mktemp("models") / "tiny")
 
 
 @pytest.fixture(scope="session")
@@ -81,16 +75,7 @@ def training(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def make(name: str, **flags: object) -> Training:
-        defaults = {
-            "dataset_path": [dataset],
-            "base_model_path": base_model,
-            "output_dir": tmp_path / name,
-            "batch_size": 2,
-            "max_steps": 4,
-            "save_steps": 2,
-            "dataloader_num_workers": 0,
-            "report_to": "tensorboard",
-        }
-        return Training({**defaults, **flags})
+        folder = Path(str(flags.pop("output_dir", tmp_path / name)))
+        return small_training(folder, dataset, base_model, **flags)
 
     return make
