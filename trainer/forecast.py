@@ -31,8 +31,8 @@ CUDA_BYTES = 1_000_000_000
 workspaces of cuBLAS and cuDNN (32 MiB each on Hopper), the batch, gradients between two layers."""
 
 MEASURED = 1.0
-"""A measured ``torch.cuda.max_memory_allocated`` divided by ``Memory.tensors`` of the same training; it corrects that.
-1.0 until there is one."""
+"""A measured peak divided by ``Memory.tensors`` of the same training; it corrects that. 1.0 until there is one:
+``python -m bench.gpu_drill`` leaves ``peak_memory_bytes`` by flags and batch in its ``measured.json``."""
 
 FITS = 0.92
 """A training fits a card when the forecast is at most this share of its memory. The rest is for what torch's allocator

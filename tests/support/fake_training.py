@@ -190,9 +190,7 @@ class _Live(TorchDispatchMode):
                     self._sizes[storage._cdata] = storage.nbytes()
                     self._now += storage.nbytes()
                     weakref.finalize(storage, self._free, storage._cdata)
-        # For a subclass of tensors only, the gradient of an indexed weight is put into a copy of the zeros, not itself.
-        if func is not torch.ops.aten.index_put.default:
-            self.peak = max(self.peak, self._now)
+        self.peak = max(self.peak, self._now)
         return out
 
     def _free(self, number: int) -> None:

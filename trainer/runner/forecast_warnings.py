@@ -10,7 +10,7 @@ from pathlib import Path
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec
 from trainer.events import WarningEvent
-from trainer.forecast import fits, forecast, named, read_sections, room_for_checkpoints, ways
+from trainer.forecast import FITS, fits, forecast, named, read_sections, room_for_checkpoints, ways
 from trainer.gr00t.n15.sections import Sections
 from trainer.runner.cards import Card, used
 
@@ -45,7 +45,7 @@ def memory_warning(config: FinetuneConfig, model: Sections, cards: Sequence[Card
     fitting = bool(found) and fits(found[0].total, card.memory)
     return WarningEvent(
         message=f"This training needs about {needs.gpu.total / 1e9:.1f} GB of GPU memory; {card.name} has "
-        f"{card.memory / 1e9:.1f} GB.",
+        f"{card.memory / 1e9:.1f} GB, of which {FITS:.0%} can be counted on.",
         hint=(f"These fit: {named(found)}." if fitting else "It takes a larger GPU.") + " docs/memory.md says more.",
     )
 

@@ -81,7 +81,7 @@ def test_a_card_that_is_too_small_is_warned_of_with_flags_that_help(how: object,
     monkeypatch.setattr(machine, "found_cards", lambda: [L4, L40S])
     found = planned(config("blog"))
     said = " ".join(printed(found, how).split())
-    assert "! This training needs about 28.7 GB of GPU memory; NVIDIA L4 has 24.2 GB." in said
+    assert "! This training needs about 28.7 GB of GPU memory; NVIDIA L4 has 24.2 GB, of which 92% can" in said
     assert "These fit: `--batch-size 8` (22.1 GB)" in said and "On a card of" not in said
     assert found is not None and not fits(found.needs.gpu.total, L4.memory)
 

@@ -30,7 +30,7 @@ def card(mib: int, name: str = "NVIDIA L4") -> Card:
 def test_a_card_that_is_too_small_is_named_with_flags_that_fit_it() -> None:
     warning = memory_warning(BLOG, OFFICIAL, [card(81_559, "NVIDIA H100"), card(23_034)])
     assert warning is not None
-    assert "28.7 GB of GPU memory; NVIDIA L4 has 24.2 GB" in warning.message
+    assert "28.7 GB of GPU memory; NVIDIA L4 has 24.2 GB, of which 92%" in warning.message
     for flags in re.findall(r"`(--[^`]+)`", warning.hint):
         assert fits(forecast(parse_flags(flags.split(), BLOG)[0], OFFICIAL).gpu.total, 23_034 << 20)
     assert warning.hint.count("`--") == 3
