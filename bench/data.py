@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
+from bench import beyond_cache
 from bench.contest import Contestant, Turn, times_faster
 from bench.table import report, table
 from trainer.data.dataset_meta import DatasetMeta
@@ -107,6 +108,7 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
             ],
         ),
     ]
+    sections += beyond_cache.sections(work, given.rounds, stack)
     if missing:
         sections.append("Not measured: " + "; ".join(missing) + ".")
     report("data", "Data path", sections, save=given.save)

@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from trainer.gr00t.base_model import TOKENIZER_FILES
-from trainer.gr00t.n15.config import OFFICIAL_EAGLE, GR00TN15Config
+from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.sections import OFFICIAL_EAGLE
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.weights import save_checkpoint
 

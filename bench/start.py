@@ -1,8 +1,8 @@
 """``python -m bench.start``: from the command to the first training step, on a machine that has done it before.
 
 Three ways to the same first step of the preset ``smoke``, in turns: only what can't be avoided (``floor``: importing
-torch and transformers' Trainer, and building the model), ``trainer finetune``, and ``pippa train`` with its embedded
-object store and Prefect server. The first run of each, which fills caches, is not counted. The first step is the first
+torch and transformers' Trainer, and building the model), ``trainer finetune``, and ``pippa train`` with everything
+around it. The first run of each, which fills caches, is not counted. The first step is the first
 ``progress`` event; the run is told to stop then.
 """
 

@@ -28,13 +28,21 @@ def imported(file: Path) -> set[str]:
 
 
 ROOMS = {
-    "trainer.config": set(),
+    # A fine-tune config holds a data config, whose declaration is at home with the data; the data asks for settings.
+    "trainer.config": {"trainer.data"},
     "trainer.store": {"trainer.config"},
     "trainer.data": {"trainer.config"},
     "trainer.gr00t": {"trainer.config", "trainer.data"},
     "trainer.importers": {"trainer.config", "trainer.store", "trainer.data", "trainer.gr00t"},
     # The engine reports and follows the process that started it as every engine does: with the runner's modules.
-    "trainer.runner": {"trainer.config", "trainer.store", "trainer.importers", "trainer.gr00t", "trainer.training"},
+    "trainer.runner": {
+        "trainer.config",
+        "trainer.store",
+        "trainer.data",
+        "trainer.importers",
+        "trainer.gr00t",
+        "trainer.training",
+    },
     "trainer.training": {"trainer.config", "trainer.data", "trainer.gr00t", "trainer.runner"},
     "trainer.evaluation": {
         "trainer.config",

@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from trainer.config.data_options import DataOptions
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
 from trainer.version import version
@@ -99,11 +100,14 @@ def _dispatch(argv: list[str]) -> int:
 
 
 def _prepare(argv: list[str]) -> int:
+    from trainer.data.configs import declared
+
     parser = argparse.ArgumentParser("trainer prepare", description="Import a dataset or base model into the store.")
     parser.add_argument("kind", choices=["dataset", "base-model"])
     parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
     parser.add_argument("--name", dest="store_name", help="its name in the store")
-    parser.add_argument("--data-config", help="for a dataset: check it against this data config first")
+    parser.add_argument("--data-config", type=declared, help="for a dataset: check it against this data config first")
+    DataOptions.add_to(parser)
     parser.add_argument("--events", action="store_true", help="progress and result as events (JSON lines) on stdout")
     parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
     arguments = parser.parse_args(argv)
@@ -127,7 +131,15 @@ def _prepare(argv: list[str]) -> int:
     if arguments.kind == "dataset":
         config = arguments.data_config
         ref = importers.dataset(
-            store, arguments.name, work, data_config=config, store_name=called, refresh=refresh, log=log
+            store,
+            arguments.name,
+            work,
+            data_config=config,
+            options=DataOptions.of(arguments),
+            store_name=called,
+            refresh=refresh,
+            log=log,
+            warn=lambda problem: log(str(problem)),
         )
     else:
         ref = importers.base_model(store, arguments.name, work, store_name=called, refresh=refresh, log=log)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TextIO
 
@@ -41,6 +43,13 @@ class ProgressEvent(_Event):
     grad_norm: float | None = None
     samples_per_second: float | None = None
     eta_seconds: float | None = None
+
+
+class SavedEvent(_Event):
+    """The native engine's word to the process that started it: ``checkpoint-<step>`` is whole on this disk."""
+
+    event: Literal["saved"] = "saved"
+    step: int
 
 
 class CheckpointEvent(_Event):
@@ -103,6 +112,7 @@ class DoneEvent(_Event):
 Event = Annotated[
     PhaseEvent
     | ProgressEvent
+    | SavedEvent
     | CheckpointEvent
     | EvaluationEvent
     | WarningEvent
@@ -122,6 +132,19 @@ def parse_event(line: str) -> Event | None:
         return _ADAPTER.validate_json(line)
     except ValidationError:
         return None
+
+
+def every(seconds: float, show: Callable[[int, int], None]) -> Callable[[int, int], None]:
+    """``show`` for progress that comes often: called at most every ``seconds``, and not before so much time is over."""
+    last = time.monotonic()
+
+    def progress(done: int, of: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= seconds:
+            last = time.monotonic()
+            show(done, of)
+
+    return progress
 
 
 class Emitter:

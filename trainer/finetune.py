@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
+from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
-from trainer.runner.ahead import AHEAD, order
 from trainer.runner.crash_diagnosis import explain
+from trainer.runner.dataset_check import check_datasets
 from trainer.runner.parent_watch import die_with_parent
 from trainer.training.devices import (
     check_device_count,
@@ -27,6 +28,9 @@ from trainer.training.devices import (
     run_under_torchrun,
 )
 from trainer.training.stop_signal import StopSignal
+
+if TYPE_CHECKING:
+    from trainer.data.checks import Checked
 
 UPSTREAM_EXACT = "--upstream-exact"
 _OWN_HELP = f"""
@@ -45,24 +49,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    if argv == [AHEAD]:
-        argv = order("trainer.training.finetuning", ["-m", "trainer.finetune"], partial(choose_devices, 1))
     config, given, upstream_exact = _parse(argv)
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
     choose_devices(config.num_gpus)
+    emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
     if needs_torchrun(config.num_gpus):
         import torch
 
         check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
         check_device_count(config.num_gpus, torch.cuda.device_count())
+        _check(config, emit)  # once, not by every rank at the same time
         return run_under_torchrun(config.num_gpus, argv)
-    emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
     try:
         return finetune(config, emit, upstream_exact=upstream_exact)
     except (RuntimeError, MemoryError, OSError) as error:
-        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"])
+        less = advice(config, read_sections(Path(config.base_model_path)))
+        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"], advice=less)
         if isinstance(problem, EngineError):  # nothing it knows a cure for
             raise
         raise problem from error
@@ -87,8 +91,9 @@ def _parse(argv: Sequence[str]) -> tuple[FinetuneConfig, set[str], bool]:
 
 
 def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_exact: bool = False) -> int:
-    """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code.
+    """Check the data, load it and the model, train, and leave upstream's files in ``config.output_dir``.
 
+    Returns the exit code.
     ``upstream_exact`` keeps upstream's behaviour where it differs from what is right (see ``--help``).
     """
     output_dir = Path(config.output_dir).absolute()
@@ -97,11 +102,20 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
         raise UsageError(
             f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
         )
+    checked = _check(config, emit)
     stop = StopSignal()
     emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
     from trainer.training.finetuning import train
 
-    return train(config, resume_from, stop, emit, upstream_exact=upstream_exact)
+    return train(config, checked, resume_from, stop, emit, upstream_exact=upstream_exact)
+
+
+def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checked]:
+    """What a check finds of each dataset, by this process or one before. Raises ``DatasetError``."""
+    # Whoever started this, `trainer run` or the process in front of the ranks, has checked and told the same.
+    told = "PIPPA_RUN_SPEC" in os.environ or "RANK" in os.environ
+    datasets = [(Path(path), path) for path in config.dataset_path]
+    return check_datasets(datasets, config, _silent if told else emit, warn=not told)
 
 
 def _silent(_: Event) -> None:

@@ -150,7 +150,7 @@ def follow(report: Report, table: Table, argv: Sequence[str], environ: dict[str,
                 report.wrong.append(f"trainer run: {event.message}")
         table.row(phase, time.monotonic() - began)
         if code := process.wait():
-            report.wrong.append(f"trainer run exited with {code}")
+            report.wrong.append(f"`trainer run` exited with {code}")
 
 
 def saves(report: Report, out: Path, noted: dict[str, Any]) -> None:

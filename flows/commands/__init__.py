@@ -10,12 +10,13 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn
 from rich.table import Table
 
 from flows import compose_discovery, earlier_store
-from flows.views.terminal import waiting
+from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.config.settings import pippa_home
+from trainer.events import every
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store, store_folder
 
@@ -71,9 +72,11 @@ def spinner(text: str) -> Iterator[None]:
 class ByteBar:
     """A progress bar on stderr for ``progress(done, total)`` in bytes; nothing without a terminal."""
 
+    figures: type[ProgressColumn] = DownloadColumn
+
     def __init__(self, title: str) -> None:
         screen = notes()
-        parts = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+        parts = (TextColumn("{task.description}"), BarColumn(), self.figures())
         self._progress = Progress(*parts, console=screen, transient=True, disable=not screen.is_terminal)
         self._task = self._progress.add_task(escape(title), total=None)
 
@@ -83,3 +86,20 @@ class ByteBar:
 
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
+
+
+class FileBar(ByteBar):
+    """The same in files; without a terminal, a line at the beginning and one now and then."""
+
+    figures = MofNCompleteColumn
+
+    def __init__(self, title: str) -> None:
+        super().__init__(title)
+        self._title = title
+
+    def __enter__(self) -> Callable[[int, int], None]:
+        screen, shown = notes(), super().__enter__()
+        if screen.is_terminal:
+            return shown
+        screen.print(escape(self._title), soft_wrap=True)
+        return every(PLAIN_SECONDS, lambda done, of: screen.print(f"{done:,} of {of:,} files", soft_wrap=True))

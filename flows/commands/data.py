@@ -5,14 +5,18 @@ from __future__ import annotations
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
+from rich.console import Console
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import ByteBar, columns, console, notes, nothing_stored, opened_store, spinner
+from flows.commands import ByteBar, FileBar, columns, console, notes, nothing_stored, opened_store
 from flows.views.terminal import size
+from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
+from trainer.data.configs import DataConfig, declared
+from trainer.data.problem import Problem
 from trainer.errors import ExitCode, UsageError
 from trainer.importers.origin import changes_text, origin_text
 
@@ -55,13 +59,14 @@ def check(argv: Sequence[str]) -> int:
     """``pippa data check PATH --data-config X``"""
     parser = Parser("pippa data check", description="Check a dataset against a data config, in seconds.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    parser.add_argument("--data-config", required=True, help="name, or module.path:ClassName")
+    parser.add_argument("--data-config", required=True, type=declared, help="name, or a file such as my_robot.toml")
+    DataOptions.add_to(parser)
     arguments = parser.parse_args(argv)
-    with spinner(f"Checking {arguments.path} against {arguments.data_config}"):
-        changes = check_folder(str(arguments.path), arguments.data_config)
+    found = check_folder(str(arguments.path), arguments.data_config, DataOptions.of(arguments))
     screen = console()
     screen.print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
-    for change in changes:
+    print_warnings(screen, found.warnings)
+    for change in found.changes:
         screen.print(f"  {escape(change)} on import; the folder stays as it is.")
     return ExitCode.DONE
 
@@ -93,7 +98,8 @@ SOURCES = (
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument("--name", help="its name in the store (default: the folder's or repository's)")
-    parser.add_argument("--data-config", help="check it against this data config first")
+    parser.add_argument("--data-config", type=declared, help="check it against this data config first")
+    DataOptions.add_to(parser)
 
 
 def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
@@ -104,8 +110,10 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
     def log(line: str) -> None:
         screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
+    options = DataOptions.of(arguments)
+    warnings: list[Problem] = []
     if importers.is_folder(source):
-        check_folder(source, arguments.data_config)  # before a store is started
+        check_folder(source, arguments.data_config, options)  # before a store is started
     store = opened_store()
     with ByteBar(source) as report:
         ref = importers.dataset(
@@ -113,25 +121,51 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
             source,
             importers.downloads_folder(pippa_home()),
             data_config=arguments.data_config,
+            options=options,
             store_name=arguments.name,
             refresh=refresh,
             log=log,
+            warn=warnings.append,
             report=report,
         )
+    print_warnings(screen, warnings)
     console().print(
         f"[green]✓[/] {escape(str(ref))} is in the store\nTrain on it: pippa train PRESET --dataset-path {ref.name}"
     )
     return ExitCode.DONE
 
 
-def check_folder(name: str, data_config: str | None) -> list[str]:
-    """Check the dataset folder ``name``; what would be changed on its way to the store. Raises ``DatasetError``."""
+class CheckedFolder(NamedTuple):
+    """A dataset folder that can be trained on."""
+
+    changes: list[str]
+    """What an import would change of it."""
+    warnings: list[Problem]
+
+
+def check_folder(name: str, data_config: str | DataConfig | None, options: DataOptions) -> CheckedFolder:
+    """Check the dataset folder ``name``, with a bar while it takes its time. Raises ``DatasetError``."""
     from trainer.importers import downloads_folder
     from trainer.importers.names import Folder
     from trainer.importers.normalize_dataset import normalized
 
-    with normalized(Folder(name).existing(), data_config, name, downloads_folder(pippa_home())) as (_, changed):
-        return changes_text(changed)
+    folder, work = Folder(name).existing(), downloads_folder(pippa_home())
+    warnings: list[Problem] = []
+    title = f"Checking {name}" + (f" against {data_config}" if data_config else "")
+    with (
+        FileBar(title) as progress,
+        normalized(folder, data_config, name, work, options=options, warn=warnings.append, progress=progress) as (
+            _,
+            changed,
+        ),
+    ):
+        return CheckedFolder(changes_text(changed), warnings)
+
+
+def print_warnings(screen: Console, warnings: Sequence[Problem]) -> None:
+    """What can be trained on and is probably not meant."""
+    for warning in warnings:
+        screen.print(f"[yellow]![/] {escape(warning.message)}\n  [dim]{escape(warning.fix)}[/]", soft_wrap=True)
 
 
 def pull(argv: Sequence[str]) -> int:

@@ -31,9 +31,13 @@ def submit_and_follow(
     preset: str, overrides: dict[str, Any], engine: Engine | None, run_id: str, config: FinetuneConfig | None
 ) -> int:
     """Submit the training to the Prefect server and follow it; returns its exit code."""
+    from flows.views.forecast import plan, print_needs
+
     _require_reachable(config)
     screen = console()
     screen.print(f"[bold]{escape(run_id)}[/]")
+    if config is not None and (found := plan(config, "remote", engine or "native", None)):
+        print_needs(screen, found)
     with connected() as client:
         from flows.orchestration import remote
 

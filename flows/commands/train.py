@@ -5,26 +5,27 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from rich.console import Console
 from rich.markup import escape
 
 from flows.cli import Parser
 from flows.commands import console
+from flows.commands.data import check_folder, print_warnings
 from flows.launch import LauncherName
-from trainer.config.argv import require_engine_can, resolve
+from trainer.config.argv import Resolved, require_engine_can, resolve
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.config.run_spec import Engine, new_run_id
 from trainer.config.settings import pippa_home
+from trainer.data.config_file import as_argument
+from trainer.data.problem import Problem
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.events import Event
 from trainer.runner.run_spec_builder import engine_from, require_engine_here
-
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
 
 Where: TypeAlias = LauncherName | Literal["remote"]
 LAUNCHERS: tuple[Where, ...] = ("process", "docker", "remote")
@@ -51,23 +52,30 @@ def train(argv: Sequence[str]) -> int:
             return ExitCode.DONE
         raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
     name, own, flags = argv[0], *_own_flags(argv[1:])
-    preset, config, provenance = resolve(name, flags, "pippa train")
-    _check_folders(config)
+    resolved = preset, config, provenance = resolve(name, flags, "pippa train")
+    warnings = _check_folders(config)
     engine = _engine(own.engine)
     require_engine_can(config, engine)
     if own.launcher == "process":
         require_engine_here(engine)
     if own.dry_run:
+        from flows.launch.machine import cards
         from flows.views.dry_run import print_plan
+        from flows.views.forecast import plan
 
-        print_plan(console(), preset, config, provenance, own.launcher, engine)
+        needs = plan(config, own.launcher, engine, cards(own.launcher))
+        print_plan(console(), preset, config, provenance, own.launcher, engine, needs)
+        print_warnings(console(), warnings)
         return ExitCode.DONE
+    print_warnings(console(), warnings)
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
+    if "data_config" in overrides:
+        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
     if own.launcher == "remote":
         from flows.commands.remote import submit_and_follow
 
         return submit_and_follow(name, overrides, engine if own.engine else None, new_run_id(name), config)
-    return run_training(name, overrides, own.launcher, new_run_id(name), config, engine)
+    return run_training(name, overrides, own.launcher, new_run_id(name), resolved, engine)
 
 
 def run_training(
@@ -75,41 +83,46 @@ def run_training(
     overrides: dict[str, Any],
     launcher: LauncherName,
     run_id: str,
-    config: FinetuneConfig | None,
+    resolved: Resolved | None,
     engine: Engine,
 ) -> int:
-    """Start what is needed, run the flow under the terminal's eyes, print the report; returns the exit code."""
+    """Start what is needed, train under the terminal's eyes, print the report; returns the exit code."""
+    from flows.launch.machine import cards
     from flows.orchestration.startup import started
+    from flows.orchestration.training import Request, Training
+    from flows.views.forecast import plan, print_needs
 
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
-    with started(home, config, screen, launcher, engine) as store:
-        from flows.orchestration.train import OBSERVER
-        from flows.orchestration.train import train as flow
-        from flows.views.report import build_report, print_report
+    if resolved and (found := plan(resolved[1], launcher, engine, cards(launcher))):
+        print_needs(screen, found)
+    with started(home, run_id, resolved and resolved[1], screen, launcher, engine) as around:
+        from flows.views.report import print_report
         from flows.views.terminal import Terminal
 
-        with Terminal(run_id, screen) as terminal:
-            token = OBSERVER.set(terminal)
-            try:
-                run: Callable[..., State] = flow  # its overloads depend on return_state
-                state = run(preset, overrides, launcher, engine, run_id, return_state=True)
-            except SystemExit:
-                # SIGTERM: Prefect lets the flow end first, with the trainer saved, and then hands it to our handler.
-                _say_how_to_resume(screen, run_id)
-                raise
-            finally:
-                OBSERVER.reset(token)
-        if state.is_cancelled():
+        request = Request(preset, overrides, launcher, engine, run_id)
+        try:
+            with Terminal(run_id, screen) as terminal, around.recorder.recording(request) as done:
+
+                def observe(event: Event) -> None:
+                    around.recorder(event)
+                    terminal(event)
+
+                trained = Training(around.store, request, observe, around.hold, resolved).run()
+                done(trained)
+        except KeyboardInterrupt:
             _say_how_to_resume(screen, run_id)
             return ExitCode.INTERRUPTED
-        error = None if state.is_completed() else state.result(raise_on_failure=False)
-        if isinstance(error, PippaError):
+        except SystemExit:  # SIGTERM; the trainer has saved
+            _say_how_to_resume(screen, run_id)
+            raise
+        except PippaError as error:
             _say_failure(screen, home, run_id, error)
             return error.exit_code
-        if isinstance(error, BaseException):
-            raise error
-        print_report(screen, build_report(store, run_id))
+        if trained.interrupted:
+            _say_how_to_resume(screen, run_id)
+            return ExitCode.INTERRUPTED
+        print_report(screen, trained.report)
         return ExitCode.DONE
 
 
@@ -137,18 +150,22 @@ def _engine(name: str | None) -> Engine:
     return next((engine for engine in get_args(Engine) if engine == name), None) or engine_from()
 
 
-def _check_folders(config: FinetuneConfig) -> None:
-    """Check datasets that are folders here and now. Raises ``DatasetError`` with every problem and its fix."""
-    from flows.commands.data import check_folder
+def _check_folders(config: FinetuneConfig) -> list[Problem]:
+    """Check datasets that are folders here and now; what is odd about those that will do.
+
+    Raises ``DatasetError`` with every problem and its fix.
+    """
     from trainer.importers import is_folder
 
+    warnings = []
     for name in config.dataset_path:
         if is_folder(name):
-            check_folder(name, config.data_config)
+            warnings += check_folder(name, config.data_config, config.data_options).warnings
     if is_folder(config.base_model_path) and not (Path(config.base_model_path).expanduser() / "config.json").is_file():
         raise UsageError(
             f"{config.base_model_path} is not a model: it has no config.json.", "Name the folder that has one."
         )
+    return warnings
 
 
 def _say_how_to_resume(screen: Console, run_id: str) -> None:

@@ -1,30 +1,32 @@
 """The Prefect server of a machine that has none: SQLite, one random port of 127.0.0.1, no telemetry, no web page.
 
-It runs ``create_app`` under uvicorn as ``prefect server start`` does, without the command around it, which imports as
-much again. Measured on two cores: first start 9 s (half of it migrations), later ones 4 s.
+It runs in a thread of the process that records a training (``flows.orchestration.recording``), and so ends with it.
+Several of them, one per training, share one database.
 """
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
 import secrets
 import socket
-import sys
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from flows.embedded.service import Program, SharedService
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import secret_from
+from trainer.disk import locked
 from trainer.errors import PippaError
 
 HOST = "127.0.0.1"
+STOP_SECONDS = 5.0
 
 # What a server for runs started here needs: task runs, artifacts, logs. The others look for schedules, late runs,
 # automations and workers, several times a second, while a training wants the processor.
@@ -45,6 +47,7 @@ _INHERITED = (
     "LC_ALL",
     "LD_LIBRARY_PATH",
     "PATH",
+    "PIPPA_HOME",
     "PYTHONPATH",
     "PYTHONPYCACHEPREFIX",
     "TMPDIR",
@@ -71,54 +74,67 @@ def given_api(environ: Mapping[str, str] = os.environ) -> PrefectApi:
     return PrefectApi(environ["PREFECT_API_URL"], SecretStr(auth) if auth else None)
 
 
-def prefect_service(home: Path, environ: Mapping[str, str] = os.environ) -> SharedService:
-    """The embedded server of ``home``; its database is ``<home>/prefect/prefect.db``."""
-    return SharedService(
-        home,
-        "prefect",
-        prepare=lambda folder: _prepare(folder, environ),
-        healthy=_healthy,
-        # Migrations of a first start took 50 s on a slow machine.
-        timeout=180.0,
-        grace=5.0,
-        error=PippaError,
-    )
+def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The whole environment of a process that is to call ``serving``; its database is ``<home>/prefect/prefect.db``."""
+    return {
+        **{name: environ[name] for name in _INHERITED if name in environ},
+        **PREFECT_QUIET,
+        **{f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES},
+        "PREFECT_HOME": str(home.absolute() / "prefect"),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
+        **KEEP_LEASES,
+        # Its files would be unpacked into the installed package, and nobody could see it longer than a training.
+        "PREFECT_SERVER_UI_ENABLED": "false",
+        "PREFECT__SERVER_FINAL": "1",
+    }
 
 
-def prefect_api(connection: Mapping[str, Any]) -> PrefectApi:
-    """What ``prefect_service(...).wait_ready()`` returned, as settings."""
-    return PrefectApi(connection["url"], SecretStr(connection["auth"]))
+@contextlib.contextmanager
+def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
+    """A server in a thread of this process, named in ``os.environ``; call it before anything imports Prefect.
+
+    ``tick`` is called all the while it starts, or waits for another one's start: a minute for a first start on a slow
+    machine. Raises ``PippaError`` when it does not start.
+    """
+    folder = Path(os.environ["PREFECT_HOME"])
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    # The port is taken before its number is told: nobody else gets it in between.
+    with socket.socket() as listening:
+        listening.bind((HOST, 0))
+        auth = f"pippa:{secrets.token_urlsafe(24)}"
+        api = PrefectApi(f"http://{HOST}:{listening.getsockname()[1]}/api", SecretStr(auth))
+        os.environ.update({**api.to_environ(), "PREFECT_SERVER_API_AUTH_STRING": auth})
+        import uvicorn
+        from prefect.server.api.server import create_app
+
+        config = uvicorn.Config(create_app, factory=True, log_level="warning", access_log=False)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), name="prefect-server", daemon=True)
+        # One at a time: two that find no database would both make its tables.
+        with contextlib.ExitStack() as stack:
+            while not _taken(folder / "start.lock", stack):
+                tick()
+                time.sleep(0.1)
+            thread.start()
+            while not server.started:
+                if not thread.is_alive():
+                    raise PippaError("The Prefect server of this machine did not start.", f"Its database: {folder}")
+                tick()
+                time.sleep(0.1)
+        try:
+            yield api
+        finally:
+            server.should_exit = True
+            thread.join(STOP_SECONDS)
 
 
-def _prepare(folder: Path, environ: Mapping[str, str]) -> Program:
-    with socket.socket() as free:
-        free.bind((HOST, 0))
-        port = free.getsockname()[1]
-    auth = f"pippa:{secrets.token_urlsafe(24)}"
-    services = {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in _UNUSED_SERVICES}
-    return Program(
-        argv=[
-            *(sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"),
-            *("--host", HOST, "--port", str(port), "--log-level", "warning", "--no-access-log"),
-        ],
-        environ={
-            **{name: environ[name] for name in _INHERITED if name in environ},
-            **PREFECT_QUIET,
-            **services,
-            "PREFECT_HOME": str(folder),
-            "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
-            "PREFECT_SERVER_API_AUTH_STRING": auth,
-            **KEEP_LEASES,
-            # Its files would be unpacked into the installed package, and nobody could see it longer than a training.
-            "PREFECT_SERVER_UI_ENABLED": "false",
-            "PREFECT__SERVER_FINAL": "1",
-        },
-        connection={"url": f"http://{HOST}:{port}/api", "auth": auth},
-    )
-
-
-def _healthy(connection: dict[str, Any]) -> bool:
-    return answers(connection["url"])
+def _taken(lock: Path, stack: contextlib.ExitStack) -> bool:
+    """Hold ``lock`` until ``stack`` is closed; False where another process holds it."""
+    try:
+        stack.enter_context(locked(lock, wait=False))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def answers(api_url: str) -> bool:

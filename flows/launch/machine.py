@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from flows.launch import LauncherName
 from trainer.errors import PippaError, UsageError
+from trainer.runner.cards import Card, chosen
+from trainer.runner.cards import cards as found_cards
 
 # The kernel's list; a container sees it too, without any GPU of its own.
 _KERNEL_GPUS = Path("/proc/driver/nvidia/gpus")
@@ -43,6 +45,32 @@ def gpus(launcher: LauncherName, environ: Mapping[str, str] = os.environ) -> lis
     # Of GPUs from CDI the daemon knows the names: each by index and by UUID, and all of them together.
     ids = [str(device.get("ID", "")).rpartition("=")[2] for device in _daemon().get("DiscoveredDevices") or []]
     return sorted(each for each in ids if each.isdecimal()) or _indices(_kernel_gpus())
+
+
+def cards(launcher: str, environ: Mapping[str, str] = os.environ) -> list[Card] | None:
+    """The GPUs that a training started from here may use; empty on a CPU, None where they can't be known from here.
+
+    Raises ``UsageError`` as ``gpus``.
+    """
+    if launcher == "process":
+        return chosen(found_cards(), environ.get("CUDA_VISIBLE_DEVICES"))
+    if launcher == "docker":
+        from flows.launch.docker.docker_client import daemon_address, is_local
+        from flows.launch.docker.gpus import wanted
+
+        named = wanted(environ)
+        if named == []:
+            return []
+        if is_local(daemon_address(environ)):
+            # None found: the daemon may run in a virtual machine, or this process in a container without GPUs.
+            return chosen(found_cards(), ",".join(named) if isinstance(named, list) else None) or None
+    return None
+
+
+def require_gpus(name: str, gpus: Sequence[str], wanted: int) -> None:
+    """Raise ``UsageError`` for more GPUs than the machine ``name`` has; one without any trains on its processor."""
+    if gpus and wanted > len(gpus):
+        raise UsageError(f"--num-gpus {wanted}, but {name} has {len(gpus)}.", "Lower --num-gpus.")
 
 
 def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:

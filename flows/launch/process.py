@@ -10,8 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.launch import Job, Log, log_file
@@ -19,29 +18,13 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
-from trainer.runner.ahead import Ahead
 from trainer.runner.parent_watch import child_environment
 from trainer.runner.run_spec_builder import require_engine_here
 
 KILL_SECONDS = 5.0
 DRAIN_SECONDS = 5.0
 
-_AHEAD: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
 _TRAINER = (sys.executable, "-m", "trainer.cli")
-
-
-@contextlib.contextmanager
-def trainer_ahead(environ: Mapping[str, str] = os.environ) -> Iterator[None]:
-    """Begin the training that will be launched in this context: its imports take as long as a Prefect server's start.
-
-    What it says before it has a run, and so a log, is lost.
-    """
-    with Ahead([*_TRAINER, "run"], environ, stderr=subprocess.DEVNULL) as ahead:
-        token = _AHEAD.set(ahead)
-        try:
-            yield
-        finally:
-            _AHEAD.reset(token)
 
 
 class ProcessLauncher:
@@ -68,11 +51,9 @@ class ProcessLauncher:
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]
         environ = {**environ, **child_environment()}
-        ahead = _AHEAD.get()
         with log.open("wb") as errors:
             try:
-                process = ahead.give(command, environ, [], errors.fileno()) if ahead else None
-                process = process or subprocess.Popen(
+                process = subprocess.Popen(
                     command,
                     env=environ,
                     stdin=subprocess.DEVNULL,

@@ -5,9 +5,14 @@ The events are for whoever follows the run from elsewhere (``flows.orchestration
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import logging
+import queue
 import re
+import threading
 import time
+from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -21,7 +26,6 @@ from prefect.events import emit_event
 from prefect.logging import get_run_logger
 
 from flows.views.terminal import figures, size
-from trainer.config.run_spec import RunSpec
 from trainer.events import (
     CheckpointEvent,
     DoneEvent,
@@ -35,6 +39,10 @@ from trainer.events import (
 )
 
 UPDATE_SECONDS = 5.0
+WAITING_EVENTS = 1000
+"""Events that may wait for Prefect; more are dropped."""
+CATCH_UP_SECONDS = 30.0
+"""How long a training that is done waits for Prefect to take what it has not yet."""
 EVENT = "pippa.training"
 """What Prefect calls an event of the trainer."""
 
@@ -80,8 +88,8 @@ class Artifacts:
     What goes wrong with Prefect while a training runs is logged and never stops it.
     """
 
-    def __init__(self, spec: RunSpec) -> None:
-        self._spec = spec
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
         self._log = get_run_logger()
         self._progress: UUID | None = None
         self._updated = 0.0
@@ -92,7 +100,7 @@ class Artifacts:
         """Record ``event``."""
         try:
             if not isinstance(event, ProgressEvent):  # of those, a few
-                publish(self._spec.run_id, event)
+                publish(self._run_id, event)
             self._record(event)
         except Exception as error:  # the training matters more than its picture
             self._log.warning("Prefect did not take an artifact: %s", error)
@@ -100,9 +108,9 @@ class Artifacts:
     def report(self, markdown: str, wandb_url: str | None) -> None:
         """Record the final report, and a link to the W&B run when there is one."""
         try:
-            create_markdown_artifact(markdown, key=f"{self._spec.run_id}-report", description="Report")
+            create_markdown_artifact(markdown, key=f"{self._run_id}-report", description="Report")
             if wandb_url:
-                create_link_artifact(wandb_url, "W&B run", key=f"{self._spec.run_id}-wandb", description="W&B run")
+                create_link_artifact(wandb_url, "W&B run", key=f"{self._run_id}-wandb", description="W&B run")
         except Exception as error:
             self._log.warning("Prefect did not take the report: %s", error)
 
@@ -120,23 +128,23 @@ class Artifacts:
         now = time.monotonic()
         if self._progress is None:
             created = create_progress_artifact(
-                percent, key=f"{self._spec.run_id}-progress", description=f"Training {self._spec.run_id}"
+                percent, key=f"{self._run_id}-progress", description=f"Training {self._run_id}"
             )
             assert isinstance(created, UUID)  # noqa: S101 - in sync code it is no coroutine
             self._progress = created
-            publish(self._spec.run_id, event)
+            publish(self._run_id, event)
         elif now - self._updated >= UPDATE_SECONDS or event.step >= event.of:
             self._updated = now
-            shown = f"{self._spec.run_id}: step {event.step} of {event.of}  {figures(event, event.loss)}"
+            shown = f"{self._run_id}: step {event.step} of {event.of}  {figures(event, event.loss)}"
             update_progress_artifact(self._progress, percent, description=shown)
-            publish(self._spec.run_id, event)
+            publish(self._run_id, event)
         if int(percent / 10) > self._tenth:
             self._tenth = int(percent / 10)
             loss = f", loss {event.loss:.4f}" if event.loss is not None else ""
             self._log.info("Step %d of %d%s", event.step, event.of, loss)
 
     def _checkpoint(self, event: CheckpointEvent) -> None:
-        name = f"{self._spec.run_id}/{event.step}"
+        name = f"{self._run_id}/{event.step}"
         self._checkpoints.append(
             {
                 "checkpoint": name,
@@ -147,5 +155,39 @@ class Artifacts:
         )
         self._log.info("Checkpoint %s registered (%s uploaded)", name, size(event.bytes_uploaded))
         create_table_artifact(
-            self._checkpoints, key=f"{self._spec.run_id}-checkpoints", description="Checkpoints registered"
+            self._checkpoints, key=f"{self._run_id}-checkpoints", description="Checkpoints registered"
         )
+
+
+@contextlib.contextmanager
+def in_background(record: Callable[[Event], None]) -> Iterator[Callable[[Event], None]]:
+    """Call ``record`` with each event in a thread, inside this flow run, so that a training never waits for Prefect.
+
+    Prefect's client tries again for a minute when its server is away. What it has not taken ``CATCH_UP_SECONDS`` after
+    the end is dropped, with one warning in the log.
+    """
+    waiting: queue.Queue[Event | None] = queue.Queue(WAITING_EVENTS)
+    dropped = 0
+
+    def work() -> None:
+        for event in iter(waiting.get, None):
+            record(event)
+
+    def observe(event: Event) -> None:
+        nonlocal dropped
+        try:
+            waiting.put_nowait(event)
+        except queue.Full:
+            dropped += 1
+
+    # In a copy of the context: artifacts and log lines belong to the flow run that they find there.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="prefect-events", daemon=True)
+    thread.start()
+    try:
+        yield observe
+    finally:
+        with contextlib.suppress(queue.Full):
+            waiting.put(None, timeout=CATCH_UP_SECONDS)
+        thread.join(CATCH_UP_SECONDS)
+        if dropped or thread.is_alive():
+            get_run_logger().warning("Prefect did not take %d events of this run.", dropped + waiting.qsize())

@@ -1,8 +1,9 @@
 """The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
 
 Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
-where a person runs it, who may cancel it in Prefect's UI too; under a worker it is the hook, which also runs when
-the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both had their time.
+where a person runs it, who may cancel it in Prefect's UI too, or where its worker was killed; under a worker it is the
+hook, which also runs when the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both
+had their time.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ def supervised() -> bool:
 
 
 @contextmanager
-def cancellable(flow_run_id: UUID) -> Iterator[None]:
-    """Make a cancellation in Prefect's UI a Ctrl-C in this process, where no worker watches for it.
+def cancellable(flow_run_id: UUID, pid: int | None = None) -> Iterator[None]:
+    """Make a cancellation in Prefect's UI a Ctrl-C in the process ``pid``, by default this one.
 
-    A worker watches while it lives. On a bare host its flows outlive one that is killed.
+    Not while a worker watches for it. On a bare host its flows outlive one that is killed.
     """
     worker = os.getppid() if supervised() else None
     if worker is not None:
@@ -64,7 +65,7 @@ def cancellable(flow_run_id: UUID) -> Iterator[None]:
             with suppress(httpx.HTTPError), sync_client() as client:
                 state = client.read_flow_run(flow_run_id).state
                 if state is not None and (state.is_cancelling() or state.is_cancelled()) and not ended.is_set():
-                    os.kill(os.getpid(), signal.SIGINT)
+                    os.kill(pid or os.getpid(), signal.SIGINT)
                     return
 
     thread = threading.Thread(target=watch, name="cancellation", daemon=True)

@@ -16,8 +16,11 @@ from flows.launch.follow import failure, follow
 from flows.launch.launchers import get_launcher
 from flows.settings import stop_grace
 from trainer import importers
+from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
+from trainer.data.config_file import as_argument
+from trainer.data.data_config import DataConfig
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, PhaseEvent, SnapshotEvent
 from trainer.store.object_store import ObjectStore
@@ -32,7 +35,8 @@ def ensure_imported(
     launcher: LauncherName,
     owner: str,
     *,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     observe: Observe = lambda _: None,
 ) -> SnapshotRef:
     """The snapshot that ``name`` means (``trainer.importers``), imported unless the store has it.
@@ -44,8 +48,8 @@ def ensure_imported(
     if ref := importers.find(store, kind, name):
         return ref
     if launcher == "process" or importers.is_folder(name):
-        return _import_here(store, kind, name, data_config, observe)
-    job = prepare_job(kind, name, owner, data_config)
+        return _import_here(store, kind, name, data_config, options, observe)
+    job = prepare_job(kind, name, owner, data_config, options)
     found: list[SnapshotRef] = []
 
     def keep(event: Event) -> None:
@@ -64,11 +68,17 @@ def ensure_imported(
     return found[-1]
 
 
-def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | None = None) -> Job:
+def prepare_job(
+    kind: importers.Kind,
+    name: str,
+    owner: str,
+    data_config: str | DataConfig | None = None,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+) -> Job:
     """The job that brings ``name`` into the store for ``owner`` and says which snapshot it is."""
     arguments = ["prepare", "dataset" if kind == "dataset" else "base-model", name, "--events"]
     if data_config is not None and kind == "dataset":
-        arguments += ["--data-config", data_config]
+        arguments += ["--data-config", as_argument(data_config), *options.to_argv()]
     which = hashlib.sha256(name.encode()).hexdigest()[:6]
     return Job(
         name=f"{owner}-{kind}-{which}", role="prepare", arguments=arguments, labels={"run-id": owner, "source": name}
@@ -76,7 +86,12 @@ def prepare_job(kind: importers.Kind, name: str, owner: str, data_config: str | 
 
 
 def _import_here(
-    store: ObjectStore, kind: importers.Kind, name: str, data_config: str | None, observe: Observe
+    store: ObjectStore,
+    kind: importers.Kind,
+    name: str,
+    data_config: str | DataConfig | None,
+    options: DataOptions,
+    observe: Observe,
 ) -> SnapshotRef:
     work = importers.downloads_folder(pippa_home())
 
@@ -85,7 +100,7 @@ def _import_here(
 
     try:
         if kind == "dataset":
-            return importers.dataset(store, name, work, data_config=data_config, log=log)
+            return importers.dataset(store, name, work, data_config=data_config, options=options, log=log)
         return importers.base_model(store, name, work, log=log)
     except ModuleNotFoundError as error:
         # The image of the flows is not made to look into datasets and models.

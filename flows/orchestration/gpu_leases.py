@@ -3,7 +3,7 @@
 Each GPU is a concurrency limit of Prefect, ``gpu-<id>@<machine>`` on the page Concurrency (``cpu@<machine>`` where
 there is none), and counts every training that uses the same server, whether a deployment, a compose service or a
 terminal started it. What is held is a lease that the flow's process renews: one that was killed gives its GPU back
-within about a minute.
+within about a minute, and a flow run that continues its training takes it over.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder, FlowRun, Stat
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Running, State
 
+from flows.launch.machine import require_gpus
 from flows.orchestration.prefect_client import sync_client
-from trainer.errors import UsageError
 
 WAITING = "Waiting for a GPU"
 """The name of the state of a flow run that has none yet."""
@@ -58,8 +58,7 @@ def held(
     Without ``gpus`` the machine's processor is held, and nothing yielded. Raises ``UsageError`` for more than there
     are.
     """
-    if gpus and wanted > len(gpus):
-        raise UsageError(f"--num-gpus {wanted}, but {machine} has {len(gpus)}.", "Lower --num-gpus.")
+    require_gpus(machine, gpus, wanted)
     ids = {f"gpu-{gpu}@{machine}": gpu for gpu in gpus}
     names = list(ids) or [f"cpu@{machine}"]
     with sync_client() as client:
@@ -155,7 +154,7 @@ class _Lease:
         self._choices = choices
         self.id: UUID | None = None
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._renew, name="gpu-lease", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="gpu-lease", daemon=True)
 
     def take_over(self, client: SyncPrefectClient, machine: str) -> bool:
         """Take what another flow run of this training still holds; should its process live after all, both renew it."""
@@ -196,8 +195,11 @@ class _Lease:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(timeout=5.0)
         # A server that is away takes it back itself when the lease ends.
+        self._thread.join(timeout=5.0)
+
+    def _work(self) -> None:
+        self._renew()
         with suppress(httpx.HTTPError), sync_client() as client:
             if self.id is not None:
                 client.release_concurrency_slots_with_lease(self.id)

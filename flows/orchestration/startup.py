@@ -1,7 +1,7 @@
 """The start of ``pippa train``: everything that takes long, side by side, and one line that says what is missing.
 
-On a bare machine that is the Prefect server, importing Prefect, and making or pushing dataset and base model, whose
-generators are children that also bring torch into the disk cache.
+That is the object store, and making or pushing dataset and base model, whose generators are children that also bring
+torch into the disk cache. Prefect starts too, and is waited for only where a team's server gives out the GPUs.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -18,10 +20,12 @@ from rich.markup import escape
 
 from flows import compose_discovery as compose_stack
 from flows import earlier_store
-from flows.embedded.prefect import given_api, prefect_api, prefect_service
-from flows.launch import LauncherName
+from flows.embedded.prefect import given_api
+from flows.launch import LauncherName, gpu_locks
 from flows.launch.launchers import get_launcher
-from flows.launch.process import trainer_ahead
+from flows.launch.machine import machine_name
+from flows.orchestration.recorder import Recorder
+from flows.orchestration.training import Hold, Say
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
@@ -47,34 +51,42 @@ class _Part(threading.Thread):
             self.error = error
 
 
+@dataclass(frozen=True)
+class Started:
+    """What a training needs around it."""
+
+    store: ObjectStore
+    recorder: Recorder
+    hold: Hold
+
+
 @contextmanager
 def started(
     home: Path,
+    run_id: str,
     config: FinetuneConfig | None,
     console: Console,
     launcher: LauncherName = "process",
     engine: Engine = "native",
-) -> Iterator[ObjectStore]:
-    """Object store and Prefect, ready, and named in ``os.environ`` for the flow and its children.
+) -> Iterator[Started]:
+    """The object store, ready, and what records ``run_id`` in Prefect.
 
     ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
-    base model are imported meanwhile, else its image is built or pulled, and the flow does the rest.
-    An embedded Prefect server ends with the context, unless another pippa uses it. Raises the first ``PippaError`` of
-    any part.
+    base model are imported meanwhile, else its image is built or pulled, and the training does the rest. Raises the
+    first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
     keep_bytecode(home)
     compose_stack.adopt(home)
     earlier_store.note(home)
     os.environ.update(prefect_environment(home))
+    team = bool(os.environ.get("PREFECT_API_URL"))
     store = open_store()
-    with ExitStack() as stack:
-        prefect = None if os.environ.get("PREFECT_API_URL") else prefect_service(home)
-        if prefect:
-            prefect.start()
-            stack.callback(prefect.stop)
-        if launcher == "process":
-            stack.enter_context(trainer_ahead())
+
+    def warn(line: str) -> None:
+        console.print(f"[yellow]![/] {escape(line)}", soft_wrap=True)
+
+    with Recorder(home, warn) as recorder:
 
         def say(line: str) -> None:
             console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
@@ -90,37 +102,36 @@ def started(
                 place.require(config, engine)
             place.image(engine, say)
 
-        def bring_prefect() -> None:
-            api = prefect_api(prefect.wait_ready()) if prefect else given_api()
-            os.environ.update(api.to_environ())
-
         created = _Part("object store", store.create)
         parts = [
             created,
-            _Part("Prefect server", bring_prefect),
-            _Part("Prefect client", _import_prefect),
+            *([_Part("Prefect server", _ask_prefect)] if team else []),
             *([_Part("dataset and base model", bring_sources)] if config and launcher == "process" else []),
             *([_Part("training image", bring_image)] if launcher != "process" else []),
         ]
         _wait(parts, console)
-
-        from prefect.context import refresh_global_settings_context
-
-        # Prefect read the environment when it was imported, before its server had a port.
-        refresh_global_settings_context()
-        stack.callback(_flush)
-        yield store
+        hold = _leases(recorder) if team else partial(gpu_locks.held, home, run_id)
+        yield Started(store, recorder, hold)
 
 
-def _import_prefect() -> None:
-    import flows.orchestration.train  # noqa: F401 - imports Prefect
+def _ask_prefect() -> None:
+    """See that the team's server is there, and takes our password."""
+    os.environ.update(given_api().to_environ())
+    from flows.orchestration.prefect_client import prefect_client
+
+    with prefect_client() as client:
+        client.api_version()
 
 
-def _flush() -> None:
-    """Send what Prefect still holds before its server goes, which it would otherwise complain about at exit."""
-    from prefect.logging.handlers import APILogHandler
+def _leases(recorder: Recorder) -> Hold:
+    """The GPUs as the team's server gives them out, for the flow run that is recorded."""
 
-    APILogHandler().flush()
+    def hold(gpus: list[str], wanted: int, share: int, say: Say) -> AbstractContextManager[list[str]]:
+        from flows.orchestration import gpu_leases
+
+        return gpu_leases.held(recorder.flow_run_id(), machine_name(), gpus, wanted, share, say)
+
+    return hold
 
 
 def _wait(parts: list[_Part], console: Console) -> None:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.views.forecast import Plan, print_forecast
 from flows.views.presets_table import cameras, components
 from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, to_argv
 from trainer.config.finetune_config import FinetuneConfig
@@ -29,9 +30,10 @@ def print_plan(
     provenance: Provenance,
     launcher: str,
     engine: Engine,
+    needs: Plan | None,
     environ: Mapping[str, str] = os.environ,
 ) -> None:
-    """Print the resolved configuration with the origin of each value, and the engine's command line."""
+    """Print what it will need, the resolved configuration with the origin of each value, and the engine's command."""
     wandb = default_wandb(preset, f"{preset.name}-", environ)
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
@@ -50,6 +52,9 @@ def print_plan(
     }.items():
         table.add_row(title, escape(value))
     console.print(table)
+    if needs is not None:
+        console.print()
+        print_forecast(console, needs)
 
     values = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for heading in ("argument", "value", "from", "why"):

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from flows.views.terminal import size
 from trainer.config.argv import flag
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import Preset
 from trainer.data.configs import get_data_config
+from trainer.forecast import forecast, model_of, smallest_card
+from trainer.importers import TINY
 
 _TUNABLE = {
     "tune_llm": "language model",
@@ -48,6 +51,8 @@ def compare(presets: Sequence[Preset]) -> list[Row]:
         _row("cameras", presets, lambda preset: Cell(cameras(preset.config))),
         _row("base model", presets, lambda preset: _argument(preset, "base_model_path"), "base_model_path"),
         _row("components tuned", presets, lambda preset: Cell(components(preset.config))),
+        _row("GPU memory", presets, lambda preset: Cell(gpu_memory(preset.config))),
+        _row("checkpoints on disk", presets, lambda preset: Cell(checkpoints_on_disk(preset.config))),
     ]
     for name in FinetuneConfig.model_fields:
         values = {_text(getattr(preset.config, name)) for preset in presets}
@@ -68,6 +73,24 @@ def cameras(config: FinetuneConfig) -> str:
 def components(config: FinetuneConfig) -> str:
     """The components of the model that are trained."""
     return ", ".join(title for name, title in _TUNABLE.items() if getattr(config, name)) or "none"
+
+
+def gpu_memory(config: FinetuneConfig) -> str:
+    """What a training takes of each GPU, and the smallest size of a card that has it, as far as it can be told."""
+    if (model := model_of(config.base_model_path)) is None:
+        return "unknown"
+    needs = forecast(config, model)
+    if config.base_model_path == TINY:
+        return f"none: {size(needs.host_on_cpu)} of memory, on a CPU"
+    total = needs.gpu.total
+    card = smallest_card(total)
+    return f"{size(total)}: a card of {card} GB" if card else f"{size(total)}: more than any one card has"
+
+
+def checkpoints_on_disk(config: FinetuneConfig) -> str:
+    """The most that checkpoints take at once on the disk of the training, as far as it can be told."""
+    model = model_of(config.base_model_path)
+    return "unknown" if model is None else size(forecast(config, model).disk.checkpoints)
 
 
 def comparison_table(presets: Sequence[Preset]) -> Table:

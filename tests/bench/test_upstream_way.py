@@ -31,7 +31,9 @@ def test_its_samples_are_ours(demo_dataset: Path, processor: EagleProcessor) -> 
         episode, step = theirs.steps[index]
         video = reader.meta.video_path("ego_view", episode)
         frame = reader.get_step_data(episode, step)["video.ego_view"][0]
-        np.testing.assert_array_equal(theirs.read(video, float(reader.table(episode).timestamps[step])), frame)
+        timestamps = reader.table(episode).timestamps
+        assert timestamps is not None
+        np.testing.assert_array_equal(theirs.read(video, float(timestamps[step])), frame)
     batch = theirs.collate([theirs[0], theirs[1]])
     encoded = processor.encode_prompts([ours[0]["text"], ours[1]["text"]], [1, 1])
     assert batch["eagle_input_ids"].tolist() == encoded["eagle_input_ids"].tolist()

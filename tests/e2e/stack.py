@@ -25,6 +25,13 @@ ROOT = Path(__file__).parents[2]
 OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda")
 EXTRA_CAS = Path("/usr/local/share/ca-certificates")
 ALL_CAS = Path("/etc/ssl/certs/ca-certificates.crt")
+# Prefect looks for new schedules once a minute.
+OVERRIDE = """\
+services:
+  prefect:
+    environment:
+      PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS: "5"
+"""
 
 
 class Stack:
@@ -44,6 +51,7 @@ class Stack:
             **{f"PIPPA_{name.replace('-', '_').upper()}_IMAGE": tag for name, tag in self.images.items()},
             **private_ca(),
         }
+        (self.clone / "compose.override.yaml").write_text(OVERRIDE)
         (self.clone / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
 
     def compose(

@@ -3,21 +3,41 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
-from flows.embedded.prefect import prefect_api, prefect_service
+from flows.embedded.prefect import server_environment
 from flows.settings import prefect_environment
 from trainer.config.settings import S3Settings
+
+ROOT = Path(__file__).resolve().parents[2]
+
+SERVER = """
+import sys
+from flows.embedded.prefect import serving
+with serving() as api:
+    print(*api.to_environ().values(), flush=True)
+    sys.stdin.read()
+"""
 
 
 @pytest.fixture(scope="session")
 def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
-    """The variables that lead to a real, embedded Prefect server."""
+    """The variables that lead to a real, embedded Prefect server; it ends with its stdin."""
     home = tmp_path_factory.mktemp("prefect-home")
-    with prefect_service(home, {"PATH": os.environ["PATH"]}) as connection:
-        yield {**prefect_environment(home, {}), **prefect_api(connection).to_environ()}
+    environ = server_environment(home, {"PATH": os.environ["PATH"]})
+    command = [sys.executable, "-c", SERVER]
+    with subprocess.Popen(
+        command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    ) as server:
+        assert server.stdout
+        auth, url = sorted(server.stdout.readline().split(), key=lambda word: word.startswith("http"))
+        yield {**prefect_environment(home, {}), "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth}
+        server.communicate()
 
 
 @pytest.fixture

@@ -4,8 +4,10 @@
 What stands for something else is put in its place:
 
 - words in capitals (``RUN``, ``NAME``, ``N``), ``<run id>``, ``$VARIABLE`` and ``{expression}`` become ``1``, which can
-  be a name, a path or a number; where a preset belongs they become ``smoke``; ``SUBSTITUTES`` has the exceptions
-- ``…`` after a flag is its value; elsewhere it means "and more", and goes, as ``[--flag …]`` does
+  be a name, a path or a number; where a preset belongs they become ``smoke``, and where a data config does, or a file
+  with one, a data config; ``SUBSTITUTES`` has the exceptions
+- ``…`` after a flag is its value, after ``pippa train`` the preset; elsewhere it means "and more", and goes, as
+  ``[--flag …]`` does
 - other brackets, ``[--delete]``, say that something may be left out; here it stays in
 
 A command that is only named, ``pippa data check`` in a sentence, must exist; one with arguments must parse. What
@@ -26,6 +28,7 @@ from pathlib import Path
 import yaml
 
 from flows.cli import COMMANDS
+from trainer.cli import USAGE
 
 Words = tuple[str, ...]
 
@@ -34,7 +37,7 @@ SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 COMPOSE_VERBS = "build config down exec kill logs ls ps pull restart rm run start stop top up version wait".split()
 PROGRAMS = {
     "pippa": {command.words.split()[0] for command in COMMANDS},
-    "trainer": {"run", "prepare", "finetune", "evaluate", "doctor"},
+    "trainer": set(re.findall(r"^  ([a-z]+) ", USAGE, re.MULTILINE)),
 }
 NAMES = {
     *(("pippa", *command.words.split()) for command in COMMANDS),
@@ -54,7 +57,7 @@ _IN_PROSE = re.compile(
 )
 _STANDS_FOR = re.compile(r"[A-Z][A-Z_]*|\$\{?\w+\}?|\{.+\}")
 _BEFORE = re.compile(r"[-$!]|exec|if|then|do|sudo|nice|uv|run:?|\w+=.*|--[\w-]+")
-"""What may stand before a program where it is called."""
+"""What may stand before a program where it is called, if its first word is not one that the program knows."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,11 @@ def in_file(file: Path) -> list[Named]:
 def called(words: Sequence[str]) -> list[str]:
     """``words`` from the program on; none where they call no program of ours."""
     start = next((number for number, word in enumerate(words) if word in PROGRAMS or word == "docker"), None)
-    return list(words[start:]) if start is not None and all(map(_BEFORE.fullmatch, words[:start])) else []
+    if start is None:
+        return []
+    words, before = list(words[start:]), words[:start]
+    known = words[1:] and words[1] in PROGRAMS.get(words[0], ())
+    return words if known or all(map(_BEFORE.fullmatch, before)) else []
 
 
 def compose_services(words: Sequence[str]) -> tuple[str, list[str]]:
@@ -173,7 +180,7 @@ def _in_shell(text: str, where: str, *, complete: bool) -> Iterator[Named]:
             if words[:2] == ["docker", "compose"]:
                 yield Named(where, tuple(words))
                 words = _in_service(words)
-            elif words[:2] == ["docker", "run"]:
+            elif words[:1] == ["docker"]:
                 words = words[next((number for number, word in enumerate(words) if word in PROGRAMS), len(words)) :]
             if words and words[0] in PROGRAMS:
                 yield from _named(words, where, complete=complete)
@@ -225,17 +232,19 @@ def _without_placeholders(words: Sequence[str]) -> Iterator[str]:
     before: list[str] = []
     for word in (word.strip("[]") for word in text.split()):
         word = SUBSTITUTES.get(word, word)
-        if not word or (word == "…" and not before[-1].startswith("--")):
+        preset, data_config = _takes_preset(before), before[-1:] == ["--data-config"]
+        if not word or (word == "…" and not preset and not before[-1].startswith("--")):
             continue
         if word == "…" or _STANDS_FOR.fullmatch(word):
-            word = "1"
-        if word == "1" and _takes_preset(before):
-            word = "smoke"
+            word = "smoke" if preset else "1"
+        if data_config and (word == "1" or re.search(r"[:.]", word)):
+            word = "so100_dualcam"
         before.append(word)
         yield word
 
 
 def _takes_preset(before: Sequence[str]) -> bool:
+    """Whether the next word is a preset: the first after ``train`` and ``run``, each after ``compare``."""
     return any(
         tuple(before[: len(call)]) == call and (len(before) == len(call) or call[-1] == "compare")
         for call in TAKE_PRESETS

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from trainer.config.argv import parse_flags
 from trainer.config.presets import PRESETS
-from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent
+from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent, SavedEvent
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.runner.parent_watch import die_with_parent
 
@@ -63,6 +63,7 @@ def save(output_dir: Path, step: int) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         write(staging, step)
         staging.rename(final)
+        Emitter()(SavedEvent(step=step))
     else:
         write(final, step)
     keep = OPTIONS.get("keep")

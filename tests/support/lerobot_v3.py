@@ -17,8 +17,8 @@ V3_VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4
 def to_v3(v2: Path, v3: Path, per_file: int = 2) -> Path:
     """Write ``v2`` as ``v3``, ``per_file`` episodes in each data and video file."""
     info = json.loads((v2 / "meta/info.json").read_text())
-    episodes = [json.loads(line) for line in (v2 / "meta/episodes.jsonl").read_text().splitlines()]
-    tasks = [json.loads(line) for line in (v2 / "meta/tasks.jsonl").read_text().splitlines()]
+    episodes = [json.loads(line) for line in (v2 / "meta/episodes.jsonl").read_text().split("\n") if line]
+    tasks = [json.loads(line) for line in (v2 / "meta/tasks.jsonl").read_text().split("\n") if line]
     videos = [path.parent.name for path in (v2 / "videos").glob("*/*/episode_000000.mp4")]
     rows: list[dict[str, Any]] = []
     for first in range(0, len(episodes), per_file):

@@ -13,6 +13,7 @@ from tests.trainer.data.videos import write_video
 
 FRAMES = 12
 FPS = 30
+TASK = "Grab pens and place into pen holder."
 JOINTS = [f"{joint}.pos" for joint in "shoulder_pan shoulder_lift elbow_flex wrist_flex wrist_roll gripper".split()]
 
 
@@ -41,8 +42,8 @@ def make_so101(path: Path, cameras: tuple[str, ...] = ("front", "wrist"), joints
         | features,
     }
     (path / "meta/info.json").write_text(json.dumps(info))
-    (path / "meta/tasks.jsonl").write_text('{"task_index": 0, "task": "Grab pens and place into pen holder."}\n')
-    lines = [{"episode_index": each, "tasks": ["Grab pens"], "length": FRAMES} for each in range(episodes)]
+    (path / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": TASK}) + "\n")
+    lines = [{"episode_index": each, "tasks": [TASK], "length": FRAMES} for each in range(episodes)]
     (path / "meta/episodes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     for episode in range(episodes):
         steps = np.arange(FRAMES)

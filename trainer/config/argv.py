@@ -18,12 +18,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
 
-from trainer.config.finetune_config import FinetuneConfig, field_help
+from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig, field_help
 from trainer.config.presets import Preset, get_preset
 from trainer.config.run_spec import Engine
+from trainer.data.config_file import as_argument
+from trainer.data.configs import DATA_CONFIGS, declared
 from trainer.errors import UsageError
 
 Provenance = dict[str, Literal["default", "preset", "flag"]]
+Resolved = tuple[Preset, FinetuneConfig, Provenance]
+"""A preset, its configuration with somebody's changes, and where each value came from."""
 
 UPSTREAM_DEFAULTS: dict[str, object] = {
     "save_steps": 3000,
@@ -39,7 +43,8 @@ _NUMBER = re.compile(r"-\.?\d")
 
 
 def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> list[str]:
-    """The fields of ``config``, all or those in ``names``, as flags in upstream's order.
+    """The fields of ``config``, all or those in ``names``, as flags in upstream's order; pippa's own where they differ
+    from the default.
 
     ``parse_flags`` and upstream's tyro read them back. Raises ``UsageError`` for a value that begins with a dash, which
     no such command line can carry.
@@ -49,6 +54,8 @@ def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> lis
         if names is not None and name not in names:
             continue
         value = getattr(config, name)
+        if name in OWN_FIELDS and value == _FIELDS[name].default:
+            continue  # upstream's script doesn't know it
         if isinstance(value, bool):
             argv.append(flag(name, on=value))
             continue
@@ -77,11 +84,16 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
         problems.append("--dataloader-num-workers 0: upstream always passes a prefetch factor, which needs a worker.")
     if config.report_to == "azure_ml":
         problems.append("--report-to azure_ml: upstream's environment has no Azure ML; wandb and tensorboard work.")
-    if ":" in config.data_config:
+    if config.data_config not in DATA_CONFIGS:
         problems.append(
             f"--data-config {config.data_config}: upstream's own data configs are classes of its transforms, pippa's "
-            "are declarations; no one module is both."
+            "are declarations; upstream knows the built-in ones alone."
         )
+    problems += [
+        f"{flag(name)}: upstream reads a dataset as its timestamps and its meta/stats.json say."
+        for name in OWN_FIELDS
+        if getattr(config, name) != _FIELDS[name].default
+    ]
     if problems:
         raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")
 
@@ -105,7 +117,7 @@ def parse_flags(
 
 def resolve(
     preset_name: str, argv: Sequence[str], prog: str = "trainer run", environ: Mapping[str, str] = os.environ
-) -> tuple[Preset, FinetuneConfig, Provenance]:
+) -> Resolved:
     """``resolve_values`` with the flags of ``argv``, those that ``parse_flags`` takes."""
     prog = f"{prog} {preset_name}"
     values, given = _parsed(argv, get_preset(preset_name).config, prog)
@@ -117,7 +129,7 @@ def resolve_values(
     overrides: Mapping[str, Any],
     prog: str = "pippa train PRESET",
     environ: Mapping[str, str] = os.environ,
-) -> tuple[Preset, FinetuneConfig, Provenance]:
+) -> Resolved:
     """The preset, its configuration with ``overrides`` applied, and where each field's value came from.
 
     ``PIPPA_BASE_MODEL`` stands in for a base model that they leave open. Raises ``UsageError`` for an unknown preset or
@@ -143,10 +155,14 @@ def _parsed(argv: Sequence[str], base: FinetuneConfig, prog: str) -> tuple[dict[
 
 def _validated(values: Mapping[str, Any], prog: str) -> FinetuneConfig:
     try:
-        return FinetuneConfig.model_validate(values)
+        config = FinetuneConfig.model_validate(values)
     except ValidationError as error:
-        problems = [f"{flag(str(e['loc'][0]))}: {_sentence(e['msg'])} (got {e['input']!r})" for e in error.errors()]
+        # One line for a field, though it may be of several kinds and then be wrong as each of them.
+        first = {str(e["loc"][0]): e for e in reversed(error.errors())}
+        problems = [f"{flag(name)}: {_sentence(e['msg'])} (got {e['input']!r})" for name, e in reversed(first.items())]
         raise UsageError("\n".join(problems), f"`{prog} --help` explains every flag.") from None
+    # A file or a module is read here, where its name was typed; from here on the declaration itself travels.
+    return config.model_copy(update={"data_config": declared(config.data_config)})
 
 
 def _given(argv: Sequence[str]) -> set[str]:
@@ -199,6 +215,7 @@ def _form() -> type[Any]:
 
     help_of = field_help()
     types: dict[str, Any] = {name: info.annotation for name, info in _FIELDS.items()}
+    types["data_config"] = str
     return dataclasses.make_dataclass(
         "Flags", [(name, Annotated[type_, tyro.conf.arg(help=help_of[name])]) for name, type_ in types.items()]
     )
@@ -214,7 +231,7 @@ def _tyro(argv: Sequence[str], base: FinetuneConfig, prog: str) -> dict[str, Any
             flags = tyro.cli(
                 form,
                 args=list(argv),
-                default=form(**base.model_dump()),
+                default=form(**{**base.model_dump(), "data_config": as_argument(base.data_config)}),
                 prog=prog,
                 description="Arguments as in Isaac-GR00T's scripts/gr00t_finetune.py.",
             )

@@ -1,6 +1,7 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
-The fields are exactly those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``).
+The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
+them ``OWN_FIELDS``, which say how a dataset is read that contradicts itself.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -9,9 +10,14 @@ to torchcodec.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic.json_schema import SkipJsonSchema
+
+from trainer.config.data_options import DataOptions, VideoAlignment
+from trainer.data.config_file import from_text, to_document
+from trainer.data.data_config import DataConfig
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
@@ -32,8 +38,9 @@ class FinetuneConfig(BaseModel):
     output_dir: Annotated[str, Field(min_length=1)] = "/tmp/gr00t"  # noqa: S108 - upstream's default
     """Folder for checkpoints. A relative one lies in the run's own folder."""
 
-    data_config: Annotated[str, Field(min_length=1)] = "fourier_gr1_arms_only"
-    """Cameras, states and actions to use, by name, or `module.path:ClassName` for one of your own."""
+    data_config: Annotated[str, Field(min_length=1)] | SkipJsonSchema[DataConfig] = "fourier_gr1_arms_only"
+    """Cameras, states and actions to use: a built-in data config by name, or a file that declares one of your own, such
+    as `my_robot.toml` (or `module.path:NAME` of a Python module)."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Samples per GPU and step. The global batch is this x num_gpus x gradient_accumulation_steps."""
@@ -109,6 +116,32 @@ class FinetuneConfig(BaseModel):
 
     balance_trajectory_weights: bool = True
     """Mixtures: draw each trajectory in proportion to its length."""
+
+    video_alignment: VideoAlignment = "timestamp"
+    """A row's frame: the one at its `timestamp`, or by `index`, row k to frame k, where only the clock is wrong."""
+
+    recompute_statistics: bool = False
+    """Normalise with statistics computed from the data, though meta/stats.json has some."""
+
+    @property
+    def data_options(self) -> DataOptions:
+        """How the datasets are read."""
+        return DataOptions(video_alignment=self.video_alignment, recompute_statistics=self.recompute_statistics)
+
+    @field_validator("data_config")
+    @classmethod
+    def _is_a_declaration(cls, value: str | DataConfig) -> str | DataConfig:
+        """A declaration as text, which is how it comes through a form of strings."""
+        text = isinstance(value, str) and value.lstrip().startswith("{")
+        return from_text(str(value), "data_config") if text else value
+
+    @field_serializer("data_config")
+    def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
+        return value if isinstance(value, str) else to_document(value)
+
+
+OWN_FIELDS = ("video_alignment", "recompute_statistics")
+"""What upstream's script doesn't take."""
 
 
 def field_help() -> dict[str, str]:

@@ -50,7 +50,6 @@ class Preset:
 
 
 _PYAV = Value("torchvision_av", "decodes AV1 as well as h264; decord, the default of the time, can't read AV1")
-_ONE_GPU = Value(1, "fits one 24 to 48 GB GPU")
 _NO = Value(False, "the pretrained features are good enough; frozen, they need no gradients or optimizer state")
 _YES = Value(True, "where a new embodiment is learned")
 
@@ -67,8 +66,8 @@ PRESETS: dict[str, Preset] = {
                 "output_dir": Value("so101-checkpoints", "as the blog names it"),
                 "data_config": Value("so100_dualcam", "a 6-joint arm seen by a front and a wrist camera"),
                 "video_backend": _PYAV,
-                "num_gpus": _ONE_GPU,
-                "batch_size": Value(32, "about 25 GB of GPU memory"),
+                "num_gpus": Value(1, "one GPU of 32 GB or more"),
+                "batch_size": Value(32, "about 29 GB of GPU memory"),
                 "max_steps": Value(10_000, "about 6.7 epochs; policies twitch when trained for less"),
                 "learning_rate": Value(1e-4, "upstream's default for post-training"),
                 "weight_decay": Value(1e-5, "light regularisation for a model that must generalise"),
@@ -92,8 +91,8 @@ PRESETS: dict[str, Preset] = {
                 "output_dir": Value("gr00t-checkpoints-overfit-demo", "as the script names it"),
                 "data_config": Value("fourier_gr1_arms_only", "the dataset is a GR1 upper body with one camera"),
                 "video_backend": _PYAV,
-                "num_gpus": _ONE_GPU,
-                "batch_size": Value(1, "overfitting needs no averaging; fits any GPU"),
+                "num_gpus": Value(1, "one GPU of 24 GB or more"),
+                "batch_size": Value(1, "overfitting needs no averaging; about 21 GB of GPU memory"),
                 "max_steps": Value(200, "minutes, not hours"),
                 "learning_rate": Value(5e-4, "five times the recipe's: few steps must show a falling loss"),
                 "weight_decay": Value(0.0, "regularisation works against memorising"),
@@ -117,8 +116,8 @@ PRESETS: dict[str, Preset] = {
                 "output_dir": Value("gr00t-checkpoints-overfit-long", "as the script names it"),
                 "data_config": Value("fourier_gr1_arms_only", "the dataset is a GR1 upper body with one camera"),
                 "video_backend": _PYAV,
-                "num_gpus": Value(1, "80 GB, since every component is trained"),
-                "batch_size": Value(1, "as the script sets it; every component's optimizer state needs the memory"),
+                "num_gpus": Value(1, "one GPU of 32 GB or more, since every component is trained"),
+                "batch_size": Value(1, "as the script sets it; about 29 GB of GPU memory, half of it optimizer state"),
                 "max_steps": Value(2000, "long enough to see whether the loss reaches zero"),
                 "learning_rate": Value(1e-3, "as the script sets it; known to be unstable when everything is tuned"),
                 "weight_decay": Value(0.0, "regularisation works against memorising"),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,10 +16,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig, get_data_config
-from trainer.data.frames import FrameStore
+from trainer.data.frames import FrameStore, Source
+from trainer.data.image_columns import ImageColumn
+from trainer.data.memory import Memory
 from trainer.data.metadata import build_metadata, merge_metadata
 from trainer.data.reader import DatasetReader
+from trainer.data.statistics import Statistics
 from trainer.data.transforms.augment import jitter_array
 from trainer.data.transforms.images import Augmentation, check_resolutions, crop_size, draw_augmentation
 from trainer.data.transforms.sample import Sample, SampleTransform
@@ -49,16 +53,16 @@ class _Part:
         self.repeats = np.isnan(self.padding)
         with ThreadPoolExecutor(max_workers=8) as pool:
             tables = list(pool.map(reader.table, self.episodes))
+            positions = list(pool.map(reader.positions, self.episodes, tables))
         self.state = np.concatenate([transform.state.forward(table.state) for table in tables], dtype=np.float32)
         self.action = np.concatenate([transform.action.forward(table.action) for table in tables], dtype=np.float32)
-        self.timestamps = np.concatenate([table.timestamps for table in tables])
+        self.positions = np.concatenate(positions)
+        """The frame each row means, int32 ``[rows, V]``."""
         self.texts = sorted({text for table in tables for text in table.texts})
         number = {text: i for i, text in enumerate(self.texts)}
         self.text_ids = np.array([number[text] for table in tables for text in table.texts], dtype=np.int32)
-        self.videos = [
-            [reader.meta.video_path(key, episode) for key in reader.config.video] for episode in self.episodes
-        ]
-        """The videos of each episode, one per view."""
+        self.sources = [reader.sources(episode) for episode in self.episodes]
+        """Where the frames of each episode come from, one per view."""
 
     def episode_of(self, row: int) -> int:
         """Position of the episode that holds ``row``."""
@@ -70,8 +74,8 @@ class _Part:
 
     def views(self, row: int) -> list[np.ndarray]:
         """The frames at ``row``, uint8 ``[H, W, 3]`` each; those of the cache are not copied."""
-        timestamp = self.timestamps[row]
-        return [self.reader.frames.frame(video, timestamp) for video in self.videos[self.episode_of(row)]]
+        sources = self.sources[self.episode_of(row)]
+        return [self.reader.frames.frame(*each) for each in zip(sources, self.positions[row].tolist(), strict=True)]
 
     def actions(self, rows: np.ndarray, horizon: int) -> np.ndarray:
         """The normalised actions from each of ``rows`` on, ``[B, horizon, D]``, padded beyond the episode's end."""
@@ -93,6 +97,7 @@ class TrainingDataset(Dataset[Sample]):
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
     whatever the number of workers. (Without workers torch may use several threads, and colours may differ by 1/255.)
     ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them, and leaves ``spare_bytes`` of its disk.
+    ``statistics`` are those of each dataset's columns where a check has them already, and ``memory`` is what it left.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -108,26 +113,34 @@ class TrainingDataset(Dataset[Sample]):
         spare_bytes: int = 0,
         balance_dataset_weights: bool = True,
         balance_trajectory_weights: bool = True,
+        alignment: VideoAlignment = "timestamp",
+        statistics: Sequence[Mapping[str, Statistics]] | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self.config = get_data_config(data_config) if isinstance(data_config, str) else data_config
         self.seed = seed
         self.balance_trajectory_weights = balance_trajectory_weights
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
-        self.frames = FrameStore(cache_dir, cache_bytes, spare_bytes)
-        self.readers = [DatasetReader(path, self.config, self.frames) for path in paths]
+        self.frames = FrameStore(cache_dir, cache_bytes, spare_bytes, memory)
+        self.readers = [DatasetReader(path, self.config, self.frames, alignment) for path in paths]
         lengths = np.array([reader.meta.total_frames for reader in self.readers], dtype=np.float64)
         weights = lengths if balance_dataset_weights else np.ones(len(self.readers))
         self.dataset_weights = weights / weights.sum()
         """Probability of each dataset of the mixture."""
         # As long as it takes to draw every step of the least sampled dataset once, on average.
         self._length = int((lengths / self.dataset_weights).max())
-        described = [build_metadata(reader.meta, embodiment_tag) for reader in self.readers]
-        self.metadata = merge_metadata(described, self.dataset_weights) if len(described) > 1 else described[0]
+        described = [
+            build_metadata(reader.meta, embodiment_tag, self.config, known)
+            for reader, known in zip(self.readers, statistics or [None] * len(self.readers), strict=True)
+        ]
+        merged = len(described) > 1
+        self.metadata = merge_metadata(described, self.dataset_weights, self.config) if merged else described[0]
         """What goes into ``experiment_cfg/metadata.json``; a mixture's statistics are merged."""
         self.transform = SampleTransform(self.config, self.metadata, embodiment_tag)
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
         self.frames.plan(self._videos())
+        self.frames.forget()
 
     @property
     def sample_bytes(self) -> int:
@@ -137,12 +150,15 @@ class TrainingDataset(Dataset[Sample]):
             for reader in self.readers
         )
 
-    def _videos(self) -> list[tuple[Path, int]]:
-        videos = []
-        for reader in self.readers:
-            for key, (width, height) in zip(self.config.video, _resolutions(reader), strict=True):
-                for episode, length in reader.lengths.items():
-                    videos.append((reader.meta.video_path(key, episode), length * width * height * 3))
+    def _videos(self) -> list[tuple[Source, int]]:
+        """All videos, camera by camera, with the bytes of their decoded frames."""
+        videos: list[tuple[Source, int]] = []
+        for part in self._parts:
+            for view, (width, height) in enumerate(_resolutions(part.reader)):
+                for sources, length in zip(part.sources, part.lengths.tolist(), strict=True):
+                    source = sources[view]
+                    count = length if isinstance(source, ImageColumn) else len(self.frames.index(source).pts)
+                    videos.append((source, count * width * height * 3))
         return videos
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -236,8 +252,7 @@ class TrainingDataset(Dataset[Sample]):
 
 def _resolutions(reader: DatasetReader) -> list[tuple[int, int]]:
     """Width and height of each camera, in the order of the data config."""
-    meta = reader.meta
-    return [meta.info.camera(meta.modality.column("video", key)).resolution for key in reader.config.video]
+    return [reader.meta.camera(key).resolution for key in reader.config.video]
 
 
 def stable_hash(values: tuple[Any, ...]) -> int:

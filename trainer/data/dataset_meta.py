@@ -1,19 +1,32 @@
-"""The files of a dataset's ``meta/`` folder, read and validated (LeRobot v2.0/v2.1 plus GR00T's ``modality.json``).
+"""The metadata of a dataset, read and validated: LeRobot v2.0/v2.1 plus GR00T's ``modality.json``.
+
+Entries that no data config uses may be wrong or missing: each is looked at when something needs it.
 
 Upstream: ``gr00t/data/schema.py``, ``gr00t/data/dataset.py`` and ``getting_started/LeRobot_compatible_data_schema.md``.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections import Counter
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from trainer.data.meta_files import Count, Positive, Whole, first_problem, read_document, read_lines
 from trainer.errors import DatasetError
 
 RotationType = Literal[
@@ -29,24 +42,22 @@ RotationType = Literal[
     "euler_angles_ypr",
 ]
 
-Document = TypeVar("Document", bound=BaseModel)
-
-LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 CONVERT_V3 = (
     "`pippa data push PATH --name NAME` converts it to v2.1 on its way into the store, where trainings read "
     "it; `pippa data pull NAME FOLDER` gives you the converted files."
 )
+_AXES = {"height": 0, "h": 0, "width": 1, "w": 1, "channel": 2, "channels": 2, "c": 2}
 
 
 class StateActionEntry(BaseModel):
     """Where one state or action key lies: columns ``start`` to ``end`` (half-open) of a vector column."""
 
-    start: int = Field(ge=0)
-    end: int = Field(ge=1)
-    original_key: str | None = None
+    start: Count
+    end: Annotated[Whole, Field(ge=1)]
+    original_key: StrictStr | None = None
     rotation_type: RotationType | None = None
-    absolute: bool = True
-    dtype: str = "float64"
+    absolute: StrictBool = True
+    dtype: Any = "float64"
 
     @model_validator(mode="after")
     def _ordered(self) -> StateActionEntry:
@@ -59,18 +70,11 @@ class StateActionEntry(BaseModel):
         """Number of dimensions."""
         return self.end - self.start
 
-    @property
-    def continuous(self) -> bool:
-        """False for integer and boolean keys, which only binary normalisation suits."""
-        import numpy as np  # data configs are read where no numpy is: in the flows image
-
-        return np.issubdtype(np.dtype(self.dtype), np.floating)
-
 
 class SourceEntry(BaseModel):
     """A camera or an annotation and the dataset's own name for it."""
 
-    original_key: str | None = None
+    original_key: StrictStr | None = None
 
 
 class Modality(BaseModel):
@@ -80,6 +84,27 @@ class Modality(BaseModel):
     action: dict[str, StateActionEntry]
     video: dict[str, SourceEntry]
     annotation: dict[str, SourceEntry] = {}
+    unusable: dict[str, str] = {}
+    """Entries that say something impossible, such as ``state.gripper``, and what. They only matter where used."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _entry_by_entry(cls, document: Any) -> Any:
+        if not isinstance(document, dict):
+            return document
+        kept, unusable = dict(document), {}
+        kinds = {"state": StateActionEntry, "action": StateActionEntry, "video": SourceEntry, "annotation": SourceEntry}
+        for kind, model in kinds.items():
+            entries = document.get(kind)
+            if not isinstance(entries, dict):
+                continue
+            kept[kind] = {}
+            for key, entry in entries.items():
+                try:
+                    kept[kind][key] = model.model_validate(entry)
+                except ValidationError as error:
+                    unusable[f"{kind}.{key}"] = first_problem(error)
+        return kept | {"unusable": unusable}
 
     def column(self, modality: str, key: str) -> str:
         """The parquet column (or, for video, the LeRobot feature) ``modality.key`` comes from."""
@@ -101,17 +126,88 @@ class Camera(BaseModel):
     fps: float
 
 
+def _one_size(value: object) -> object:
+    return value if isinstance(value, list | tuple) or value is None else (value,)
+
+
+class Feature(BaseModel):
+    """An entry of ``features`` in ``info.json``. A shape written as one number is that of a vector."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    dtype: Any = None
+    shape: Annotated[tuple[Count, ...] | None, BeforeValidator(_one_size)] = None
+    names: Any = None
+    fps: Any = None
+    info: dict[str, Any] | None = None
+    video_info: dict[str, Any] | None = None
+    """v2.0's name for ``info``."""
+
+    @property
+    def width(self) -> int | None:
+        """Numbers in a row; None where it says nothing."""
+        return math.prod(self.shape) if self.shape else None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """What is said about a video."""
+        return {**(self.info or {}), **(self.video_info or {})}
+
+    @property
+    def is_depth_map(self) -> bool:
+        """Whether it is marked as a camera of distances instead of colours."""
+        return self.details.get("video.is_depth_map") is True or self.details.get("is_depth_map") is True
+
+    def camera(self, otherwise_fps: float | None) -> Camera:
+        """What it says about its frames. Raises ``ValueError`` for what is missing or contradicts itself.
+
+        Without ``names`` (older recordings) the axes are height, width, channels, unless only the first one can be the
+        channels. Without a rate of its own it has the dataset's, ``otherwise_fps``.
+        """
+        if self.shape is None or len(self.shape) not in (2, 3) or min(self.shape) < 1:
+            raise ValueError(f"shape: {list(self.shape or ()) or 'missing'} instead of [height, width, channels]")
+        axes = self._axes(self.shape)
+        if len(self.shape) == 2 and "video.channels" not in self.details:
+            raise ValueError("shape: without channels, and video.channels is missing as well")
+        channels = self.shape[axes[2]] if len(self.shape) == 3 else self.details["video.channels"]
+        fps = next((each for each in (self.details.get("video.fps"), self.fps) if each is not None), otherwise_fps)
+        if fps is None:
+            raise ValueError("video.fps: missing, and the dataset has no fps either")
+        try:
+            said = _Rate.model_validate({"video.channels": channels, "video.fps": fps})
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
+        return Camera(resolution=(self.shape[axes[1]], self.shape[axes[0]]), channels=said.channels, fps=said.fps)
+
+    def _axes(self, shape: tuple[int, ...]) -> list[int]:
+        """The positions of height, width and channels in ``shape``."""
+        if self.names is None:
+            first = len(shape) == 3 and shape[2] not in (1, 3, 4) and shape[0] in (1, 3, 4)
+            return [1, 2, 0] if first else list(range(len(shape)))
+        names = self.names if isinstance(self.names, list) else []
+        meant = [_AXES.get(name.lower()) if isinstance(name, str) else None for name in names]
+        if sorted(axis for axis in meant if axis is not None) != list(range(len(shape))):
+            raise ValueError(f"names: {self.names!r} instead of height, width, channels")
+        return [meant.index(axis) for axis in range(len(shape))]
+
+
+class _Rate(BaseModel):
+    channels: Annotated[Whole, Field(ge=1, alias="video.channels")]
+    fps: Annotated[Positive, Field(alias="video.fps")]
+
+
 class Info(BaseModel):
     """The fields of ``meta/info.json`` that are read; the others don't matter and are kept."""
 
     model_config = ConfigDict(extra="allow")
 
-    data_path: str
-    video_path: str | None = None
-    chunks_size: int = Field(ge=1)
-    features: dict[str, dict[str, Any]]
-    codebase_version: str = ""
-    fps: float | None = None
+    data_path: StrictStr
+    video_path: StrictStr | None = None
+    chunks_size: Annotated[Whole, Field(ge=1)]
+    features: dict[str, Any]
+    """Looked at one by one, by ``feature`` and ``camera``."""
+    codebase_version: Annotated[str, BeforeValidator(lambda version: "" if version is None else str(version))] = ""
+    fps: Positive | None = None
 
     @field_validator("data_path", "video_path")
     @classmethod
@@ -124,38 +220,47 @@ class Info(BaseModel):
             ) from error
         return template
 
-    def camera(self, feature: str) -> Camera:
-        """What the feature says about its frames. Raises ``KeyError`` or ``ValueError`` when it says too little.
+    def feature(self, name: str) -> Feature | None:
+        """What it says about a column or camera; None when nothing. Raises ``ValueError`` when that can't be meant."""
+        if name not in self.features:
+            return None
+        try:
+            return Feature.model_validate(self.features[name])
+        except ValidationError as error:
+            raise ValueError(first_problem(error)) from error
 
-        v2.0 keeps the rate in ``video_info`` and names the last axis ``channel``, v2.1 in ``info`` and ``channels``.
-        Without ``names`` (older recordings) the axes are taken as height, width, channels.
-        """
-        described = self.features[feature]
-        shape = [int(size) for size in described["shape"]]
-        axes = [str(name).removesuffix("s") for name in described.get("names") or ("height", "width", "channel")]
-        details = {**(described.get("info") or {}), **(described.get("video_info") or {})}
-        fps = details.get("video.fps", self.fps)
-        if fps is None:
-            raise KeyError("video.fps")
-        return Camera(
-            resolution=(shape[axes.index("width")], shape[axes.index("height")]),
-            channels=shape[axes.index("channel")] if "channel" in axes else int(details["video.channels"]),
-            fps=float(fps),
-        )
+    def cameras(self) -> list[str]:
+        """The features that are videos or images."""
+        kinds = {name: feature.get("dtype") for name, feature in self.features.items() if isinstance(feature, dict)}
+        return [name for name, kind in kinds.items() if kind in ("video", "image")]
+
+    def camera(self, feature: str) -> Camera:
+        """What it says about a camera's frames. Raises ``ValueError`` when it says too little."""
+        found = self.feature(feature)
+        if found is None:
+            raise ValueError(f"{feature}: missing")
+        return found.camera(self.fps)
+
+
+def _one_text(value: object) -> object:
+    """A list of one text is that text."""
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
 class Episode(BaseModel):
     """One line of ``meta/episodes.jsonl``."""
 
-    episode_index: int = Field(ge=0)
-    length: int = Field(ge=1)
+    episode_index: Count
+    length: Count
+    tasks: Any = None
+    """Instructions, for people: what is trained on stands in the tables."""
 
 
 class Task(BaseModel):
     """One line of ``meta/tasks.jsonl``."""
 
-    task_index: int
-    task: str
+    task_index: Whole
+    task: Annotated[StrictStr, BeforeValidator(_one_text)]
 
 
 @dataclass(frozen=True)
@@ -166,14 +271,29 @@ class DatasetMeta:
     info: Info
     modality: Modality
     episodes: list[Episode]
-    """In the order of the file, which is the order of the steps."""
+    """In the order of the file, which is the order of the steps; those of length 0 are left out."""
     tasks: dict[int, str]
+    empty: list[int] = field(default_factory=list)
+    """Episodes that are listed with length 0."""
+    no_tasks: DatasetError | None = None
+    """Why there are no ``tasks``. Only what names them by number needs any."""
 
     @classmethod
     def load(cls, path: Path) -> DatasetMeta:
-        """Read ``path/meta``. Raises ``DatasetError`` for the first file that is missing or broken."""
+        """Read ``path/meta``. Raises ``DatasetError`` for the first file that is needed and missing or broken."""
         refuse_other_layouts(path)
-        return cls(path, load_info(path), load_modality(path), load_episodes(path), load_tasks(path))
+        return cls.of(path, load_info(path), load_modality(path), load_episodes(path))
+
+    @classmethod
+    def of(cls, path: Path, info: Info, modality: Modality, episodes: list[Episode]) -> DatasetMeta:
+        """From what was read already; ``episodes`` as they are listed."""
+        tasks, no_tasks = {}, None
+        try:
+            tasks = load_tasks(path)
+        except DatasetError as error:
+            no_tasks = error
+        empty = [episode.episode_index for episode in episodes if episode.length == 0]
+        return cls(path, info, modality, [each for each in episodes if each.length], tasks, empty, no_tasks)
 
     def parquet_path(self, episode: int) -> Path:
         """The table of an episode."""
@@ -183,12 +303,45 @@ class DatasetMeta:
     def video_path(self, key: str, episode: int) -> Path:
         """The video of camera ``key`` (a name of ``modality.json``, without ``video.``) in an episode."""
         if self.info.video_path is None:
-            raise DatasetError(f"{self.path / 'meta/info.json'}: no video_path.", "GR00T needs at least one camera.")
+            raise DatasetError(
+                f"{self.path / 'meta/info.json'}: no video_path, but the camera {self.modality.column('video', key)} "
+                "is recorded as video.",
+                "Add the video_path that LeRobot writes: "
+                "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+            )
         return self.path / self.info.video_path.format(
             episode_chunk=episode // self.info.chunks_size,
             episode_index=episode,
             video_key=self.modality.column("video", key),
         )
+
+    def camera(self, key: str) -> Camera:
+        """What camera ``key`` is. Raises ``DatasetError`` when ``info.json`` doesn't say."""
+        feature, file = self.modality.column("video", key), self.path / "meta/info.json"
+        if feature not in self.info.features:
+            raise DatasetError(
+                f"{file}: no feature {feature!r}, which video.{key} of meta/modality.json names; "
+                f"its cameras are {', '.join(self.info.cameras()) or 'none'}.",
+                f"Correct original_key of video.{key}.",
+            )
+        if feature not in self.info.cameras():
+            raise DatasetError(
+                f"{file}: {feature!r}, which video.{key} of meta/modality.json names, is no camera: its dtype is "
+                f"neither video nor image.",
+                f"Correct original_key of video.{key}; the cameras are {', '.join(self.info.cameras()) or 'none'}.",
+            )
+        try:
+            return self.info.camera(feature)
+        except ValueError as error:
+            raise DatasetError(
+                f"{file}: the camera {feature!r} is not described: {error}.",
+                'Its entry in features needs shape, names ("height", "width", "channels") and video.fps.',
+            ) from error
+
+    def in_tables(self, key: str) -> bool:
+        """Whether camera ``key`` is recorded as images in the tables (LeRobot with ``use_videos`` off)."""
+        feature = self.info.features.get(self.modality.column("video", key))
+        return isinstance(feature, dict) and feature.get("dtype") == "image"
 
     @cached_property
     def total_frames(self) -> int:
@@ -210,18 +363,18 @@ def refuse_other_layouts(path: Path) -> None:
 
 def load_info(path: Path) -> Info:
     """Read ``meta/info.json`` of the dataset at ``path``. Raises ``DatasetError``."""
-    info = _document(path / "meta/info.json", Info, "It comes with every LeRobot dataset: download the dataset again.")
+    file = path / "meta/info.json"
+    info = read_document(file, Info, "It comes with every LeRobot dataset: download the dataset again.")
     if info.codebase_version.startswith("v3"):
         raise DatasetError(
-            f"{path / 'meta/info.json'}: codebase_version {info.codebase_version}; GR00T N1.5 reads v2.0 and v2.1.",
-            CONVERT_V3,
+            f"{file}: codebase_version {info.codebase_version}; GR00T N1.5 reads v2.0 and v2.1.", CONVERT_V3
         )
     return info
 
 
 def load_modality(path: Path) -> Modality:
     """Read ``meta/modality.json`` of the dataset at ``path``. Raises ``DatasetError``."""
-    return _document(
+    return read_document(
         path / "meta/modality.json",
         Modality,
         "GR00T needs this file beside LeRobot's own: it names the slices of observation.state and action, the cameras "
@@ -232,66 +385,26 @@ def load_modality(path: Path) -> Modality:
 def load_episodes(path: Path) -> list[Episode]:
     """Read ``meta/episodes.jsonl`` of the dataset at ``path``. Raises ``DatasetError``."""
     file = path / "meta/episodes.jsonl"
-    episodes = list(_lines(file, Episode))
-    indices = [episode.episode_index for episode in episodes]
-    if not episodes:
+    episodes = list(read_lines(file, Episode))
+    if not any(episode.length for episode in episodes):
         raise DatasetError(f"{file}: no episodes.", "Record some, or download the dataset again.")
-    if len(set(indices)) != len(indices):
-        twice = sorted({index for index in indices if indices.count(index) > 1})
+    if twice := _twice(episode.episode_index for episode in episodes):
         raise DatasetError(f"{file}: episode_index {twice[0]} occurs twice.", "Keep one line per episode.")
     return episodes
 
 
 def load_tasks(path: Path) -> dict[int, str]:
     """Read ``meta/tasks.jsonl`` of the dataset at ``path``: task index to instruction. Raises ``DatasetError``."""
-    return {task.task_index: task.task for task in _lines(path / "meta/tasks.jsonl", Task)}
-
-
-def is_lfs_pointer(file: Path) -> bool:
-    """Whether ``file`` is git-lfs's placeholder instead of the data."""
-    with file.open("rb") as stream:
-        return stream.read(len(LFS_POINTER)) == LFS_POINTER
-
-
-def read_text(file: Path, missing: str = "Download the dataset again.") -> str:
-    """The text of a metadata file. Raises ``DatasetError`` when it is absent, unreadable or a git-lfs pointer."""
-    try:
-        if is_lfs_pointer(file):
-            raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull` in the dataset.")
-        return file.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: missing.", missing) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{file}: can't be read ({error}).", "Download the dataset again.") from error
-
-
-def _document(file: Path, model: type[Document], missing: str) -> Document:
-    text = read_text(file, missing)
-    try:
-        return model.model_validate(json.loads(text))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{file}: not JSON ({error}).", "Correct that line, or download the file again.") from error
-    except ValidationError as error:
-        raise DatasetError(f"{file}: {_first(error)}.", "Correct that entry.") from error
-
-
-def _lines(file: Path, model: type[Document]) -> Iterator[Document]:
-    """The lines of a JSON-lines file; blank ones, which editors leave behind, are skipped."""
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield model.model_validate(json.loads(line))
-        except json.JSONDecodeError as error:
+    file = path / "meta/tasks.jsonl"
+    tasks: dict[int, str] = {}
+    for line in read_lines(file, Task):
+        if tasks.setdefault(line.task_index, line.task) != line.task:
             raise DatasetError(
-                f"{file}, line {number}: not JSON ({error.msg}): {line[:80]!r}.",
-                "Correct or remove that line; one JSON object per line.",
-            ) from error
-        except ValidationError as error:
-            raise DatasetError(f"{file}, line {number}: {_first(error)}.", "Correct that line.") from error
+                f"{file}: task_index {line.task_index} occurs twice, with different instructions.",
+                "Keep one line per task.",
+            )
+    return tasks
 
 
-def _first(error: ValidationError) -> str:
-    details = error.errors()[0]
-    where = ".".join(str(part) for part in details["loc"])
-    return f"{where}: {details['msg']}" if where else details["msg"]
+def _twice(values: Any) -> list[int]:
+    return sorted(value for value, count in Counter(values).items() if count > 1)

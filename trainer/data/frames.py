@@ -1,79 +1,102 @@
-"""Frames by video and timestamp, each video decoded once into a bounded cache on disk.
+"""Frames of videos by their number, each video decoded once into a bounded cache on disk.
 
-An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, memory-mapped by all data loading processes) and
-``starts.npy`` (seconds). It is named by the hash of the video's bytes and the decoder's version, so that a video that
-was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share entries. Videos
-beyond the bound are decoded when they are needed.
+An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, memory-mapped by all data loading processes). It is
+named by the hash of the video's bytes and the decoder's version, so that a video that was recorded again or an upgraded
+decoder never gives stale frames, and copies of a dataset share entries. Videos beyond the bound are decoded when they
+are needed. Images in a table are kept like a video.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from trainer.data.video import DECODER, FrameIndex, VideoDecoder, decode_video, frames_at, index_frames
+from trainer.data.decoders import Decoders
+from trainer.data.image_columns import ImageColumn, ImageReader
+from trainer.data.memory import Memory, version
+from trainer.data.recent import Recent
+from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames
 from trainer.disk import locked
 from trainer.errors import DatasetError
 
 log = logging.getLogger(__name__)
 
-OPEN_DECODERS = 8
+OPEN_TABLES = 8
 OPEN_ENTRIES = 2048
 DISK_RESERVE = 2 * 1024**3
 """Bytes the cache leaves free on its disk, beside what the checkpoints on it will need: they need it more."""
 
 
-class Entry(NamedTuple):
-    """A cached video."""
-
-    frames: np.ndarray
-    starts: np.ndarray
-    """float32, the precision times are compared in."""
+Source = Path | ImageColumn
+"""Where frames come from: a video, or the images in a table."""
 
 
 class FrameStore:
-    """Gives the frame on screen at a time, from the cache or from the video.
+    """Gives frames by their number, from the cache or from the video. ``alignment`` says which one a row means.
 
     One store serves a dataset in all processes: it may be forked or pickled into data loading workers, and any number
     of processes and runs may share ``cache_dir``. Without ``cache_dir`` every frame is decoded when it is needed.
+    ``memory`` knows the videos that were looked at before.
     """
 
-    def __init__(self, cache_dir: Path | None = None, max_bytes: int | None = None, spare_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        cache_dir: Path | None = None,
+        max_bytes: int | None = None,
+        spare_bytes: int = 0,
+        memory: Memory | None = None,
+    ) -> None:
         self.cache_dir = cache_dir
         self.max_bytes = max_bytes
         """Bound of the whole cache folder; without one, what the disk has free, less a reserve."""
         self.spare_bytes = spare_bytes
         """What others will need of the disk; entries give way to it."""
-        self._keys: dict[Path, str] = {}
+        self._memory = memory
+        self._keys: dict[Source, str] = {}
+        # Small, and making one reads the whole file: kept when the decoder is closed, and given to workers.
+        self._indices: dict[Path, FrameIndex] = {}
         self._reset()
 
     def _reset(self) -> None:
         self._process = os.getpid()
-        self._entries: OrderedDict[Path, Entry] = OrderedDict()
-        self._decoders: OrderedDict[Path, VideoDecoder] = OrderedDict()
-        # Small, and making one reads the whole file: kept when the decoder is closed.
-        self._indices: dict[Path, FrameIndex] = {}
+        self._entries: OrderedDict[Source, np.ndarray] = OrderedDict()
+        self._decoders = Decoders()
+        self._tables: Recent[ImageColumn, ImageReader] = Recent(OPEN_TABLES)
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys")
-        return {name: self.__dict__[name] for name in kept}
+        kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys", "_indices")
+        return {name: self.__dict__[name] for name in kept} | {"_memory": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._reset()
 
-    def plan(self, videos: Sequence[tuple[Path, int]]) -> int:
-        """Choose which ``videos`` (path, decoded bytes) are cached: as many as fit, in order. Returns how many.
+    def index(self, path: Path) -> FrameIndex:
+        """The frames of a video, without decoding one. Raises ``DatasetError`` when it is no readable video."""
+        if path not in self._indices:
+            self._indices[path] = remembered_index(path, self._memory)
+        return self._indices[path]
+
+    def forget(self) -> None:
+        """Drop what only planning needs: indices of videos that will be read from the cache, and the memory, which
+        can't go along to a worker.
+        """
+        self._indices = {path: index for path, index in self._indices.items() if path not in self._keys}
+        self._memory = None
+
+    def plan(self, videos: Sequence[tuple[Source, int]]) -> int:
+        """Choose which ``videos`` (source, decoded bytes) are cached: as many as fit, in order. Returns how many.
 
         Decided once, in the process that makes the dataset, so that workers never compete for the space. Entries of
         other datasets make room, the longest unused first, and where the disk is too full those of this one as well.
@@ -87,13 +110,14 @@ class FrameStore:
         if self.max_bytes is not None:
             budget = min(budget, self.max_bytes)
         chosen, total = [], 0
-        for path, size in videos:
+        for source, size in videos:
             if total + size > budget:
                 break
-            chosen.append(path)
+            chosen.append(source)
             total += size
         with ThreadPoolExecutor(max_workers=4) as pool:
-            self._keys = dict(zip(chosen, pool.map(cache_key, chosen), strict=True))
+            keys = pool.map(lambda source: cache_key(source, self._memory), chosen)
+            self._keys = dict(zip(chosen, keys, strict=True))
         self._evict({name: size for name, size in stored.items() if name not in self._keys.values()}, budget - total)
         if len(chosen) < len(videos):
             log.warning(
@@ -131,82 +155,83 @@ class FrameStore:
 
     def missing(self) -> int:
         """How many of the planned videos are not in the cache yet."""
-        return sum(not self._folder(path).is_dir() for path in self._keys)
+        return sum(not self._folder(source).is_dir() for source in self._keys)
 
-    def frames(self, path: Path, timestamps: np.ndarray) -> np.ndarray:
-        """Frames of ``path`` on screen at ``timestamps`` (seconds, ``[T]``): uint8 RGB ``[T, H, W, 3]``.
+    def frames(self, source: Source, positions: np.ndarray) -> np.ndarray:
+        """Frames ``positions`` ``[T]`` of ``source``: uint8 RGB ``[T, H, W, 3]``.
 
         Raises ``DatasetError`` when the video can't be decoded.
         """
-        return np.stack([self.frame(path, timestamp) for timestamp in timestamps])
+        return np.stack([self.frame(source, int(position)) for position in positions])
 
-    def frame(self, path: Path, timestamp: float) -> np.ndarray:
-        """The frame of ``path`` on screen at ``timestamp``, uint8 RGB ``[H, W, 3]``. One of the cache is not copied:
-        it is read-only, and read from the disk when it is used.
+    def frame(self, source: Source, position: int) -> np.ndarray:
+        """Frame ``position`` of ``source``, uint8 RGB ``[H, W, 3]``. One of the cache is not copied: it is read-only,
+        and read from the disk when it is used.
 
         Raises ``DatasetError`` when the video can't be decoded.
         """
         if self._process != os.getpid():
             self._reset()  # a forked worker must not share file positions with its parent
-        entry = self._entry(path)
+        entry = self._entry(source)
         if entry is not None:
-            return entry.frames[frames_at(entry.starts, timestamp)]
-        decoder = self._decoder(path)
-        return decoder.frame(int(decoder.index.at(timestamp)))
+            return entry[position]
+        if isinstance(source, ImageColumn):
+            return self._tables.get_or_open(source, lambda: ImageReader(source)).frame(position)
+        return self._decoders.frame(source, self.index(source), position)
 
-    def _entry(self, path: Path) -> Entry | None:
-        if path in self._entries:
-            self._entries.move_to_end(path)
-            return self._entries[path]
-        if path not in self._keys or not self._build_or_warn(path):
+    def _entry(self, source: Source) -> np.ndarray | None:
+        if source in self._entries:
+            self._entries.move_to_end(source)
+            return self._entries[source]
+        if source not in self._keys or not self._build_or_warn(source):
             return None
         try:
-            entry = _load(self._folder(path))
+            # As a plain array: slicing a np.memmap takes several times as long.
+            entry = np.load(self._folder(source) / "frames.npy", mmap_mode="r").view(np.ndarray)
         except (OSError, ValueError):
             return None  # evicted this moment by another run
-        self._entries[path] = entry
+        self._entries[source] = entry
         if len(self._entries) > OPEN_ENTRIES:
             self._entries.popitem(last=False)
         return entry
 
-    def _folder(self, path: Path) -> Path:
+    def _folder(self, source: Source) -> Path:
         assert self.cache_dir is not None  # noqa: S101 - narrows the type
-        return self.cache_dir / self._keys[path]
+        return self.cache_dir / self._keys[source]
 
-    def _build_or_warn(self, path: Path) -> bool:
+    def _build_or_warn(self, source: Source) -> bool:
         try:
-            build_entry(self._folder(path), path)
+            build_entry(self._folder(source), source)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
-            log.warning("Can't cache the frames of %s (%s); they are decoded for every sample instead.", path, reason)
-            del self._keys[path]
+            log.warning("Can't cache the frames of %s (%s); they are decoded for every sample instead.", source, reason)
+            del self._keys[source]
             return False
         return True
 
-    def _decoder(self, path: Path) -> VideoDecoder:
-        if path in self._decoders:
-            self._decoders.move_to_end(path)
-            return self._decoders[path]
-        self._decoders[path] = VideoDecoder(path, self._indices.get(path))
-        self._indices[path] = self._decoders[path].index
-        if len(self._decoders) > OPEN_DECODERS:
-            self._decoders.popitem(last=False)[1].close()
-        return self._decoders[path]
+
+def remembered_index(path: Path, memory: Memory | None) -> FrameIndex:
+    """The frames of a video, from ``memory`` or else from its packets. Raises ``DatasetError``."""
+    if memory is None:
+        return index_frames(path)
+    key = f"index {DECODER} {version()} {memory.sha256(path)}"
+    if kept := memory.get(key):
+        with contextlib.suppress(ValueError):
+            return FrameIndex.from_bytes(kept)
+    index = index_frames(path)
+    memory.put(key, index.to_bytes())
+    return index
 
 
-def cache_key(path: Path) -> str:
+def cache_key(source: Source, memory: Memory | None = None) -> str:
     """Name of the cache entry of a video: changes with its bytes and with the decoder. Raises ``DatasetError``."""
-    try:
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256")
-    except FileNotFoundError:
-        raise DatasetError(f"{path}: missing.", "Download the dataset again, or remove the episode.") from None
-    digest.update(DECODER.encode())
-    return digest.hexdigest()[:40]
+    memory = memory or Memory()
+    column, file = (f"{source.column}\0", source.table) if isinstance(source, ImageColumn) else ("", source)
+    return hashlib.sha256(f"{memory.sha256(file)}\0{column}{DECODER}".encode()).hexdigest()[:40]
 
 
-def build_entry(folder: Path, path: Path) -> None:
-    """Decode ``path`` into the cache entry ``folder``, unless it is there. Safe against concurrent builders.
+def build_entry(folder: Path, source: Source) -> None:
+    """Decode ``source`` into the cache entry ``folder``, unless it is there. Safe against concurrent builders.
 
     The entry is built beside ``folder`` under a lock, which the kernel drops when its holder dies, and appears whole
     by a rename. Raises ``DatasetError`` when the video can't be decoded, ``OSError`` when it can't be written.
@@ -221,40 +246,50 @@ def build_entry(folder: Path, path: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # a builder that was killed
         temporary.mkdir()
         try:
-            _decode_into(temporary, path)
+            _decode_into(temporary, source)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _decode_into(folder: Path, path: Path) -> None:
-    index = index_frames(path)
-    decoded = 0
+def _decode_into(folder: Path, source: Source) -> None:
+    count, frames = _images(source) if isinstance(source, ImageColumn) else _shown(source)
+    decoded, shape = 0, None
     # Written as a stream, not through a memory map, where a full disk kills the process instead of raising.
     with (folder / "frames.npy").open("wb") as file:
-        for pts, frame in decode_video(path):
-            if decoded == 0:
-                shape = (len(index.pts), *frame.shape)
-                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(file, header)
-            if decoded >= len(index.pts) or pts != index.pts[decoded]:
-                break
+        for frame in frames:
+            if shape is None:
+                shape = frame.shape
+                np.lib.format.write_array_header_1_0(
+                    file, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+                )
+            elif frame.shape != shape:
+                raise DatasetError(f"{source}: frame {decoded} has another size than the first.", "Record it again.")
             file.write(frame.data)
             decoded += 1
         # Else a power cut after the rename could leave an entry that looks whole and holds zeros.
         file.flush()
         os.fsync(file.fileno())
-    if decoded != len(index.pts):
-        raise DatasetError(
-            f"{path}: frame {decoded} of {len(index.pts)} can't be decoded.", "Record or download the video again."
-        )
-    np.save(folder / "starts.npy", index.starts)
+    if decoded != count:
+        raise DatasetError(f"{source}: frame {decoded} of {count} can't be decoded.", "Record or download it again.")
 
 
-def _load(folder: Path) -> Entry:
-    # As plain arrays: slicing a np.memmap takes several times as long.
-    frames = np.load(folder / "frames.npy", mmap_mode="r").view(np.ndarray)
-    return Entry(frames, np.load(folder / "starts.npy").astype(np.float32))
+def _shown(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+    """How many frames a video shows, and those of them that can be decoded in order."""
+    pts = index_frames(path).pts
+
+    def decode() -> Iterator[np.ndarray]:
+        for expected, (found, frame) in zip(pts, decode_video(path), strict=False):
+            if found != expected:
+                return
+            yield frame
+
+    return len(pts), decode()
+
+
+def _images(source: ImageColumn) -> tuple[int, Iterator[np.ndarray]]:
+    reader = ImageReader(source)
+    return len(reader), map(reader.frame, range(len(reader)))
 
 
 def _entries(cache_dir: Path) -> list[Path]:

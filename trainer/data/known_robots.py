@@ -6,10 +6,9 @@ Upstream: ``examples/SO-100/so100_dualcam__modality.json`` and its one-camera va
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
-from typing import Any
 
+from trainer.data.data_config import DataConfig
 from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info
 from trainer.errors import DatasetError
 
@@ -30,27 +29,28 @@ MODALITIES: dict[str, Modality] = {"so100_dualcam": _so100("front", "wrist"), "s
 """By the name of the data config they belong to."""
 
 
-def fitting_modality(folder: Path, data_config: str | None) -> Modality | None:
+def fitting_modality(folder: Path, data_config: str | DataConfig | None) -> Modality | None:
     """What ``meta/modality.json`` of the dataset in ``folder`` has to be, judged by its cameras and dimensions.
 
     None when ``folder`` has the file, or when nothing here fits and ``data_config`` has no modality here. Raises
     ``DatasetError`` with every difference when the one of ``data_config`` does not fit.
     """
-    if (folder / "meta/modality.json").exists() or (data_config is not None and data_config not in MODALITIES):
+    wanted = None if data_config is None else str(data_config)
+    if (folder / "meta/modality.json").exists() or (wanted is not None and wanted not in MODALITIES):
         return None
     try:
         info = load_info(folder)
     except DatasetError:
         return None  # the check lists that with all other problems
-    if data_config in MODALITIES:
-        if found := _differences(info, MODALITIES[data_config]):
+    if wanted is not None:
+        if found := _differences(info, MODALITIES[wanted]):
             raise DatasetError(
-                f"The dataset has no meta/modality.json, and that of {data_config} does not fit it:\n"
+                f"The dataset has no meta/modality.json, and that of {wanted} does not fit it:\n"
                 + "\n".join(f"  {each}" for each in found),
                 "Write meta/modality.json with the dataset's own cameras and joints (docs/data.md shows one), and use "
                 "or declare a data config with the same names.",
             )
-        return MODALITIES[data_config]
+        return MODALITIES[wanted]
     return next((modality for modality in MODALITIES.values() if not _differences(info, modality)), None)
 
 
@@ -61,14 +61,14 @@ def to_json(modality: Modality) -> str:
 
 def _differences(info: Info, modality: Modality) -> list[str]:
     found: list[str] = []
-    cameras = {name for name, described in info.features.items() if described.get("dtype") == "video"}
+    cameras = set(info.cameras())
     expected = {modality.column("video", key) for key in modality.video}
     if not expected <= cameras:
         found.append(f"it expects the cameras {', '.join(sorted(expected))}; there are {_listed(cameras)}")
     for name in ("state", "action"):
         column = modality.column(name, "gripper")
         wanted = max(entry.end for entry in getattr(modality, name).values())
-        width = _width(info.features.get(column))
+        width = _width(info, column)
         if width is None:
             found.append(f"it expects {column}, which is not there")
         elif width != wanted:
@@ -76,12 +76,12 @@ def _differences(info: Info, modality: Modality) -> list[str]:
     return found
 
 
-def _width(feature: dict[str, Any] | None) -> int | None:
-    shape = (feature or {}).get("shape")
+def _width(info: Info, column: str) -> int | None:
     try:
-        return math.prod(int(size) for size in shape) if shape else None
-    except (TypeError, ValueError):
+        feature = info.feature(column)
+    except ValueError:
         return None
+    return feature.width if feature else None
 
 
 def _listed(names: set[str]) -> str:

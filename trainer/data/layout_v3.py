@@ -9,9 +9,11 @@ Upstream: ``lerobot/datasets/v30/convert_dataset_v21_to_v30.py`` does the opposi
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from trainer.data.dataset_meta import read_text
+from trainer.data.meta_files import read_text
 from trainer.errors import DatasetError
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
@@ -72,9 +74,10 @@ class EpisodeV3:
     index: int
     length: int
     tasks: list[str]
-    data: tuple[int, int]
-    """Chunk and file."""
-    videos: dict[str, VideoPart]
+    data: tuple[int, int] | None
+    """Chunk and file of its rows, where that is said. It may be stale: the rows say whose they are."""
+    videos: dict[str, VideoPart | str]
+    """By camera; where it can't be meant, what is wrong."""
 
 
 def is_v3(folder: Path) -> str | None:
@@ -86,19 +89,30 @@ def is_v3(folder: Path) -> str | None:
     return version if isinstance(version, str) and version.startswith("v3") else None
 
 
-def convert_to_v21(folder: Path, into: Path) -> Path:
+def convert_to_v21(
+    folder: Path, into: Path, used: Collection[str] | None = None, left_out: Callable[[str], None] = lambda _: None
+) -> Path:
     """Write the v3 dataset in ``folder`` as v2.1 into the new folder ``into``; returns it.
 
-    Statistics are left out: they are computed from the data when they are missing. Raises ``DatasetError`` for the
-    first thing that is missing, damaged or contradictory.
+    Statistics are left out: they are computed from the data when they are missing. So is a camera that can't be
+    converted and is not in ``used`` (by default all are), which ``left_out`` is told. Raises ``DatasetError`` for the
+    first other thing that is missing, damaged or contradictory.
     """
     info = _info(folder)
     episodes = load_episodes_v3(folder, info)
     tasks = load_tasks_v3(folder)
     (into / "meta").mkdir(parents=True)
-    _convert_tables(folder, into, info, episodes)
+    _convert_tables(folder, into, info, [episode for episode in episodes if episode.length])
     for camera in info.cameras:
-        _convert_videos(folder, into, info, episodes, camera)
+        try:
+            _convert_videos(folder, into, info, [episode for episode in episodes if episode.length], camera)
+        except DatasetError as error:
+            if used is None or camera in used:
+                raise
+            left_out(f"The camera {camera}, which the data config does not use, is left out: {error.message}")
+            del info.features[camera]
+            for videos in (into / "videos").glob(f"*/{camera}"):
+                shutil.rmtree(videos)
     lines = [{"episode_index": each.index, "tasks": each.tasks, "length": each.length} for each in episodes]
     _write_lines(into / "meta/episodes.jsonl", lines)
     _write_lines(into / "meta/tasks.jsonl", [{"task_index": index, "task": task} for index, task in tasks.items()])
@@ -171,30 +185,41 @@ def _episodes_in(file: Path, info: InfoV3) -> Iterator[EpisodeV3]:
     for row in _rows(file):
         try:
             videos = {
-                camera: VideoPart(
-                    int(row[f"videos/{camera}/chunk_index"]),
-                    int(row[f"videos/{camera}/file_index"]),
-                    float(row[f"videos/{camera}/from_timestamp"]),
-                )
+                camera: _video_part(row, camera)
                 for camera in info.cameras
                 # A camera may be described and never recorded, as in Isaac-GR00T's demo data.
-                if any(f"videos/{camera}/{name}" in row for name in ("chunk_index", "file_index", "from_timestamp"))
+                if any(f"videos/{camera}/{name}" in row for name in _PLACE)
             }
             tasks = row.get("tasks")
+            chunk, number = row.get("data/chunk_index"), row.get("data/file_index")
             episode = EpisodeV3(
                 index=int(row["episode_index"]),
                 length=int(row["length"]),
                 tasks=[tasks] if isinstance(tasks, str) else [str(task) for task in tasks or ()],
-                data=(int(row["data/chunk_index"]), int(row["data/file_index"])),
+                data=(chunk, number) if isinstance(chunk, int) and isinstance(number, int) else None,
                 videos=videos,
             )
         except KeyError as error:
             raise DatasetError(f"{file}: no column {error}, which LeRobot v3 has.", _AGAIN) from None
         except (TypeError, ValueError, OverflowError) as error:
             raise DatasetError(f"{file}: a row that can't be meant ({error}).", _AGAIN) from None
-        if episode.index < 0 or episode.length < 1:
+        if episode.index < 0 or episode.length < 0:
             raise DatasetError(f"{file}: episode {episode.index} has length {episode.length}.", _AGAIN)
         yield episode
+
+
+_PLACE = ("chunk_index", "file_index", "from_timestamp")
+
+
+def _video_part(row: dict[str, Any], camera: str) -> VideoPart | str:
+    try:
+        chunk, file, start = (row[f"videos/{camera}/{name}"] for name in _PLACE)
+        part = VideoPart(int(chunk), int(file), float(start))
+    except KeyError as error:
+        return f"no column {error}, which LeRobot v3 has"
+    except (TypeError, ValueError, OverflowError) as error:
+        return f"a row that can't be meant ({error})"
+    return part if math.isfinite(part.start) else "a row that can't be meant (from_timestamp is no number)"
 
 
 def _rows(file: Path) -> list[dict[str, Any]]:
@@ -212,35 +237,89 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 
 
 def _convert_tables(folder: Path, into: Path, info: InfoV3, episodes: list[EpisodeV3]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    by_file: dict[tuple[int, int], list[EpisodeV3]] = defaultdict(list)
+    """Write a table for each episode, with the rows that say they are its own, wherever they are."""
+    by_file: dict[Path | None, list[EpisodeV3]] = defaultdict(list)
     for episode in episodes:
-        by_file[episode.data].append(episode)
-    for (chunk, number), members in by_file.items():
-        file = folder / info.data_path.format(chunk_index=chunk, file_index=number)
+        place = None if episode.data is None else dict(zip(("chunk_index", "file_index"), episode.data, strict=True))
+        by_file[None if place is None else folder / info.data_path.format(**place)].append(episode)
+    lost: list[tuple[EpisodeV3, DatasetError]] = []
+    for file, members in by_file.items():
         try:
-            table = pq.read_table(file)
-            indices = table.column("episode_index").to_numpy()
+            if file is None:
+                raise DatasetError(f"{folder / 'meta/episodes'}: no column data/file_index.", _AGAIN)
+            rows = _RowsOf(file)
+        except DatasetError as error:
+            lost += [(episode, error) for episode in members]
+            continue
+        for episode in members:
+            try:
+                _write_rows(into, info, episode, [rows])
+            except DatasetError as error:
+                lost.append((episode, error))
+    if not lost:
+        return
+    # The index is stale or not there: LeRobot's own look-ups go by the rows' episode_index.
+    root = folder / Path(info.data_path.partition("{")[0]).parent
+    everywhere = []
+    for file in sorted(root.rglob("*.parquet")):
+        with suppress(DatasetError):
+            everywhere.append(_RowsOf(file, lazily=True))
+    for episode, error in lost:
+        holders = [rows for rows in everywhere if rows.has(episode.index)]
+        if not holders:
+            raise error
+        _write_rows(into, info, episode, holders)
+
+
+class _RowsOf:
+    """The rows of a data file, by episode."""
+
+    def __init__(self, file: Path, *, lazily: bool = False) -> None:
+        """``lazily`` reads only whose rows there are. Raises ``DatasetError``."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.file = file
+        self._whole: Any = None
+        try:
+            with pq.ParquetFile(file) as opened:
+                table = opened.read(columns=["episode_index"] if lazily else None)
+            self._owners = table.column("episode_index").to_numpy()
         except FileNotFoundError:
             raise DatasetError(f"{file}: missing.", _AGAIN) from None
         except KeyError:
             raise DatasetError(f"{file}: no column episode_index.", _AGAIN) from None
         except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{file}: not a readable parquet file ({error}).", _AGAIN) from error
-        for episode in members:
-            rows = table.filter(pa.array(indices == episode.index))
-            if rows.num_rows != episode.length:
-                raise DatasetError(
-                    f"{file}: {rows.num_rows} rows of episode {episode.index}; meta/episodes says {episode.length}.",
-                    _AGAIN,
-                )
-            target = into / DATA_PATH.format(
-                episode_chunk=episode.index // info.chunks_size, episode_index=episode.index
-            )
-            target.parent.mkdir(parents=True, exist_ok=True)
-            pq.write_table(rows.combine_chunks(), target)
+        if not lazily:
+            self._whole = table
+
+    def has(self, episode: int) -> bool:
+        return bool((self._owners == episode).any())
+
+    def of(self, episode: int) -> Any:
+        """The rows of an episode, a pyarrow table."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._whole is None:
+            self._whole = pq.read_table(self.file)
+        return self._whole.filter(pa.array(self._owners == episode))
+
+
+def _write_rows(into: Path, info: InfoV3, episode: EpisodeV3, holders: list[_RowsOf]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    rows = pa.concat_tables([each.of(episode.index) for each in holders])
+    if rows.num_rows != episode.length:
+        files = ", ".join(str(each.file) for each in holders)
+        raise DatasetError(
+            f"{files}: {rows.num_rows} rows of episode {episode.index}; meta/episodes says {episode.length}.", _AGAIN
+        )
+    target = into / DATA_PATH.format(episode_chunk=episode.index // info.chunks_size, episode_index=episode.index)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(rows.combine_chunks(), target)
 
 
 def _convert_videos(folder: Path, into: Path, info: InfoV3, episodes: list[EpisodeV3], camera: str) -> None:
@@ -248,10 +327,15 @@ def _convert_videos(folder: Path, into: Path, info: InfoV3, episodes: list[Episo
 
     if info.video_path is None:
         raise DatasetError(f"{folder / 'meta/info.json'}: no video_path, but the camera {camera}.", _AGAIN)
-    by_file: dict[tuple[int, int], list[EpisodeV3]] = defaultdict(list)
+    by_file: dict[tuple[int, int], list[tuple[EpisodeV3, VideoPart]]] = defaultdict(list)
     for episode in episodes:
-        if camera in episode.videos:
-            by_file[episode.videos[camera][:2]].append(episode)
+        part = episode.videos.get(camera)
+        if isinstance(part, str):
+            raise DatasetError(
+                f"{folder / 'meta/episodes'}: the place of camera {camera} in episode {episode.index}: {part}.", _AGAIN
+            )
+        if part is not None:
+            by_file[part[:2]].append((episode, part))
     for (chunk, number), members in by_file.items():
         file = folder / info.video_path.format(chunk_index=chunk, file_index=number, video_key=camera)
         parts = [
@@ -260,10 +344,10 @@ def _convert_videos(folder: Path, into: Path, info: InfoV3, episodes: list[Episo
                 / VIDEO_PATH.format(
                     episode_chunk=episode.index // info.chunks_size, video_key=camera, episode_index=episode.index
                 ),
-                episode.videos[camera].start,
+                place.start,
                 episode.length,
             )
-            for episode in members
+            for episode, place in members
         ]
         cut(file, parts, info.fps)
 

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import Camera, DatasetMeta, RotationType
-from trainer.data.statistics import Statistics, load_statistics
+from trainer.data.statistics import Statistics, load_statistics, needed_columns, read_statistics, usable
 from trainer.errors import DatasetError, UsageError
 
 
@@ -53,36 +56,54 @@ class DatasetMetadata(BaseModel):
     embodiment_tag: str
 
 
-def build_metadata(meta: DatasetMeta, embodiment_tag: str) -> DatasetMetadata:
-    """Describe a dataset, all entries of its ``modality.json`` included. Raises ``DatasetError``."""
-    columns = load_statistics(meta)
-    statistics: dict[str, dict[str, Statistics]] = {"state": {}, "action": {}}
-    for modality, keys in statistics.items():
-        for key, entry in getattr(meta.modality, modality).items():
-            name = meta.modality.column(modality, key)
-            if len(columns[name].mean) < entry.end:
+def build_metadata(
+    meta: DatasetMeta,
+    embodiment_tag: str,
+    config: DataConfig | None = None,
+    statistics: Mapping[str, Statistics] | None = None,
+) -> DatasetMetadata:
+    """Describe a dataset, all entries of its ``modality.json`` included. Raises ``DatasetError``.
+
+    With ``config``, entries that it doesn't use are left out where they can't be described. ``statistics`` are those of
+    the columns, where they are known already.
+    """
+    columns = dict(statistics) if statistics is not None else load_statistics(meta, config)
+    if config is not None:
+        others = {column: width for column, width in needed_columns(meta).items() if column not in columns}
+        with suppress(DatasetError):
+            columns |= usable(read_statistics(meta), others)
+    modalities = describe_modalities(meta, config)
+    described: dict[str, dict[str, Statistics]] = {"state": {}, "action": {}}
+    for modality, keys in described.items():
+        for key in list(getattr(modalities, modality)):
+            entry, name = getattr(meta.modality, modality)[key], meta.modality.column(modality, key)
+            if name in columns and len(columns[name].mean) >= entry.end:
+                keys[key] = columns[name].slice(entry.start, entry.end)
+            elif config is None or key in config.keys(modality):
                 raise DatasetError(
                     f"{meta.path / 'meta/modality.json'}: {modality}.{key} ends at {entry.end}, but its column "
                     f"{name!r} has {len(columns[name].mean)} dimensions.",
                     "Correct start and end.",
                 )
-            keys[key] = columns[name].slice(entry.start, entry.end)
+            else:
+                getattr(modalities, modality).pop(key)
     return DatasetMetadata(
-        statistics=DatasetStatistics(**statistics),
-        modalities=describe_modalities(meta),
-        embodiment_tag=embodiment_tag,
+        statistics=DatasetStatistics(**described), modalities=modalities, embodiment_tag=embodiment_tag
     )
 
 
-def describe_modalities(meta: DatasetMeta) -> Modalities:
-    """What every entry of ``modality.json`` is. Raises ``DatasetError`` for a camera ``info.json`` lacks."""
+def describe_modalities(meta: DatasetMeta, config: DataConfig | None = None) -> Modalities:
+    """What every entry of ``modality.json`` is. Raises ``DatasetError`` for a camera ``info.json`` lacks.
+
+    With ``config``, one that it doesn't use is left out instead.
+    """
     described = {
         modality: {
             key: StateActionMetadata(
                 absolute=entry.absolute,
                 rotation_type=entry.rotation_type,
                 shape=(entry.width,),
-                continuous=entry.continuous,
+                continuous=is_continuous(meta, modality, key),
             )
             for key, entry in getattr(meta.modality, modality).items()
         }
@@ -90,24 +111,47 @@ def describe_modalities(meta: DatasetMeta) -> Modalities:
     }
     cameras = {}
     for key in meta.modality.video:
-        feature = meta.modality.column("video", key)
         try:
-            cameras[key] = meta.info.camera(feature)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            raise DatasetError(
-                f"{meta.path / 'meta/info.json'}: camera {feature!r} (video.{key} of modality.json) is not described: "
-                f"{error} is missing or wrong.",
-                "Its entry in features needs shape, names (height, width, channel) and the frame rate.",
-            ) from error
+            cameras[key] = meta.camera(key)
+        except DatasetError:
+            if config is None or key in config.video:
+                raise
     return Modalities(video=cameras, **described)
 
 
-def merge_metadata(parts: Sequence[DatasetMetadata], weights: Sequence[float]) -> DatasetMetadata:
+def is_continuous(meta: DatasetMeta, modality: str, key: str) -> bool:
+    """False for integer and boolean keys, which only binary normalisation suits.
+
+    By the ``dtype`` of the key in ``modality.json``, and where that names none, of its column in ``info.json``.
+    """
+    names = [getattr(meta.modality, modality)[key].dtype]
+    with suppress(ValueError):
+        feature = meta.info.feature(meta.modality.column(modality, key))
+        names += [feature.dtype] if feature else []
+    kinds = (as_number_type(name) for name in names)
+    return next((np.issubdtype(kind, np.floating) for kind in kinds if kind is not None), True)
+
+
+def as_number_type(name: Any) -> np.dtype | None:
+    """The type of numbers that ``name`` names; None when it is something else, such as "list"."""
+    try:
+        kind = np.dtype(name) if isinstance(name, str) else None
+    except TypeError:
+        return None
+    return kind if kind is not None and (np.issubdtype(kind, np.number) or kind == np.bool_) else None
+
+
+def merge_metadata(
+    parts: Sequence[DatasetMetadata], weights: Sequence[float], config: DataConfig | None = None
+) -> DatasetMetadata:
     """Metadata of a mixture: means, variances and quantiles by sampling ``weights``, extremes over all parts.
 
+    With ``config`` of the keys that it uses: in others the parts may differ.
     Upstream: ``LeRobotMixtureDataset.merge_metadata`` with ``percentile_mixing_method="weighted_average"``.
     Raises ``DatasetError`` when the parts' modalities differ.
     """
+    if config is not None:
+        parts = [_only(part, config) for part in parts]
     if any(part.modalities != parts[0].modalities for part in parts[1:]):
         raise DatasetError(
             "The datasets of the mixture differ in their cameras, state keys or action keys.",
@@ -122,6 +166,20 @@ def merge_metadata(parts: Sequence[DatasetMetadata], weights: Sequence[float]) -
         for modality in ("state", "action")
     }
     return parts[0].model_copy(update={"statistics": DatasetStatistics(**merged)})
+
+
+def _only(part: DatasetMetadata, config: DataConfig) -> DatasetMetadata:
+    """``part`` without the keys that ``config`` doesn't use."""
+
+    def chosen(described: Any, modality: str) -> dict[str, Any]:
+        return {key: getattr(described, modality)[key] for key in config.keys(modality)}
+
+    return part.model_copy(
+        update={
+            "modalities": Modalities(**{name: chosen(part.modalities, name) for name in ("video", "state", "action")}),
+            "statistics": DatasetStatistics(**{name: chosen(part.statistics, name) for name in ("state", "action")}),
+        }
+    )
 
 
 def _merge(parts: Sequence[Statistics], shares: np.ndarray) -> Statistics:

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import numpy as np
 
+from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.frames import FrameStore
-from trainer.data.tables import as_matrix, read_columns
+from trainer.data.episodes import EpisodeTable, examine_table, frames_of_rows
+from trainer.data.frames import FrameStore, Source
+from trainer.data.image_columns import ImageColumn
+from trainer.data.problem import Problem
 from trainer.errors import DatasetError
 
-
-class EpisodeTable(NamedTuple):
-    """The columns of one episode, raw. T steps."""
-
-    state: dict[str, np.ndarray]
-    """``state.<key>``: float64 ``[T, D]``."""
-    action: dict[str, np.ndarray]
-    timestamps: np.ndarray
-    """Seconds ``[T]``, in the precision they are stored in."""
-    texts: list[str]
-    """The instruction at each step."""
+T = TypeVar("T")
 
 
 class DatasetReader:
     """Raw steps of one dataset, the keys of one data config. Raises ``DatasetError`` when the two don't fit."""
 
-    def __init__(self, path: Path, config: DataConfig, frames: FrameStore | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: DataConfig,
+        frames: FrameStore | None = None,
+        alignment: VideoAlignment = "timestamp",
+    ) -> None:
         self.meta = DatasetMeta.load(path)
         self.config = config
         self.frames = frames or FrameStore()
-        for modality, keys in config.missing(self.meta.modality).items():
-            raise DatasetError(
-                f"{config.name} expects {', '.join(f'{modality}.{key}' for key in keys)}; "
-                f"{path} has {', '.join(self.meta.modality.keys(modality)) or 'none'}.",
-                f"`pippa data check {path} --data-config {config.name}` tells which data config fits.",
-            )
+        self.alignment: VideoAlignment = alignment
+        require_keys(self.meta, config)
+        self._episodes = {episode.episode_index: episode for episode in self.meta.episodes}
         self.lengths = {episode.episode_index: episode.length for episode in self.meta.episodes}
         """Steps of each episode, in the order of ``meta/episodes.jsonl``."""
 
@@ -49,43 +46,37 @@ class DatasetReader:
         return list(self.lengths)
 
     def table(self, episode: int) -> EpisodeTable:
-        """Read the table of ``episode``. Raises ``DatasetError``, also when its length is not the announced one."""
-        modality, config = self.meta.modality, self.config
-        file = self.meta.parquet_path(episode)
-        annotation = modality.column("annotation", config.keys("annotation")[0])
-        sources = {
-            f"{kind}.{key}": (modality.column(kind, key), getattr(modality, kind)[key])
-            for kind in ("state", "action")
-            for key in config.keys(kind)
-        }
-        columns = read_columns(file, [*(column for column, _ in sources.values()), "timestamp", annotation])
-        if len(columns["timestamp"]) != self.lengths[episode]:
-            raise DatasetError(
-                f"{file}: {len(columns['timestamp'])} rows; meta/episodes.jsonl says {self.lengths[episode]}.",
-                "Correct the length there, or download the episode again.",
-            )
-        values = {}
-        for name, (column, entry) in sources.items():
-            values[name] = as_matrix(columns[column])[:, entry.start : entry.end]
-            if values[name].shape[1] != entry.width:
-                raise DatasetError(
-                    f"{file}: {column!r} is too narrow for {name} ({entry.start} to {entry.end}).",
-                    "Correct start and end in meta/modality.json.",
-                )
-        return EpisodeTable(
-            state={name: value for name, value in values.items() if name.startswith("state.")},
-            action={name: value for name, value in values.items() if name.startswith("action.")},
-            timestamps=columns["timestamp"].reshape(-1),
-            texts=[self._instruction(index, file) for index in columns[annotation].reshape(-1).tolist()],
-        )
+        """Read the table of ``episode``. Raises ``DatasetError`` for the first thing that is wrong with it."""
+        table, problems = examine_table(self.meta, self.config, self._episodes[episode], self.alignment)
+        if problems or table is None:
+            raise problems[0].error()
+        return table
 
-    def _instruction(self, index: int | str, file: Path) -> str:
-        if isinstance(index, str):
-            return index
-        try:
-            return self.meta.tasks[int(index)]
-        except (KeyError, ValueError, TypeError):
-            raise DatasetError(f"{file}: task {index} is not in meta/tasks.jsonl.", "Add it there.") from None
+    def sources(self, episode: int) -> list[Source]:
+        """Where the frames of each camera lie in an episode, in the order of the data config."""
+        meta = self.meta
+        return [
+            ImageColumn(meta.parquet_path(episode), meta.modality.column("video", key))
+            if meta.in_tables(key)
+            else meta.video_path(key, episode)
+            for key in self.config.video
+        ]
+
+    def positions(self, episode: int, table: EpisodeTable | None = None) -> np.ndarray:
+        """The frame each row of ``episode`` means in each camera, int32 ``[T, V]``. ``table`` is that episode's.
+
+        The one look-up from row to frame (``trainer.data.alignment``). Raises ``DatasetError`` where table and video
+        contradict each other.
+        """
+        table = table or self._table(episode)
+        found = []
+        for key, source in zip(self.config.video, self.sources(episode), strict=True):
+            index = None if isinstance(source, ImageColumn) else self.frames.index(source)
+            frames = frames_of_rows(self.meta, key, self._episodes[episode], table, index, self.alignment)
+            if isinstance(frames, Problem):
+                raise frames.error()
+            found.append(frames)
+        return np.stack(found, axis=1).astype(np.int32)
 
     def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
         """The raw step ``base_index`` of an episode, as upstream's method of this name gives it.
@@ -95,13 +86,13 @@ class DatasetReader:
         clamped; action steps beyond it repeat the last row, or are zero for relative keys (``absolute`` false).
         """
         table = self._table(trajectory_id)
-        last = len(table.timestamps) - 1
+        last = len(table.texts) - 1
         now = min(max(base_index, 0), last)
         future = base_index + np.arange(self.config.action_horizon)
         step: dict[str, Any] = {}
-        for key in self.config.video:
-            path = self.meta.video_path(key, trajectory_id)
-            step[f"video.{key}"] = self.frames.frames(path, table.timestamps[now : now + 1])
+        positions = self._positions(trajectory_id)[now]
+        for key, source, position in zip(self.config.video, self.sources(trajectory_id), positions, strict=True):
+            step[f"video.{key}"] = self.frames.frames(source, position[None])
         for name, values in table.state.items():
             step[name] = values[now : now + 1]
         for name, values in table.action.items():
@@ -113,9 +104,30 @@ class DatasetReader:
         return step
 
     def _table(self, episode: int) -> EpisodeTable:
-        if not hasattr(self, "_recent"):
-            self._recent = lru_cache(maxsize=4)(self.table)
-        return self._recent(episode)
+        return self._recent("table", self.table)(episode)
+
+    def _positions(self, episode: int) -> np.ndarray:
+        return self._recent("positions", self.positions)(episode)
+
+    def _recent(self, name: str, read: Callable[[int], T]) -> Callable[[int], T]:
+        """``read``, which remembers the last episodes; not in a copy that goes to another process."""
+        memory = self.__dict__.setdefault("_remembered", {})
+        return memory.setdefault(name, lru_cache(maxsize=4)(read))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_recent"}
+        return {name: value for name, value in self.__dict__.items() if name != "_remembered"}
+
+
+def require_keys(meta: DatasetMeta, config: DataConfig) -> None:
+    """Raise ``DatasetError`` when ``meta/modality.json`` lacks a key of ``config`` or describes it impossibly."""
+    for modality, keys in config.missing(meta.modality).items():
+        for key in keys:
+            if what := meta.modality.unusable.get(f"{modality}.{key}"):
+                raise DatasetError(
+                    f"{meta.path / 'meta/modality.json'}: {modality}.{key}.{what}.", "Correct that entry."
+                )
+        raise DatasetError(
+            f"{config.name} expects {', '.join(f'{modality}.{key}' for key in keys)}; "
+            f"{meta.path} has {', '.join(meta.modality.keys(modality)) or 'none'}.",
+            f"`pippa data check {meta.path} --data-config {config.name}` tells which data config fits.",
+        )

@@ -1,41 +1,42 @@
 """Per-dimension statistics of state and action columns (``meta/stats.json``).
 
 Missing or unusable statistics are computed from the tables, as upstream's ``calculate_dataset_statistics`` does:
-float32 values, population standard deviation, linearly interpolated quantiles. Unlike upstream's, the result is not
-written into the dataset: a dataset folder is a snapshot whose digest names its bytes, and computing is quick.
+float32 values, population standard deviation, linearly interpolated quantiles; but summed in float64, since float32's
+sums are off by any factor once a dataset is large. Unlike upstream's, the result is not written into the dataset: a
+dataset folder is a snapshot whose digest names its bytes, and computing is quick.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ValidationError, model_validator
 
-from trainer.data.dataset_meta import DatasetMeta, read_text
+from trainer.data.configs import DataConfig
+from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.meta_files import Number, read_json
 from trainer.errors import DatasetError
+
+REMOVE = "Delete it, or train with --recompute-statistics: then they are computed from the data."
 
 
 class Statistics(BaseModel):
     """Statistics of one column or key; every list has one number per dimension. Field order is upstream's."""
 
-    max: list[float]
-    min: list[float]
-    mean: list[float]
-    std: list[float]
-    q01: list[float]
-    q99: list[float]
+    max: list[Number]
+    min: list[Number]
+    mean: list[Number]
+    std: list[Number]
+    q01: list[Number]
+    q99: list[Number]
 
     @model_validator(mode="after")
     def _usable(self) -> Statistics:
-        lists = [getattr(self, name) for name in type(self).model_fields]
-        if len({len(values) for values in lists}) != 1:
+        if len({len(getattr(self, name)) for name in type(self).model_fields}) != 1:
             raise ValueError("the lists differ in length")
-        if not np.isfinite(np.array(lists)).all():
-            raise ValueError("NaN or infinite values")
         return self
 
     def slice(self, start: int, end: int) -> Statistics:
@@ -43,85 +44,121 @@ class Statistics(BaseModel):
         return Statistics(**{name: getattr(self, name)[start:end] for name in type(self).model_fields})
 
 
-def load_statistics(meta: DatasetMeta) -> dict[str, Statistics]:
-    """Statistics of every column ``modality.json`` takes states and actions from.
+def load_statistics(meta: DatasetMeta, config: DataConfig | None = None) -> dict[str, Statistics]:
+    """Statistics of every column that ``config``, or else ``modality.json``, takes states and actions from.
 
     Read from ``meta/stats.json``; columns that it lacks, or describes unusably (no quantiles, NaN, too few
     dimensions), are computed from the tables. Raises ``DatasetError`` when the data itself holds NaN or infinities.
     """
-    widths = needed_columns(meta)
+    widths = needed_columns(meta, config)
     try:
-        stored = read_stats_json(meta)
+        stored = read_statistics(meta)
     except DatasetError:
         stored = {}
-    found = {column: stored[column] for column, width in widths.items() if _covers(stored.get(column), width)}
-    absent = [column for column in widths if column not in found]
-    return {**found, **compute_statistics(meta, absent)}
+    found = usable(stored, widths)
+    return {**found, **compute_statistics(meta, [column for column in widths if column not in found], config)}
 
 
-def needed_columns(meta: DatasetMeta) -> dict[str, int]:
-    """Columns of all state and action entries of ``modality.json``, with the least width each must have."""
+def needed_columns(meta: DatasetMeta, config: DataConfig | None = None) -> dict[str, int]:
+    """Columns of the state and action entries that ``config`` uses, or of all, with the least width each must have."""
     widths: dict[str, int] = {}
     for modality in ("state", "action"):
-        for key, entry in getattr(meta.modality, modality).items():
+        entries = getattr(meta.modality, modality)
+        for key in config.keys(modality) if config else entries:
             column = meta.modality.column(modality, key)
-            widths[column] = max(widths.get(column, 0), entry.end)
+            widths[column] = max(widths.get(column, 0), entries[key].end)
     return widths
 
 
-def read_stats_json(meta: DatasetMeta) -> dict[str, Statistics]:
-    """The usable columns of ``meta/stats.json``. Raises ``DatasetError`` when the file is missing or not JSON."""
+def read_statistics(meta: DatasetMeta) -> dict[str, Any]:
+    """The columns of ``meta/stats.json`` as they stand there; empty when there is no such file.
+
+    Raises ``DatasetError`` when it is not a JSON object.
+    """
     file = meta.path / "meta/stats.json"
-    try:
-        document = json.loads(read_text(file))
-    except json.JSONDecodeError as error:
-        raise DatasetError(f"{file}: not JSON ({error}).", "Delete it: it will be computed from the data.") from error
-    usable = {}
-    for column, described in document.items() if isinstance(document, dict) else ():
+    if not file.exists():
+        return {}
+    document = read_json(file, cure=REMOVE)
+    if not isinstance(document, dict):
+        raise DatasetError(f"{file}: not a JSON object.", REMOVE)
+    return document
+
+
+def usable(stored: dict[str, Any], widths: dict[str, int]) -> dict[str, Statistics]:
+    """Those of the ``stored`` columns that are described completely, in at least the dimensions of ``widths``."""
+    found = {}
+    for column, width in widths.items():
         try:
-            usable[column] = Statistics.model_validate(described)
+            described = Statistics.model_validate(stored.get(column))
         except ValidationError:
             continue
-    return usable
+        if len(described.mean) >= width:
+            found[column] = described
+    return found
 
 
-def compute_statistics(meta: DatasetMeta, columns: Iterable[str]) -> dict[str, Statistics]:
-    """Compute the statistics of ``columns`` over all episodes. Raises ``DatasetError`` for NaN or infinite data."""
-    from trainer.data.tables import read_columns
+def used_dimensions(meta: DatasetMeta, column: str, width: int, config: DataConfig | None = None) -> np.ndarray:
+    """Which dimensions of ``column`` the entries that ``config`` uses, or else all, take, ``[width]``."""
+    used = np.zeros(width, dtype=bool)
+    for modality in ("state", "action"):
+        entries = getattr(meta.modality, modality)
+        for key in config.keys(modality) if config else entries:
+            if meta.modality.column(modality, key) == column:
+                used[entries[key].start : entries[key].end] = True
+    return used
+
+
+def compute_statistics(
+    meta: DatasetMeta, columns: Iterable[str], config: DataConfig | None = None
+) -> dict[str, Statistics]:
+    """Compute the statistics of ``columns`` over all episodes.
+
+    Raises ``DatasetError`` for NaN or infinities in dimensions that ``config`` uses.
+    """
+    from trainer.data.tables import as_matrix, read_columns
 
     columns = list(columns)
     if not columns:
         return {}
 
     def read(episode: int) -> dict[str, np.ndarray]:
-        table = read_columns(meta.parquet_path(episode), columns)
+        file = meta.parquet_path(episode)
+        table = read_columns(file, columns)
         for column, values in table.items():
-            if not np.isfinite(values).all():
+            if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
+                raise DatasetError(f"{file}: {column!r} holds text, not numbers.", "Correct original_key.")
+            table[column] = as_matrix(values).astype(np.float32)
+            used = used_dimensions(meta, column, table[column].shape[1], config)
+            if not np.isfinite(table[column][:, used]).all():
                 raise DatasetError(
-                    f"{meta.parquet_path(episode)}: NaN or infinite values in {column!r}.",
-                    "Remove the episode or record it again.",
+                    f"{file}: NaN or infinite values in {column!r}.", "Remove the episode or record it again."
                 )
         return table
 
     with ThreadPoolExecutor(max_workers=8) as pool:
         tables = list(pool.map(read, (episode.episode_index for episode in meta.episodes)))
-    return {column: statistics_of(np.concatenate([table[column] for table in tables])) for column in columns}
+    return {column: statistics_of([table[column] for table in tables]) for column in columns}
 
 
-def statistics_of(values: np.ndarray) -> Statistics:
-    """Statistics of ``values`` ``[T, D]`` or ``[T]``, in upstream's precision."""
-    values = np.asarray(values, dtype=np.float32)
-    values = values[:, None] if values.ndim == 1 else values
-    numbers: dict[str, Any] = {
-        "max": values.max(axis=0),
-        "min": values.min(axis=0),
-        "mean": values.mean(axis=0),
-        "std": values.std(axis=0),
-        "q01": np.quantile(values, 0.01, axis=0),
-        "q99": np.quantile(values, 0.99, axis=0),
-    }
-    return Statistics(**{name: vector.tolist() for name, vector in numbers.items()})
+def statistics_of(values: np.ndarray | Sequence[np.ndarray]) -> Statistics:
+    """Statistics of ``values`` ``[T, D]`` or ``[T]``, or of several such together: of float32, summed in float64.
 
-
-def _covers(statistics: Statistics | None, width: int) -> bool:
-    return statistics is not None and len(statistics.mean) >= width
+    Of a dimension only what is finite counts.
+    """
+    parts = [values] if isinstance(values, np.ndarray) else values
+    parts = [part[:, None] if part.ndim == 1 else part for part in parts]
+    numbers: dict[str, list[float]] = {name: [] for name in Statistics.model_fields}
+    for dimension in range(parts[0].shape[1]):  # one at a time: quantiles take a sorted copy
+        column = np.concatenate([part[:, dimension] for part in parts], dtype=np.float32, casting="unsafe")
+        if not np.isfinite(column).all():
+            column = column[np.isfinite(column)] if np.isfinite(column).any() else np.zeros(1, np.float32)
+        for name, value in (
+            ("max", column.max()),
+            ("min", column.min()),
+            ("mean", column.mean(dtype=np.float64)),
+            ("std", column.std(dtype=np.float64)),
+            ("q01", np.quantile(column, 0.01)),
+            ("q99", np.quantile(column, 0.99)),
+        ):
+            numbers[name].append(float(value))
+    return Statistics(**numbers)

@@ -92,7 +92,7 @@ def _write(path: Path, episodes: int, seed: int) -> None:
     _write_lines(meta / "tasks.jsonl", [{"task_index": i, "task": task} for i, task in enumerate(tasks)])
     _write_json(meta / "modality.json", _modality())
     _write_json(meta / "info.json", _info(episodes, sum(line["length"] for line in lines), len(tasks)))
-    stats = {name: statistics_of(np.concatenate([table[name] for table in tables])) for name in tables[0]}
+    stats = {name: statistics_of([table[name] for table in tables]) for name in tables[0]}
     _write_json(meta / "stats.json", {name: statistics.model_dump() for name, statistics in stats.items()})
 
 

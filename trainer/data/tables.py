@@ -1,4 +1,8 @@
-"""Reads the parquet tables of episodes into numpy arrays."""
+"""Reads the parquet tables of episodes into numpy arrays, as pandas would, whatever wrote them.
+
+Lists may be of any Arrow kind (polars writes large ones, others fixed-size ones), numbers of any width, and columns
+dictionaries (pandas' categories), extension types or chunks.
+"""
 
 from __future__ import annotations
 
@@ -8,65 +12,141 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from trainer.data.dataset_meta import is_lfs_pointer
+from trainer.data.meta_files import is_lfs_pointer
 from trainer.errors import DatasetError
 
 # Arrow's own allocator keeps what the reading threads have freed, 30 MB for five episodes, while the process lives.
 pa.set_memory_pool(pa.system_memory_pool())
 
+_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
-def read_columns(file: Path, columns: Sequence[str]) -> dict[str, np.ndarray]:
+
+def read_columns(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
     """Read ``columns`` of one episode: numbers as ``[T]``, lists as ``[T, D]``, text as an object array ``[T]``.
 
-    Raises ``DatasetError`` when the file or a column is missing or broken, or when the lists differ in length.
+    Nulls among numbers become NaN, among text None; times and durations are in seconds. ``optional`` columns are left
+    out where they are missing or can't be read so. Raises ``DatasetError`` when the file or another column is missing
+    or broken, or when the lists differ in length.
     """
-    with _opened(file) as table:
-        missing = sorted(set(columns) - set(table.schema_arrow.names))
-        if missing:
+    with opened_table(file) as table:
+        names = table.schema_arrow.names
+        absent = sorted(set(columns) - set(names))
+        if absent:
             raise DatasetError(
-                f"{file}: no column {missing[0]!r}; it has {', '.join(table.schema_arrow.names)}.",
+                f"{file}: no column {absent[0]!r}; it has {', '.join(names)}.",
                 "Correct original_key in meta/modality.json.",
             )
-        data = table.read(columns=list(dict.fromkeys(columns)))
-    return {name: _array(data.column(name), file, name) for name in dict.fromkeys(columns)}
+        wanted = list(dict.fromkeys([*columns, *(name for name in optional if name in names)]))
+        for name in wanted:
+            if names.count(name) > 1:
+                raise DatasetError(f"{file}: two columns are called {name!r}.", "Keep one of them.")
+        data = table.read(columns=wanted)
+    arrays = {}
+    for name in wanted:
+        try:
+            arrays[name] = _array(data.column(name), file, name)
+        except DatasetError:
+            if name in columns:
+                raise
+    return arrays
 
 
-def row_count(file: Path) -> int:
-    """Rows of an episode, from the file's footer. Raises ``DatasetError`` when it is missing or broken."""
-    with _opened(file) as table:
-        return table.metadata.num_rows
+def column_names(file: Path) -> list[str]:
+    """The columns of a table. Raises ``DatasetError`` when it is missing or broken."""
+    with opened_table(file) as table:
+        return list(table.schema_arrow.names)
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[pq.ParquetFile]:
+def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
+    """A table, open for reading. Raises ``DatasetError``, also for what goes wrong while it is read."""
     try:
         with pq.ParquetFile(file, memory_map=True) as table:
             yield table
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing.", "Download it again, or remove it from meta/episodes.jsonl.") from None
     except (OSError, pa.ArrowException) as error:
-        if is_lfs_pointer(file):
+        if file.is_file() and is_lfs_pointer(file):
             raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull`.") from error
         raise DatasetError(f"{file}: not a readable parquet file ({error}).", "Download it again.") from error
 
 
-def _array(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
-    values = column.combine_chunks()
-    if isinstance(values, pa.ChunkedArray):
-        values = pa.concat_arrays(values.chunks) if values.num_chunks else pa.array([], column.type)
-    if not (pa.types.is_list(values.type) or pa.types.is_fixed_size_list(values.type)):
-        return values.to_numpy(zero_copy_only=False)
-    flat = values.flatten().to_numpy(zero_copy_only=False)
-    rows = len(values)
-    lengths = set(np.asarray(values.value_lengths().to_numpy(zero_copy_only=False)).tolist()) if rows else {0}
-    if len(lengths) != 1 or values.null_count:
-        raise DatasetError(f"{file}: the rows of {name!r} differ in length.", "Every row needs all dimensions.")
-    return flat.reshape(rows, -1)
-
-
 def as_matrix(column: np.ndarray) -> np.ndarray:
-    """A column as float64 ``[T, D]``; one number per row becomes ``[T, 1]``."""
+    """A column of numbers as float64 ``[T, D]``; one number per row becomes ``[T, 1]``."""
     values = np.asarray(column, dtype=np.float64)
     return values[:, None] if values.ndim == 1 else values
+
+
+def _array(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
+    try:
+        chunks = [_plain(chunk) for chunk in column.chunks] or [_plain(pa.array([], column.type))]
+        values = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+        return _lists(values, file, name) if _is_list(values.type) else _scalars(values, file, name)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        raise DatasetError(
+            f"{file}: {name!r} can't be read as numbers or text: it is {column.type} ({error}).",
+            "Write it as plain numbers, lists of numbers or text.",
+        ) from error
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    """Without the wrappings: extension types, dictionaries, runs and views of lists."""
+    if isinstance(values, pa.ExtensionArray):
+        return _plain(values.storage)
+    if isinstance(values, pa.DictionaryArray):
+        return _plain(values.dictionary_decode())
+    if isinstance(values, pa.RunEndEncodedArray):
+        return _plain(pc.call_function("run_end_decode", [values]))
+    if pa.types.is_list_view(values.type) or pa.types.is_large_list_view(values.type):
+        return values.cast(pa.large_list(values.type.value_type))
+    return values
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
+def _lists(values: pa.Array, file: Path, name: str) -> np.ndarray:
+    rows = len(values)
+    if values.null_count:
+        first = pc.index(values.is_null(), True).as_py()
+        raise DatasetError(f"{file}: {name!r} is empty in row {first}.", "Every row needs all dimensions.")
+    lengths = (
+        pc.call_function("list_value_length", [values]).to_numpy(zero_copy_only=False)
+        if rows
+        else np.zeros(1, np.int64)
+    )
+    if (different := np.flatnonzero(lengths != lengths[0])).size:
+        row = int(different[0])
+        raise DatasetError(
+            f"{file}: the rows of {name!r} differ in length: {lengths[0]} in row 0, {lengths[row]} in row {row}.",
+            "Every row needs all dimensions.",
+        )
+    inner = _plain(values.flatten())
+    if _is_list(inner.type):
+        raise DatasetError(
+            f"{file}: the rows of {name!r} are nested one level too deep, [[…]] instead of […].",
+            "Write each row as one flat list of numbers: the recording probably wrapped it in a list once more.",
+        )
+    return _scalars(inner, file, name).reshape(rows, -1)
+
+
+def _scalars(values: pa.Array, file: Path, name: str) -> np.ndarray:
+    kind = values.type
+    if pa.types.is_null(kind):
+        return np.full(len(values), np.nan)
+    if pa.types.is_decimal(kind):
+        values = values.cast(pa.float64())
+    elif pa.types.is_boolean(kind) and values.null_count:
+        values = values.cast(pa.uint8())
+    elif pa.types.is_duration(kind) or pa.types.is_timestamp(kind):
+        ticks = values.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        return ticks.astype(np.float64) * _SECONDS[kind.unit]
+    elif pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        values = values.cast(pa.large_string())  # text by a writer that doesn't say so; raises where it is none
+    elif pa.types.is_nested(kind):
+        raise DatasetError(f"{file}: {name!r} holds {kind}, not numbers.", "Correct original_key.")
+    return values.to_numpy(zero_copy_only=False)

@@ -7,41 +7,127 @@ equal and give frame k. Timestamps that mean another frame differ by far more th
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import stat
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
+from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from trainer.data.dataset_meta import is_lfs_pointer
+from trainer.data.meta_files import is_lfs_pointer
 from trainer.errors import DatasetError
 
 DECODER = "-".join(["pyav", av.__version__, *(".".join(map(str, v)) for _, v in sorted(av.library_versions.items()))])
 """Version of everything that decides a decoded pixel."""
 
+AGAIN = "It may be cut off: record or download it again."
+_LIMITS = {
+    "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
+    "protocol_whitelist": "file",
+    "max_pixels": str(8192 * 8192),
+}
+"""A video is one file, of a container that robots record, with frames no larger than any camera's."""
+
+
+PACKET = np.dtype([("pts", "<i8"), ("dts", "<i8"), ("offset", "<i8"), ("size", "<i4"), ("flags", "<i4")])
+_WITHOUT_A_PAST = ("av1", "vp8", "vp9", "mjpeg")
+"""Codecs whose key frames say all that is needed to decode from there on."""
+_SETS_APART = ("avc1", "hvc1")
+"""Tracks of an mp4 whose parameter sets are outside the packets."""
+KEY, HIDDEN = 1, 2
+"""Flags of a packet: decoding can start at it; its frame is not shown."""
+
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The frames of a video in presentation order, from its packets, without decoding."""
+    """What is in a video, from its packets, without decoding one. Small enough to keep for every video of a dataset."""
 
-    pts: np.ndarray
-    """int64 ``[N]``, ascending, in the stream's time base."""
-    starts: np.ndarray
-    """float64 ``[N]`` seconds at which each frame comes on screen."""
-    keyframes: list[tuple[int, int]]
-    """(pts, dts) of the frames decoding can start at, ascending."""
+    packets: np.ndarray
+    """``PACKET`` ``[P]`` in decoding order. ``offset`` is where the packet's bytes lie in the file, as they are given
+    to the decoder; -1 where they don't."""
+    time_base: Fraction
+    """Seconds of a tick of ``pts`` and ``dts``."""
+    width: int
+    height: int
+    codec: str
+    """FFmpeg's name, such as ``av1``."""
+    parameters: str
+    """Equal for videos that one decoder can decode: a hash of all it is told before the first packet."""
+
+    @cached_property
+    def pts(self) -> np.ndarray:
+        """int64 ``[N]``: the frames that are shown, ascending, in ticks of the time base."""
+        return np.sort(self.packets["pts"][(self.packets["flags"] & HIDDEN) == 0])
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        """float64 ``[N]`` seconds at which each frame comes on screen."""
+        gaps = np.diff(self.pts)
+        # A time base too coarse for the frame rate (1/1000 s at 30 fps) rounds each frame by up to half a tick.
+        rounding = 0.5 if len(gaps) and gaps.max() - gaps.min() == 1 else 0.0
+        return (self.pts - rounding) * float(self.time_base)
+
+    @cached_property
+    def keyframes(self) -> list[tuple[int, int]]:
+        """(pts, dts) of the frames decoding can start at, ascending."""
+        keys = self.packets[(self.packets["flags"] & (KEY | HIDDEN)) == KEY]
+        return sorted(zip(keys["pts"].tolist(), keys["dts"].tolist(), strict=True)) or [(int(self.pts[0]),) * 2]
 
     def at(self, timestamps: np.ndarray | float) -> np.ndarray:
         """Positions of the frames on screen at ``timestamps`` (seconds, ``[T]``): see ``frames_at``."""
         return frames_at(self.starts, timestamps)
 
+    @cached_property
+    def in_file(self) -> bool:
+        """Whether every packet's bytes lie in the file as the decoder takes them."""
+        return bool((self.packets["offset"] >= 0).all())
+
+    @cached_property
+    def longest_group(self) -> int:
+        """The most packets from a key frame to the next."""
+        keys = np.flatnonzero(self.packets["flags"] & KEY)
+        return int(np.diff(keys, prepend=0, append=len(self.packets)).max())
+
+    @cached_property
+    def _begins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Pts and number of each packet decoding can start at, by pts."""
+        numbers = np.flatnonzero(self.packets["flags"] & KEY)
+        numbers = numbers[np.argsort(self.packets["pts"][numbers], kind="stable")]
+        return self.packets["pts"][numbers], numbers
+
+    def packet_to_begin_at(self, pts: int) -> int:
+        """Number of the packet from which on the frame ``pts`` can be decoded: the last key frame not after it."""
+        starts, numbers = self._begins
+        before = np.searchsorted(starts, pts, side="right")
+        return int(numbers[before - 1]) if before else 0
+
     def keyframe(self, pts: int) -> tuple[int, int]:
         """The last key frame not after ``pts``; the first, when all are after it."""
-        return next((key for key in reversed(self.keyframes) if key[0] <= pts), self.keyframes[0])
+        return self.keyframes[max(bisect_right(self.keyframes, pts, key=lambda key: key[0]) - 1, 0)]
+
+    def to_bytes(self) -> bytes:
+        """For ``from_bytes``: a line of JSON, then the packets."""
+        about = [str(self.time_base), self.width, self.height, self.codec, self.parameters]
+        return json.dumps(about).encode() + b"\n" + self.packets.tobytes()
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> FrameIndex:
+        """What ``to_bytes`` gave. Raises ``ValueError`` for anything else."""
+        head, _, packets = content.partition(b"\n")
+        time_base, width, height, codec, parameters = json.loads(head)
+        return cls(np.frombuffer(packets, PACKET), Fraction(time_base), width, height, codec, parameters)
 
 
 def frames_at(starts: np.ndarray, timestamps: np.ndarray | float) -> np.ndarray:
@@ -54,29 +140,67 @@ def frames_at(starts: np.ndarray, timestamps: np.ndarray | float) -> np.ndarray:
 
 
 def index_frames(path: Path) -> FrameIndex:
-    """List the frames of ``path``. Raises ``DatasetError`` when it is not a readable video with timestamps."""
-    with open_video(path) as container, named(path):
-        stream = container.streams.video[0]
-        # The muxer's edit list may hide frames; the decoder drops their packets, marked to be discarded.
-        packets = [packet for packet in container.demux(stream) if packet.size and not packet.is_discard]
-        time_base = float(stream.time_base or 0)
-    if not packets or any(packet.pts is None for packet in packets):
-        raise DatasetError(
-            f"{path}: no frames with timestamps.",
-            "Re-encode it, for example with `ffmpeg -i in.mp4 -c:v libx264 out.mp4`.",
+    """Read the packets of ``path``. Raises ``DatasetError`` when it is not a whole, readable video with timestamps."""
+    with open_video(path) as container, named(path), path.open("rb", buffering=0) as file:
+        stream, size = container.streams.video[0], path.stat().st_size
+        announced = max((entry.pos + entry.size for entry in stream.index_entries), default=0)
+        if announced > size:
+            raise DatasetError(f"{path}: cut off, {size} of at least {announced} bytes.", AGAIN)
+        rows, left = [], size
+        for packet in container.demux(stream):
+            if not packet.size:
+                continue
+            if packet.pts is None:
+                rows = []
+                break
+            left -= packet.size
+            if left < 0:
+                raise DatasetError(f"{path}: its frames overlap: they have more bytes than the file.", AGAIN)
+            flags = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
+            dts = packet.pts if packet.dts is None else packet.dts
+            rows.append((packet.pts, dts, _offset(file.fileno(), packet), packet.size, flags))
+        packets = np.array(rows, PACKET)
+        if not len(packets) or (packets["flags"] & HIDDEN).all():
+            raise DatasetError(
+                f"{path}: no frames with timestamps.",
+                "Re-encode it, for example with `ffmpeg -i in.mp4 -c:v libx264 out.mp4`.",
+            )
+        codec = stream.codec_context
+        return FrameIndex(
+            packets=packets,
+            time_base=stream.time_base or Fraction(1),
+            width=codec.width,
+            height=codec.height,
+            codec=codec.codec.canonical_name,
+            parameters=_parameters(codec, packets),
         )
-    pts = np.array(sorted(packet.pts for packet in packets if packet.pts is not None), dtype=np.int64)
-    keys = sorted((packet.pts or 0, packet.dts or 0) for packet in packets if packet.is_keyframe)
-    gaps = np.diff(pts)
-    # A time base too coarse for the frame rate (1/1000 s at 30 fps) rounds each frame by up to half a tick.
-    rounding = 0.5 if len(gaps) and gaps.max() - gaps.min() == 1 else 0.0
-    return FrameIndex(pts, (pts - rounding) * time_base, keys or [(int(pts[0]), int(pts[0]))])
+
+
+def _offset(file: int, packet: Packet) -> int:
+    """Where the packet's bytes are in ``file``, after at most a short header of the container's; -1 if nowhere there.
+
+    A packet with side data means more than its bytes.
+    """
+    if packet.pos is None or packet.pos < 0 or packet.has_sidedata("new_extradata") or packet.has_sidedata("palette"):
+        return -1
+    found = os.pread(file, packet.size + 32, packet.pos).find(packet)
+    return -1 if found < 0 else packet.pos + found
+
+
+def _parameters(codec: VideoCodecContext, packets: np.ndarray) -> str:
+    about = (codec.name, codec.codec_tag, codec.width, codec.height, codec.pix_fmt, codec.profile, codec.extradata)
+    colours = (codec.color_range, codec.colorspace, codec.color_primaries, codec.color_trc)
+    told = repr((*about, *map(int, colours), codec.bits_per_coded_sample))
+    if codec.codec.canonical_name not in _WITHOUT_A_PAST and codec.codec_tag not in _SETS_APART:
+        # Parameter sets among its packets would stay with the decoder when it turns to another video.
+        told += packets.tobytes().hex()
+    return hashlib.sha256(told.encode()).hexdigest()[:16]
 
 
 def decode_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Every frame of ``path`` in presentation order: its pts and uint8 RGB ``[H, W, 3]``. Raises ``DatasetError``."""
     with open_video(path) as container, named(path):
-        for frame in container.decode(_single_threaded(container)):
+        for frame in container.decode(single_threaded(container)):
             yield _pts(frame), to_rgb(frame)
 
 
@@ -93,7 +217,7 @@ class VideoDecoder:
         self.path = path
         self.index = index or index_frames(path)
         self._container = open_video(path)
-        self._stream = _single_threaded(self._container)
+        self._stream = single_threaded(self._container)
         self._frames: Iterator[VideoFrame] = iter(())
         self._current: VideoFrame | None = None
 
@@ -136,18 +260,27 @@ class VideoDecoder:
 
 
 def open_video(path: Path) -> InputContainer:
-    """Open ``path`` for reading; it has at least one video stream. Raises ``DatasetError``."""
+    """Open ``path`` for reading; it has at least one video stream. Raises ``DatasetError``.
+
+    Nothing but the file itself is read: playlists and other lists of files are no video, and a name is never taken for
+    an address.
+    """
     try:
-        container = av.open(path, "r")
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
+            raise DatasetError(f"{path}: not a regular file.", "Put the video itself there.")
+        container = av.open(f"file:{path}", "r", options=_LIMITS)
     except FileNotFoundError:
         raise DatasetError(f"{path}: missing.", "Download the dataset again, or remove the episode.") from None
     except (av.FFmpegError, OSError) as error:
         if path.is_file() and is_lfs_pointer(path):
             raise DatasetError(f"{path}: a git-lfs pointer, not the video.", "Run `git lfs pull`.") from error
         raise _unreadable(path, error) from error
-    if not container.streams.video:
+    streams = container.streams.video
+    if not streams or streams[0].codec_context is None:
         container.close()
-        raise DatasetError(f"{path}: no video stream.", "Record or download the video again.")
+        what = "no video stream" if not streams else "a codec that FFmpeg does not know"
+        raise DatasetError(f"{path}: {what}.", "Record or download the video again.")
+    streams[0].codec_context.options = {"max_pixels": _LIMITS["max_pixels"]}
     return container
 
 
@@ -166,10 +299,10 @@ class named:  # noqa: N801 - reads as a statement
 
 
 def _unreadable(path: Path, error: BaseException) -> DatasetError:
-    return DatasetError(f"{path}: not a readable video ({error}).", "It may be cut off: record or download it again.")
+    return DatasetError(f"{path}: not a readable video ({error}).", AGAIN)
 
 
-def _single_threaded(container: InputContainer) -> VideoStream:
+def single_threaded(container: InputContainer) -> VideoStream:
     """The video stream, decoding on one thread: the data loader's workers are the parallelism."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1

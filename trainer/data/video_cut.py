@@ -17,6 +17,7 @@ from av.packet import Packet
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
+from trainer.data.alignment import SAME_RATE
 from trainer.data.video import index_frames, named, open_video
 from trainer.errors import DatasetError
 
@@ -26,25 +27,32 @@ _LOSSLESS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p")
 
 @dataclass(frozen=True)
 class Part:
-    """``frames`` frames from ``start`` (seconds) on, to be written to ``target``."""
+    """The frames of ``rows`` rows from ``start`` (seconds) on, to be written to ``target``."""
 
     target: Path
     start: float
-    frames: int
+    rows: int
 
 
 def cut(path: Path, parts: Sequence[Part], fps: float) -> None:
-    """Write each part of the video ``path``. Raises ``DatasetError`` when it hasn't the frames of one."""
+    """Write each part of the video ``path``, whose rows come ``fps`` a second.
+
+    A part has a frame for each row, unless the camera is clearly faster or slower: then as many as its rows take in
+    time. Raises ``DatasetError`` when the video hasn't the frames of one.
+    """
     index = index_frames(path)
+    period = float(np.median(np.diff(index.starts))) if len(index.starts) > 1 else 1 / fps
+    per_row = 1 / (fps * period)
     for part in parts:
+        frames = part.rows if 1 / SAME_RATE < per_row < SAME_RATE else round((part.rows - 1) * per_row) + 1
         first = int(np.abs(index.starts - part.start).argmin())
-        if not abs(index.starts[first] - part.start) <= 0.5 / fps or first + part.frames > len(index.pts):
+        if not abs(index.starts[first] - part.start) <= 0.5 / fps or first + frames > len(index.pts):
             raise DatasetError(
-                f"{path}: no {part.frames} frames from {part.start:.3f} s on, where meta/episodes has "
+                f"{path}: no {frames} frames from {part.start:.3f} s on, where meta/episodes has "
                 f"{part.target.stem}; it has {len(index.pts)} frames until {index.starts[-1]:.3f} s.",
                 "Download the dataset again, or take its v2.1 revision where it has one (OWNER/NAME@v2.1).",
             )
-        wanted = index.pts[first : first + part.frames]
+        wanted = index.pts[first : first + frames]
         part.target.parent.mkdir(parents=True, exist_ok=True)
         with named(path):
             key, key_dts = index.keyframe(int(wanted[0]))

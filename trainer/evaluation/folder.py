@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainer.config.data_options import VideoAlignment
 from trainer.config.finetune_config import EmbodimentTag
+from trainer.data.configs import DataConfig, get_data_config
 from trainer.errors import UsageError
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
 from trainer.runner.parent_watch import die_with_parent
@@ -30,7 +31,7 @@ class EvaluateOptions:
     dataset_path: Path
     """Dataset folder."""
     data_config: str = "fourier_gr1_arms_only"
-    """Data config the checkpoint was trained with."""
+    """Data config the checkpoint was trained with: a name, or a file that declares it."""
     embodiment_tag: EmbodimentTag = "new_embodiment"
     """Embodiment tag the checkpoint was trained with (upstream's default here is gr1, which finds no statistics in a
     checkpoint trained with defaults)."""
@@ -46,6 +47,8 @@ class EvaluateOptions:
     """Actions taken from each predicted chunk; default: all 16."""
     denoising_steps: int | None = None
     """Steps of the flow-matching sampler; default: the checkpoint's (4)."""
+    video_alignment: VideoAlignment = "timestamp"
+    """A row's frame, as in the training: the one at its timestamp, or by index."""
     seed: int = 0
     """Seed of the sampler's noise, so that two evaluations of a checkpoint agree."""
     report_dir: Path | None = None
@@ -64,15 +67,14 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
     import torch
 
-    from trainer.data.configs import get_data_config
     from trainer.data.dataset import DatasetReader
     from trainer.evaluation.open_loop import evaluate_episodes, summarise
     from trainer.gr00t.policy import Policy
 
     torch.manual_seed(options.seed)
     data_config = get_data_config(options.data_config)
-    _check(options, data_config.keys("action"), data_config.action_horizon)
-    source = DatasetReader(options.dataset_path, data_config)
+    _check(options, data_config)
+    source = DatasetReader(options.dataset_path, data_config, alignment=options.video_alignment)
     policy = Policy(
         options.model_path,
         data_config=data_config,
@@ -103,12 +105,13 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     return metrics
 
 
-def _check(options: EvaluateOptions, keys: Sequence[str], horizon: int) -> None:
+def _check(options: EvaluateOptions, data_config: DataConfig) -> None:
     """Raise ``UsageError`` for options that can't be meant, before anything is loaded."""
+    keys, horizon = data_config.keys("action"), data_config.action_horizon
     unknown = [key for key in options.modality_keys if key not in keys]
     if unknown:
         raise UsageError(
-            f"--modality-keys {' '.join(unknown)}: the data config {options.data_config} has no such action.",
+            f"--modality-keys {' '.join(unknown)}: the data config {data_config} has no such action.",
             f"Its actions are {', '.join(keys)}.",
         )
     if options.action_horizon is not None and not 1 <= options.action_horizon <= horizon:

@@ -18,6 +18,8 @@ import tyro
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
+from trainer.data.config_file import as_argument
+from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
 from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, Event, PhaseEvent
@@ -73,8 +75,9 @@ def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, 
             EvaluateOptions(
                 model_path=folder,
                 dataset_path=cached(store, dataset, home, log),
-                data_config=entry.spec.config.data_config,
+                data_config=_data_config(entry),
                 embodiment_tag=entry.spec.config.embodiment_tag,
+                video_alignment=entry.spec.config.video_alignment,
                 trajs=options.trajs,
                 steps=options.steps,
                 denoising_steps=options.denoising_steps,
@@ -101,6 +104,20 @@ def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOp
         if value != usual:
             parts.append(f"{name}-{value}")
     return f"@{','.join(parts)}" if parts else ""
+
+
+def _data_config(entry: CheckpointEntry) -> str:
+    """The data config a checkpoint was trained with. Raises ``UsageError`` for one that is a program: whoever wrote
+    into the store does not decide what runs here.
+    """
+    config = entry.spec.config.data_config
+    if isinstance(config, str) and config not in DATA_CONFIGS:
+        raise UsageError(
+            f"{entry.name} was trained with the data config {config}, a Python module, which is not run from a store.",
+            f"Pull it, and where the module is: `trainer evaluate --model-path FOLDER --dataset-path FOLDER "
+            f"--data-config {config}`.",
+        )
+    return as_argument(config)
 
 
 def _dataset(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> SnapshotRef:

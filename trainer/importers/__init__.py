@@ -20,7 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.config.data_options import DataOptions
 from trainer.config.run_spec import SnapshotRef
+from trainer.data.data_config import DataConfig
 from trainer.errors import UsageError
 from trainer.importers import generated, git, hub, models, normalize_dataset, s3
 from trainer.importers.downloads import Log, Report, folder_for
@@ -72,18 +74,22 @@ def dataset(
     name: str,
     work: Path,
     *,
-    data_config: str | None = None,
+    data_config: str | DataConfig | None = None,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     store_name: str | None = None,
     refresh: bool = False,
     log: Log = lambda _: None,
+    warn: normalize_dataset.Warn = lambda _: None,
     report: Report | None = None,
 ) -> SnapshotRef:
     """The snapshot of the dataset called ``name`` (the module says what a name means), imported or made if need be.
 
-    A dataset is made fit for training (``fit.fitted``) and checked against ``data_config``, where one is given, before
-    it is pushed. ``work`` is a folder for downloads and temporary files, ``store_name`` the name in the store.
-    ``report`` gets the bytes downloaded, then those pushed. Raises ``UsageError`` for a name that leads nowhere,
-    ``DatasetError`` for a dataset that training would fail on, ``StoreError``, ``DiskFullError``.
+    A dataset is made fit for training (``normalized``) and checked against ``data_config``, where one is given, before
+    it is pushed, read as ``options`` say. ``work`` is a folder for downloads and temporary files, ``store_name`` the
+    name in the store.
+    ``report`` gets the bytes downloaded, then those pushed, ``warn`` what is odd about a dataset that will do. Raises
+    ``UsageError`` for a name that leads nowhere, ``DatasetError`` for a dataset that training would fail on,
+    ``StoreError``, ``DiskFullError``.
     """
     source, ref = _looked_up(store, "dataset", name, store_name, refresh)
     if ref:
@@ -95,7 +101,8 @@ def dataset(
         folder, origin = found
         if isinstance(source, Generated):
             return _push(store, folder, "dataset", called, origin, log, report)
-        with normalize_dataset.normalized(folder, data_config, name, work, log) as (ready, changed):
+        with normalize_dataset.normalized(folder, data_config, name, work, log, options=options, warn=warn) as made:
+            ready, changed = made
             return _push(store, ready, "dataset", called, {**origin, **changed}, log, report)
 
 

@@ -5,12 +5,24 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from trainer.config.data_options import DataOptions
+from trainer.config.settings import pippa_home
+from trainer.data.data_config import DataConfig
+from trainer.data.problem import Problem
 from trainer.errors import DatasetError
 from trainer.importers.downloads import Log
 from trainer.store import tree
+
+if TYPE_CHECKING:
+    from trainer.data.checks import Checked
+
+Progress = Callable[[int, int], None]
+Warn = Callable[[Problem], None]
 
 BOOKKEEPING = (".git", ".cache")
 """What git and the hub's client leave beside the files; no part of a snapshot."""
@@ -23,12 +35,21 @@ def ignored(path: str) -> bool:
 
 @contextlib.contextmanager
 def normalized(
-    folder: Path, data_config: str | None, name: str, work: Path, log: Log = lambda _: None
+    folder: Path,
+    data_config: str | DataConfig | None,
+    name: str,
+    work: Path,
+    log: Log = lambda _: None,
+    *,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    warn: Warn = lambda _: None,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Path, dict[str, str]]]:
     """``folder``, or a temporary one in ``work`` made from it, as GR00T N1.5 reads it; and what was changed, as origin.
 
     LeRobot v3 becomes v2.1. A missing ``meta/modality.json`` is added for the arms pippa knows. ``folder`` itself is
-    left as it is. Raises ``DatasetError`` for what can't be converted, does not fit ``data_config``, or is no data.
+    left as it is. What can be trained on and is probably not meant goes to ``warn``.
+    Raises ``DatasetError`` for what can't be converted, does not fit ``data_config``, or is no data.
     """
     from trainer.data.known_robots import fitting_modality, to_json
     from trainer.data.layout_v3 import convert_to_v21, is_v3
@@ -50,7 +71,7 @@ def normalized(
 
         if version:
             log(f"Converting {name} from LeRobot {version} to v2.1, which GR00T N1.5 reads.")
-            ready = convert_to_v21(folder, temporary())
+            ready = convert_to_v21(folder, temporary(), _used_cameras(folder, data_config), log)
             changed["converted"] = f"LeRobot {version}"
         if modality := fitting_modality(ready, data_config):
             if ready == folder:
@@ -58,27 +79,60 @@ def normalized(
             (ready / "meta/modality.json").write_text(to_json(modality), encoding="utf-8")
             changed["modality"] = "added"
             log(f"{name} has no meta/modality.json; adding the one that fits its cameras and joints.")
-        require_valid(ready, data_config, name)
+        for warning in require_valid(ready, data_config, name, options, progress).warnings:
+            warn(warning)
         yield ready, changed
 
 
-def require_valid(folder: Path, data_config: str | None, name: str) -> None:
-    """Check a dataset before anything costly touches it. Raises ``DatasetError`` with every problem and its fix."""
-    if data_config is None:
-        return
-    from trainer.data.checks import check_dataset, format_problems
+def _used_cameras(folder: Path, data_config: str | DataConfig | None) -> set[str] | None:
+    """The features that the data config's cameras come from; None where that is not known yet."""
+    from trainer.data.configs import get_data_config
+    from trainer.data.dataset_meta import load_modality
+    from trainer.data.known_robots import MODALITIES
 
-    problems = check_dataset(folder, data_config)
-    if problems:
+    if data_config is None:
+        return None
+    try:
+        modality = load_modality(folder)
+    except DatasetError:
+        modality = MODALITIES.get(str(data_config))
+    if modality is None:
+        return None
+    return {modality.column("video", key) for key in get_data_config(data_config).video if key in modality.video}
+
+
+def require_valid(
+    folder: Path,
+    data_config: str | DataConfig | None,
+    name: str,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    progress: Progress | None = None,
+) -> Checked:
+    """Check a dataset before anything costly touches it, unless this machine has checked the same files before.
+
+    What is said of its files names it ``name``. Without a ``data_config`` nothing is looked at.
+    Raises ``DatasetError`` with every problem and its fix.
+    """
+    from trainer.data.checks import Checked, Memory, check_dataset, format_problems
+
+    if data_config is None:
+        return Checked([])
+    memory = Memory(pippa_home() / "cache" / "data.sqlite")
+    checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
+    if checked.problems:
+        shown = data_config if isinstance(data_config, str) else "FILE"
+        problems = format_problems(checked.problems).replace(f"{folder}/", f"{name}: ")
         raise DatasetError(
-            f"{name} can't be trained on with --data-config {data_config}:\n{format_problems(problems)}",
-            f"`pippa data check PATH --data-config {data_config}` checks it again in seconds.",
+            f"{name} can't be trained on with --data-config {data_config}:\n{problems}",
+            f"`pippa data check PATH --data-config {shown}` checks it again in seconds.",
         )
+    named = [each._replace(message=each.message.replace(f"{folder}/", f"{name}: ")) for each in checked.warnings]
+    return replace(checked, warnings=named)
 
 
 def refuse_pointers(folder: Path, name: str) -> None:
     """Raise ``DatasetError`` when a file is git-lfs's placeholder instead of the data."""
-    from trainer.data.dataset_meta import LFS_POINTER
+    from trainer.data.meta_files import LFS_POINTER
 
     for file in tree.scan(folder, ignored):
         # A pointer is some 130 bytes.
@@ -108,4 +162,4 @@ def _named(name: str, folder: Path, work: Path) -> Iterator[None]:
         yield
     except DatasetError as error:
         places = rf"{re.escape(str(work))}/fit-[^/]+/dataset/|{re.escape(str(folder))}/"
-        raise DatasetError(re.sub(places, f"{name}: ", error.message), error.hint) from error
+        raise DatasetError(re.sub(places, lambda _: f"{name}: ", error.message), error.hint) from error

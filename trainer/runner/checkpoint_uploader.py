@@ -1,8 +1,9 @@
 """Checkpoints on their way into the object store, while the training goes on.
 
-One thread watches the engine's output directory and takes every complete ``checkpoint-<step>`` aside by hard links, so
-that the engine may delete it (``save_total_limit``) before it is uploaded. Another uploads what was taken aside, lowest
-step first, and registers it. The training waits for neither; the store may be down for as long as it likes.
+One thread takes every complete ``checkpoint-<step>`` of the engine's output directory aside by hard links, so that the
+engine may delete it (``save_total_limit``) before it is uploaded. The native engine says when there is one; for
+upstream's, which do not, the thread looks. Another uploads what was taken aside, lowest step first, and registers it.
+The training waits for neither; the store may be down for as long as it likes.
 
 Training state goes up apart and less often (``resume_points``): with AdamW it is two thirds of what a checkpoint adds,
 and of use only while the run is not done.
@@ -40,9 +41,9 @@ STATE_PAUSE = 10
 class Uploader:
     """Uploads and registers the checkpoints of one run in the background.
 
-    ``atomic`` says that the engine commits a checkpoint by renaming it into place (the native engine); upstream's
-    writes in place. ``foreign`` are steps that lie in ``output_dir`` but are not this run's to register, ``registered``
-    those that are in the registry already.
+    ``atomic`` says that the engine commits a checkpoint by renaming it into place, and that ``saved`` is called then
+    (the native engine); upstream's writes in place. ``foreign`` are steps that lie in ``output_dir`` but are not this
+    run's to register, ``registered`` those that are in the registry already.
     """
 
     def __init__(
@@ -68,6 +69,10 @@ class Uploader:
         self._signatures: dict[int, tuple[object, float]] = {}
         self._engine_ended = threading.Event()
         self._abandoned = threading.Event()
+        self._look_again = threading.Event()
+        """Something to do for the thread that takes aside."""
+        self._set_aside = threading.Event()
+        """Something to do for the thread that uploads."""
         self._progress = time.monotonic()
         self._hashes = HashMemory()
         self._resumable = False
@@ -91,6 +96,10 @@ class Uploader:
         self._watcher.start()
         self._worker.start()
 
+    def saved(self) -> None:
+        """A checkpoint is whole in the output directory."""
+        self._look_again.set()
+
     def finish(
         self,
         patience_seconds: float = 3600,
@@ -107,11 +116,14 @@ class Uploader:
         """
         self._resumable = resumable
         self._engine_ended.set()
+        self._look_again.set()
+        self._set_aside.set()
         self._progress = time.monotonic()
         while self._worker.is_alive():
             self._worker.join(timeout=0.1)
             if stopped() or time.monotonic() - self._progress > patience_seconds:
                 self._abandoned.set()
+                self._look_again.set()
                 self._worker.join(timeout=5)
                 break
         try:
@@ -128,9 +140,11 @@ class Uploader:
             if ended and not trouble:
                 self._watched_all = True
                 return
-            if self._abandoned.wait(POLL_SECONDS if ended else 0):
+            # What is in the way, a full disk perhaps, goes without a word.
+            self._look_again.wait(None if self._atomic and not trouble else POLL_SECONDS)
+            self._look_again.clear()
+            if self._abandoned.is_set():
                 return
-            self._engine_ended.wait(POLL_SECONDS)
 
     def _look(self, *, ended: bool) -> str:
         """Set aside what is complete. Returns what must be tried again, and why; empty when nothing must."""
@@ -189,6 +203,7 @@ class Uploader:
                 raise
             self._emit(WarningEvent(message=f"{folder.name} was deleted before it could be uploaded."))
         self._seen.add(step)
+        self._set_aside.set()
 
     def _work(self) -> None:
         delay = BACKOFF_SECONDS[0]
@@ -207,7 +222,9 @@ class Uploader:
                         self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
                     return
                 else:
-                    self._abandoned.wait(POLL_SECONDS)
+                    # After the engine's end this waits for the other thread's, which is not said.
+                    self._set_aside.wait(POLL_SECONDS if self._engine_ended.is_set() else None)
+                    self._set_aside.clear()
                     continue
             except Exception as error:  # a checkpoint is never given up, whatever went wrong
                 reason = str(error).partition("\n")[0]

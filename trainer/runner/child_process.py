@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
-from trainer.runner.ahead import Ahead
+from trainer.forecast import GENERAL_ADVICE
 from trainer.runner.crash_diagnosis import explain, oom_kills
 
 TAIL_LINES = 200
@@ -93,11 +93,11 @@ class Outcome:
     error: ErrorEvent | None
     oom_killed: bool
 
-    def problem(self) -> PippaError | None:
-        """The error that explains a bad end."""
+    def problem(self, advice: str = GENERAL_ADVICE) -> PippaError | None:
+        """The error that explains a bad end; ``advice`` as for ``explain``."""
         if self.returncode == 0:
             return None
-        return explain(self.returncode, self.tail, self.error, oom_killed=self.oom_killed)
+        return explain(self.returncode, self.tail, self.error, oom_killed=self.oom_killed, advice=advice)
 
 
 def run_child(
@@ -109,9 +109,8 @@ def run_child(
     log: Callable[[str], None],
     translate: Callable[[str], list[Event]] | None = None,
     keep_fds: Sequence[int] = (),
-    ahead: Ahead | None = None,
 ) -> Outcome:
-    """Run ``command`` in a process group of its own until it ends: ``ahead``, where that is it.
+    """Run ``command`` in a process group of its own until it ends.
 
     Event lines on its stdout are relayed through ``emit`` (but ``checkpoint`` and ``done``, which only the supervisor
     can say, and ``error``, which comes back in the outcome); ``translate`` makes events of other lines; everything else
@@ -144,7 +143,7 @@ def run_child(
             with contextlib.suppress(ValueError):
                 relay(line, stdout=stdout)
 
-    child = (ahead.give(command, environ, keep_fds) if ahead else None) or subprocess.Popen(
+    child = subprocess.Popen(
         command,
         env=dict(environ),
         stdin=subprocess.DEVNULL,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.errors import DiskFullError, EngineError, OutOfMemoryError, PippaError, from_exit_code
 from trainer.events import ErrorEvent
+from trainer.forecast import GENERAL_ADVICE
 
 _SHM = re.compile(
     r"bus error|insufficient shared memory|unable to (open|allocate) shared memory"
@@ -29,13 +30,9 @@ _HOST = re.compile(
 )
 _DISK = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|ENOSPC", re.IGNORECASE)
 
-_CUDA_HINT = (
-    "Lower --batch-size (raise --gradient-accumulation-steps to keep the global batch), train fewer parts "
-    "(--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank 32."
-)
 _HOST_HINT = (
     "Lower --dataloader-num-workers and --dataloader-prefetch-factor, or give the machine or container more memory: "
-    "saving a 3B model alone needs about 16 GB."
+    "`pippa train … --dry-run` says how much a training needs."
 )
 _SHM_HINT = (
     "Give the container more shared memory (--shm-size 8g or --ipc=host), or lower --dataloader-num-workers "
@@ -53,12 +50,18 @@ def disk_full(where: Path | str) -> DiskFullError:
 
 
 def explain(
-    returncode: int, tail: Sequence[str], reported: ErrorEvent | None = None, *, oom_killed: bool = False
+    returncode: int,
+    tail: Sequence[str],
+    reported: ErrorEvent | None = None,
+    *,
+    oom_killed: bool = False,
+    advice: str = GENERAL_ADVICE,
 ) -> PippaError:
     """The error for an engine that ended with ``returncode`` (negative: a signal) after the lines of ``tail``.
 
     ``reported`` is the error event the native engine printed itself; it knows best. ``oom_killed`` says that the
-    kernel counted an out-of-memory kill in this container while the engine ran.
+    kernel counted an out-of-memory kill in this container while the engine ran. ``advice`` is what a training needs
+    less GPU memory with.
     """
     if reported is not None:
         return from_exit_code(reported.code, reported.message, reported.hint, otherwise=EngineError)
@@ -68,7 +71,7 @@ def explain(
     if returncode in (-signal.SIGBUS, 128 + signal.SIGBUS) or _SHM.search(text):
         return OutOfMemoryError("The data loading ran out of shared memory (/dev/shm).", _SHM_HINT)
     if _CUDA.search(text):
-        return OutOfMemoryError("The GPU ran out of memory (CUDA out of memory).", _CUDA_HINT)
+        return OutOfMemoryError("The GPU ran out of memory (CUDA out of memory).", advice)
     if _DISK.search(text):
         return disk_full("the run's output folder")
     if oom_killed or _HOST.search(text):

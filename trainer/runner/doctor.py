@@ -8,13 +8,13 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, PippaError
+from trainer.runner.cards import cards
 from trainer.store.stores import open_store, store_folder
 from trainer.training.devices import oldest_driver
 
@@ -64,23 +64,18 @@ def _version(package: str) -> str:
 def _devices() -> list[str]:
     """The GPUs as the driver names them; asking torch would take half a minute on a small machine."""
     native = os.environ.get("PIPPA_ENGINE", "native") == "native"
-    try:
-        found = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
+    found = cards()
+    if not found:
         return ["no NVIDIA GPU: " + ("training runs on the CPU" if native else "Isaac-GR00T can't train")]
     cuda = _torch_cuda() if native else None
-    return [line + (_driver_problem(line, cuda) if cuda else "") for line in found.stdout.strip().splitlines()]
+    return [
+        f"{card.name}, {card.memory >> 20} MiB, {card.driver}" + (_driver_problem(card.driver, cuda) if cuda else "")
+        for card in found
+    ]
 
 
-def _driver_problem(gpu: str, cuda: str) -> str:
-    """What is to be said of the driver, which ends a line of ``nvidia-smi``."""
-    driver = gpu.rpartition(",")[2].strip()
+def _driver_problem(driver: str, cuda: str) -> str:
+    """What is to be said of the driver, which ends the line about a GPU."""
     needed = oldest_driver(cuda)
     if not driver.partition(".")[0].isdigit() or int(driver.partition(".")[0]) >= needed:
         return ""

@@ -10,21 +10,22 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
-from trainer import importers
 from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, secret_from, upload_patience
+from trainer.data.config_file import to_json
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
-from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, WarningEvent
-from trainer.runner import checkpoint_folder, checkpoint_uploader, wandb_setup, workspace
-from trainer.runner.ahead import AHEAD, Ahead, order
+from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
+from trainer.forecast import advice, read_sections
+from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
+from trainer.runner.dataset_check import check_datasets
 from trainer.runner.hf_log_parser import HfLogParser
 from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.run_log import RunLog
@@ -49,28 +50,15 @@ def main(argv: Sequence[str]) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
-    with ExitStack() as stack:
-        waiting = stack.enter_context(_engine_ahead())
-        if list(argv) == [AHEAD]:
-            argv = order()
-        die_with_parent()
-        signals = stack.enter_context(Signals())
+    die_with_parent()
+    with Signals() as signals:
         try:
-            if argv[0].startswith("-"):
-                return _stored(argv, signals, waiting)
-            return _preset(argv[0], argv[1:], signals, waiting)
+            return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
         except Interrupted:
             return signals.exit_code
 
 
-def _engine_ahead(environ: Mapping[str, str] = os.environ) -> AbstractContextManager[Ahead | None]:
-    """The engine as far as it can be without knowing what to train, to be dismissed at the end; no other than ours."""
-    if "PIPPA_FINETUNE_COMMAND" in environ or engine_from(environ) != "native":
-        return nullcontext()
-    return Ahead(_engine_command(environ), _engine_environ(environ))
-
-
-def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
+def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     preset, config, provenance = resolve(name, flags)
     engine = engine_from()
     require_engine_can(config, engine)
@@ -82,10 +70,10 @@ def _preset(name: str, flags: Sequence[str], signals: Signals, waiting: Ahead | 
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
     spec = new_spec(preset, config, provenance, datasets, base_model, engine)
     runs.write_spec(store, spec)
-    return Run(spec, store, signals, waiting).run()
+    return Run(spec, store, signals).run()
 
 
-def _stored(argv: Sequence[str], signals: Signals, waiting: Ahead | None) -> int:
+def _stored(argv: Sequence[str], signals: Signals) -> int:
     option, equals, value = argv[0].partition("=")
     rest = [*([value] if equals else []), *argv[1:]]
     if option.replace("_", "-") != "--run-id" or len(rest) != 1:
@@ -93,7 +81,7 @@ def _stored(argv: Sequence[str], signals: Signals, waiting: Ahead | None) -> int
     store = open_store()
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
-    return Run(spec, store, signals, waiting).run()
+    return Run(spec, store, signals).run()
 
 
 class Run:
@@ -104,13 +92,11 @@ class Run:
         spec: RunSpec,
         store: ObjectStore,
         signals: Signals,
-        waiting: Ahead | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
         self.spec = spec
         self.store = store
         self.signals = signals
-        self.waiting = waiting
         self.environ = environ
         self.home = pippa_home(environ)
         self.folder = workspace.run_folder(self.home, spec.run_id)
@@ -158,14 +144,10 @@ class Run:
         datasets = [workspace.cached(self.store, ref, self.home, log) for ref in spec.datasets]
         base_model = workspace.cached(self.store, spec.base_model, self.home, log)
 
-        emit(PhaseEvent(phase="check", message=f"Checking the dataset against {spec.config.data_config}."))
-        for folder, ref in zip(datasets, spec.datasets, strict=True):
-            importers.require_valid(folder, spec.config.data_config, ref.name)
+        named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
+        check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
-        if warning := workspace.disk_warning(spec, base_model, self.output_dir):
-            emit(warning)
-
         uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
@@ -178,11 +160,13 @@ class Run:
         uploader.start()
         problem: PippaError | None = None
         if step is None or step < spec.config.max_steps:
+            for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
+                emit(warning)
             message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
-            problem = self._train(datasets, base_model, lock, resume=step is not None)
+            problem = self._train(datasets, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Uploading what is left."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
@@ -204,26 +188,32 @@ class Run:
             emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
             self._evaluate(datasets[0], foreign)
 
-    def _train(self, datasets: list[Path], base_model: Path, lock: int, *, resume: bool) -> PippaError | None:
+    def _train(
+        self,
+        datasets: list[Path],
+        base_model: Path,
+        lock: int,
+        uploader: checkpoint_uploader.Uploader,
+        *,
+        resume: bool,
+    ) -> PippaError | None:
         spec, record = self.spec, self.record
         config = spec.config.model_copy(
             update={
                 "dataset_path": [str(folder) for folder in datasets],
+                "data_config": self._data_config(),
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
             }
         )
-        command = [*_engine_command(self.environ), *to_argv(config)]
+        command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
-            variables, warning = wandb_setup.wandb_environment(spec.wandb, self.folder, self.environ)
+            variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
             environ |= variables
             if warning:
                 record.emit(warning)
-        spec_file = self.folder / "spec.json"
-        spec_file.write_text(spec.model_dump_json(indent=2))
-        environ["PIPPA_RUN_SPEC"] = str(spec_file)
         record.log(f"+ {shlex.join(command)}")
         samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
         translator = HfLogParser(config.max_steps, samples) if spec.engine != "native" else None
@@ -232,24 +222,31 @@ class Run:
                 command,
                 environ,
                 self.signals,
-                emit=record.emit,
+                emit=lambda event: uploader.saved() if isinstance(event, SavedEvent) else record.emit(event),
                 log=record.log,
                 translate=translator.feed if translator else None,
                 keep_fds=[lock],
-                # Several devices are several processes, each of which imports torch itself.
-                ahead=self.waiting if config.num_gpus == 1 else None,
             )
         except (FileNotFoundError, PermissionError) as error:
             return EngineError(
                 f"The engine can't be started: {error}.", "PIPPA_FINETUNE_COMMAND must name a program of this image."
             )
         if self.signals.received is None:
-            return outcome.problem()
+            return outcome.problem(advice(spec.config, read_sections(base_model)))
         if outcome.error or outcome.returncode not in (0, -SIGTERM, -SIGKILL, 128 + SIGTERM, 128 + SIGINT):
             # It was told to stop, but stopped for another reason: a full disk under its last checkpoint, say.
             error = explain(outcome.returncode, outcome.tail, outcome.error, oom_killed=outcome.oom_killed)
             record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
         return None
+
+    def _data_config(self) -> str:
+        """What the engine's ``--data-config`` gets: the name of a built-in one, else a file with the declaration."""
+        config = self.spec.config.data_config
+        if isinstance(config, str):
+            return config
+        file = self.folder / "data_config.json"
+        file.write_text(to_json(config) + "\n", encoding="utf-8")
+        return str(file)
 
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
@@ -267,12 +264,14 @@ class Run:
         flags = {
             "--model-path": self.output_dir / f"checkpoint-{step}",
             "--dataset-path": dataset,
-            "--data-config": spec.config.data_config,
+            "--data-config": self._data_config(),
             "--embodiment-tag": spec.config.embodiment_tag,
             "--report-dir": report,
             "--trajs": EVALUATED_EPISODES,
             "--steps": EVALUATED_STEPS,
         }
+        if spec.config.video_alignment != "timestamp":
+            flags["--video-alignment"] = spec.config.video_alignment
         metrics: dict[str, float] = {}
 
         def emit(event: Event) -> None:
@@ -348,10 +347,6 @@ def _engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The environment of this process without the store's address and keys, which no engine needs."""
     kept = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
     return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
-
-
-def _engine_command(environ: Mapping[str, str]) -> list[str]:
-    return _command(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune")
 
 
 def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:

@@ -26,7 +26,8 @@ def prepare_sources(
     work = importers.downloads_folder(home or pippa_home())
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
     datasets = [
-        importers.dataset(store, name, work, data_config=config.data_config, log=log) for name in config.dataset_path
+        importers.dataset(store, name, work, data_config=config.data_config, options=config.data_options, log=log)
+        for name in config.dataset_path
     ]
     return datasets, importers.base_model(store, config.base_model_path, work, log=log)
 

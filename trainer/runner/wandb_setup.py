@@ -32,6 +32,8 @@ ENTITY = "wild-ai"
 PROJECT = "pippa"
 INIT_TIMEOUT_SECONDS = 30
 PROBE_TIMEOUT_SECONDS = 10
+LINEAGE = "PIPPA_LINEAGE"
+"""JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
@@ -48,21 +50,23 @@ def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.e
 
 
 def wandb_environment(
-    spec: WandbSpec, folder: Path, environ: Mapping[str, str] = os.environ
+    spec: RunSpec, folder: Path, environ: Mapping[str, str] = os.environ
 ) -> tuple[dict[str, str], WarningEvent | None]:
-    """The variables that make any engine report to ``spec``, and a warning when that can only happen offline.
+    """The variables that make any engine report to the W&B run of ``spec``, and a warning when only offline.
 
     ``folder`` is the run's own; W&B's files lie in ``folder/wandb`` and its caches beside it. A ``WANDB_MODE`` the user
     set wins. The key, which may come from ``WANDB_API_KEY_FILE``, goes into the result: never log it.
     """
+    run = spec.wandb
     variables = {
-        "WANDB_ENTITY": spec.entity,
-        "WANDB_PROJECT": spec.project,
-        "WANDB_NAME": spec.name,
-        "WANDB_RUN_ID": spec.run_id,
+        "WANDB_ENTITY": run.entity,
+        "WANDB_PROJECT": run.project,
+        "WANDB_NAME": run.name,
+        "WANDB_RUN_ID": run.run_id,
         "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": spec.group,
-        "WANDB_TAGS": ",".join(spec.tags),
+        "WANDB_RUN_GROUP": run.group,
+        "WANDB_TAGS": ",".join(run.tags),
+        LINEAGE: json.dumps(_lineage(spec)),
         "WANDB_DIR": str(folder),
         "WANDB_CACHE_DIR": str(folder / "wandb-cache"),
         "WANDB_DATA_DIR": str(folder / "wandb-cache" / "data"),
@@ -93,40 +97,21 @@ def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     return given, None
 
 
-def start_run(spec: RunSpec, emit: Callable[[Event], None], environ: Mapping[str, str] = os.environ) -> Run | None:
-    """Start the W&B run of ``spec`` in this process; Hugging Face's callback then logs to it.
-
-    Entity, mode and folders come from ``wandb_environment``. Never raises and never takes longer than the timeout: when
-    the server can't be used, the run starts offline; when even that fails, the answer is None and the caller must
-    keep Hugging Face's callback from trying itself.
-    """
-    return _start(
-        {
-            "entity": spec.wandb.entity,
-            "project": spec.wandb.project,
-            "name": spec.wandb.name,
-            "id": spec.wandb.run_id,
-            "group": spec.wandb.group,
-            "tags": spec.wandb.tags,
-            "config": {**spec.config.model_dump(mode="json"), "lineage": _lineage(spec)},
-            "dir": environ.get("WANDB_DIR"),
-        },
-        emit,
-        environ,
-    )
-
-
-def start_lone_run(
+def start_run(
     config: FinetuneConfig,
     output_dir: Path,
     emit: Callable[[Event], None],
     environ: MutableMapping[str, str] = os.environ,
 ) -> Run | None:
-    """Start a W&B run for an engine used by itself, without a run spec; as patient and as harmless as ``start_run``.
+    """Start the W&B run in this process; Hugging Face's callback then logs to it.
 
-    W&B's own variables decide over entity, project, name and id. By default the run is named after ``output_dir`` and
-    its files lie there; ``wandb_config.json`` in it keeps the id, with which ``--resume`` continues the same run.
-    Without a usable key it is recorded offline, with one warning.
+    W&B's own variables say which run it is, those of ``wandb_environment`` where a run was started from a spec. For an
+    engine used by itself the run is named after ``output_dir`` and its files lie there; ``wandb_config.json`` in it
+    keeps the id, with which ``--resume`` continues the same run.
+
+    Never raises and never takes longer than the timeout: without a usable key, and when the server can't be used, the
+    run is recorded offline, with one warning. When even that fails, the answer is None and the caller must keep Hugging
+    Face's callback from trying itself.
     """
     connection, warning = wandb_connection(environ)
     environ.update(connection)
@@ -134,21 +119,23 @@ def start_lone_run(
         emit(warning)
     kept = output_dir / "wandb_config.json"
     run_id = environ.get("WANDB_RUN_ID")
-    if run_id is None and config.resume and kept.is_file():
+    alone = run_id is None
+    if alone and config.resume and kept.is_file():
         run_id = json.loads(kept.read_text())["run_id"]
     project = environ.get("WANDB_PROJECT") or PROJECT
+    lineage = {"lineage": json.loads(environ[LINEAGE])} if LINEAGE in environ else {}
     run = _start(
         {
             "project": project,
             "name": environ.get("WANDB_NAME") or output_dir.name,
             "id": run_id,
-            "config": config.model_dump(mode="json"),
+            "config": {**config.model_dump(mode="json"), **lineage},
             "dir": environ.get("WANDB_DIR") or str(output_dir),
         },
         emit,
         environ,
     )
-    if run is not None:
+    if run is not None and alone:
         kept.write_text(json.dumps({"project": project, "run_id": run.id}, indent=2) + "\n")
     return run
 

@@ -21,8 +21,6 @@ from trainer.store.object_store import ObjectStore
 
 _OWNER = ".pippa-run"
 LOCK_SECONDS = 300.0
-KEPT_CHECKPOINTS = 6
-"""Upstream keeps five (save_total_limit), and one more while it saves the next."""
 
 
 def run_folder(home: Path, run_id: str) -> Path:
@@ -144,24 +142,6 @@ def resume_step(
 def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:
     """The run's checkpoints in the registry."""
     return {entry.step: entry.snapshot for entry in registry.list_checkpoints(store, run_id)}
-
-
-def disk_warning(spec: RunSpec, base_model: Path, output_dir: Path) -> WarningEvent | None:
-    """A warning when the checkpoints that an engine keeps will hardly fit beside each other.
-
-    A checkpoint is the model's weights and, for each trained one, two moments of AdamW in float32: at most about three
-    times the base model.
-    """
-    weights = sum(file.stat().st_size for file in base_model.glob("*.safetensors"))
-    saves = -(-spec.config.max_steps // spec.config.save_steps)
-    needed = 3 * weights * min(saves, KEPT_CHECKPOINTS)
-    free = shutil.disk_usage(output_dir).free
-    if needed <= free:
-        return None
-    return WarningEvent(
-        message=f"The checkpoints may need {needed / 1e9:.1f} GB; {output_dir} has {free / 1e9:.1f} GB free.",
-        hint="Free some space, set PIPPA_HOME to a larger disk, or raise --save-steps.",
-    )
 
 
 def as_pippa_error(error: BaseException, where: Path | str) -> PippaError | None:

@@ -1,7 +1,7 @@
 """``FolderStore``: objects as files of one folder, for a machine without an S3 server.
 
-A key is a path under the folder. An object appears whole and on the disk: it is written beside the others
-(``.tmp/``), synced, then renamed (or, to lose against another writer, hard-linked) to its place. What happens when:
+A key is a path under the folder. An object appears whole and on the disk: it is written to a file in ``.tmp/``, synced,
+then renamed to its place, or hard-linked, which fails where another writer was first. What happens when:
 
 - *A writer is killed*: its file in ``.tmp/`` is left. It held a lock on it, so whoever opens the store next knows that
   nobody writes there any more and removes it.

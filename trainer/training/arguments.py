@@ -10,15 +10,12 @@ import torch
 from transformers import TrainingArguments
 
 from trainer.config.finetune_config import LOGGING_STEPS, FinetuneConfig
+from trainer.forecast import AHEAD_BYTES
 from trainer.training.devices import under_torchrun
 
 SEED = 42
 """Upstream's constant; no version of its command line changes it."""
 
-AHEAD_BYTES = 4_000_000_000
-"""Samples loaded ahead of one GPU. Their frames are as large as the camera's until the training's device resizes them,
-and lie in pinned memory: the default 32 batches of 32 samples with two cameras of 1280x720 would take 8.6 GB of it.
-"""
 
 log = logging.getLogger(__name__)
 

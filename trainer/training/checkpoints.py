@@ -14,10 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from trainer.forecast import CHECKPOINTS_KEPT
 from trainer.runner.crash_diagnosis import disk_full
-
-CHECKPOINTS_KEPT = 5
-"""Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
 
 STAGING = ".saving"
 """Folder in the output directory in which a checkpoint is written."""
@@ -30,11 +28,13 @@ class CheckpointWriter:
     """Writes the ``checkpoint-<step>`` folders of one output directory, one at a time.
 
     transformers writes in place, so that a crash while saving leaves a torn folder that ``--resume`` then picks. Here a
-    folder gets its name when it is complete and on the disk. Errors of the thread are raised by ``check`` and ``wait``.
+    folder gets its name when it is complete and on the disk, and ``committed`` hears of its step. Errors of the thread
+    are raised by ``check`` and ``wait``.
     """
 
-    def __init__(self, output_dir: Path) -> None:
+    def __init__(self, output_dir: Path, committed: Callable[[int], object] = lambda _: None) -> None:
         self._output_dir = output_dir
+        self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-write")
         self._pending: Future[None] | None = None
         self.last: Path | None = None
@@ -88,6 +88,7 @@ class CheckpointWriter:
         staged.rename(final)
         _sync_folder(self._output_dir)
         self.last = final
+        self._committed(int(name.removeprefix("checkpoint-")))
         with contextlib.suppress(OSError):  # another rank has begun with the next one
             (self._output_dir / STAGING).rmdir()
         self._remove_old()

@@ -17,6 +17,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from trainer.data.collate import Collator, finish_images
 from trainer.data.dataset import TrainingDataset
+from trainer.events import Event, SavedEvent
 from trainer.gr00t.lora import ADAPTER, adapter_state, merged_state, save_adapter
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import EagleProcessor
@@ -71,6 +72,7 @@ class FinetuneTrainer(Trainer):
     Args:
         processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
+        emit: Hears of every checkpoint that is complete.
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
 
     """
@@ -84,6 +86,7 @@ class FinetuneTrainer(Trainer):
         processor: EagleProcessor,
         experiment_cfg: Path,
         callbacks: list[TrainerCallback],
+        emit: Callable[[Event], None] = lambda _: None,
         lora: bool = False,
     ) -> None:
         super().__init__(
@@ -101,7 +104,7 @@ class FinetuneTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self._processor = processor
         self._experiment_cfg = experiment_cfg
-        self._writer = CheckpointWriter(self._output_dir)
+        self._writer = CheckpointWriter(self._output_dir, lambda step: emit(SavedEvent(step=step)))
         self._copies = HostCopies()
         self._parts: list[Callable[[], object]] | None = None
         """While a checkpoint is taken: what is left to be written of it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -10,17 +10,19 @@ from transformers import set_seed
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.settings import frame_cache_bytes, pippa_home
+from trainer.data.checks import Checked
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
+from trainer.data.memory import Memory
 from trainer.data.metadata import write_metadata
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, PhaseEvent
+from trainer.forecast import room_for_checkpoints
 from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.devices import check_device_count, check_gpu_usable
-from trainer.training.disk_estimate import room_for_checkpoints
 from trainer.training.finetune_trainer import FinetuneTrainer
 from trainer.training.graceful_stop import StopOnSignal
 from trainer.training.progress import EmitProgress
@@ -30,6 +32,7 @@ from trainer.training.stop_signal import StopSignal
 
 def train(
     config: FinetuneConfig,
+    checked: Sequence[Checked],
     resume_from: Path | None,
     stop: StopSignal,
     emit: Callable[[Event], None],
@@ -38,7 +41,8 @@ def train(
 ) -> int:
     """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code.
 
-    ``resume_from`` is the checkpoint to go on from. See ``trainer.finetune`` for the rest.
+    ``checked`` is what the check found of each dataset, ``resume_from`` the checkpoint to go on from.
+    See ``trainer.finetune`` for the rest.
     """
     output_dir = Path(config.output_dir).absolute()
     output_dir.mkdir(parents=True, exist_ok=True)
@@ -48,6 +52,7 @@ def train(
     data_config = get_data_config(config.data_config)
     base_model, cache_dir = Path(config.base_model_path), pippa_home() / "cache" / "frames"
     cache_dir.mkdir(parents=True, exist_ok=True)
+    shares_disk = output_dir.stat().st_dev == cache_dir.stat().st_dev
     dataset = TrainingDataset(
         [Path(path) for path in config.dataset_path],
         data_config,
@@ -56,9 +61,12 @@ def train(
         cache_dir=cache_dir,
         cache_bytes=frame_cache_bytes(),
         # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.
-        spare_bytes=room_for_checkpoints(base_model, config, output_dir, cache_dir) if base_model.is_dir() else 0,
+        spare_bytes=room_for_checkpoints(base_model, config, output_dir) if shares_disk else 0,
         balance_dataset_weights=config.balance_dataset_weights,
         balance_trajectory_weights=config.balance_trajectory_weights,
+        alignment=config.video_alignment,
+        statistics=[each.statistics for each in checked],
+        memory=Memory(pippa_home() / "cache" / "data.sqlite"),
     )
     if missing := dataset.frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
@@ -75,7 +83,7 @@ def train(
     )
     if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
         raise UsageError(
-            f"The data config {config.data_config} has max_state_dim {data_config.max_state_dim}; "
+            f"The data config {data_config} has max_state_dim {data_config.max_state_dim}; "
             f"{source} takes states of width {width}.",
             f"Set max_state_dim to {width}: states are padded to it.",
         )
@@ -111,6 +119,7 @@ def train(
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
         callbacks=[StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)],
+        emit=emit,
         lora=config.lora_rank > 0,
     )
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

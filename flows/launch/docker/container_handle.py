@@ -28,7 +28,7 @@ LOST = -signal.SIGKILL
 _ENDED = ("exited", "dead")
 _OOM_HINT = (
     "Lower --batch-size, --dataloader-num-workers and --dataloader-prefetch-factor, or give it more: "
-    "PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory (saving a 3B model alone needs about 16 GB)."
+    "PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` says how much."
 )
 
 

@@ -26,7 +26,7 @@ from docker.utils import parse_bytes
 
 from flows.launch import Job, Log, log_file
 from flows.launch.docker import container_secrets, gpus, images
-from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.container_handle import RETRY_SECONDS, ContainerTraining
 from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_local, unreachable
 from flows.launch.docker.placement import Placement, find_placement
 from flows.settings import stop_grace
@@ -239,11 +239,22 @@ def stop(containers: list[Container], grace: float) -> None:
         with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
             container.kill(signal="SIGTERM")
     for container in containers:
-        # A timeout of the request is the end of the grace period.
-        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
-            container.wait(timeout=max(0.1, deadline - time.monotonic()))
+        _wait(container, deadline)
         with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
             container.remove(force=True, v=True)
+
+
+def _wait(container: Container, deadline: float) -> None:
+    """Wait for the container's end, through broken connections: none of them shortens its grace period."""
+    while (left := deadline - time.monotonic()) > 0:
+        try:
+            container.wait(timeout=left)
+        except docker.errors.APIError:
+            return  # it is gone
+        except UNREACHABLE:  # or the time is up
+            time.sleep(min(left, RETRY_SECONDS))
+        else:
+            return
 
 
 def _remove(container: Container) -> None:

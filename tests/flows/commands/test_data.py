@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from flows.cli import main
 from tests.support.so101 import make_so101
+from trainer.data.config_file import to_json
+from trainer.data.configs import DATA_CONFIGS
 from trainer.importers.origin import origin_text
 
 
@@ -39,6 +43,11 @@ def test_a_dataset_from_anywhere_to_the_store_and_back(pippa, tmp_path, object_s
     code, *_ = pippa("data", "pull", "team/table", "back")
     assert code == 0 and (tmp_path / "back/meta/modality.json").is_file()
     assert not (folder / "meta/modality.json").exists()
+    (tmp_path / "mine.json").write_text(to_json(replace(DATA_CONFIGS["so100_dualcam"], name="mine")))
+    code, out, _ = pippa("data", "check", "back", "--data-config", "mine.json")
+    assert code == 0 and "can be trained on with mine" in out
+    code, _, err = pippa("data", "check", "back", "--data-config", "mine.jsn")
+    assert code == 2 and "Did you mean mine.json?" in err
     code, out, _ = pippa("data", "check", "table", "--data-config", "so100_dualcam")
     assert code == 0 and "meta/modality.json added on import" in out
 

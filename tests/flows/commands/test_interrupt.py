@@ -5,67 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
-import psutil
 import pytest
 
-from tests.support.processes import alive
+from tests.support.pippa import SUPPORT, Pippa
 from tests.support.waiting import PATIENCE, until
-from trainer.data.synthetic import make_synthetic
 from trainer.store import registry, runs
 from trainer.store.s3 import S3Store
-
-SUPPORT = Path(__file__).parents[2] / "support"
-
-
-class Pippa:
-    """``pippa train smoke`` in a process of its own, with the engine without torch."""
-
-    def __init__(self, folder: Path, environ: dict[str, str]) -> None:
-        self.folder, self.environ = folder, environ
-        self.output = folder / "output"
-        make_synthetic(folder / "data", episodes=1)
-        (folder / "model").mkdir()
-        (folder / "model" / "config.json").write_text("{}")
-
-    def start(self, *argv: str) -> subprocess.Popen[bytes]:
-        with self.output.open("wb") as output:
-            return subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *argv],
-                cwd=self.folder,
-                env=self.environ,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # A terminal's Ctrl-C goes to the whole group; so does ours.
-                start_new_session=True,
-            )
-
-    def train(self, *flags: str) -> subprocess.Popen[bytes]:
-        sources = ("--dataset-path", "./data", "--base-model-path", "./model")
-        return self.start("train", "smoke", *sources, "--max-steps", "60", "--save-steps", "20", *flags)
-
-    def wait_for(self, text: str, process: subprocess.Popen[bytes]) -> None:
-        words = self.output.read_text
-        until(lambda: text in words(), words, alive=lambda: process.poll() is None)
-
-    @property
-    def run_id(self) -> str:
-        return self.output.read_text().split()[0]
-
-    def left(self) -> list[psutil.Process]:
-        """Processes of this pippa: those that have its home in their environment."""
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("PIPPA_HOME") == self.environ["PIPPA_HOME"]:
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
 
 @pytest.fixture
@@ -123,18 +71,3 @@ def test_sigterm_ends_in_143_with_everything_saved(pippa, s3_settings):
     assert process.wait(PATIENCE) == 143
     assert f"pippa runs resume {pippa.run_id}" in pippa.output.read_text()
     assert pippa.left() == [] and registry.list_checkpoints(S3Store(s3_settings), pippa.run_id)
-
-
-@pytest.mark.slow
-def test_on_a_bare_machine_nothing_outlives_a_killed_pippa(pippa):
-    for name in [name for name in pippa.environ if name.startswith(("PIPPA_S3_", "PREFECT_API_"))]:
-        del pippa.environ[name]
-    process = pippa.train()
-    pippa.wait_for("step 6/60", process)
-    run_id = pippa.run_id
-    servers = [found for found in psutil.process_iter() if str(pippa.folder / "home") in " ".join(found.cmdline())]
-    assert servers
-    process.kill()
-    process.wait()
-    until(lambda: not any(alive(server) for server in servers) and pippa.left() == [], pippa.output.read_text)
-    assert pippa.start("checkpoints", "verify", run_id).wait(PATIENCE) == 0, pippa.output.read_text()

@@ -14,8 +14,7 @@ from flows.launch import follow as following
 from flows.launch import process, training_job
 from flows.launch.follow import Outcome, TrainerLostError, can_heal, failure, follow
 from flows.launch.launchers import get_launcher
-from flows.launch.process import ProcessLauncher, TrainerProcess, trainer_ahead
-from tests.support.processes import child_with
+from flows.launch.process import ProcessLauncher, TrainerProcess
 from tests.support.waiting import PATIENCE, until
 from trainer.errors import DatasetError, OutOfMemoryError, PippaError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
@@ -38,15 +37,6 @@ def start(tmp_path) -> Callable[..., TrainerProcess]:
 def followed(training: TrainerProcess, grace: float = PATIENCE) -> tuple[Outcome, list[Event]]:
     events: list[Event] = []
     return follow(training, events.append, grace), events
-
-
-def unknown_run(training: TrainerProcess) -> int:
-    """See that the trainer looked for its run in the store, and told log and pippa; its process id."""
-    outcome, _ = followed(training)
-    error = failure(outcome, training)
-    assert isinstance(error, UsageError) and JOB.name in error.message
-    assert error.message in training.log.read_text()
-    return training.pid
 
 
 def when(events: list[Event], kind: type[Event], do: Callable[[], None]) -> Callable[[Event], None]:
@@ -73,12 +63,12 @@ def test_every_event_arrives_in_order_and_other_lines_are_left_out(start):
     assert "--run-id" in training.log.read_text()
 
 
-def test_the_trainer_that_waits_is_the_one_that_trains(s3_settings, tmp_path):
+def test_a_run_that_the_store_does_not_know_is_said_in_the_log_too(s3_settings, tmp_path):
     environ = {**os.environ, **s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path)}
-    with trainer_ahead({**os.environ, "PIPPA_HOME": str(tmp_path)}):
-        waiting = child_with("--ahead")
-        first, again = (unknown_run(ProcessLauncher(tmp_path).start(JOB, environ)) for _ in range(2))
-    assert first == waiting.pid != again
+    training = ProcessLauncher(tmp_path).start(JOB, environ)
+    error = failure(followed(training)[0], training)
+    assert isinstance(error, UsageError) and JOB.name in error.message
+    assert error.message in training.log.read_text()
 
 
 @pytest.mark.parametrize(("code", "kind"), [(2, UsageError), (3, DatasetError), (4, StoreError), (5, OutOfMemoryError)])

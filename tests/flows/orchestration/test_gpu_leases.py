@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.states import Running
+from prefect.states import Cancelling, Running
 
 from flows.orchestration import gpu_leases
 from tests.support.waiting import PATIENCE, until
@@ -101,12 +101,53 @@ def test_the_next_one_waits_in_sight_and_for_whom(client, machine, start, monkey
 
 def test_a_killed_training_that_is_started_again_has_its_gpu_at_once(client, machine, start):
     flow_run_id = start()
-    killed = gpu_leases._Lease(flow_run_id, [(f"gpu-1@{machine}",)])
-    client.upsert_global_concurrency_limit_by_name(f"gpu-1@{machine}", 1, slot_decay_per_second=0.0)
-    assert killed.ask(client)
-    client.update_flow_run_labels(flow_run_id, {gpu_leases.GPUS: "1", gpu_leases.LEASE: str(killed.id)})
+    held_and_left(client, flow_run_id, machine, f"gpu-1@{machine}", ["1"])
     with gpu_leases.held(flow_run_id, machine, ["0", "1"], 1, 1, pytest.fail) as gpus:
         assert gpus == ["1"]
+
+
+@pytest.mark.parametrize("gpus", [["0", "1"], []], ids=["gpus", "cpu"])
+def test_who_continues_a_killed_training_has_its_gpus_at_once(client, machine, gpus):
+    name = f"run-{secrets.token_hex(3)}"
+    killed, again, other = (
+        client.create_flow_run(idle, name=each, state=Running()).id for each in (name, name, f"{name}-2")
+    )
+    limit = f"gpu-1@{machine}" if gpus else f"cpu@{machine}"
+    lease = held_and_left(client, killed, machine, limit, gpus[1:])
+    with gpu_leases.held(again, machine, gpus, 1, 1, pytest.fail) as chosen:
+        assert chosen == gpus[1:] and taken(client, limit) == 1
+        assert client.read_flow_run(again).labels[gpu_leases.LEASE] == str(lease)
+        if gpus:  # another training does not
+            with gpu_leases.held(other, machine, gpus, 1, 1, pytest.fail) as others:
+                assert others == ["0"]
+    assert taken(client, limit) == 0
+
+
+def test_one_that_is_being_cancelled_is_waited_for(client, machine, monkeypatch):
+    monkeypatch.setattr(gpu_leases, "ASK_SECONDS", 0.1)
+    name = f"run-{secrets.token_hex(3)}"
+    first, again = (client.create_flow_run(idle, name=name, state=Running()).id for _ in range(2))
+    lease = held_and_left(client, first, machine, f"cpu@{machine}", [])
+    client.set_flow_run_state(first, Cancelling(), force=True)
+    said: list[str] = []
+
+    def give_back(line: str) -> None:
+        said.append(line)
+        client.release_concurrency_slots_with_lease(lease)
+
+    with gpu_leases.held(again, machine, [], 1, 1, give_back):
+        assert gpu_leases.WAITING in said[0]
+
+
+def held_and_left(client: SyncPrefectClient, flow_run_id: UUID, machine: str, limit: str, gpus: list[str]) -> UUID:
+    """What a flow run leaves whose process is killed; the lease."""
+    client.upsert_global_concurrency_limit_by_name(limit, 1, slot_decay_per_second=0.0)
+    lease = gpu_leases._Lease(flow_run_id, [(limit,)])
+    assert lease.ask(client) and lease.id
+    client.update_flow_run_labels(
+        flow_run_id, {gpu_leases.MACHINE: machine, gpu_leases.GPUS: ",".join(gpus), gpu_leases.LEASE: str(lease.id)}
+    )
+    return lease.id
 
 
 def test_a_lease_that_the_server_forgot_is_asked_for_again(client, machine, start, monkeypatch):

@@ -6,23 +6,31 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import cli
+from flows.launch.follow import TrainerLostError
 from flows.launch.process import ProcessLauncher
+from flows.orchestration import training
+from tests.support.proxy import proxy
 from trainer.config.run_spec import new_run_id
 from trainer.data.synthetic import make_synthetic
-from trainer.errors import DatasetError, StoreError, UsageError
+from trainer.errors import DatasetError, OutOfMemoryError, StoreError, UsageError
 from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
+from trainer.store.stores import open_store
 
 SUPPORT = Path(__file__).parents[2] / "support"
 
@@ -62,25 +70,36 @@ def fake_trainer(monkeypatch, tmp_path) -> Callable[..., None]:
     """Replace the trainer by one that only talks, and don't wait between attempts."""
 
     def replace(**options: object) -> None:
-        from flows.orchestration import train
-
         monkeypatch.setenv("FAKE_TRAINER", json.dumps(options))
         launcher = ProcessLauncher(tmp_path / "home", [sys.executable, str(SUPPORT / "fake_trainer.py")])
-        monkeypatch.setattr(train, "get_launcher", lambda *_: launcher)
-        monkeypatch.setattr(train, "run_training", train.run_training.with_options(retry_delay_seconds=0))
+        monkeypatch.setattr(training, "get_launcher", lambda *_: launcher)
+        monkeypatch.setattr(training, "RETRY_SECONDS", (0, 0, 0))
 
     return replace
 
 
-def run(overrides: dict[str, Any], run_id: str, observe: Callable[[Event], None] | None = None) -> Any:
-    from flows.orchestration import train
+def run(overrides: dict[str, Any], run_id: str, launcher: str = "process", engine: str = "native") -> Any:
+    """The flow's final state, as a worker carries it out."""
+    from flows.orchestration.train import train
 
-    token = train.OBSERVER.set(observe)
-    try:
-        flow: Callable[..., Any] = train.train
-        return flow("smoke", overrides, run_id=run_id, return_state=True)
-    finally:
-        train.OBSERVER.reset(token)
+    flow: Callable[..., Any] = train
+    return flow("smoke", overrides, launcher, engine, run_id, return_state=True)
+
+
+@contextmanager
+def hold(gpus: list[str], *_: object) -> Iterator[list[str]]:
+    yield gpus
+
+
+def trained(
+    overrides: dict[str, Any], run_id: str, observe: Callable[[Event], None] = lambda _: None
+) -> training.Trained:
+    """The training alone, without Prefect."""
+    store = open_store()
+    store.create()
+    return training.Training(
+        store, training.Request("smoke", overrides, "process", "native", run_id), observe, hold
+    ).run()
 
 
 def artifacts(run_id: str) -> dict[str, Any]:
@@ -91,15 +110,25 @@ def artifacts(run_id: str) -> dict[str, Any]:
     return {a.key.removeprefix(f"{run_id}-"): a.data for a in found if a.key and a.key.startswith(run_id)}
 
 
+def at(file: Path, number: signal.Signals) -> None:
+    """Send this process a signal once ``file`` exists."""
+
+    def wait() -> None:
+        while not file.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_a_run_from_the_preset_to_the_report(overrides, store):
-    run_id, events = new_run_id("smoke"), []
-    state = run(overrides, run_id, events.append)
+    run_id = new_run_id("smoke")
+    state = run(overrides, run_id)
     assert state.is_completed(), state
 
     spec = runs.read_spec(store, run_id)
     assert spec.provenance["max_steps"] == "flag" and spec.provenance["learning_rate"] == "preset"
     assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == [10, 20]
-    assert len([event for event in events if isinstance(event, CheckpointEvent)]) == 2
 
     left = artifacts(run_id)
     assert left["progress"] == 100
@@ -115,6 +144,29 @@ def test_a_run_from_the_preset_to_the_report(overrides, store):
     assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == [10, 20]
 
 
+def test_a_server_that_restarts_costs_the_flow_nothing(overrides, stack, monkeypatch, tmp_path):
+    gate = tmp_path / "go on"
+    monkeypatch.setenv("FAKE_ENGINE", json.dumps({"pause_at": 6, "pause_file": str(gate)}))
+    url, run_id = urlsplit(stack["PREFECT_API_URL"]), new_run_id("smoke")
+    with proxy(str(url.hostname), int(url.port or 0)) as way:
+
+        def restart() -> None:
+            while not gate.with_name("go on.reached").exists():
+                time.sleep(0.05)
+            way.cut()
+            gate.touch()
+            # The training is over by then.
+            while (known := runs.read_state(open_store(), run_id)) and known.active:
+                time.sleep(0.1)
+            way.mend()
+
+        threading.Thread(target=restart, daemon=True).start()
+        with temporary_settings({PREFECT_API_URL: f"http://127.0.0.1:{way.port}/api"}):
+            assert run(overrides, run_id).is_completed()
+    left = artifacts(run_id)
+    assert left["progress"] == 100 and "open-loop" in left["report"]
+
+
 def test_a_failed_training_fails_the_flow_with_the_trainers_words(overrides, monkeypatch):
     monkeypatch.setenv("FAKE_ENGINE", json.dumps({"fail": "reported", "at": 5}))
     state = run(overrides, new_run_id("smoke"))
@@ -124,62 +176,66 @@ def test_a_failed_training_fails_the_flow_with_the_trainers_words(overrides, mon
     assert "re-record it" in state.message
 
 
-def test_ctrl_c_saves_and_cancels_and_the_run_goes_on_later(overrides, store, monkeypatch, tmp_path):
+def test_ctrl_c_saves_and_the_run_goes_on_later(overrides, store, monkeypatch, tmp_path):
     monkeypatch.setenv("FAKE_ENGINE", json.dumps({"pause_at": 3, "pause_file": str(tmp_path / "go on")}))
-    run_id = new_run_id("smoke")
+    run_id, events = new_run_id("smoke"), []
 
     def interrupt(event: Event) -> None:
+        events.append(event)
         if isinstance(event, ProgressEvent) and event.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    state = run(overrides, run_id, interrupt)
-    assert state.is_cancelled()
+    assert trained(overrides, run_id, interrupt).interrupted
     [saved] = registry.list_checkpoints(store, run_id)
-    assert 3 <= saved.step < 20
+    assert 3 <= saved.step < 20 and any(isinstance(event, CheckpointEvent) for event in events)
     stopped = runs.read_state(store, run_id)
     assert stopped is not None and stopped.status == "stopped"
 
-    steps: list[int] = []
-    state = run({}, run_id, lambda event: steps.append(event.step) if isinstance(event, ProgressEvent) else None)
-    assert state.is_completed() and steps[0] == saved.step + 1 and steps[-1] == 20
+    events.clear()
+    assert not trained({}, run_id, events.append).interrupted
+    steps = [event.step for event in events if isinstance(event, ProgressEvent)]
+    assert steps[0] == saved.step + 1 and steps[-1] == 20
+
+
+def test_ctrl_c_cancels_the_flow(overrides, fake_trainer, tmp_path):
+    fake_trainer(count=str(tmp_path / "starts"), wait=True)
+    at(tmp_path / "starts", signal.SIGINT)
+    assert run(overrides, new_run_id("smoke")).is_cancelled()
 
 
 def test_a_store_that_was_away_is_tried_again_with_the_same_run(overrides, fake_trainer, tmp_path):
     error = {"event": "error", "code": 4, "message": "the store is away", "hint": ""}
     fake_trainer(count=str(tmp_path / "starts"), heal_after=2, lines=[error], exit=4)
-    warnings: list[Event] = []
-    state = run(overrides, new_run_id("smoke"), lambda e: warnings.append(e) if isinstance(e, WarningEvent) else None)
-    assert state.is_completed() and (tmp_path / "starts").read_text() == "3"
-    assert len(warnings) == 2
+    events: list[Event] = []
+    trained(overrides, new_run_id("smoke"), events.append)
+    assert (tmp_path / "starts").read_text() == "3"
+    assert len([event for event in events if isinstance(event, WarningEvent)]) == 2
 
 
 def test_it_is_not_tried_for_ever(overrides, fake_trainer, tmp_path):
     fake_trainer(count=str(tmp_path / "starts"), heal_after=99, exit=-9)
-    state = run(overrides, new_run_id("smoke"))
-    assert state.is_failed() and (tmp_path / "starts").read_text() == "4"
+    with pytest.raises(TrainerLostError):
+        trained(overrides, new_run_id("smoke"))
+    assert (tmp_path / "starts").read_text() == "4"
 
 
 def test_what_can_not_heal_is_not_tried_again(overrides, fake_trainer, tmp_path):
     error = {"event": "error", "code": 5, "message": "out of memory", "hint": "lower --batch-size"}
     fake_trainer(count=str(tmp_path / "starts"), heal_after=99, lines=[error], exit=5)
-    assert run(overrides, new_run_id("smoke")).is_failed()
+    with pytest.raises(OutOfMemoryError):
+        trained(overrides, new_run_id("smoke"))
     assert (tmp_path / "starts").read_text() == "1"
 
 
-def test_no_process_survives_a_cancellation(overrides, fake_trainer, store):
+def test_no_process_survives_a_cancellation(overrides, fake_trainer, tmp_path):
     """SIGTERM to the flow: Prefect raises it at any line, and at the end hands it to the handler there was before."""
-    fake_trainer(lines=[{"event": "progress", "step": 1, "of": 2}], wait=True)
+    fake_trainer(count=str(tmp_path / "starts"), wait=True)
     run_id = new_run_id("smoke")
-
-    def cancel(event: Event) -> None:
-        if isinstance(event, ProgressEvent):
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.1)
-
+    at(tmp_path / "starts", signal.SIGTERM)
     before = signal.signal(signal.SIGTERM, cli._terminated)
     try:
         with pytest.raises(SystemExit, match="143"):
-            run(overrides, run_id, cancel)
+            run(overrides, run_id)
     finally:
         signal.signal(signal.SIGTERM, before)
     children = [child.cmdline() for child in psutil.Process().children(recursive=True)]
@@ -196,11 +252,8 @@ def test_wrong_overrides_are_named(overrides, wrong, named):
 
 
 def test_an_engine_that_is_not_here_is_refused_before_anything_is_brought(overrides, store, monkeypatch):
-    from flows.orchestration import train
-
     monkeypatch.delenv("PIPPA_FINETUNE_COMMAND")
-    flow: Callable[..., Any] = train.train
-    state = flow("smoke", overrides, engine="isaac-uv", run_id=new_run_id("smoke"), return_state=True)
+    state = run(overrides, new_run_id("smoke"), engine="isaac-uv")
     assert isinstance(state.result(raise_on_failure=False), UsageError) and "--launcher docker" in state.message
     assert list(store.list("")) == []
 

@@ -86,7 +86,7 @@ def test_a_model_upstream_cant_load_is_named():
 def test_the_plan_of_upstreams_engine(engine):
     printed = io.StringIO()
     preset, config, provenance = resolve("blog", [])
-    print_plan(Console(file=printed, width=200), preset, config, provenance, "docker", engine, {})
+    print_plan(Console(file=printed, width=200), preset, config, provenance, "docker", engine, None, {})
     assert BLOG in printed.getvalue() and engine in printed.getvalue()
 
 

@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.config.argv import parse_flags, resolve, resolve_values, to_argv
-from trainer.config.finetune_config import EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
+from trainer.config.argv import parse_flags, require_engine_can, resolve, resolve_values, to_argv
+from trainer.config.data_options import VideoAlignment
+from trainer.config.finetune_config import OWN_FIELDS, EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
 from trainer.config.presets import PRESETS
+from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
 
 BLOG = PRESETS["blog"].config
@@ -22,7 +24,7 @@ configs = st.builds(
     FinetuneConfig,
     dataset_path=st.lists(texts, min_size=1, max_size=4),
     output_dir=texts,
-    data_config=texts,
+    data_config=st.sampled_from(sorted(DATA_CONFIGS)),
     base_model_path=texts,
     batch_size=positive,
     max_steps=positive,
@@ -40,6 +42,7 @@ configs = st.builds(
     report_to=st.sampled_from(get_args(ReportTo)),
     embodiment_tag=st.sampled_from(get_args(EmbodimentTag)),
     video_backend=st.sampled_from(get_args(VideoBackend)),
+    video_alignment=st.sampled_from(get_args(VideoAlignment)),
     **{name: st.booleans() for name, field in FinetuneConfig.model_fields.items() if field.annotation is bool},
 )
 
@@ -49,7 +52,18 @@ configs = st.builds(
 def test_flags_carry_every_configuration_back(config):
     parsed, given_ = parse_flags(to_argv(config), BLOG)
     assert parsed == config
-    assert given_ == set(FinetuneConfig.model_fields)
+    own = {name for name in OWN_FIELDS if getattr(config, name) != FinetuneConfig.model_fields[name].default}
+    assert given_ == set(FinetuneConfig.model_fields) - set(OWN_FIELDS) | own
+
+
+def test_what_upstreams_script_does_not_take_it_is_not_given():
+    argv = to_argv(BLOG)
+    assert not [each for each in argv if "video-alignment" in each or "recompute" in each]
+    own = BLOG.model_copy(update={"video_alignment": "index", "recompute_statistics": True})
+    assert to_argv(own) == [*argv, "--video-alignment", "index", "--recompute-statistics"]
+    with pytest.raises(UsageError, match=r"--video-alignment: .*\n--recompute-statistics: "):
+        require_engine_can(own, "isaac-uv")
+    require_engine_can(BLOG, "isaac-uv")
 
 
 def test_flags_are_upstreams():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from trainer.config.finetune_config import FinetuneConfig, field_help
+from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig, field_help
 from trainer.config.presets import PRESETS, Preset, Value, get_preset
 from trainer.errors import UsageError
 
@@ -135,7 +135,7 @@ def test_environment_and_wandb_tags(name, environment, tags):
 
 
 def test_fields_are_upstreams_and_each_has_help():
-    assert list(FinetuneConfig.model_fields) == UPSTREAM_FIELDS
+    assert list(FinetuneConfig.model_fields) == [*UPSTREAM_FIELDS, *OWN_FIELDS]
     assert all(field_help().values())
 
 

@@ -1,16 +1,33 @@
-"""Data configs: upstream's keys and widths, and configs of one's own."""
+"""Data configs: upstream's keys and widths, and those of one's own, declared in a file."""
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from trainer.data.configs import DATA_CONFIGS, EXAMPLE, PROJECTOR_INDEX, DataConfig, Feature, get_data_config
-from trainer.data.dataset_meta import DatasetMeta
+from trainer.data import config_file
+from trainer.data.config_file import as_argument, from_text, to_json, to_toml
+from trainer.data.config_module import EXAMPLE
+from trainer.data.configs import (
+    DATA_CONFIGS,
+    PROJECTOR_INDEX,
+    DataConfig,
+    Feature,
+    Normalisation,
+    declared,
+    get_data_config,
+)
+from trainer.data.dataset_meta import DatasetMeta, RotationType
 from trainer.errors import UsageError
 
 
@@ -45,8 +62,18 @@ def test_which_configs_fit_the_demo(demo_dataset: Path) -> None:
     assert DATA_CONFIGS["fourier_gr1_full_upper_body"].missing(modality) == {"video": ["front_view"]}
 
 
-def test_a_config_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "my_robot.py").write_text(
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, in which modules are found."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("gr00t", "my_robot", "typo", "theirs")]:
+        monkeypatch.delitem(sys.modules, name)  # another test's
+    return tmp_path
+
+
+def test_a_python_module_is_read_where_it_is_named(here: Path) -> None:
+    (here / "my_robot.py").write_text(
         "from trainer.data.configs import DataConfig, Feature\n"
         "ARM = DataConfig('arm', ('top',), (Feature('joints', 'q99'),), (Feature('joints', 'min_max'),),\n"
         "                 'annotation.task', action_horizon=8)\n"
@@ -55,23 +82,21 @@ def test_a_config_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "    def modality_config(self): ...\n"
         "    def transform(self): ...\n"
     )
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", sys.path[:])
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("gr00t", "my_robot")]:
-        monkeypatch.delitem(sys.modules, name)  # another test's
     assert get_data_config("my_robot:ARM") is get_data_config("my_robot:make")
     assert get_data_config("my_robot:ARM").action_horizon == 8
+    # From here on it is data, which is read back where the module is not.
+    (here / "my_robot.py").unlink()
+    assert get_data_config(as_argument(declared("my_robot:ARM"))) == get_data_config("my_robot:ARM")
     with pytest.raises(UsageError, match="an Isaac-GR00T class") as caught:
         get_data_config("my_robot:Upstream")
-    assert "MY_ARM = DataConfig(" in caught.value.hint
+    assert 'video = ["front", "wrist"]' in caught.value.hint
     with pytest.raises(UsageError, match="is str, not a DataConfig"):
         get_data_config("my_robot:__name__")
-    (tmp_path / "theirs.py").write_text("from gr00t.data.transform.base import ComposedModalityTransform\n")
-    with pytest.raises(UsageError, match="theirs:Config imports gr00t, which is Isaac-GR00T's") as caught:
+    (here / "theirs.py").write_text("from gr00t.data.transform.base import ComposedModalityTransform\n")
+    with pytest.raises(UsageError, match="theirs:Config imports gr00t, which is Isaac-GR00T's"):
         get_data_config("theirs:Config")
-    assert "MY_ARM = DataConfig(" in caught.value.hint
-    (tmp_path / "typo.py").write_text("from trainer.data.configs import Feature\nARM = Feature('joints', 'minmax')\n")
-    with pytest.raises(UsageError, match="normalise='minmax' of the key joints"):
+    (here / "typo.py").write_text("from trainer.data.configs import Feature\nARM = Feature('joints', 'minmax')\n")
+    with pytest.raises(UsageError, match=r"typo:ARM: normalise is 'minmax'\. Did you mean min_max"):
         get_data_config("typo:ARM")
     with pytest.raises(UsageError, match="can't be loaded: AttributeError"):
         get_data_config("my_robot:LEG")
@@ -79,37 +104,140 @@ def test_a_config_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         get_data_config("her_robot:ARM")
 
 
-def test_the_example_of_the_errors_and_of_the_page_works() -> None:
-    code = EXAMPLE.partition("\n")[2]
-    names: dict[str, Any] = {}
-    exec(textwrap.dedent(code), names)
-    ours, theirs = names["MY_ARM"], get_data_config("so100_dualcam")
-    assert (ours.video, ours.state, ours.action, ours.language) == (
-        theirs.video, theirs.state, theirs.action, theirs.language,
-    )  # fmt: skip
-    page = (Path(__file__).parents[3] / "docs/data.md").read_text()
-    assert textwrap.dedent(code) in page
+def test_an_unknown_name_suggests_the_nearest_name_or_file(here: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        get_data_config("so100_dual_cam")
+    assert caught.value.hint.startswith("Did you mean so100_dualcam?")
+    (here / "my_robot.toml").touch()
+    with pytest.raises(UsageError) as caught:
+        get_data_config("my_robot")
+    assert caught.value.hint.startswith("Did you mean my_robot.toml?")
+
+
+def test_a_built_in_one_travels_by_its_name_and_no_other_takes_that_name(here: Path) -> None:
+    assert declared("so100") == "so100"
+    same = to_toml(DATA_CONFIGS["so100"])
+    (here / "copy.toml").write_text(same)
+    assert declared("copy.toml") == "so100"
+    (here / "mine.toml").write_text(same.replace("webcam", "top"))
+    with pytest.raises(UsageError, match="called so100, as a built-in one that differs"):
+        declared("mine.toml")
+    (here / "mine.toml").write_text(same.replace("webcam", "top").replace('"so100"', '"so100_top"'))
+    assert declared("mine.toml") == replace(DATA_CONFIGS["so100"], name="so100_top", video=("top",))
+
+
+def test_the_built_in_ones_are_files_as_anybody_writes_them() -> None:
+    for name, config in DATA_CONFIGS.items():
+        file = Path(config_file.__file__).parent / f"data_configs/{name}.toml"
+        assert file.read_text() == to_toml(config)
+
+
+def test_the_examples_of_the_errors_and_of_the_page_work(here: Path) -> None:
+    page = (Path(config_file.__file__).parents[2] / "docs/data.md").read_text()
+    (toml,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    ours, theirs = from_text(toml, "page", toml=True, name="so100_dualcam"), get_data_config("so100_dualcam")
+    assert ours == theirs
+    assert textwrap.dedent(EXAMPLE.partition("\n")[2]) == toml
+    (here / "my_robot.py").write_text(re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)[0])
+    assert get_data_config("my_robot:MY_ARM").keys("action")[-1] == "joint_6"
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video": "front"}, "video of the data config arm is 'front'"),
-        ({"video": ("video.front",)}, r"video of the data config arm has video\.front"),
-        ({"state": ("joints",)}, "state of the data config arm"),
-        ({"action": (Feature("joints"), Feature("joints"))}, "action of the data config arm has joints"),
-        ({"language": "human.task"}, "language of the data config arm"),
-        ({"action_horizon": 0}, "below 1"),
+        ({"video": "front"}, r"video is 'front'\. It is a list of cameras"),
+        ({"video": []}, "video is \\[\\]"),
+        ({"video": ["video.front"]}, r"video has video\.front; leave out `video\.`"),
+        ({"video": ["a\nb"]}, r"'a\\nb' is not a key"),
+        ({"state": ["joints"]}, r"state\[0\] is 'joints'\. Write features"),
+        ({"action": [{"key": "joints"}, {"key": "joints"}]}, "action has joints twice"),
+        (
+            {"action": [{"key": "joints", "normalize": "q99"}]},
+            r"no key action\[0\]\.normalize\. Did you mean normalise\?",
+        ),
+        ({"action": [{"key": "joints", "rotation": "quat"}]}, r"action\[0\]\.rotation is 'quat'"),
+        ({"action": [{"key": "joints", "normalise": "q99", "sin_cos": True}]}, r"action\[0\]: sin_cos stands alone"),
+        ({"language": "human.task"}, "language: 'human.task' is not the full name"),
+        ({"action_horizon": 0}, "action_horizon is 0: input should be greater"),
+        ({"action_horizon": 10**9}, "action_horizon is 1000000000: input should be less"),
+        ({"action_horizon": "16"}, "action_horizon is '16': input should be a valid integer"),
+        ({"action_horizon": True}, "action_horizon is True"),
+        ({"max_action_dim": 32.0}, "max_action_dim is 32.0"),
+        ({"name": "../arm"}, "name is '../arm'"),
+        ({"horizon": 16}, r"no key horizon\. Did you mean action_horizon\?"),
+        ({"language": None}, "language is None"),
     ],
 )
-def test_a_declaration_that_can_not_be_meant(change: dict[str, Any], message: str) -> None:
-    fields: dict[str, Any] = {
-        "name": "arm",
-        "video": ("front",),
-        "state": (Feature("joints"),),
-        "action": (Feature("joints"),),
-    }
-    with pytest.raises(UsageError, match=message):
-        DataConfig(**(fields | {"language": "annotation.task"} | change))
-    with pytest.raises(UsageError, match="and something else besides"):
-        Feature("joints", "min_max", sin_cos=True)
+def test_a_declaration_that_can_not_be_meant_names_the_key(change: dict[str, Any], message: str) -> None:
+    fields: dict[str, Any] = {"name": "arm", "video": ["front"], "state": [{"key": "joints"}]}
+    fields |= {"action": [{"key": "joints"}], "language": "annotation.task"}
+    with pytest.raises(UsageError, match=message) as caught:
+        from_text(json.dumps(fields | change), "arm.json")
+    assert caught.value.message.startswith("arm.json: ")
+
+
+def test_missing_keys_are_all_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        from_text("action_horizon = 16", "arm.toml", toml=True)
+    assert [line.split()[1] for line in caught.value.message.splitlines()] == "name video state action language".split()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("deep.json", '{"video":' * 5000, "nested too deep|not JSON"),
+        ("deep.json", '{"video":' + "[" * 30000 + "]" * 30000 + "}", "nested too deep|not JSON"),
+        ("deep.toml", "video = " + "[" * 30000 + "]" * 30000, "nested too deep|not TOML"),
+        ("dots.toml", "a" + ".a" * 30000 + " = 1", "nested too deep"),
+        ("huge.toml", "name = 'x'\n" * 20000, "larger than 64 KiB"),
+        ("list.json", "[]", "not a data config but"),
+        ("broken.toml", "name = so100", r"not TOML \(Invalid value \(at line 1, column 8\)\)"),
+        ("number.json", '{"action_horizon": ' + "9" * 5000 + "}", "not JSON"),
+    ],
+)
+def test_hostile_files_are_refused_by_name(here: Path, name: str, text: str, message: str) -> None:
+    (here / name).write_text(text)
+    with pytest.raises(UsageError, match=message) as caught:
+        get_data_config(name)
+    assert caught.value.message.startswith(f"{name}: ")
+    assert len(str(caught.value)) < 2000
+
+
+def test_what_is_no_text_file_is_refused(here: Path) -> None:
+    os.mkfifo(here / "pipe.toml")
+    (here / "binary.toml").write_bytes(b"\xff\xfe")
+    (here / "folder.toml").mkdir()
+    for name, message in (
+        ("pipe.toml", "not a regular file"),
+        ("binary.toml", "can't be read"),
+        ("folder.toml", "not a regular file"),
+        ("absent.toml", "There is no file absent.toml"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            get_data_config(name)
+
+
+KEYS = st.text(st.characters(exclude_categories=("C", "Z")) | st.just(" "), min_size=1, max_size=20).filter(
+    lambda key: key == key.strip() and key.isprintable() and not key.startswith(("video.", "state.", "action."))
+)
+FEATURES = st.builds(
+    Feature,
+    key=KEYS,
+    normalise=st.sampled_from([None, *get_args(Normalisation)]),
+    rotation=st.sampled_from([None, *get_args(RotationType)]),
+) | st.builds(Feature, key=KEYS, sin_cos=st.just(True))
+CONFIGS = st.builds(
+    DataConfig,
+    name=st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True),
+    video=st.lists(KEYS, min_size=1, max_size=4, unique=True).map(tuple),
+    state=st.lists(FEATURES, max_size=4, unique_by=lambda feature: feature.key).map(tuple),
+    action=st.lists(FEATURES, min_size=1, max_size=4, unique_by=lambda feature: feature.key).map(tuple),
+    language=KEYS.map(lambda key: f"annotation.{key}"),
+    action_horizon=st.integers(1, 1024),
+)
+
+
+@given(CONFIGS)
+def test_what_is_written_is_read_back(config: DataConfig) -> None:
+    assert from_text(to_toml(config), "x", toml=True) == config
+    assert from_text(to_json(config), "x") == config

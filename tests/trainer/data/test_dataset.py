@@ -59,9 +59,7 @@ def test_the_real_demo_dataset_end_to_end(demo_dataset: Path, demo_reader: Datas
         assert sample["state"].shape == (1, 64) and sample["action"].shape == (16, 32)
         assert sample["action_mask"][:, :26].all() and not sample["action_mask"][:, 26:].any()
         np.testing.assert_array_equal(
-            dataset.frames.frames(
-                dataset.readers[0].meta.video_path("ego_view", episode), np.array([step / 20 + 0.01])
-            )[0],
+            dataset.frames.frames(dataset.readers[0].meta.video_path("ego_view", episode), np.array([step]))[0],
             raw["video.ego_view"][0],
         )
 
@@ -246,6 +244,10 @@ def test_mixtures_of_different_robots_are_refused(pair: list[Path], tmp_path: Pa
     path = Path(shutil.copytree(pair[1], tmp_path / "other"))
     modality = json.loads((path / "meta/modality.json").read_text())
     modality["state"]["extra"] = {"start": 0, "end": 3}
+    (path / "meta/modality.json").write_text(json.dumps(modality))
+    mixture = TrainingDataset([pair[0], path], CONFIG, "new_embodiment")
+    assert "extra" not in mixture.metadata.modalities.state  # nothing uses it
+    modality["state"]["left_arm"] = {"start": 0, "end": 6}
     (path / "meta/modality.json").write_text(json.dumps(modality))
     with pytest.raises(DatasetError, match="differ in their cameras"):
         TrainingDataset([pair[0], path], CONFIG, "new_embodiment")

@@ -50,7 +50,7 @@ def test_it_comes_back_as_it_was(v2, v3, tmp_path):
     assert info == {**before, "codebase_version": "v2.1"}
     # Aggregated statistics are not those of the data: they are computed again.
     assert not (back / "meta/stats.json").exists()
-    assert check_dataset(back, "fourier_gr1_arms_only") == []
+    assert check_dataset(back, "fourier_gr1_arms_only").problems == []
 
 
 @pytest.mark.slow
@@ -58,7 +58,7 @@ def test_the_real_demo_dataset_comes_back_too(demo_dataset, tmp_path):
     back = convert_to_v21(to_v3(demo_dataset, tmp_path / "v3", per_file=5), tmp_path / "back")
     path = "videos/chunk-000/observation.images.ego_view/episode_000003.mp4"
     np.testing.assert_array_equal(video(back / path), video(demo_dataset / path))
-    assert check_dataset(back, "fourier_gr1_arms_only") == []
+    assert check_dataset(back, "fourier_gr1_arms_only").problems == []
 
 
 def edited(v3: Path, target: Path, file: str, change) -> Path:
@@ -74,7 +74,6 @@ EPISODES = "meta/episodes/chunk-000/file-000.parquet"
 @pytest.mark.parametrize(
     ("file", "change", "says"),
     [
-        (EPISODES, lambda t: t.drop_columns(["data/file_index"]), "no column 'data/file_index'"),
         (EPISODES, lambda t: pa.concat_tables([t, t.slice(0, 1)]), "episode_index 0 occurs twice"),
         (EPISODES, lambda t: t.set_column(0, "episode_index", pa.array([0, 1, 7])), "0 rows of episode 7"),
         ("data/chunk-000/file-000.parquet", lambda t: t.slice(0, 20), "20 rows of episode 0; meta/episodes says"),
@@ -141,6 +140,6 @@ def test_any_table_is_read_or_refused(tmp_path, row, complete):
     info = InfoV3(codebase_version="v3.0", fps=30, features={"cam": {"dtype": "video"}})
     with contextlib.suppress(DatasetError):
         (episode,) = load_episodes_v3(tmp_path, info)
-        assert episode.index >= 0 and episode.length > 0
+        assert episode.index >= 0 and episode.length >= 0
     with contextlib.suppress(DatasetError):
         assert all(isinstance(task, str) for task in load_tasks_v3(tmp_path).values())

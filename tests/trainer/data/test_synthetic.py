@@ -26,8 +26,8 @@ def digest(folder: Path) -> str:
 
 
 def test_it_passes_the_checks_and_fits_the_demos_data_configs(synthetic: Path) -> None:
-    assert check_dataset(synthetic, "fourier_gr1_arms_only") == []
-    assert check_dataset(synthetic, "fourier_gr1_arms_waist") == []
+    assert check_dataset(synthetic, "fourier_gr1_arms_only").problems == []
+    assert check_dataset(synthetic, "fourier_gr1_arms_waist").problems == []
 
 
 def test_the_format_is_the_demo_datasets(synthetic: Path, demo_dataset: Path) -> None:
@@ -88,7 +88,7 @@ def test_making_and_checking_need_no_torch(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; import trainer.data.checks, trainer.data.synthetic;"
         "assert not {'pyarrow', 'av', 'torch', 'matplotlib'} & set(sys.modules);"
         "path = trainer.data.synthetic.make_synthetic(Path(sys.argv[1]), episodes=1);"
-        "assert trainer.data.checks.check_dataset(path, 'fourier_gr1_arms_only') == [];"
+        "assert trainer.data.checks.check_dataset(path, 'fourier_gr1_arms_only').problems == [];"
         "assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program, str(tmp_path / "made")], check=True)

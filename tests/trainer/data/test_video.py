@@ -18,8 +18,9 @@ from tests.support.waiting import PATIENCE
 from tests.trainer.data.videos import number_in, write_video
 from trainer.config.settings import frame_cache_bytes
 from trainer.data import frames as frames_module
+from trainer.data.alignment import align
 from trainer.data.frames import FrameStore, cache_key
-from trainer.data.video import VideoDecoder, decode_video, frames_at, index_frames
+from trainer.data.video import VideoDecoder, decode_video, index_frames
 from trainer.errors import DatasetError, UsageError
 
 FRAMES = 270
@@ -53,14 +54,12 @@ def test_float32_timestamps_give_their_frame(
     make: Callable[..., Path], tmp_path: Path, codec: str, gop: int, fps: int, suffix: str
 ) -> None:
     path = make(codec, gop, fps, suffix)
-    timestamps = (np.arange(FRAMES) / fps).astype(np.float32)
-    assert [number_in(frame) for frame in FrameStore().frames(path, timestamps)] == list(range(FRAMES))
+    positions = align((np.arange(FRAMES) / fps).astype(np.float32), index_frames(path), fps)
+    assert isinstance(positions, np.ndarray)
+    assert [number_in(frame) for frame in FrameStore().frames(path, positions)] == list(range(FRAMES))
     cached = FrameStore(tmp_path)
     assert cached.plan([(path, 1)]) == 1
-    assert [number_in(frame) for frame in cached.frames(path, timestamps)] == list(range(FRAMES))
-    # In between frames, before the first and after the last.
-    odd = np.array([-1.0, 0.4 / fps, 7.9 / fps, 1e6])
-    assert [number_in(frame) for frame in cached.frames(path, odd)] == [0, 0, 7, FRAMES - 1]
+    assert [number_in(frame) for frame in cached.frames(path, positions)] == list(range(FRAMES))
 
 
 @pytest.mark.parametrize(("codec", "gop", "fps", "suffix"), KINDS)
@@ -74,22 +73,6 @@ def test_random_access_equals_sequential_decoding(
     random.Random(0).shuffle(order)
     for position in [*order[:60], FRAMES - 1, 0, 0, 1, FRAMES - 1]:
         np.testing.assert_array_equal(decoder.frame(position), expected[position], err_msg=str(position))
-
-
-def test_about_half_of_float32_timestamps_lie_below_the_exact_time() -> None:
-    """Why times are compared in float32: exactly compared, these would give the frame before."""
-    exact = np.arange(1000) / 30
-    stored = exact.astype(np.float32)
-    assert 0.4 < (stored.astype(np.float64) < exact).mean() < 0.6
-    assert (np.searchsorted(exact, stored.astype(np.float64), side="right") - 1 != np.arange(1000)).any()
-    np.testing.assert_array_equal(frames_at(exact, stored), np.arange(1000))
-
-
-def test_a_timestamp_further_below_than_rounding_keeps_the_earlier_frame() -> None:
-    """The demo dataset's rows lie 1e-6 (relative) below the next frame; upstream takes the earlier one."""
-    starts = np.arange(500) / 20
-    rows = (np.arange(499) + 1) / 20 * (1 - 1e-6)
-    np.testing.assert_array_equal(frames_at(starts, rows), np.arange(499))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a video at all", b"version https://git-lfs.github.com/spec/v1\noid"])
@@ -106,12 +89,12 @@ def test_a_new_recording_under_the_same_name_is_decoded_again(make: Callable[...
     before = path.stat()
     first = FrameStore(tmp_path / "cache")
     first.plan([(path, 1)])
-    assert number_in(first.frames(path, np.array([2.0]))[0]) == 40
+    assert number_in(first.frames(path, np.array([40]))[0]) == 40
     shutil.copyfile(make(fps=30), path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     second = FrameStore(tmp_path / "cache")
     second.plan([(path, 1)])
-    assert number_in(second.frames(path, np.array([2.0]))[0]) == 60
+    assert number_in(second.frames(path, np.array([60]))[0]) == 60
 
 
 def test_videos_beyond_the_bound_are_decoded_on_the_fly(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -120,7 +103,7 @@ def test_videos_beyond_the_bound_are_decoded_on_the_fly(make: Callable[..., Path
     store = FrameStore(tmp_path, max_bytes=size + size // 2)
     assert store.plan(videos) == 1
     for path, _ in videos:
-        assert number_in(store.frames(path, np.array([0.0]))[0]) == 0
+        assert number_in(store.frames(path, np.array([0]))[0]) == 0
     assert sum(file.stat().st_size for file in tmp_path.rglob("frames.npy")) <= size + size // 2
 
 
@@ -170,7 +153,7 @@ def test_a_full_disk_falls_back_to_decoding(
     monkeypatch.setattr(frames_module, "_decode_into", full)
     store = FrameStore(tmp_path)
     store.plan([(make(), 1)])
-    assert number_in(store.frames(make(), np.array([1.0]))[0]) == 20
+    assert number_in(store.frames(make(), np.array([20]))[0]) == 20
     assert "the disk is full" in caplog.text
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
@@ -182,7 +165,7 @@ def test_what_a_killed_builder_left_is_no_entry(make: Callable[..., Path], tmp_p
     left = tmp_path / f"{cache_key(path)}.building"
     left.mkdir()
     (left / "frames.npy").write_bytes(b"half a file")
-    assert number_in(store.frames(path, np.array([1.0]))[0]) == 20
+    assert number_in(store.frames(path, np.array([20]))[0]) == 20
     assert not left.exists()
 
 
@@ -217,10 +200,10 @@ def test_processes_building_one_entry_at_once(make: Callable[..., Path], tmp_pat
 def test_a_store_goes_to_another_process_without_its_open_files(make: Callable[..., Path], tmp_path: Path) -> None:
     store = FrameStore(tmp_path)
     store.plan([(make(), 1)])
-    store.frames(make(), np.array([0.0]))
-    store.frames(make(fps=30), np.array([0.0]))  # not planned: an open decoder
+    store.frames(make(), np.array([0]))
+    store.frames(make(fps=30), np.array([0]))  # not planned: an open decoder
     copy = pickle.loads(pickle.dumps(store))
-    assert number_in(copy.frames(make(), np.array([1.0]))[0]) == 20
+    assert number_in(copy.frames(make(), np.array([20]))[0]) == 20
 
 
 def test_what_is_missing_from_the_cache_is_known_and_a_stop_does_not_wait_for_it(

@@ -43,14 +43,16 @@ def ordinary_priority() -> Iterator[None]:
         os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
-def write_video(path: Path, frames: int, *, codec: str = "libx264", fps: int = 20, gop: int = 250) -> Path:
-    """Encode pictures 0 to ``frames`` - 1."""
+def write_video(
+    path: Path, frames: int, *, codec: str = "libx264", fps: int = 20, gop: int = 250, first: int = 0
+) -> Path:
+    """Encode ``frames`` pictures, numbered from ``first`` on."""
     options = {"preset": "10", "crf": "20"} if codec == "libsvtav1" else {"preset": "veryfast"}
     with ordinary_priority(), av.open(path, "w") as container:
         stream = container.add_stream(codec, rate=fps, options={**options, "g": str(gop)})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for number in range(frames):
+        for number in range(first, first + frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
         container.mux(stream.encode())
     return path

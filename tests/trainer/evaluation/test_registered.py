@@ -73,6 +73,17 @@ def test_what_the_run_would_measure_joins_its_metrics(entry, object_store, s3_se
     assert content is not None and len(json.loads(content)["episodes"]) == 1
 
 
+def test_a_module_that_a_spec_names_is_not_run(entry, object_store, s3_settings, tmp_path):
+    """Who writes into a store decides what is evaluated, not what code runs where it is read."""
+    config = entry.spec.config.model_copy(update={"data_config": "antigravity:fly"})
+    run_id = new_run_id("smoke")
+    spec = entry.spec.model_copy(update={"config": config, "run_id": run_id})
+    runs.write_spec(object_store, spec)
+    registry.register(object_store, entry.model_copy(update={"run_id": run_id, "spec": spec}))
+    done = evaluate(s3_settings.to_environ(), tmp_path / "home", "--checkpoint", run_id)
+    assert done.returncode == 2 and "antigravity:fly, a Python module, which is not run from a store" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

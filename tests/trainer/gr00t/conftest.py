@@ -13,9 +13,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 
 from tests.support.golden import load_config, load_state, make_model
-from trainer.gr00t.n15.config import OFFICIAL_EAGLE, GR00TN15Config
+from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.n15.sections import OFFICIAL_EAGLE
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 # The entries of Qwen's vocabulary that the golden prompts use (reference, 7.2).

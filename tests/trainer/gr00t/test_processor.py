@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.n15.config import OFFICIAL_EAGLE
 from trainer.gr00t.n15.processor import EagleProcessor, prompt_text
+from trainer.gr00t.n15.sections import OFFICIAL_EAGLE
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from trainer.errors import StoreError, UsageError
 from trainer.importers.names import S3Prefix
 from trainer.importers.s3 import settings_for
 from trainer.store import snapshots
+from trainer.store.folder import FolderStore
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
 
@@ -90,12 +91,14 @@ def test_nothing_there(object_store, lake, tmp_path):
 
 def test_another_server_gets_its_own_keys_only(s3_server, lake, object_store, tmp_path, monkeypatch):
     source = S3Prefix("lake", "x")
-    store = s3_server
-    assert settings_for(source, store, {}).access_key == store.access_key
+    store, folder = s3_server, FolderStore(tmp_path / "store")
+    assert settings_for(source, object_store, {}).access_key == store.access_key
+    with pytest.raises(UsageError, match="on which server"):
+        settings_for(source, folder, {})
     with pytest.raises(UsageError, match="No keys for s3://lake/x at https://other"):
-        settings_for(source, store, {"PIPPA_SOURCE_S3_ENDPOINT": "https://other"})
+        settings_for(source, object_store, {"PIPPA_SOURCE_S3_ENDPOINT": "https://other"})
     with pytest.raises(UsageError, match="not the URL"):
-        settings_for(source, store, {"PIPPA_SOURCE_S3_ENDPOINT": "other"})
+        settings_for(source, object_store, {"PIPPA_SOURCE_S3_ENDPOINT": "other"})
     host, port = store.host.split(":")
     with proxy(host, int(port)) as way:
         for name, value in {
@@ -104,7 +107,8 @@ def test_another_server_gets_its_own_keys_only(s3_server, lake, object_store, tm
             "SECRET_KEY": store.secret_key.get_secret_value(),
         }.items():
             monkeypatch.setenv(f"PIPPA_SOURCE_S3_{name}", value)
-        importers.dataset(object_store, f"s3://{lake.settings.bucket}/robots/pick", tmp_path)
-        (info,) = snapshots.list_snapshots(object_store, "dataset")
-        assert info.origin["endpoint"] == f"http://127.0.0.1:{way.port}"
-        assert store.secret_key.get_secret_value() not in str(info.origin)
+        for into in (object_store, folder):
+            importers.dataset(into, f"s3://{lake.settings.bucket}/robots/pick", tmp_path / "work")
+            (info,) = snapshots.list_snapshots(into, "dataset")
+            assert info.origin["endpoint"] == f"http://127.0.0.1:{way.port}"
+            assert store.secret_key.get_secret_value() not in str(info.origin)

@@ -73,7 +73,9 @@ class Uploading:
     def commit(self, step: int) -> Path:
         """As the native engine does."""
         write(self.folder / f".checkpoint-{step}", step)
-        return (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+        folder = (self.folder / f".checkpoint-{step}").rename(self.folder / f"checkpoint-{step}")
+        self.uploader.saved()
+        return folder
 
 
 def contents(folder: Path) -> dict[str, bytes]:

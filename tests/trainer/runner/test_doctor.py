@@ -27,7 +27,7 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_driver_that_is_too_old_is_named(
     version: str, old: bool, driver: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    driver.write_text(f"NVIDIA L40S, 46068 MiB, {version}\n")
+    driver.write_text(f"0, GPU-1, NVIDIA L40S, 46068, {version}\n")
     assert doctor.main() == 0
     [line] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("device")]
     assert f"NVIDIA L40S, 46068 MiB, {version}" in line

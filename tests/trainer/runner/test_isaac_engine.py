@@ -19,9 +19,11 @@ from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, check_run, events_of, push_base_model
 from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
-from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.config.settings import S3Settings
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
@@ -99,10 +101,14 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_pa
     [
         (["--dataloader-num-workers", "0"], "prefetch factor"),
         (["--report-to", "azure_ml"], "no Azure ML"),
-        (["--data-config", "mine:Config"], "no one module is both"),
+        (["--data-config", "arm.toml"], "--data-config arm: upstream's own data configs are classes"),
     ],
 )
 def test_what_upstream_would_fail_on_is_refused_at_once(environ, tmp_path, flags, says):
+    (tmp_path / "arm.toml").write_text(
+        to_toml(dataclasses.replace(DATA_CONFIGS["so100"], name="arm", action_horizon=8))
+    )
+    flags = [str(tmp_path / flag) if flag == "arm.toml" else flag for flag in flags]
     out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=PATIENCE)
     assert process.returncode == 2
     assert says in err and "--engine native" in err
@@ -122,7 +128,8 @@ def upstream_arguments(monkeypatch) -> type:
 
 
 def test_the_stand_in_has_upstreams_fields_and_defaults(upstream_arguments):
-    ours = {name: UPSTREAM_DEFAULTS.get(name, field.default) for name, field in FinetuneConfig.model_fields.items()}
+    fields = {name: field for name, field in FinetuneConfig.model_fields.items() if name not in OWN_FIELDS}
+    ours = {name: UPSTREAM_DEFAULTS.get(name, field.default) for name, field in fields.items()}
     theirs = {field.name: field.default for field in dataclasses.fields(upstream_arguments)}
     assert list(theirs) == list(ours)
     assert {name: value for name, value in theirs.items() if name != "dataset_path"} == {
@@ -133,7 +140,7 @@ def test_the_stand_in_has_upstreams_fields_and_defaults(upstream_arguments):
 @pytest.mark.parametrize("name", PRESETS)
 def test_upstreams_parser_reads_what_the_image_gives_it(upstream_arguments, name):
     parsed = tyro.cli(upstream_arguments, args=to_argv(PRESETS[name].config))
-    assert dataclasses.asdict(parsed) == PRESETS[name].config.model_dump()
+    assert dataclasses.asdict(parsed) == PRESETS[name].config.model_dump(exclude=set(OWN_FIELDS))
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -146,4 +153,4 @@ def test_the_recipes_command_means_the_preset(upstream_arguments, name):
     # What it leaves to upstream's defaults, and where the dataset lies, are all that may look different.
     (dataset,) = parsed.pop("dataset_path")
     assert dataset == "./demo_data/" + config.dataset_path[0].split("/")[-1]
-    assert parsed == config.model_dump(exclude={"dataset_path"})
+    assert parsed == config.model_dump(exclude={"dataset_path", *OWN_FIELDS})

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -15,15 +16,15 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
-from tests.support.processes import alive, child_with
+from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer import cli
 from trainer.config.settings import S3Settings
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS, get_data_config
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.runner.ahead import Ahead
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, resume_points, runs, snapshots
 from trainer.store.s3 import S3Store
@@ -75,7 +76,8 @@ class Trainer:
 
     def preset(self, *flags: str, **environ: str) -> subprocess.Popen[str]:
         steps = ["--max-steps", "20", "--save-steps", "5"]
-        sources = ["--dataset-path", str(self.dataset), "--base-model-path", str(self.model)]
+        dataset = [] if "--dataset-path" in flags else ["--dataset-path", str(self.dataset)]
+        sources = [*dataset, "--base-model-path", str(self.model)]
         return self.start("smoke", *steps, *sources, *flags, **environ)
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, list[Event]]:
@@ -157,33 +159,49 @@ def test_a_whole_run(trainer):
     assert "--no-resume" in call["argv"]
     assert call["argv"][call["argv"].index("--output-dir") + 1].startswith(str(trainer.home / "runs" / run_id))
     assert call["env"]["WANDB_NAME"] == run_id.rsplit("-", 1)[0] and call["env"]["WANDB_MODE"] == "offline"
-    assert json.loads(Path(call["env"]["PIPPA_RUN_SPEC"]).read_text())["run_id"] == run_id
+    assert json.loads(call["env"]["PIPPA_LINEAGE"])["run_id"] == run_id
     assert not [name for name in call["env"] if name.startswith("PIPPA_S3_")]
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
 
-def test_both_can_wait_for_what_to_train(trainer, tmp_path):
-    base = make_tiny_base_model(tmp_path / "tiny")
-    environ = {**trainer.environ, "PIPPA_HOME": str(trainer.home), "WANDB_MODE": "offline"}
-    del environ["PIPPA_FINETUNE_COMMAND"]
-    command = [sys.executable, "-m", "trainer.cli", "run"]
-    flags = {"--max-steps": 2, "--save-steps": 2, "--dataset-path": trainer.dataset, "--base-model-path": base}
-    # As on a machine with a GPU: the first is what a training gets that names none.
-    early = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
-    environ["CUDA_VISIBLE_DEVICES"] = "0"
-    with Ahead(command, early) as waiting, (tmp_path / "stderr").open("wb") as stderr:
-        run = child_with("--ahead")
-        until(run.children)
-        (engine,) = run.children()
-        until(lambda: "libtorch_cpu.so" in Path(f"/proc/{engine.pid}/maps").read_text())
-        arguments = [str(part) for pair in flags.items() for part in pair]
-        process = waiting.give([*command, "smoke", *arguments], environ, stderr=stderr.fileno())
-    assert process and process.pid == run.pid and process.stdout
-    for line in process.stdout:
-        if (event := parse_event(line.decode().rstrip())) and event.event == "progress":
-            assert run.children() == [engine]
-    assert process.wait(PATIENCE) == 0, trainer.stderr
-    assert trainer.steps == [2] and not alive(engine)
+def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(trainer, tmp_path):
+    ours = replace(DATA_CONFIGS["fourier_gr1_arms_only"], name="ours", action_horizon=8)
+    (tmp_path / "robot.toml").write_text(to_toml(ours))
+    trainer.pause(7)
+    process = trainer.preset("--data-config", "robot.toml", FAKE_EVALUATE="0.125")
+    until(lambda: Path(f"{tmp_path / 'go'}.reached").exists())
+    (tmp_path / "robot.toml").unlink()
+    process.send_signal(signal.SIGTERM)
+    assert trainer.finish(process)[0] == 143, trainer.stderr
+    trainer.engine.clear()
+    assert trainer.finish(trainer.start("--run-id", trainer.run_id))[0] == 0, trainer.stderr
+    for call in trainer.calls:
+        given = call["argv"][call["argv"].index("--data-config") + 1]
+        assert Path(given).parent == trainer.home / "runs" / trainer.run_id and get_data_config(given) == ours
+    assert registry.resolve(trainer.store, "smoke/latest").spec.config.data_config == ours
+
+
+def test_how_the_data_is_read_reaches_engine_and_evaluation_and_is_in_the_lineage(trainer):
+    assert trainer.finish(trainer.preset("--video-alignment", "index", "--recompute-statistics"))[0] == 0, (
+        trainer.stderr
+    )
+    (call,) = trainer.calls
+    assert call["argv"][-3:] == ["--video-alignment", "index", "--recompute-statistics"]
+    (report,) = trainer.home.glob("runs/*/report/open_loop.txt")
+    assert "frames by index" in report.read_text()
+    config = registry.resolve(trainer.store, "smoke/latest").spec.config
+    assert config.video_alignment == "index" and config.recompute_statistics
+
+
+def test_what_is_odd_about_a_dataset_is_said_once_and_does_not_stop_it(trainer, tmp_path):
+    dataset = Path(shutil.copytree(trainer.dataset, tmp_path / "odd"))
+    info = json.loads((dataset / "meta/info.json").read_text())
+    (dataset / "meta/info.json").write_text(json.dumps(info | {"total_episodes": 7}))
+    code, events = trainer.finish(trainer.preset("--dataset-path", str(dataset)))
+    assert code == 0, trainer.stderr
+    odd = [event for event in events if isinstance(event, WarningEvent) and "total_episodes" in event.message]
+    assert [event.message for event in odd] == ["odd: meta/info.json: total_episodes is 7; meta/episodes.jsonl has 1"]
+    assert odd[0].hint
 
 
 def test_no_secret_leaves_the_process(trainer):

@@ -20,7 +20,16 @@ KEY = "0123456789abcdef" * 2 + "01234567"
 @pytest.fixture
 def spec():
     run_id = new_run_id("smoke", datetime(2026, 11, 22, 14, 30, 0, tzinfo=UTC))
-    return wandb_setup.default_wandb(SMOKE, run_id, {})
+    ref = SnapshotRef(kind="dataset", name="x", digest="0" * 64)
+    return RunSpec(
+        run_id=run_id,
+        preset="smoke",
+        config=SMOKE.config,
+        provenance={},
+        datasets=[ref],
+        base_model=ref,
+        wandb=wandb_setup.default_wandb(SMOKE, run_id, {}),
+    )
 
 
 @pytest.fixture
@@ -55,8 +64,9 @@ def wandb_server():
 
 
 def test_the_run_is_named_after_preset_and_time(spec):
-    assert (spec.entity, spec.project, spec.group, spec.tags) == ("wild-ai", "pippa", "smoke", ["smoke"])
-    assert spec.name == "smoke-20261122-143000" and spec.run_id.startswith(spec.name)
+    run = spec.wandb
+    assert (run.entity, run.project, run.group, run.tags) == ("wild-ai", "pippa", "smoke", ["smoke"])
+    assert run.name == "smoke-20261122-143000" and spec.run_id.startswith(run.name)
     ours = wandb_setup.default_wandb(SMOKE, spec.run_id, {"WANDB_ENTITY": "us", "WANDB_PROJECT": "arms"})
     assert (ours.entity, ours.project) == ("us", "arms")
 
@@ -119,27 +129,14 @@ def test_an_unreadable_key_file_degrades_to_offline(spec, home):
     assert variables["WANDB_MODE"] == "offline" and warning is not None and "can't read" in warning.message
 
 
-def _run_spec(spec):
-    ref = SnapshotRef(kind="dataset", name="x", digest="0" * 64)
-    return RunSpec(
-        run_id=spec.run_id,
-        preset="smoke",
-        config=SMOKE.config,
-        provenance={},
-        datasets=[ref],
-        base_model=ref,
-        wandb=spec,
-    )
-
-
 def test_an_offline_run_is_recorded_in_the_runs_folder(spec, home, monkeypatch):
     variables, _ = wandb_setup.wandb_environment(spec, home, {"WANDB_MODE": "offline"})
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     warnings = []
-    run = wandb_setup.start_run(_run_spec(spec), warnings.append)
+    run = wandb_setup.start_run(SMOKE.config, home / "out", warnings.append)
     assert run is not None and warnings == []
-    assert (run.id, run.name, run.group, run.tags) == (spec.run_id, spec.name, "smoke", ("smoke",))
+    assert (run.id, run.name, run.group, run.tags) == (spec.run_id, spec.wandb.name, "smoke", ("smoke",))
     assert run.config["batch_size"] == 8 and run.config["lineage"]["preset"] == "smoke"
     run.finish()
     (recorded,) = wandb_setup.offline_runs(home)
@@ -153,11 +150,13 @@ def test_a_start_that_fails_goes_on_offline(spec, home, monkeypatch):
         server.listen()
         variables, _ = wandb_setup.wandb_environment(spec, home, {"WANDB_MODE": "offline"})
         monkeypatch.setattr(wandb_setup, "INIT_TIMEOUT_SECONDS", 4)
+        # The key was good a moment ago.
+        monkeypatch.setattr(wandb_setup, "wandb_connection", lambda _: ({}, None))
         environ = {**variables, "WANDB_API_KEY": KEY, "WANDB_BASE_URL": f"http://127.0.0.1:{server.getsockname()[1]}"}
         for name, value in {**environ, "WANDB_MODE": "online"}.items():
             monkeypatch.setenv(name, value)
         warnings = []
-        run = wandb_setup.start_run(_run_spec(spec), warnings.append)
+        run = wandb_setup.start_run(SMOKE.config, home / "out", warnings.append)
     assert run is not None and run.settings.mode == "offline"
     assert len(warnings) == 1 and "offline" in str(warnings[0])
     run.finish()

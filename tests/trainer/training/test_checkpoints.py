@@ -19,7 +19,7 @@ from tests.support.training import Training, assert_same
 from tests.support.waiting import until
 from trainer.data.metadata import read_metadata
 from trainer.errors import DiskFullError
-from trainer.events import ProgressEvent
+from trainer.events import ProgressEvent, SavedEvent
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.runner import checkpoint_folder
 
@@ -55,6 +55,7 @@ def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
         assert checkpoint_folder.problem(seven.checkpoint(step), step) is None
     # Upstream keeps five as well.
     assert seven.steps == [3, 4, 5, 6, 7]
+    assert [event.step for event in seven.events if isinstance(event, SavedEvent)] == [1, 2, 3, 4, 5, 6, 7]
     assert {path.name for path in seven.output_dir.iterdir() if path.name.startswith(".")} == set()
     assert read_metadata(seven.output_dir / "experiment_cfg", "new_embodiment").embodiment_tag == "new_embodiment"
     state = json.loads((seven.output_dir / "trainer_state.json").read_text())

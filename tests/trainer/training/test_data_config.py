@@ -3,43 +3,38 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from tests.support.training import Training
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.policy import Policy
 
 MakeTraining = Callable[..., Training]
 
-MODULE = """
-from dataclasses import replace
 
-from trainer.data.configs import DATA_CONFIGS
+@pytest.fixture
+def declared(tmp_path: Path) -> Callable[..., str]:
+    """The file of a data config that differs from GR1's in what it is given."""
 
-GR1 = DATA_CONFIGS["fourier_gr1_arms_only"]
-LONGER = replace(GR1, name="longer", action_horizon=24, max_action_dim=40)
-WIDER_STATE = replace(GR1, name="wider_state", max_state_dim=80)
-"""
+    def declare(name: str, **changes: int) -> str:
+        file = tmp_path / f"{name}.toml"
+        file.write_text(to_toml(replace(DATA_CONFIGS["fourier_gr1_arms_only"], name=name, **changes)))
+        return str(file)
 
-
-@pytest.fixture(autouse=True)
-def my_robot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """``my_robot.py`` in the current folder."""
-    (tmp_path / "my_robot.py").write_text(MODULE)
-    monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("my_robot", None)
-    yield
-    sys.modules.pop("my_robot", None)
+    return declare
 
 
-def test_another_horizon_and_width_train_and_load_back(training: MakeTraining) -> None:
-    longer = training("longer", data_config="my_robot:LONGER", max_steps=2)
+def test_another_horizon_and_width_train_and_load_back(training: MakeTraining, declared: Callable[..., str]) -> None:
+    file = declared("longer", action_horizon=24, max_action_dim=40)
+    longer = training("longer", data_config=file, max_steps=2)
     assert longer.run() == 0
     config = json.loads((longer.checkpoint(2) / "config.json").read_text())
     assert (config["action_horizon"], config["action_dim"]) == (24, 40)
@@ -57,10 +52,10 @@ def test_another_horizon_and_width_train_and_load_back(training: MakeTraining) -
     )
 
     assert longer.run(resume=True, max_steps=3) == 0
-    policy = Policy(longer.checkpoint(3), "my_robot:LONGER", "new_embodiment", device="cpu")
+    policy = Policy(longer.checkpoint(3), file, "new_embodiment", device="cpu")
     assert policy.model.config.action_horizon == 24
 
 
-def test_a_wider_state_than_the_models_is_refused(training: MakeTraining) -> None:
+def test_a_wider_state_than_the_models_is_refused(training: MakeTraining, declared: Callable[..., str]) -> None:
     with pytest.raises(UsageError, match="max_state_dim 80"):
-        training("wider", data_config="my_robot:WIDER_STATE").run()
+        training("wider", data_config=declared("wider", max_state_dim=80)).run()

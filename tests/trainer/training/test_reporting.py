@@ -21,7 +21,7 @@ from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
 from trainer.errors import UsageError
 from trainer.events import WarningEvent
 from trainer.runner.wandb_setup import default_wandb, wandb_environment
-from trainer.training.reporting import RUN_SPEC, reporting
+from trainer.training.reporting import reporting
 
 MakeTraining = Callable[..., Training]
 
@@ -30,7 +30,7 @@ MakeTraining = Callable[..., Training]
 def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """No run goes on into the next test, and no key of this machine is used."""
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", RUN_SPEC):
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", "PIPPA_LINEAGE"):
         monkeypatch.setenv(name, "")  # recorded first, so that what a test sets is undone as well
         monkeypatch.delenv(name)
     yield
@@ -86,12 +86,10 @@ def test_with_a_spec_the_run_has_its_configuration_and_lineage(
         base_model=ref,
         wandb=default_wandb(preset, run_id, {}),
     )
-    (tmp_path / "spec.json").write_text(spec.model_dump_json())
-    monkeypatch.setenv(RUN_SPEC, str(tmp_path / "spec.json"))
     for part, steps in (("first", 10), ("resumed", 20)):
         folder = tmp_path / part
         folder.mkdir()
-        variables, _ = wandb_environment(spec.wandb, folder, {"WANDB_MODE": "offline"})
+        variables, _ = wandb_environment(spec, folder, {"WANDB_MODE": "offline"})
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         run = training("run", max_steps=steps, save_steps=10, report_to="wandb", batch_size=1)

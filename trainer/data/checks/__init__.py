@@ -1,36 +1,67 @@
-"""Checks a dataset against a data config before a model is loaded: all problems at once, in seconds, without torch.
+"""Checks a dataset against a data config before a model is loaded: all problems at once, without torch.
 
-Metadata is checked whole and every file is looked at; of large datasets the tables' values are read and the videos
-decoded for an evenly spread sample of the episodes.
+Metadata, every table and the packets of every video are looked at, and only what the data config uses. What was found
+fit is remembered by its content (``trainer.data.memory``), and the training reuses what was found out about the videos.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
-from trainer.data.checks.problem import Problem, format_problems, shorten
-from trainer.data.checks.tables import check_tables
-from trainer.data.checks.videos import check_videos
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
+from trainer.data.memory import Memory
+from trainer.data.problem import Problem, format_problems
+from trainer.data.statistics import Statistics
 from trainer.errors import UsageError
 
-__all__ = ["Problem", "check_dataset", "format_problems"]
+__all__ = ["Checked", "Memory", "Problem", "check_dataset", "format_problems"]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a check found."""
+
+    problems: list[Problem]
+    """What training would fail on or silently learn nonsense from; empty when the dataset is fit."""
+    warnings: list[Problem] = field(default_factory=list)
+    """What can be trained on and is probably not meant."""
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    """Of each column the data config uses, for a dataset that is fit."""
 
 
 def check_dataset(
-    path: Path, data_config: DataConfig | str, *, embodiment_tag: str = "new_embodiment"
-) -> list[Problem]:
-    """Every problem of the dataset at ``path`` for a training with ``data_config``; empty when it is fit.
+    path: Path,
+    data_config: DataConfig | str,
+    *,
+    embodiment_tag: str = "new_embodiment",
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    memory: Memory | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Checked:
+    """Every problem of the dataset at ``path`` for a training with ``data_config``.
 
+    ``memory`` knows what was checked before; ``progress(files done, of)`` is called while tables and videos are read.
     Raises ``UsageError`` for an unknown data config or embodiment tag.
     """
     config = get_data_config(data_config) if isinstance(data_config, str) else data_config
     if embodiment_tag not in PROJECTOR_INDEX:
         raise UsageError(f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}.")
-    meta, problems = check_metadata(path, config)
+    meta, problems, warnings = check_metadata(path, config, recompute_statistics=options.recompute_statistics)
     if meta is None:
-        return problems
-    problems += shorten(check_tables(meta, config))
-    problems += shorten(check_videos(meta, config))
-    return problems
+        return Checked(problems, warnings)
+    # Imported here: a command that only might check a dataset loads neither pyarrow nor PyAV.
+    from trainer.data.checks.remembered import remembered_contents
+
+    contents = remembered_contents(
+        meta,
+        config,
+        options=options,
+        memory=memory or Memory(),
+        progress=progress or (lambda _done, _of: None),
+    )
+    problems += [problem for problem in contents.problems if problem not in problems]
+    return Checked(problems, warnings + contents.warnings, {} if problems else contents.statistics)

@@ -1,14 +1,13 @@
-"""Checks the files of ``meta/`` and whether they fit the data config."""
+"""Checks the files of ``meta/``: whether they fit the data config, one another, and the files beside them."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from trainer.data.checks.problem import Problem
+from trainer.data.checks.listing import check_listing
 from trainer.data.configs import DATA_CONFIGS, DataConfig
 from trainer.data.dataset_meta import (
     DatasetMeta,
@@ -16,20 +15,27 @@ from trainer.data.dataset_meta import (
     load_episodes,
     load_info,
     load_modality,
-    load_tasks,
-    read_text,
     refuse_other_layouts,
 )
-from trainer.data.metadata import DatasetMetadata, DatasetStatistics, StateActionMetadata, describe_modalities
-from trainer.data.statistics import Statistics, needed_columns
+from trainer.data.metadata import (
+    DatasetMetadata,
+    DatasetStatistics,
+    StateActionMetadata,
+    as_number_type,
+    describe_modalities,
+)
+from trainer.data.problem import Problem
+from trainer.data.statistics import REMOVE, Statistics, needed_columns, read_statistics
 from trainer.data.transforms.state_action import StateActionTransform
-from trainer.errors import PippaError
+from trainer.errors import DatasetError, PippaError
 
 T = TypeVar("T")
 
 
-def check_metadata(path: Path, config: DataConfig) -> tuple[DatasetMeta | None, list[Problem]]:
-    """The metadata, when enough of it is readable to go on to the tables and videos, and what is wrong with it."""
+def check_metadata(
+    path: Path, config: DataConfig, *, recompute_statistics: bool = False
+) -> tuple[DatasetMeta | None, list[Problem], list[Problem]]:
+    """The metadata, when enough of it is good to go on to the tables and videos; what is wrong, what is odd."""
     problems: list[Problem] = []
 
     def attempt(load: Callable[[Path], T]) -> T | None:
@@ -41,26 +47,36 @@ def check_metadata(path: Path, config: DataConfig) -> tuple[DatasetMeta | None, 
 
     attempt(refuse_other_layouts)
     if problems:
-        return None, problems
-    info, modality = attempt(load_info), attempt(load_modality)
-    episodes, tasks = attempt(load_episodes), attempt(load_tasks)
-    if modality is not None:
-        problems += _check_keys(modality, config)
-    if info is None or modality is None or episodes is None:
-        return None, problems
-    meta = DatasetMeta(path, info, modality, episodes, tasks or {})
-    problems += _check_columns(meta)
+        return None, problems, []
+    info, modality, episodes = attempt(load_info), attempt(load_modality), attempt(load_episodes)
+    misfits = [] if modality is None else list(_check_keys(path, modality, config))
+    problems += misfits
+    if info is None or modality is None or episodes is None or misfits:
+        return None, problems, []
+    meta = DatasetMeta.of(path, info, modality, episodes)
+    if meta.no_tasks is not None and (path / "meta/tasks.jsonl").exists():
+        problems.append(Problem.of(meta.no_tasks))
+    problems += _check_columns(meta, config)
     problems += _check_cameras(meta, config)
-    problems += _check_statistics(meta)
+    if not recompute_statistics:
+        problems += _check_statistics(meta, config)
     if not problems:
         problems += _check_processing(meta, config)
-    return meta, problems
+    return meta, problems, [*_odd_entries(meta, config), *check_listing(meta)]
 
 
-def _check_keys(modality: Modality, config: DataConfig) -> Iterator[Problem]:
+def _check_keys(path: Path, modality: Modality, config: DataConfig) -> Iterator[Problem]:
     """What the data config expects and the dataset lacks; where another data config fits, that is one problem."""
+    missing = config.missing(modality)
+    for kind, keys in missing.items():
+        for key in [key for key in keys if f"{kind}.{key}" in modality.unusable]:
+            what = modality.unusable[f"{kind}.{key}"]
+            yield Problem(f"{path / 'meta/modality.json'}: {kind}.{key}: {what}", "Correct that entry.")
+            keys.remove(key)
     fitting = [name for name, other in DATA_CONFIGS.items() if not other.missing(modality)]
-    for kind, keys in config.missing(modality).items():
+    for kind, keys in missing.items():
+        if not keys:
+            continue
         expected = ", ".join(f"{kind}.{key}" for key in keys)
         message = f"{config.name} expects {expected}; this dataset has {', '.join(modality.keys(kind)) or 'none'}"
         if fitting:
@@ -73,13 +89,20 @@ def _check_keys(modality: Modality, config: DataConfig) -> Iterator[Problem]:
         )
 
 
-def _check_columns(meta: DatasetMeta) -> Iterator[Problem]:
+def _check_columns(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
     """Slices of modality.json against the widths that info.json announces."""
     for modality in ("state", "action"):
-        for key, entry in getattr(meta.modality, modality).items():
-            column = meta.modality.column(modality, key)
-            shape = meta.info.features.get(column, {}).get("shape")
-            width = math.prod(shape) if shape else None
+        for key in config.keys(modality):
+            entry, column = getattr(meta.modality, modality)[key], meta.modality.column(modality, key)
+            try:
+                feature = meta.info.feature(column)
+            except ValueError as error:
+                yield Problem(
+                    f"{meta.path / 'meta/info.json'}: features.{column}.{error}",
+                    "Correct that entry: shape is a list of whole numbers.",
+                )
+                continue
+            width = feature.width if feature else None
             if width is not None and entry.end > width:
                 yield Problem(
                     f"{meta.path / 'meta/modality.json'}: {modality}.{key} is {entry.start} to {entry.end}, but "
@@ -91,62 +114,80 @@ def _check_columns(meta: DatasetMeta) -> Iterator[Problem]:
 def _check_cameras(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
     file = meta.path / "meta/info.json"
     resolutions = {}
-    for key in meta.modality.video:
-        feature = meta.modality.column("video", key)
-        if feature not in meta.info.features:
-            cameras = [name for name, described in meta.info.features.items() if described.get("dtype") == "video"]
-            yield Problem(
-                f"{file}: no feature {feature!r}, which video.{key} of meta/modality.json names; "
-                f"its cameras are {', '.join(cameras) or 'none'}",
-                f"Correct original_key of video.{key}.",
-            )
-            continue
+    for key in config.video:
         try:
-            camera = meta.info.camera(feature)
-        except (KeyError, ValueError, IndexError, TypeError) as error:
-            yield Problem(
-                f"{file}: the camera {feature!r} is not described: {error} is missing or wrong",
-                'Its entry in features needs shape, names ("height", "width", "channel") and video.fps.',
-            )
+            camera = meta.camera(key)
+        except DatasetError as error:
+            yield Problem.of(error)
             continue
-        if camera.channels != 3:
+        if camera.channels not in (1, 3):
+            feature = meta.modality.column("video", key)
             yield Problem(f"{file}: {feature!r} has {camera.channels} channels", "GR00T takes colour images.")
-        if key in config.video:
-            resolutions[key] = camera.resolution
+        if not meta.in_tables(key) and meta.info.video_path is None:
+            try:
+                meta.video_path(key, 0)
+            except DatasetError as error:
+                yield Problem.of(error)
+        resolutions[key] = camera.resolution
     if len(set(resolutions.values())) > 1:
         sizes = ", ".join(f"video.{key} {width}x{height}" for key, (width, height) in resolutions.items())
         yield Problem(f"{file}: cameras of different resolution: {sizes}", "Re-encode them at one resolution.")
 
 
-def _check_statistics(meta: DatasetMeta) -> Iterator[Problem]:
+def _check_statistics(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
     """An absent or incomplete stats.json is computed; one that is broken or holds NaN would poison training."""
     file = meta.path / "meta/stats.json"
-    if not file.exists():
-        return
-    remove = "Delete it: it is computed from the data when it is missing."
     try:
-        document = json.loads(read_text(file))
-    except PippaError as error:
-        yield Problem(error.message.rstrip("."), error.hint or remove)
+        document = read_statistics(meta)
+    except DatasetError as error:
+        yield Problem.of(error)
         return
-    except json.JSONDecodeError as error:
-        yield Problem(f"{file}: not JSON ({error})", remove)
-        return
-    for column, width in needed_columns(meta).items():
-        described: Any = document.get(column) if isinstance(document, dict) else None
-        for name, values in described.items() if isinstance(described, dict) else ():
-            if name not in Statistics.model_fields or not isinstance(values, list):
-                continue
-            if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
-                yield Problem(f"{file}: NaN or infinite values in {name} of {column}", remove)
-            elif len(values) < width:
-                yield Problem(f"{file}: {name} of {column} has {len(values)} dimensions of {width}", remove)
+    for column, width in needed_columns(meta, config).items():
+        described = document.get(column, {})
+        if not isinstance(described, dict):
+            yield Problem(f"{file}: {column} is no object of lists", REMOVE)
+            continue
+        lists = {name: described[name] for name in Statistics.model_fields if name in described}
+        wrong = list(_check_lists(f"{file}: ", column, lists, width))
+        yield from wrong
+        if not wrong and len(lists) == len(Statistics.model_fields):
+            yield from _check_order(f"{file}: ", column, lists)
+
+
+def _check_lists(file: str, column: str, lists: dict[str, Any], width: int) -> Iterator[Problem]:
+    for name, values in lists.items():
+        if not isinstance(values, list):
+            yield Problem(f"{file}{name} of {column} is no list", REMOVE)
+        elif not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            yield Problem(f"{file}{name} of {column} holds something that is no number", REMOVE)
+        elif not all(math.isfinite(value) for value in values):
+            yield Problem(f"{file}NaN or infinite values in {name} of {column}", REMOVE)
+        elif len(values) < width:
+            yield Problem(f"{file}{name} of {column} has {len(values)} dimensions of {width}", REMOVE)
+
+
+def _check_order(file: str, column: str, lists: dict[str, list[float]]) -> Iterator[Problem]:
+    """Statistics that no data can have."""
+    for dimension, (low, high, mean, std, q01, q99) in enumerate(
+        zip(*(lists[name] for name in ("min", "max", "mean", "std", "q01", "q99")), strict=False)
+    ):
+        slack = 1e-4 * max(abs(low), abs(high), high - low, 1e-6)
+        if not (low - slack <= q01 <= q99 + slack and q99 <= high + slack and low - slack <= mean <= high + slack):
+            yield Problem(
+                f"{file}the statistics of {column} contradict one another in dimension {dimension}: min {low:g}, "
+                f"q01 {q01:g}, mean {mean:g}, q99 {q99:g}, max {high:g}",
+                REMOVE,
+            )
+            return
+        if std < 0:
+            yield Problem(f"{file}std of {column} is {std:g} in dimension {dimension}", REMOVE)
+            return
 
 
 def _check_processing(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
     """Widths and rotations: whether the data config's processing can be applied to what the keys are."""
     try:
-        modalities = describe_modalities(meta)
+        modalities = describe_modalities(meta, config)
         metadata = DatasetMetadata(
             statistics=DatasetStatistics(state=_zeros(modalities.state), action=_zeros(modalities.action)),
             modalities=modalities,
@@ -174,3 +215,33 @@ def _zeros(keys: dict[str, StateActionMetadata]) -> dict[str, Statistics]:
         key: Statistics(**{name: [0.0] * described.shape[0] for name in Statistics.model_fields})
         for key, described in keys.items()
     }
+
+
+def _odd_entries(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
+    """What can be trained on, and is probably not meant."""
+    for key in config.video:
+        name = meta.modality.column("video", key)
+        try:
+            feature = meta.info.feature(name)
+            camera = meta.camera(key)
+        except (ValueError, DatasetError):
+            continue  # a problem, reported as such
+        if feature and feature.is_depth_map:
+            yield Problem(
+                f"{meta.path / 'meta/info.json'}: {name!r}, used as the colour camera video.{key}, is marked as a "
+                "depth map (is_depth_map)",
+                f"If it is one, give video.{key} a colour camera: GR00T knows colours, not distances.",
+            )
+        elif camera.channels == 1:
+            yield Problem(
+                f"{meta.path / 'meta/info.json'}: {name!r}, used as the colour camera video.{key}, has one channel",
+                "It is read as three equal ones, grey.",
+            )
+    for modality in ("state", "action"):
+        for key in config.keys(modality):
+            name = getattr(meta.modality, modality)[key].dtype
+            if as_number_type(name) is None:
+                yield Problem(
+                    f"{meta.path / 'meta/modality.json'}: dtype {name!r} of {modality}.{key} is no type of numbers",
+                    "The column's own type is taken; write that, or leave dtype out.",
+                )

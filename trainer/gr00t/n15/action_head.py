@@ -12,8 +12,8 @@ from torch.distributions import Beta
 from torch.nn import functional
 
 from trainer.gr00t.n15.backbone import has_trainable
-from trainer.gr00t.n15.config import ActionHeadConfig
 from trainer.gr00t.n15.dit import DiT, SelfAttentionTransformer
+from trainer.gr00t.n15.sections import ActionHeadConfig
 
 
 class CategorySpecificLinear(nn.Module):

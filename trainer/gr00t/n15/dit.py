@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.gr00t.n15.config import DiTConfig, TransformerConfig
+from trainer.gr00t.n15.sections import DiTConfig, TransformerConfig
 
 
 class Attention(nn.Module):

@@ -22,7 +22,8 @@ from transformers import Qwen2Tokenizer
 from trainer.config.settings import hub_token
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.base_model import HUB_TOKENIZER, TOKENIZER_FILES, has_tokenizer
-from trainer.gr00t.n15.config import EagleConfig, read_config
+from trainer.gr00t.n15.config import read_config
+from trainer.gr00t.n15.sections import EagleConfig
 from trainer.gr00t.weights import resolve_folder
 from trainer.hardlink import link_or_copy
 

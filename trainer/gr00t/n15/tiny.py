@@ -21,13 +21,11 @@ from trainer.gr00t.n15.backbone import EagleModel
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import IMAGE_TOKEN, SPECIAL_TOKENS, EagleProcessor
+from trainer.gr00t.n15.sections import TINY_PATCH, TINY_WIDTH, tiny_sections
 from trainer.gr00t.weights import save_checkpoint
 
 _WORDS = "system You Ġare Ġa Ġhelpful Ġassistant user assistant image Ġthe Ġand Ġplace Ġit Ġin Ġpick Ġput pick"
 """Words of every prompt and most instructions, one token each; the rest is spelled in bytes. Ġ is a space."""
-
-WIDTH = 96
-_IMAGE, _PATCH = 224, 28
 
 
 def make_tiny_base_model(path: Path, seed: int = 0) -> Path:
@@ -45,44 +43,10 @@ def make_tiny_base_model(path: Path, seed: int = 0) -> Path:
 
 
 def tiny_config(tokenizer: Tokenizer) -> GR00TN15Config:
-    """Sizes of the tiny model: official dimensions at the robot's side, small ones everywhere else."""
-    # No dropout: so small a model has nothing to regularise.
-    blocks = {"num_attention_heads": 4, "attention_head_dim": WIDTH // 4, "dropout": 0.0}
-    return GR00TN15Config(
-        hidden_size=WIDTH,
-        backbone_cfg={"eagle_path": "tiny", "select_layer": 2},
-        eagle_config={
-            "image_token_index": tokenizer.token_to_id(IMAGE_TOKEN),
-            "torch_dtype": "float32",
-            "text_config": {
-                "head_dim": 32,
-                "hidden_size": WIDTH,
-                "intermediate_size": 2 * WIDTH,
-                "num_attention_heads": 4,
-                "num_hidden_layers": 2,
-                "num_key_value_heads": 2,
-                "rope_theta": 1000000,
-                "vocab_size": tokenizer.get_vocab_size(),
-            },
-            "vision_config": {
-                "hidden_size": 64,
-                "image_size": _IMAGE,
-                "intermediate_size": 128,
-                "num_attention_heads": 4,
-                "num_hidden_layers": 2,
-                "patch_size": _PATCH,
-            },
-        },
-        action_head_cfg={
-            "backbone_embedding_dim": WIDTH,
-            "hidden_size": 128,
-            "input_embedding_dim": WIDTH,
-            "max_seq_len": 64,
-            "num_target_vision_tokens": 2,
-            "diffusion_model_cfg": {"num_layers": 4, "cross_attention_dim": WIDTH, "output_dim": 128, **blocks},
-            "vl_self_attention_cfg": {"num_layers": 1, **blocks},
-        },
-    )
+    """The configuration of the tiny model with ``tokenizer``, whose vocabulary must be ``TINY_VOCABULARY`` tokens."""
+    values = tiny_sections()
+    values["eagle_config"]["image_token_index"] = tokenizer.token_to_id(IMAGE_TOKEN)
+    return GR00TN15Config.from_dict({"hidden_size": TINY_WIDTH, **values})
 
 
 def _tokenizer() -> Tokenizer:
@@ -107,9 +71,9 @@ def _initialise_backbone(eagle: EagleModel) -> None:
     """Let each image token tell its patch's colours, where in the patch they are, and where the patch is."""
     embeddings = eagle.vision_model.vision_model.embeddings
     # Patch filters are random mixtures of the patch's mean colour and its slopes along x and y.
-    ramp = torch.linspace(-1.5, 1.5, _PATCH)
-    flat = torch.ones(_PATCH)
-    basis = torch.stack([torch.outer(flat, flat), torch.outer(flat, ramp), torch.outer(ramp, flat)]) / _PATCH**2
+    ramp = torch.linspace(-1.5, 1.5, TINY_PATCH)
+    flat = torch.ones(TINY_PATCH)
+    basis = torch.stack([torch.outer(flat, flat), torch.outer(flat, ramp), torch.outer(ramp, flat)]) / TINY_PATCH**2
     mixture = torch.randn(embeddings.embed_dim, 3, len(basis))
     embeddings.patch_embedding.weight.copy_(torch.einsum("ocb,bhw->ochw", mixture, basis))
     nn.init.normal_(embeddings.position_embedding.weight, std=0.5)

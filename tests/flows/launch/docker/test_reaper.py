@@ -6,6 +6,7 @@ import time
 from datetime import timedelta
 
 import pytest
+import requests
 from docker.models.containers import Container
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -15,8 +16,9 @@ from flows.launch import Job
 from flows.launch.docker.reaper import Owned, reap, stop_container
 from flows.orchestration import cancellation
 from tests.flows.launch.conftest import Bench
+from tests.flows.launch.docker.test_launcher import CHECKPOINT
 from tests.support.waiting import PATIENCE
-from trainer.events import ProgressEvent
+from trainer.events import CheckpointEvent, ProgressEvent
 
 pytestmark = pytest.mark.docker
 
@@ -62,6 +64,23 @@ def test_one_that_does_not_listen_is_killed_after_the_grace_period(bench: Bench)
     start(bench, bench.job(count=1, wait=True, deaf=True))
     assert stop_container(bench.client, bench.run_id, grace=0.5) == [f"pippa-{bench.run_id}"]
     assert names(bench) == []
+
+
+def test_a_broken_connection_does_not_end_the_grace_period(bench: Bench, monkeypatch):
+    job, wait = bench.job(count=1, wait=True, saves=1, last=[CHECKPOINT]), Container.wait
+    training = bench.launcher.start(job, bench.environ)
+    assert isinstance(training.next_event(PATIENCE), ProgressEvent)
+    tries: list[float] = []
+
+    def broken(self: Container, timeout: float) -> dict[str, int]:
+        tries.append(timeout)
+        if len(tries) == 1:
+            raise requests.exceptions.ConnectionError("as from a daemon that restarts")
+        return wait(self, timeout=timeout)
+
+    monkeypatch.setattr(Container, "wait", broken)
+    assert stop_container(bench.client, bench.run_id, grace=PATIENCE) == [f"pippa-{bench.run_id}"]
+    assert len(tries) == 2 and isinstance(training.next_event(PATIENCE), CheckpointEvent)
 
 
 @flow(name="train")

@@ -1,0 +1,180 @@
+"""A training from the preset to its report, wherever it was started: a terminal, a compose service, a worker's flow.
+
+Nothing here knows Prefect. The caller says who hears of the events, and who gives out GPUs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+from flows.launch import GPU_VARIABLE, LauncherName, machine, training_job
+from flows.launch.follow import can_heal, failure, follow
+from flows.launch.launchers import get_launcher
+from flows.orchestration.ensure_imported import ensure_imported
+from flows.settings import stop_grace
+from flows.views.report import Report, build_report
+from trainer import importers
+from trainer.config.argv import Resolved, require_engine_can, resolve_values
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
+from trainer.config.settings import pippa_home
+from trainer.errors import UsageError
+from trainer.events import Event, PhaseEvent, WarningEvent
+from trainer.runner.run_spec_builder import new_spec
+from trainer.store import runs
+from trainer.store.object_store import ObjectStore
+
+RETRY_SECONDS = (5.0, 20.0, 60.0)
+"""The pauses before a training is started again that another attempt may heal."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What somebody wants trained; plain JSON throughout, as it is shown in Prefect."""
+
+    preset: str
+    overrides: dict[str, Any]
+    launcher: LauncherName
+    engine: Engine
+    run_id: str
+
+
+Say = Callable[[str], None]
+Hold = Callable[[list[str], int, int, Say], AbstractContextManager[list[str]]]
+"""``hold(gpus, wanted, share, say)`` holds ``wanted`` of ``gpus``, each shared by at most ``share`` trainings, after
+waiting for them if need be, which ``say`` hears; the context gets their ids."""
+
+
+class Step(Protocol):
+    """Runs one part of a training: ``step("dataset", "dataset robot", work)``."""
+
+    def __call__(self, kind: str, title: str, work: Callable[[], T]) -> T:
+        """Return what ``work`` returns."""
+        ...
+
+
+def at_once(kind: str, title: str, work: Callable[[], T]) -> T:  # noqa: ARG001
+    """A ``Step`` with nothing around it."""
+    return work()
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How a training ended that did not fail."""
+
+    report: Report
+    interrupted: bool
+    """Ctrl-C ended it early; it saved."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training and those around it."""
+
+    store: ObjectStore
+    request: Request
+    observe: Callable[[Event], None]
+    """Hears every event, and must not wait for anything."""
+    hold: Hold
+    resolved: Resolved | None = None
+    """The request, where it was resolved already: a value is validated where it is typed, and not again."""
+    step: Step = at_once
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """For its container, besides the launcher's own."""
+    leave: type[BaseException] | None = None
+    """The exception that leaves a container to its raiser (``flows.launch.follow``)."""
+
+    def run(self) -> Trained:
+        """Train, and report.
+
+        A run that the object store knows is continued from its last checkpoint, with the spec it was started with.
+        Raises the trainer's ``PippaError``, and ``KeyboardInterrupt`` when Ctrl-C came before there was a trainer.
+        """
+        request = self.request
+        spec = self._known_spec() or self._new_spec()
+        share = machine.trainings_per_gpu()
+        with self.hold(machine.gpus(request.launcher), spec.config.num_gpus, share, self._say("wait")) as gpus:
+            interrupted = self.step("training", f"training {spec.run_id}", lambda: self._launch(spec, gpus))
+        return Trained(build_report(self.store, spec.run_id), interrupted)
+
+    def _known_spec(self) -> RunSpec | None:
+        """The spec of a run that the store knows; the very same request again is the same run, started once more."""
+        request = self.request
+        if runs.read_file(self.store, request.run_id, "spec.json") is None:
+            return None
+        known = runs.read_spec(self.store, request.run_id)
+        wanted = request.overrides and resolve_values(request.preset, request.overrides)[1]
+        if known.preset != request.preset or (wanted and known.config != wanted):
+            raise UsageError(
+                f"{request.run_id} exists already, as a run of {known.preset}.",
+                f"`pippa runs resume {request.run_id}` continues it as it was; leave the run id out for a new run.",
+            )
+        get_launcher(request.launcher, pippa_home()).require(known.config, known.engine)
+        return known
+
+    def _new_spec(self) -> RunSpec:
+        """A new run with everything it needs in the store."""
+        request = self.request
+        preset, config, provenance = self.resolved or resolve_values(request.preset, request.overrides)
+        require_engine_can(config, request.engine)
+        place = get_launcher(request.launcher, pippa_home())
+        place.require(config, request.engine)
+        image = place.image(request.engine, self._say("prepare"))
+        self._say("prepare")("Looking for dataset and base model in the store.")
+        # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
+        datasets = [self._ensure("dataset", name, config) for name in config.dataset_path]
+        base_model = self._ensure("model", config.base_model_path, config)
+        spec = new_spec(
+            preset, config, provenance, datasets, base_model, request.engine, run_id=request.run_id, image=image
+        )
+        runs.write_spec(self.store, spec)
+        return spec
+
+    def _ensure(self, kind: importers.Kind, name: str, config: FinetuneConfig) -> SnapshotRef:
+        title = {"dataset": "dataset", "model": "base model"}[kind]
+        request = self.request
+        return self.step(
+            title,
+            f"{title} {name}",
+            lambda: ensure_imported(
+                kind,
+                name,
+                request.launcher,
+                request.run_id,
+                data_config=config.data_config,
+                options=config.data_options,
+                observe=self.observe,
+            ),
+        )
+
+    def _launch(self, spec: RunSpec, gpus: list[str]) -> bool:
+        """Start the trainer and follow it to its end; returns whether Ctrl-C stopped it.
+
+        Another attempt continues from the last registered checkpoint, since the run id is the same.
+        """
+        launcher = self.request.launcher
+        place = get_launcher(launcher, pippa_home())
+        job = training_job(spec.run_id, spec.preset, spec.engine, self.labels)
+        chosen = {GPU_VARIABLE[launcher]: ",".join(gpus)} if gpus else {}
+        pauses = iter(RETRY_SECONDS)
+        while True:
+            training = place.start(job, {**os.environ, **chosen})
+            outcome = follow(training, self.observe, stop_grace(), leave=self.leave)
+            error = None if outcome.interrupted else failure(outcome, training)
+            if error is None:
+                return outcome.interrupted
+            pause = next(pauses, None)
+            if pause is None or not can_heal(error):
+                raise error
+            self.observe(WarningEvent(message=error.message, hint=f"Trying again in {pause:g} s."))
+            time.sleep(pause)
+
+    def _say(self, phase: str) -> Say:
+        return lambda line: self.observe(PhaseEvent(phase=phase, message=line))

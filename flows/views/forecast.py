@@ -1,0 +1,232 @@
+"""What a training will need, before it starts: a table for ``--dry-run``, a line for ``pippa train``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.views.terminal import duration, size
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import Engine
+from trainer.config.settings import frame_cache_bytes, pippa_home
+from trainer.events import WarningEvent
+from trainer.forecast import CARDS, CHECKPOINTS_KEPT, Forecast, Memory, forecast, model_of, smallest_card, ways
+from trainer.gr00t.n15.sections import Sections
+from trainer.importers import TINY
+from trainer.runner.cards import Card
+from trainer.runner.forecast_warnings import host_memory, memory_warning
+from trainer.runner.measured_speed import MeasuredSpeed, measured_speed
+
+_Row = tuple[str, int | str, str]
+"""A title, bytes or a text, and a remark."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A training's forecast, beside what is there for it."""
+
+    config: FinetuneConfig
+    engine: Engine
+    model: Sections
+    needs: Forecast
+    cards: list[Card] | None
+    """The GPUs it may use, empty on a CPU; None where they are not known from here."""
+    free: int | None
+    """Bytes on the disk of PIPPA_HOME; None where the training's disk is not known from here."""
+    embedded_store: bool
+    """Whether the object store lies on that disk too."""
+    frames: int | None
+    speed: MeasuredSpeed | None
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it is known to train on a CPU. A real model without a GPU here is rather meant for elsewhere."""
+        return self.cards == [] and self.config.base_model_path.partition("@")[0] == TINY
+
+    @property
+    def disk(self) -> int:
+        """Bytes that will lie on the disk of PIPPA_HOME, as far as they are known."""
+        return sum(amount for _, amount, _ in _disk(self) if isinstance(amount, int))
+
+
+def plan(
+    config: FinetuneConfig,
+    launcher: str,
+    engine: Engine,
+    cards: list[Card] | None,
+    environ: Mapping[str, str] = os.environ,
+) -> Plan | None:
+    """The forecast for ``config`` where ``launcher`` will train it, on one of ``cards``; None for a model of unknown
+    sizes.
+    """
+    model = model_of(config.base_model_path)
+    if model is None:
+        return None
+    home = pippa_home(environ)
+    needs = forecast(config, model, native=engine == "native")
+    bound = frame_cache_bytes(environ)
+    frames = needs.disk.frames if needs.disk.frames is None or bound is None else min(needs.disk.frames, bound)
+    existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    return Plan(
+        config=config,
+        engine=engine,
+        model=model,
+        needs=needs,
+        cards=cards,
+        free=shutil.disk_usage(existing).free if launcher == "process" else None,
+        embedded_store=launcher != "remote" and not environ.get("PIPPA_S3_ENDPOINT"),
+        frames=frames,
+        speed=measured_speed(home, config, engine) if launcher != "remote" else None,
+    )
+
+
+def print_forecast(console: Console, found: Plan) -> None:
+    """All of it, as a table, and what to change where it does not fit."""
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    table.add_column(overflow="fold", style="dim")
+    for title, amount, remark in _rows(found):
+        style = "" if title.startswith(" ") else "bold"
+        table.add_row(f"[{style}]{title}[/]" if style else title, _shown(amount), escape(remark))
+    console.print("What it will need, by arithmetic (docs/memory.md):")
+    console.print(table)
+    if found.engine != "native":
+        console.print(
+            "Isaac-GR00T takes more GPU memory than that: it computes logits that nothing reads.", style="dim"
+        )
+    for warning in warnings(found):
+        print_warning(console, warning)
+    if found.cards is None or (found.cards == [] and not found.on_cpu):
+        _print_ways(console, found)
+
+
+def print_needs(console: Console, found: Plan) -> None:
+    """The sums, in a line, and the warnings."""
+    if found.on_cpu:
+        memory = f"{size(found.needs.host_on_cpu)} of memory"
+    else:
+        memory = f"{size(found.needs.gpu.total)} of GPU memory{_of_card(found)}"
+    parts = [memory, f"up to {size(found.disk)} of disk", f"{size(found.needs.disk.uploaded)} to the store"]
+    if found.speed:
+        parts.append(f"about {_time(found, found.speed)}")
+    console.print(f"[dim]Needs {escape(', '.join(parts))}[/]", soft_wrap=True)
+    for warning in warnings(found):
+        print_warning(console, warning)
+
+
+def warnings(found: Plan) -> Iterator[WarningEvent]:
+    """What is too small for the training, and what helps."""
+    if found.cards is not None and (warning := memory_warning(found.config, found.model, found.cards)):
+        yield warning
+    if found.free is not None and found.disk > found.free:
+        yield WarningEvent(
+            message=f"It may need up to {size(found.disk)} of disk; {pippa_home()} has {size(found.free)} free.",
+            hint="Raise --save-steps, bound the decoded frames (PIPPA_FRAME_CACHE), set PIPPA_HOME to a larger disk or "
+            "PIPPA_S3_ENDPOINT to a store elsewhere.",
+        )
+
+
+def print_warning(console: Console, warning: WarningEvent) -> None:
+    """What is wrong, and what helps below it."""
+    grid = Table.grid(padding=(0, 1))
+    grid.add_row("[yellow]![/]", f"{escape(warning.message)}\n[dim]{escape(warning.hint)}[/]")
+    console.print(grid)
+
+
+def _rows(found: Plan) -> Iterator[_Row]:
+    needs, config = found.needs, found.config
+    if found.on_cpu:
+        have = host_memory()
+        of = f"of {size(have)}: " if have else ""
+        yield "memory", needs.host_on_cpu, f"{of}it trains on the CPU"
+        yield from _memory(needs.cpu, config)
+        yield "  processes", needs.host_on_cpu - needs.cpu.total, "libraries, data loading, copies of a checkpoint"
+    else:
+        yield (
+            "GPU memory",
+            needs.gpu.total,
+            f"{'on each GPU' if config.num_gpus > 1 else ''}{_of_card(found)}".strip(" ()"),
+        )
+        yield from _memory(needs.gpu, config)
+        yield "host memory", needs.host, "copies of a checkpoint, frames loaded ahead, libraries"
+    free = f", of {size(found.free)} free" if found.free is not None else ""
+    yield "disk", found.disk, f"at most{free}{', and the decoded frames' if found.frames is None else ''}"
+    yield from _disk(found)
+    disk = needs.disk
+    frozen = f", and {size(disk.frozen)} frozen once" if disk.frozen else ""
+    count = f"{disk.saves} checkpoint{'s' if disk.saves > 1 else ''}"
+    yield "to the store", disk.uploaded, f"{count} of {size(disk.changing)}{frozen}"
+    yield "  and again", disk.moments, "the training state, while it trains"
+    if found.speed:
+        yield "time", _time(found, found.speed), f"{found.speed.seconds_per_step:.2g} s a step, as {found.speed.run_id}"
+
+
+def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
+    yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters"
+    yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained"
+    yield "  activations", memory.activations, f"at --batch-size {config.batch_size}"
+    together = f"they come while activations go: {size(memory.together)} together"
+    yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
+    if memory.buckets:
+        yield "  buckets", memory.buckets, "the gradients once more, to be exchanged between GPUs"
+    if memory.fixed:
+        yield "  CUDA", memory.fixed, "context and workspaces"
+
+
+def _disk(found: Plan) -> Iterator[_Row]:
+    disk = found.needs.disk
+    kept = min(disk.saves, CHECKPOINTS_KEPT + 1)
+    frozen = f", and {size(disk.frozen)} frozen" if disk.frozen and disk.atomic else ""
+    yield "  checkpoints", disk.checkpoints, f"{kept} of {size(disk.each)}{frozen}"
+    yield (
+        "  frames",
+        "?" if found.frames is None else found.frames,
+        "the dataset decoded, 3 bytes a pixel" if found.frames is None else "the dataset decoded, once per machine",
+    )
+    model = found.needs.gpu.weights
+    yield "  base model", model, "in the cache"
+    if found.embedded_store:
+        states = disk.saves * disk.moments
+        yield (
+            "  store",
+            model + disk.uploaded + states,
+            f"base model, checkpoints, training states ({size(states)} at most)",
+        )
+
+
+def _of_card(found: Plan) -> str:
+    if found.cards:
+        card = min(found.cards, key=lambda each: each.memory)
+        return f" ({card.name}: {size(card.memory)})" if card.memory else ""
+    smallest = smallest_card(found.needs.gpu.total)
+    return f" (a card of {smallest} GB or more)" if smallest else " (more than any one card has)"
+
+
+def _print_ways(console: Console, found: Plan) -> None:
+    """With which flags it would fit the next smaller size of a card."""
+    smallest = smallest_card(found.needs.gpu.total)
+    below = [gigabytes for gigabytes in CARDS if smallest is None or gigabytes < smallest]
+    if not below:
+        return
+    console.print(f"On a card of {below[-1]} GB it trains with one of these:")
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True, justify="right")
+    for way in ways(found.config, found.model, CARDS[below[-1]] << 20):
+        table.add_row(f"  {way.flags}", size(way.total))
+    console.print(table)
+
+
+def _shown(amount: int | str) -> str:
+    return size(amount) if isinstance(amount, int) else amount
+
+
+def _time(found: Plan, speed: MeasuredSpeed) -> str:
+    return duration(found.config.max_steps * speed.seconds_per_step)

@@ -1,0 +1,153 @@
+"""A bare machine's Prefect: it records every training, and none waits for it, whatever is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psutil
+import pytest
+
+from tests.support.pippa import SUPPORT, Pippa
+from tests.support.processes import alive
+from tests.support.proxy import proxy
+from tests.support.waiting import PATIENCE, until
+
+RECORDING = "flows.orchestration.recording"
+
+
+class BarePippa(Pippa):
+    """One whose Prefect is its own."""
+
+    @property
+    def home(self) -> Path:
+        return Path(self.environ["PIPPA_HOME"])
+
+    def recording(self) -> list[psutil.Process]:
+        return [process for process in self.left() if RECORDING in process.cmdline()]
+
+    def query(self, sql: str) -> list[tuple[str, str]]:
+        with sqlite3.connect(f"file:{self.home / 'prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+            return database.execute(sql).fetchall()
+
+    def states(self) -> dict[str, str]:
+        """The state of every flow run by its name."""
+        return {name: state for name, state in self.query("select name, state_type from flow_run")}  # noqa: C416
+
+
+@pytest.fixture
+def pippa(tmp_path) -> Iterator[BarePippa]:
+    environ = {
+        **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},
+        "PIPPA_HOME": str(tmp_path / "home"),
+        "PYTHONPATH": str(SUPPORT.parents[1]),
+        "PIPPA_FINETUNE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_engine.py'}",
+        "PIPPA_EVALUATE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}",
+        "FAKE_ENGINE": json.dumps({"pause_at": 6, "pause_file": str(tmp_path / "go on")}),
+        "WANDB_MODE": "offline",
+    }
+    pippa = BarePippa(tmp_path, environ)
+    yield pippa
+    for process in pippa.left():
+        process.kill()
+
+
+def recorded_step(pippa: BarePippa, process: subprocess.Popen[bytes]) -> psutil.Process:
+    """Wait until Prefect has the flow run of a training that stands at step 6; the process that records it."""
+    until((pippa.folder / "go on.reached").exists, pippa.output.read_text, alive=lambda: process.poll() is None)
+    until(lambda: "RUNNING" in _states(pippa), pippa.output.read_text)
+    (recording,) = pippa.recording()
+    return recording
+
+
+def _states(pippa: BarePippa) -> list[str]:
+    with suppress(sqlite3.OperationalError):  # there is none yet, or its tables are being made
+        return list(pippa.states().values())
+    return []
+
+
+def go_on(pippa: BarePippa) -> None:
+    (pippa.folder / "go on").touch()
+
+
+def test_a_training_is_a_flow_run_with_its_report_and_one_process_records_it(pippa):
+    process = pippa.train()
+    recorded_step(pippa, process)
+    go_on(pippa)
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
+    assert pippa.states() == {pippa.run_id: "COMPLETED"} and pippa.left() == []
+    kinds = {key.removeprefix(f"{pippa.run_id}-"): kind for key, kind in pippa.query("select key, type from artifact")}
+    assert kinds == {"progress": "progress", "checkpoints": "table", "report": "markdown"}
+    assert "Prefect" not in pippa.output.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_prefect_that_is_killed_or_hangs_costs_the_record_only(pippa, number):
+    process = pippa.train()
+    recorded_step(pippa, process).send_signal(number)
+    go_on(pippa)
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
+    text = pippa.output.read_text()
+    assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1
+    assert pippa.left() == [] and pippa.states() == {pippa.run_id: "RUNNING"}
+
+
+@pytest.mark.slow
+def test_a_killed_pippa_leaves_no_process_and_its_flow_run_is_crashed(pippa):
+    process = pippa.train()
+    recording = recorded_step(pippa, process)
+    process.kill()
+    process.wait()
+    killed = pippa.run_id
+    until(lambda: not alive(recording) and pippa.left() == [], pippa.output.read_text)
+    assert pippa.states() == {killed: "CRASHED"}
+    # The trainer had saved what it could.
+    assert pippa.start("checkpoints", "verify", killed).wait(PATIENCE) == 0, pippa.output.read_text()
+
+
+@pytest.mark.slow
+def test_after_the_whole_tree_was_killed_the_next_training_crashes_its_flow_run(pippa):
+    process = pippa.train()
+    recorded_step(pippa, process)
+    killed = pippa.run_id
+    for each in pippa.left():
+        each.kill()
+    process.wait()
+    assert pippa.states() == {killed: "RUNNING"}
+    go_on(pippa)
+    process = pippa.train()
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
+    assert pippa.states() == {killed: "CRASHED", pippa.run_id: "COMPLETED"}
+
+
+@pytest.mark.slow
+def test_a_team_s_server_that_goes_away_costs_the_record_only(pippa, prefect_environ):
+    url = urlsplit(prefect_environ["PREFECT_API_URL"])
+    with proxy(str(url.hostname), int(url.port or 0)) as way:
+        pippa.environ |= {**prefect_environ, "PREFECT_API_URL": f"http://127.0.0.1:{way.port}/api"}
+        pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "99"
+        process = pippa.train()
+        until((pippa.folder / "go on.reached").exists, pippa.output.read_text, alive=lambda: process.poll() is None)
+        way.cut()
+        go_on(pippa)
+        assert process.wait(PATIENCE) == 0, pippa.output.read_text()
+    text = pippa.output.read_text()
+    assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1 and pippa.left() == []
+
+
+@pytest.mark.slow
+def test_first_trainings_at_once_are_all_recorded(pippa):
+    pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "3"
+    go_on(pippa)
+    processes = [pippa.train() for _ in range(3)]
+    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0], pippa.output.read_text()
+    assert list(pippa.states().values()) == ["COMPLETED"] * 3

@@ -1,0 +1,178 @@
+"""What a training will need: what follows from the sizes, and who says so."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainer import forecast as module
+from trainer.config.argv import parse_flags
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import PRESETS, Preset
+from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.synthetic import make_synthetic
+from trainer.forecast import (
+    CARDS,
+    FITS,
+    GENERAL_ADVICE,
+    advice,
+    fits,
+    forecast,
+    frame_bytes,
+    model_of,
+    room_for_checkpoints,
+    smallest_card,
+    ways,
+)
+from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.n15.sections import Sections
+
+OFFICIAL = Sections.of({})
+
+
+def config(**flags: Any) -> FinetuneConfig:
+    """The defaults, but for ``flags``."""
+    return FinetuneConfig.model_validate({"dataset_path": ["any"], "data_config": "so100_dualcam", **flags})
+
+
+@pytest.fixture
+def official(tmp_path: Path) -> Path:
+    """A folder with the official model's config.json, which is all that is read."""
+    GR00TN15Config().to_json_file(tmp_path / "config.json", use_diff=False)
+    return tmp_path
+
+
+def test_the_official_models_checkpoints() -> None:
+    disk = forecast(config(), OFFICIAL).disk
+    # The tuned 1.07 B parameters in float32, their two moments, and the others in bfloat16.
+    assert (disk.frozen / 1e9, disk.each / 1e9) == pytest.approx((2.69, 12.83), abs=0.01)
+    assert disk.uploaded == disk.frozen + 10 * disk.changing
+    assert forecast(config(tune_diffusion_model=False), OFFICIAL).disk.each < disk.each / 2
+
+
+def test_isaac_writes_frozen_weights_into_every_checkpoint() -> None:
+    ours, theirs = (forecast(config(), OFFICIAL, native=native).disk for native in (True, False))
+    assert theirs.checkpoints - ours.checkpoints == 5 * ours.frozen
+    assert theirs.uploaded == ours.uploaded  # the store keeps equal files once
+
+
+def test_what_lies_there_already_is_not_counted_again(official: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "checkpoint-1").mkdir(parents=True)
+    disk = forecast(config(), OFFICIAL).disk
+    for saves, written in ((3, 3), (10, 6)):  # five are kept while the next is written
+        given = config(max_steps=1000 * saves)
+        assert room_for_checkpoints(official, given, out) == disk.frozen + written * disk.each
+    (out / "checkpoint-1/frozen").write_bytes(bytes(100))
+    (out / "checkpoint-2").mkdir()
+    (out / "checkpoint-2/frozen").hardlink_to(out / "checkpoint-1/frozen")
+    assert room_for_checkpoints(official, config(), out) == disk.checkpoints - 100
+    assert room_for_checkpoints(tmp_path / "none", config(), out) == 0
+
+
+def test_a_name_means_the_sizes_of_its_model(official: Path, tmp_path: Path) -> None:
+    assert model_of("nvidia/GR00T-N1.5-3B") == model_of(str(official)) == OFFICIAL
+    assert model_of("tiny") == model_of("tiny@abcdef012345") != OFFICIAL
+    for content in (
+        "{",
+        "{}",
+        '{"model_type": "gr00t_n1_6"}',
+        "[]",
+        '{"model_type": "gr00t_n1_5", "backbone_cfg": {"select_layer": 0}}',
+    ):
+        (official / "config.json").write_text(content)
+        assert model_of(str(official)) is None, content
+    assert model_of(str(tmp_path / "none")) is None
+
+
+def test_frames_are_those_of_the_cameras_that_are_used(tmp_path: Path) -> None:
+    folder = make_synthetic(tmp_path / "data")
+    total = 256 * 256 * 3 * DatasetMeta.load(folder).total_frames
+    usual = {"data_config": "fourier_gr1_arms_only"}
+    assert frame_bytes(config(dataset_path=[str(folder)], **usual)) == total
+    assert frame_bytes(config(dataset_path=["synthetic.PickNPlace", str(folder)], **usual)) == 2 * total
+    assert frame_bytes(config(dataset_path=["somebody/else"])) is None
+    shutil.rmtree(folder / "meta")
+    assert frame_bytes(config(dataset_path=[str(folder)], **usual)) is None
+
+
+def test_the_demo_datasets_frames_are_known(demo_dataset: Path) -> None:
+    usual = {"data_config": "fourier_gr1_arms_only"}
+    named, real = (config(dataset_path=[name], **usual) for name in (demo_dataset.name, str(demo_dataset)))
+    assert frame_bytes(named) == frame_bytes(real) == 2096 * 256 * 256 * 3
+
+
+@pytest.mark.parametrize("card", [24, 32, 48])
+@pytest.mark.parametrize(
+    "given",
+    [
+        config(batch_size=64),
+        config(batch_size=48, tune_llm=True, tune_visual=True),
+        config(batch_size=64, lora_rank=8, lora_full_model=True),
+        config(batch_size=30, gradient_accumulation_steps=2, num_gpus=2),
+    ],
+)
+def test_each_way_is_one_that_fits_as_it_is_written(given: FinetuneConfig, card: int) -> None:
+    memory = CARDS[card] << 20
+    found = ways(given, OFFICIAL, memory)
+    assert found
+    for way in found:
+        changed, names = parse_flags(way.flags.split(), given)
+        assert changed != given and way.total == forecast(changed, OFFICIAL).gpu.total
+        assert fits(way.total, memory)
+        if "gradient_accumulation_steps" in names:
+            assert changed.batch_size * changed.gradient_accumulation_steps == (
+                given.batch_size * given.gradient_accumulation_steps
+            )
+
+
+def test_where_nothing_fits_the_least_is_named() -> None:
+    [way] = ways(config(), OFFICIAL, 4 << 30)
+    assert way.flags == "--batch-size 1 --lora-rank 32" and not fits(way.total, 4 << 30)
+    assert ways(config(batch_size=1, lora_rank=32), OFFICIAL, 4 << 30) == []
+
+
+def test_accumulation_keeps_the_gradients_and_several_gpus_exchange_them() -> None:
+    one, more, two = (
+        forecast(config(**flags), OFFICIAL).gpu for flags in ({}, {"gradient_accumulation_steps": 2}, {"num_gpus": 2})
+    )
+    assert more.total - one.total == one.gradients + one.activations - one.together
+    assert two.total - one.total == one.gradients
+
+
+def test_a_card_keeps_a_share_for_others() -> None:
+    for size, mib in CARDS.items():
+        assert smallest_card(int(FITS * (mib << 20))) == size
+        assert smallest_card(int(FITS * (mib << 20)) + 1) != size
+    assert smallest_card(10**12) is None
+
+
+def test_a_measured_peak_corrects_the_tensors(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = forecast(config(), OFFICIAL).gpu
+    monkeypatch.setattr(module, "MEASURED", 1.1)
+    assert memory.total == pytest.approx(1.1 * memory.tensors + memory.fixed)
+
+
+def test_advice_after_running_out_of_memory_names_less() -> None:
+    said = advice(config(), OFFICIAL)
+    forecasts = [float(found) for found in re.findall(r"([\d.]+) GB", said)]
+    assert len(forecasts) == 4 and all(less < forecasts[0] for less in forecasts[1:])
+    for flags in ("--batch-size", "--no-tune-diffusion-model", "--lora-rank 32"):
+        assert flags in said and flags in GENERAL_ADVICE
+    assert advice(config(), None) == GENERAL_ADVICE
+    assert "larger GPU" in advice(config(batch_size=1, lora_rank=32), OFFICIAL)
+
+
+@pytest.mark.parametrize("preset", PRESETS.values(), ids=lambda preset: preset.name)
+def test_the_presets_reasons_agree_with_the_forecast(preset: Preset) -> None:
+    model = model_of(preset.config.base_model_path)
+    assert model is not None
+    total = forecast(preset.config, model).gpu.total
+    reasons = " ".join(argument.reason for argument in preset.arguments.values())
+    for figure, what in re.findall(r"(\d+) GB (or more|of GPU memory)", reasons):
+        assert int(figure) == (smallest_card(total) if what == "or more" else round(total / 1e9))
+    assert len(re.findall(r"\bGB\b", reasons)) == len(re.findall(r"\d GB (?:or more|of GPU memory)", reasons))

@@ -1,0 +1,109 @@
+"""What a data config is: which cameras, states and actions of a dataset a policy uses, and how they are normalised.
+
+The one definition of the format: built-in data configs, users' files, and what a run spec, a container and a checkpoint
+carry all have these fields (docs/data.md describes them for people). A field that is added later is optional, so that
+older declarations stay valid. What GR00T N1.7's modality configs say beyond this, such as how far a camera looks back
+or that an action is relative to a state, has its place among the fields of ``DataConfig`` and ``Feature``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, StrictBool, StrictInt, field_validator, model_validator
+from pydantic.dataclasses import dataclass
+
+from trainer.data.dataset_meta import Modality, RotationType
+
+Normalisation = Literal["min_max", "q99", "mean_std", "scale", "binary"]
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_FORM = ConfigDict(extra="forbid")
+
+
+def _is_a_key(text: str) -> str:
+    if not text.isprintable() or text != text.strip():
+        raise ValueError(f"{text!r} is not a key of modality.json")
+    return text
+
+
+Key = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+@dataclass(frozen=True, config=_FORM)
+class Feature:
+    """One state or action key and what is done to it: rotation first, then normalisation, or sin and cos alone."""
+
+    key: Key
+    """As in ``modality.json``, without ``state.`` or ``action.``."""
+    normalise: Normalisation | None = None
+    """How its values are scaled; none leaves them as they are."""
+    rotation: RotationType | None = None
+    """Representation to turn the rotation into; the one it has is ``rotation_type`` of ``modality.json``."""
+    sin_cos: StrictBool = False
+    """Replace angles by their sines, then their cosines: twice the dimensions. States only, as it has no inverse."""
+
+    _printable = field_validator("key")(_is_a_key)
+
+    @model_validator(mode="after")
+    def _one_thing(self) -> Self:
+        if self.sin_cos and (self.normalise or self.rotation):
+            raise ValueError("sin_cos stands alone: sines and cosines lie in [-1, 1] already")
+        return self
+
+
+@dataclass(frozen=True, config=_FORM)
+class DataConfig:
+    """What a policy sees and does. Keys are those of ``modality.json``, without ``video.``, ``state.``, ``action.``."""
+
+    name: Annotated[str, Field(max_length=100, pattern=_NAME)]
+    video: Annotated[tuple[Key, ...], Field(min_length=1, max_length=64)]
+    """The cameras, in the order the model sees them."""
+    state: Annotated[tuple[Feature, ...], Field(max_length=256)]
+    action: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=256)]
+    language: Annotated[str, Field(max_length=200)]
+    """Full name of the annotation the instruction comes from, such as ``annotation.human.task_description``."""
+    action_horizon: Annotated[StrictInt, Field(ge=1, le=1024)] = 16
+    """Steps predicted at once; the action at step t covers t to t + action_horizon - 1."""
+    max_state_dim: Annotated[StrictInt, Field(ge=1, le=4096)] = 64
+    """Width that states are zero-padded to: that of the model's encoder."""
+    max_action_dim: Annotated[StrictInt, Field(ge=1, le=4096)] = 32
+
+    @field_validator("language")
+    @classmethod
+    def _is_an_annotation(cls, language: str) -> str:
+        if not language.startswith("annotation."):
+            raise ValueError(
+                f"{language!r} is not the full name of an annotation, such as annotation.human.task_description"
+            )
+        return _is_a_key(language)
+
+    @model_validator(mode="after")
+    def _keys_are_plain_and_differ(self) -> Self:
+        for modality in ("video", "state", "action"):
+            keys = self.keys(modality)
+            for key, times in Counter(keys).items():
+                _is_a_key(key)
+                if times > 1:
+                    raise ValueError(f"{modality} has {key} twice")
+                if key.startswith(f"{modality}."):
+                    raise ValueError(f"{modality} has {key}; leave out `{modality}.`, as modality.json does")
+        return self
+
+    def __str__(self) -> str:
+        return self.name
+
+    def keys(self, modality: str) -> list[str]:
+        """The keys of ``video``, ``state``, ``action`` or ``annotation`` this config uses, in order."""
+        if modality == "annotation":
+            return [self.language.removeprefix("annotation.")]
+        if modality == "video":
+            return list(self.video)
+        return [feature.key for feature in getattr(self, modality)]
+
+    def missing(self, modality: Modality) -> dict[str, list[str]]:
+        """The keys this config needs and ``modality`` lacks, by modality; empty when the dataset fits."""
+        wanted = {name: self.keys(name) for name in ("video", "state", "action", "annotation")}
+        absent = {name: [key for key in keys if key not in modality.keys(name)] for name, keys in wanted.items()}
+        return {name: keys for name, keys in absent.items() if keys}

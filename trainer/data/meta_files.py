@@ -1,0 +1,122 @@
+"""Reads the JSON files of a dataset's ``meta/``: text, documents, lines, and what counts as a number in them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError
+
+from trainer.errors import DatasetError
+
+Document = TypeVar("Document", bound=BaseModel)
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+AGAIN = "Download the dataset again."
+
+
+def _number(value: object) -> object:
+    """JSON numbers only: text and booleans are not read as numbers, NaN and infinity are none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError(f"{_shown(value)} is not a number")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise ValueError("the number is too large")
+    if not math.isfinite(value):
+        raise ValueError(f"{value} is not a number")
+    return value
+
+
+def _whole(value: object) -> object:
+    """A whole number, also where a program wrote it as 30.0."""
+    number = _number(value)
+    if isinstance(number, float):
+        if not number.is_integer():
+            raise ValueError(f"{number} is not a whole number")
+        return int(number)
+    return number
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Positive = Annotated[float, BeforeValidator(_number), Field(gt=0)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether ``file`` is git-lfs's placeholder instead of the data."""
+    with file.open("rb") as stream:
+        return stream.read(len(LFS_POINTER)) == LFS_POINTER
+
+
+def read_text(file: Path, missing: str = AGAIN) -> str:
+    """The text of a metadata file, without the byte order mark some editors put first.
+
+    Raises ``DatasetError`` when it is absent, unreadable or a git-lfs pointer; ``missing`` is the cure of the first.
+    """
+    try:
+        if is_lfs_pointer(file):
+            raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull` in the dataset.")
+        return file.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise DatasetError(f"{file}: missing.", missing) from None
+    except UnicodeDecodeError as error:
+        raise DatasetError(f"{file}: not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
+    except OSError as error:
+        raise DatasetError(f"{file}: can't be read ({error.strerror or error}).", AGAIN) from error
+
+
+def read_json(file: Path, missing: str = AGAIN, cure: str = "Correct that line, or download the file again.") -> Any:
+    """The JSON document in ``file``. Raises ``DatasetError``; ``cure`` is that of broken JSON."""
+    try:
+        return json.loads(read_text(file, missing))
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{file}: not JSON ({_reason(error)}).", cure) from error
+
+
+def read_document(file: Path, model: type[Document], missing: str = AGAIN) -> Document:
+    """The JSON document in ``file`` as ``model``. Raises ``DatasetError`` that names the first wrong key."""
+    document = read_json(file, missing)
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise DatasetError(f"{file}: {first_problem(error)}.", "Correct that entry.") from error
+
+
+def read_lines(file: Path, model: type[Document]) -> Iterator[Document]:
+    r"""The lines of a JSON-lines file, each as ``model``; blank ones, which editors leave behind, are skipped.
+
+    Only ``\n`` ends a line: LeRobot writes U+2028 and its like, which ``str.splitlines`` splits at, unescaped. Raises
+    ``DatasetError`` that names the line.
+    """
+    for number, line in enumerate(read_text(file).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield model.model_validate(json.loads(line))
+        except ValidationError as error:  # a ValueError as well
+            raise DatasetError(f"{file}, line {number}: {first_problem(error)}.", "Correct that line.") from error
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(
+                f"{file}, line {number}: not JSON ({_reason(error)}): {line[:80]!r}.",
+                "Correct or remove that line; one JSON object per line.",
+            ) from error
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first thing pydantic found, as ``key: what is wrong``."""
+    details = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in details["loc"])
+    what = "missing" if details["type"] == "missing" else details["msg"].removeprefix("Value error, ")
+    return f"{where}: {what}" if where else what
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
