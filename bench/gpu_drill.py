@@ -1,6 +1,6 @@
 """``python -m bench.gpu_drill``: proves and measures the engine on a GPU, in under five minutes of it.
 
-Parts in the order of their value, each in a process of its own with its own time limit, each printing its tables as it
+Parts in the order of their value, each in its own process with its own time limit, each printing its tables as it
 ends: *right* (the tests marked ``gpu``), *fast* (training steps and action chunks at full size), *where* (a profile),
 *whole* (``trainer run`` with checkpoints, evaluation and a resume). The last table holds the figures against the goals.
 ``--size small`` runs all of it on a CPU. What the machine lacks is brought along: see ``bench.gpu_wheels``.

@@ -19,7 +19,7 @@ from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
-from trainer.runner.parent_watch import die_with_parent
+from trainer.runner.parent_watch import PARENT_PID, die_with_parent
 from trainer.training.devices import (
     check_device_count,
     check_gpu_usable,
@@ -113,7 +113,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
 def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checked]:
     """What a check finds of each dataset, by this process or one before. Raises ``DatasetError``."""
     # Whoever started this, `trainer run` or the process in front of the ranks, has checked and told the same.
-    told = "PIPPA_RUN_SPEC" in os.environ or "RANK" in os.environ
+    told = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]
     return check_datasets(datasets, config, _silent if told else emit, warn=not told)
 

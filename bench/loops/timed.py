@@ -24,7 +24,7 @@ class Timed(FinetuneTrainer):
 
     @classmethod
     def forget(cls) -> None:
-        """Begin anew."""
+        """Start again."""
         cls.begun, cls.stood, cls.written = [], [], []
 
     def __init__(self, **arguments: Any) -> None:

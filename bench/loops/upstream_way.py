@@ -20,7 +20,7 @@ from trainer.training import arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
 
 STEP = {name: getattr(Trainer, name) for name in ("training_step", "_clip_grad_norm")}
-"""transformers' own step: the mode of every module set anew each time, accelerate's clipping."""
+"""transformers' own step: the mode of every module set again each time, accelerate's clipping."""
 
 OPTIMIZER = "adamw_torch"
 """AdamW in several passes instead of the fused one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from tests.support.waiting import until
+from trainer.config.run_spec import RUN_ID
 from trainer.data.synthetic import make_synthetic
 
 SUPPORT = Path(__file__).parent
@@ -46,7 +48,7 @@ class Pippa:
 
     @property
     def run_id(self) -> str:
-        return self.output.read_text().split()[0]
+        return re.findall(RUN_ID.pattern, self.output.read_text())[0]
 
     def left(self) -> list[psutil.Process]:
         """Processes of this pippa: those that have its home in their environment."""

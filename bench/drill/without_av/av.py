@@ -38,6 +38,7 @@ class VideoFrame:
     def __init__(self, array: np.ndarray, pts: int | None = None) -> None:
         self._array = array
         self.pts = pts
+        self.rotation = 0
 
     @classmethod
     def from_ndarray(cls, array: np.ndarray, format: str) -> VideoFrame:  # noqa: A002 - PyAV's name
@@ -52,7 +53,13 @@ class VideoFrame:
 
 
 class Packet(SimpleNamespace):
-    """One frame in the file."""
+    """One frame in the file, not addressed by its place: it is read through the container."""
+
+    pos = None
+
+
+class VideoCodecContext(SimpleNamespace):
+    """What a decoder is told before the first frame."""
 
 
 class VideoStream(SimpleNamespace):
@@ -77,7 +84,19 @@ class InputContainer:
             width=width,
             height=height,
             index_entries=[],
-            codec_context=SimpleNamespace(thread_count=0),
+            codec_context=VideoCodecContext(
+                codec=SimpleNamespace(canonical_name="frames"),
+                name="frames",
+                codec_tag="",
+                pix_fmt="rgb24",
+                profile=None,
+                extradata=None,
+                width=width,
+                height=height,
+                thread_count=0,
+                bits_per_coded_sample=24,
+                **dict.fromkeys(("color_range", "colorspace", "color_primaries", "color_trc"), 0),
+            ),
         )
         self.streams = SimpleNamespace(video=[stream])
         self._next = 0
@@ -87,7 +106,7 @@ class InputContainer:
         for pts in range(len(self._frames)):
             yield Packet(pts=pts, dts=pts, size=self._frames[pts].nbytes, is_discard=False, is_keyframe=True)
 
-    def decode(self, _stream: VideoStream) -> Iterator[VideoFrame]:
+    def decode(self, _stream: VideoStream | None = None, video: int = 0) -> Iterator[VideoFrame]:  # noqa: ARG002
         """The frames from where the file stands."""
         for pts in range(self._next, len(self._frames)):
             yield VideoFrame(self._frames[pts], pts)
@@ -131,10 +150,11 @@ class OutputContainer:
             np.savez(file, frames=np.stack(self._frames), rate=self._rate)
 
 
-def open(file: Any, mode: str = "r") -> InputContainer | OutputContainer:  # noqa: A001 - PyAV's name
+def open(file: Any, mode: str = "r", options: Any = None) -> InputContainer | OutputContainer:  # noqa: A001, ARG001 - PyAV's
     """Open a file of frames. Raises ``FileNotFoundError``."""
-    return OutputContainer(Path(file)) if mode == "w" else InputContainer(Path(file))
+    path = Path(str(file).removeprefix("file:"))
+    return OutputContainer(path) if mode == "w" else InputContainer(path)
 
 
-for _name in ("container", "packet", "video", "video.frame", "video.stream"):
+for _name in ("container", "packet", "video", "video.codeccontext", "video.frame", "video.stream"):
     sys.modules[f"{__name__}.{_name}"] = sys.modules[__name__]

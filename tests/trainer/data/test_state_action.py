@@ -34,11 +34,16 @@ def raw_data(config: DataConfig, rows: int = 40) -> dict[str, np.ndarray]:
     return raw
 
 
+def config_of(state: Feature | None = None, action: Feature | None = None) -> DataConfig:
+    """A data config with one state and one action; the one that is not given is called ``x``."""
+    return DataConfig("r", ("front",), (state or Feature("x"),), (action or Feature("x"),), "annotation.t")
+
+
 def metadata_of(config: DataConfig, raw: dict[str, np.ndarray], **changes: object) -> DatasetMetadata:
     described, statistics = {"state": {}, "action": {}}, {"state": {}, "action": {}}
     for modality in described:
         for feature in getattr(config, modality):
-            values = raw[f"{modality}.{feature.key}"]
+            values = raw.get(f"{modality}.{feature.key}", np.zeros((1, 3)))
             rotation = None
             if feature.rotation:
                 rotation = "quaternion" if values.shape[1] == 4 else "axis_angle"
@@ -66,7 +71,7 @@ def test_every_config_transforms_and_brings_actions_back(name: str) -> None:
 
 
 def test_a_converted_rotation_is_normalised_with_its_bounds_which_changes_nothing() -> None:
-    config = DataConfig("r", (), (Feature("pose", "min_max", rotation="rotation_6d"),), (Feature("x"),), "annotation.t")
+    config = config_of(state=Feature("pose", "min_max", rotation="rotation_6d"))
     raw = {"state.pose": np.array([[0.0, 0.0, 0.0, 1.0]]), "action.x": np.zeros((1, 3))}
     state = StateActionTransform("state", config.state, metadata_of(config, raw)).forward(raw)
     np.testing.assert_allclose(state, [[-1, 0, 0, 0, -1, 0]], atol=1e-12)
@@ -85,7 +90,7 @@ def test_rotated_actions_come_back_as_the_same_rotation(
     angles: list[list[float]], source: RotationType, target: RotationType, normalise: Normalisation | None
 ) -> None:
     """Rotation, then fixed bounds, forward; bounds, then rotation, back."""
-    config = DataConfig("r", (), (), (Feature("pose", normalise, rotation=target),), "annotation.t")
+    config = config_of(action=Feature("pose", normalise, rotation=target))
     raw = {"action.pose": np.array(angles)}
     transform = StateActionTransform("action", config.action, metadata_of(config, raw, rotation_type=source))
     normalised = transform.forward(raw)
@@ -100,7 +105,7 @@ def test_rotated_actions_come_back_as_the_same_rotation(
 
 @given(angles=st.lists(st.lists(st.floats(-3.14, 3.14), min_size=2, max_size=2), min_size=1, max_size=8))
 def test_sines_and_cosines_tell_the_angle(angles: list[list[float]]) -> None:
-    config = DataConfig("r", (), (Feature("joints", sin_cos=True),), (), "annotation.t")
+    config = config_of(state=Feature("joints", sin_cos=True))
     raw = {"state.joints": np.array(angles)}
     sines, cosines = np.split(StateActionTransform("state", config.state, metadata_of(config, raw)).forward(raw), 2, 1)
     np.testing.assert_allclose(np.arctan2(sines, cosines), raw["state.joints"], atol=1e-12)
@@ -117,14 +122,14 @@ def test_sines_and_cosines_tell_the_angle(angles: list[list[float]]) -> None:
     ],
 )
 def test_what_can_not_be_processed_is_refused(feature: Feature, changes: dict, message: str) -> None:
-    config = DataConfig("r", (), (feature,), (), "annotation.t")
+    config = config_of(state=feature)
     raw = {"state.pose": np.tile([0.0, 0.0, 0.0, 1.0], (2, 1))}
     with pytest.raises(DatasetError, match=message):
         StateActionTransform("state", config.state, metadata_of(config, raw, **changes))
 
 
 def test_actions_keep_their_width() -> None:
-    config = DataConfig("r", (), (), (Feature("joints", sin_cos=True),), "annotation.t")
+    config = config_of(action=Feature("joints", sin_cos=True))
     raw = {"action.joints": np.zeros((2, 3))}
     with pytest.raises(UsageError, match="from 3 to 6"):
         StateActionTransform("action", config.action, metadata_of(config, raw))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from tests.support.fake_training import meta_model, peak_bytes, saved_bytes
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.data.configs import DATA_CONFIGS, DataConfig
+from trainer.data.configs import DATA_CONFIGS
 from trainer.forecast import forecast
 from trainer.gr00t.lora import merged_state
 from trainer.gr00t.n15.memory import parts
@@ -20,17 +21,13 @@ FLAGS = ("tune_llm", "tune_visual", "tune_projector", "tune_diffusion_model")
 ALL = {"tune_llm": True, "tune_visual": True}
 
 
-@pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A data config with another horizon and other widths than the model's."""
-    usual = DATA_CONFIGS["so100_dualcam"]
-    config = DataConfig(
-        "wide", usual.video, usual.state, usual.action, usual.language, action_horizon=50, max_action_dim=48
-    )
-    monkeypatch.setitem(DATA_CONFIGS, "wide", config)
+WIDE = replace(DATA_CONFIGS["so100_dualcam"], name="wide", action_horizon=50, max_action_dim=48)
+"""A data config with another horizon and other widths than the model's."""
 
 
 def config(**flags: Any) -> FinetuneConfig:
+    if flags.get("data_config") == WIDE.name:
+        flags["data_config"] = WIDE
     return FinetuneConfig.model_validate({"dataset_path": ["any"], "data_config": "so100_dualcam", **flags})
 
 

@@ -75,6 +75,7 @@ def training(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def make(name: str, **flags: object) -> Training:
-        return small_training(tmp_path / name, dataset, base_model, **flags)
+        folder = Path(str(flags.pop("output_dir", tmp_path / name)))
+        return small_training(folder, dataset, base_model, **flags)
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.training import Training
 from trainer.data.video_cut import Part, cut
 from trainer.errors import DatasetError
 from trainer.events import PhaseEvent, WarningEvent
+from trainer.runner.parent_watch import PARENT_PID
 
 MakeTraining = Callable[..., Training]
 TABLE = "data/chunk-000/episode_000001.parquet"
@@ -88,7 +90,7 @@ def test_what_trainer_run_has_told_is_not_told_again(
 ) -> None:
     alone = training("alone", max_steps=1)
     assert alone.run() == 0 and any(isinstance(event, WarningEvent) for event in alone.events)
-    monkeypatch.setenv("PIPPA_RUN_SPEC", "spec.json")
+    monkeypatch.setenv(PARENT_PID, str(os.getppid()))
     below = training("below", max_steps=1)
     assert below.run() == 0 and not any(isinstance(event, WarningEvent) for event in below.events)
     assert "check" not in [event.phase for event in below.events if isinstance(event, PhaseEvent)]
