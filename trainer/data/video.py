@@ -268,7 +268,8 @@ def open_video(path: Path) -> InputContainer:
     try:
         if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
             raise DatasetError(f"{path}: not a regular file.", "Put the video itself there.")
-        container = av.open(f"file:{path}", "r", options=_LIMITS)
+        # Titles and the like may be in any encoding; nobody reads them.
+        container = av.open(f"file:{path}", "r", options=_LIMITS, metadata_errors="replace")
     except FileNotFoundError:
         raise DatasetError(f"{path}: missing.", "Download the dataset again, or remove the episode.") from None
     except (av.FFmpegError, OSError) as error:

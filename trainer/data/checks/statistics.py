@@ -30,7 +30,7 @@ def check_ranges(
     slack = _ROUNDING * spread + 1e-5 * np.maximum(np.abs(least), np.abs(most)) + 1e-9
     beyond = np.where(used, np.maximum(least - low, high - most), -np.inf)
     if (beyond > slack).any():
-        worst = int(np.argmax(np.where(used, beyond / np.maximum(spread, 1e-9), -np.inf)))
+        worst = int(np.argmax(beyond - slack))
         yield (
             True,
             Problem(
@@ -43,7 +43,7 @@ def check_ranges(
         return
     wider = np.where(used, np.maximum(low - least, most - high), 0.0)
     if (wider > _WIDER * spread + slack).any():
-        worst = int(np.argmax(wider / np.maximum(spread, 1e-9)))
+        worst = int(np.argmax(wider - _WIDER * spread - slack))
         yield (
             False,
             Problem(
