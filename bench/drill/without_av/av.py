@@ -150,8 +150,8 @@ class OutputContainer:
             np.savez(file, frames=np.stack(self._frames), rate=self._rate)
 
 
-def open(file: Any, mode: str = "r", **_options: Any) -> InputContainer | OutputContainer:  # noqa: A001 - PyAV's name
-    """Open a file of frames; no option of FFmpeg changes how. Raises ``FileNotFoundError``."""
+def open(file: Any, mode: str = "r", **_: Any) -> InputContainer | OutputContainer:  # noqa: A001 - PyAV's name
+    """Open a file of frames. Raises ``FileNotFoundError``."""
     path = Path(str(file).removeprefix("file:"))
     return OutputContainer(path) if mode == "w" else InputContainer(path)
 
