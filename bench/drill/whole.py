@@ -62,7 +62,11 @@ def run(report: Report, size: str, _device: str) -> None:
             "--dataloader-num-workers": SIZES[size].workers,
             "--report-to": "tensorboard",
         }
-        environ = {"PIPPA_HOME": str(where.quick / "home"), "PIPPA_FINETUNE_COMMAND": engine(times)}
+        environ = {
+            "PIPPA_HOME": str(where.quick / "home"),
+            "PIPPA_S3_ENDPOINT": "",  # the folder, whatever store is set here
+            "PIPPA_FINETUNE_COMMAND": engine(times),
+        }
         argv = ["-m", "trainer.cli", "run", "overfit-demo", *words(flags)]
         report.attempt(lambda: follow(report, phases, argv, environ))
         if times.is_file():
@@ -161,13 +165,15 @@ def saves(report: Report, out: Path, noted: dict[str, Any]) -> None:
     steps = [later - start - waited.get(number, 0.0) for number, (start, later) in starts]
     step = median(steps)
     columns = ["step", "stands still, ms", "the next steps take longer by, ms", "seconds to write", "GB written"]
-    table, stopped = report.table("Saves", columns), []
+    table, stopped, before = report.table("Saves", columns), [], set()
     for number, (stood, written) in enumerate(zip(noted["stood"], noted["written"], strict=False), 1):
         at = number * SAVE_STEPS
         after = steps[at : at + AFTER]
         longer = max(sum(after) - len(after) * step, 0.0)
-        files = (file for file in (out / f"checkpoint-{at}").rglob("*") if file.is_file() and fresh(file, number))
-        size = sum(file.stat().st_size for file in files)
+        files = [file.stat() for file in (out / f"checkpoint-{at}").rglob("*") if file.is_file()]
+        # Frozen weights are links to those of the checkpoint before.
+        size = sum(file.st_size for file in files if file.st_ino not in before)
+        before |= {file.st_ino for file in files}
         table.row(at, stood * 1e3, longer * 1e3 if after else "none follows", written, size / 1e9)
         stopped.append((stood + longer) * 1e3)
     settled = SAVE_STEPS + AFTER
@@ -182,11 +188,6 @@ def saves(report: Report, out: Path, noted: dict[str, Any]) -> None:
     report.fact("step_ms", step * 1e3)
     report.fact("seconds_to_write", noted["written"])
     report.fact("growth_bytes", growth)
-
-
-def fresh(file: Path, number: int) -> bool:
-    """Whether a file was written for the ``number``-th checkpoint: frozen weights are links to those of the first."""
-    return number == 1 or file.stat().st_nlink == 1
 
 
 def resume(report: Report, table: Table, argv: Sequence[str], environ: dict[str, str]) -> None:

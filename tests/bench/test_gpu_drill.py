@@ -18,7 +18,7 @@ from bench.drill.goals import verdicts
 from bench.drill.report import Report, read_measured
 from tests.gpu.test_goldens import VARIANTS, Golden
 
-NOT_THERE = ("prefect", "docker", "dotenv", "fastapi", "sqlalchemy", "wandb", "simpy")
+NOT_THERE = ("prefect", "docker", "dotenv", "fastapi", "minio", "sqlalchemy", "wandb", "simpy")
 """Packages of this environment that the GPU machine has not, beside PyAV."""
 
 
