@@ -21,6 +21,14 @@ class ExitCode(IntEnum):
     TERMINATED = 143
 
 
+LONGEST = 10_000
+"""Characters of a message. What it quotes may be a stranger's, and a gigabyte long."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+
+
 class PippaError(Exception):
     """An error with a cure: what was wrong and where (``message``), and what to do about it (``hint``).
 
@@ -30,6 +38,7 @@ class PippaError(Exception):
     exit_code: ExitCode = ExitCode.FAILED
 
     def __init__(self, message: str, hint: str = "") -> None:
+        message, hint = _short(message), _short(hint)
         super().__init__(message, hint)
         self.message = message
         self.hint = hint

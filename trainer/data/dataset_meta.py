@@ -27,6 +27,7 @@ from pydantic import (
 )
 
 from trainer.data.meta_files import Count, Positive, Whole, first_problem, read_document, read_lines
+from trainer.data.paths import checked_template, filled
 from trainer.errors import DatasetError
 
 RotationType = Literal[
@@ -53,7 +54,7 @@ class StateActionEntry(BaseModel):
     """Where one state or action key lies: columns ``start`` to ``end`` (half-open) of a vector column."""
 
     start: Count
-    end: Annotated[Whole, Field(ge=1)]
+    end: Annotated[Whole, Field(ge=1, le=65_536)]
     original_key: StrictStr | None = None
     rotation_type: RotationType | None = None
     absolute: StrictBool = True
@@ -136,7 +137,7 @@ class Feature(BaseModel):
     model_config = ConfigDict(extra="ignore")
 
     dtype: Any = None
-    shape: Annotated[tuple[Count, ...] | None, BeforeValidator(_one_size)] = None
+    shape: Annotated[tuple[Count, ...] | None, Field(max_length=8), BeforeValidator(_one_size)] = None
     names: Any = None
     fps: Any = None
     info: dict[str, Any] | None = None
@@ -212,13 +213,7 @@ class Info(BaseModel):
     @field_validator("data_path", "video_path")
     @classmethod
     def _can_be_filled_in(cls, template: str | None) -> str | None:
-        try:
-            (template or "").format(episode_chunk=0, episode_index=0, video_key="camera")
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
-            raise ValueError(
-                f"{template!r} can't be filled in ({error}); v2 datasets use episode_chunk, episode_index and video_key"
-            ) from error
-        return template
+        return template and checked_template(template, ("episode_chunk", "episode_index", "video_key"), "episode_index")
 
     def feature(self, name: str) -> Feature | None:
         """What it says about a column or camera; None when nothing. Raises ``ValueError`` when that can't be meant."""
@@ -247,12 +242,17 @@ def _one_text(value: object) -> object:
     return value[0] if isinstance(value, list) and len(value) == 1 else value
 
 
+def _texts(value: object) -> list[str]:
+    """Those of ``value`` that are texts. Nothing else is kept: there may be a million episodes."""
+    return [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, str)]
+
+
 class Episode(BaseModel):
     """One line of ``meta/episodes.jsonl``."""
 
     episode_index: Count
     length: Count
-    tasks: Any = None
+    tasks: Annotated[list[str], BeforeValidator(_texts)] = []
     """Instructions, for people: what is trained on stands in the tables."""
 
 
@@ -297,8 +297,7 @@ class DatasetMeta:
 
     def parquet_path(self, episode: int) -> Path:
         """The table of an episode."""
-        chunk = episode // self.info.chunks_size
-        return self.path / self.info.data_path.format(episode_chunk=chunk, episode_index=episode)
+        return self._filled("data_path", self.info.data_path, episode, "")
 
     def video_path(self, key: str, episode: int) -> Path:
         """The video of camera ``key`` (a name of ``modality.json``, without ``video.``) in an episode."""
@@ -309,11 +308,16 @@ class DatasetMeta:
                 "Add the video_path that LeRobot writes: "
                 "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
             )
-        return self.path / self.info.video_path.format(
-            episode_chunk=episode // self.info.chunks_size,
-            episode_index=episode,
-            video_key=self.modality.column("video", key),
-        )
+        return self._filled("video_path", self.info.video_path, episode, self.modality.column("video", key))
+
+    def _filled(self, name: str, template: str, episode: int, video_key: str) -> Path:
+        chunk = episode // self.info.chunks_size
+        try:
+            return self.path / filled(template, episode_chunk=chunk, episode_index=episode, video_key=video_key)
+        except ValueError as error:
+            raise DatasetError(
+                f"{self.path / 'meta/info.json'}: {name}: {error}.", "Keep the files of a dataset in its folder."
+            ) from None
 
     def camera(self, key: str) -> Camera:
         """What camera ``key`` is. Raises ``DatasetError`` when ``info.json`` doesn't say."""

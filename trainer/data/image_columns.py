@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from av.video.codeccontext import VideoCodecContext
 
-from trainer.data.tables import opened_table
+from trainer.data.tables import opened_table, require_readable
 from trainer.errors import DatasetError
 
 _CODECS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "mjpeg"}
@@ -46,7 +46,7 @@ class ImageReader:
             counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
         self._ends = np.cumsum(counts)
         self._group: int | None = None
-        self._images: list[object] = []
+        self._images: pa.ChunkedArray | None = None
 
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
@@ -59,18 +59,20 @@ class ImageReader:
         """The image in ``row`` as it is stored. Raises ``DatasetError`` when there is none."""
         group = int(np.searchsorted(self._ends, row, side="right"))
         if group != self._group:
+            self.close()
             with opened_table(self.source.table) as table:
-                column = table.read_row_group(group, columns=[self.source.column]).column(0)
-            self._images = _contents(column)
+                require_readable(self.source.table, table, [self.source.column])
+                self._images = _contents(table.read_row_group(group, columns=[self.source.column]).column(0))
             self._group = group
-        content = self._images[row - (int(self._ends[group - 1]) if group else 0)]
+        assert self._images is not None  # noqa: S101 - narrows the type
+        content = self._images[row - (int(self._ends[group - 1]) if group else 0)].as_py()
         if not isinstance(content, bytes) or not content:
             raise DatasetError(f"{self.source}: no image in row {row}.", _CURE)
         return content
 
     def close(self) -> None:
         """Give the memory back."""
-        self._group, self._images = None, []
+        self._group, self._images = None, None
 
 
 def decode_image(content: bytes, where: str) -> np.ndarray:
@@ -89,14 +91,12 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
         raise DatasetError(f"{where}: the image can't be decoded ({error}).", _CURE) from error
 
 
-def _contents(column: pa.ChunkedArray) -> list[object]:
+def _contents(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The files in a column of bytes, or of LeRobot's pairs of bytes and path."""
-    values: list[object] = []
+    chunks = []
     for chunk in column.chunks:
         plain = chunk.storage if isinstance(chunk, pa.ExtensionArray) else chunk
-        if pa.types.is_struct(plain.type) and plain.type.get_field_index("bytes") >= 0:
-            plain = plain.field("bytes")
-        kind = plain.type
-        bytes_ = pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
-        values += plain.to_pylist() if bytes_ else [None] * len(plain)
-    return values
+        if pa.types.is_struct(plain.type):
+            plain = plain.field("bytes") if plain.type.get_field_index("bytes") >= 0 else pa.nulls(len(plain))
+        chunks.append(plain)
+    return pa.chunked_array(chunks)

@@ -13,19 +13,26 @@ import math
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from trainer.data.meta_files import read_text
+from trainer.data.paths import checked_template
+from trainer.data.tables import opened_table, require_readable
 from trainer.errors import DatasetError
 
 DATA_PATH = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
 VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+_MOST_ROWS = 10_000_000
+"""Of a file with many episodes."""
 _AGAIN = "Download the dataset again, or take its v2.1 revision where it has one (OWNER/NAME@v2.1)."
 
 
@@ -44,13 +51,16 @@ class InfoV3(BaseModel):
     @field_validator("data_path", "video_path")
     @classmethod
     def _can_be_filled_in(cls, template: str | None) -> str | None:
-        try:
-            filled = (template or "").format(chunk_index=0, file_index=0, video_key="camera")
-        except (KeyError, ValueError, IndexError, AttributeError) as error:
-            raise ValueError(f"{template!r} can't be filled in ({error})") from error
-        if filled.startswith("/") or ".." in filled.split("/"):
-            raise ValueError(f"{template!r} leads out of the dataset")
-        return template
+        return template and checked_template(template, ("chunk_index", "file_index", "video_key"), "file_index")
+
+    @field_validator("features")
+    @classmethod
+    def _are_names_of_files(cls, features: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """A camera's videos lie in a folder of its name, here as in the layout it is converted to."""
+        for name, feature in features.items():
+            if feature.get("dtype") == "video" and ("/" in name or name in (".", "..") or not name.isprintable()):
+                raise ValueError(f"{name[:200]!r} can't be the name of a camera")
+        return features
 
     @property
     def cameras(self) -> list[str]:
@@ -84,7 +94,7 @@ def is_v3(folder: Path) -> str | None:
     """The version, such as ``v3.0``, when the dataset in ``folder`` has the v3 layout. Raises ``DatasetError``."""
     try:
         version = json.loads(read_text(folder / "meta/info.json")).get("codebase_version")
-    except (json.JSONDecodeError, AttributeError):
+    except (ValueError, RecursionError, AttributeError):
         return None  # the check says what is wrong with it
     return version if isinstance(version, str) and version.startswith("v3") else None
 
@@ -224,16 +234,19 @@ def _video_part(row: dict[str, Any], camera: str) -> VideoPart | str:
 
 def _rows(file: Path) -> list[dict[str, Any]]:
     """A metadata table, without the statistics that make it large."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+    with _of_v3(), opened_table(file) as table:
+        names = [name for name in table.schema_arrow.names if not name.startswith("stats/")]
+        require_readable(file, table, names)
+        return table.read(columns=names).to_pylist()
 
+
+@contextmanager
+def _of_v3() -> Iterator[None]:
+    """What is wrong with a table, with the cure for a dataset of this layout."""
     try:
-        names = pq.read_schema(file).names
-        return pq.read_table(file, columns=[name for name in names if not name.startswith("stats/")]).to_pylist()
-    except FileNotFoundError:
-        raise DatasetError(f"{file}: missing.", _AGAIN) from None
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"{file}: not a readable parquet file ({error}).", _AGAIN) from error
+        yield
+    except DatasetError as error:
+        raise DatasetError(error.message, _AGAIN) from error
 
 
 def _convert_tables(folder: Path, into: Path, info: InfoV3, episodes: list[EpisodeV3]) -> None:
@@ -276,41 +289,38 @@ class _RowsOf:
 
     def __init__(self, file: Path, *, lazily: bool = False) -> None:
         """``lazily`` reads only whose rows there are. Raises ``DatasetError``."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         self.file = file
-        self._whole: Any = None
-        try:
-            with pq.ParquetFile(file) as opened:
-                table = opened.read(columns=["episode_index"] if lazily else None)
-            self._owners = table.column("episode_index").to_numpy()
-        except FileNotFoundError:
-            raise DatasetError(f"{file}: missing.", _AGAIN) from None
-        except KeyError:
-            raise DatasetError(f"{file}: no column episode_index.", _AGAIN) from None
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{file}: not a readable parquet file ({error}).", _AGAIN) from error
-        if not lazily:
-            self._whole = table
+        self._whole = None if lazily else self._read(None)
+        column = (self._whole or self._read(["episode_index"])).column("episode_index").to_numpy()
+        # By owner, so that each episode's rows are found without looking at all others.
+        self._order = np.argsort(column, kind="stable")
+        self._owners = column[self._order]
 
     def has(self, episode: int) -> bool:
-        return bool((self._owners == episode).any())
+        first, end = self._range(episode)
+        return end > first
 
-    def of(self, episode: int) -> Any:
-        """The rows of an episode, a pyarrow table."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
+    def of(self, episode: int) -> pa.Table:
+        """The rows of an episode, in the order of the file."""
         if self._whole is None:
-            self._whole = pq.read_table(self.file)
-        return self._whole.filter(pa.array(self._owners == episode))
+            self._whole = self._read(None)
+        first, end = self._range(episode)
+        return self._whole.take(self._order[first:end])
+
+    def _range(self, episode: int) -> tuple[int, int]:
+        first, end = np.searchsorted(self._owners, [episode, episode + 1])
+        return int(first), int(end)
+
+    def _read(self, columns: list[str] | None) -> pa.Table:
+        with _of_v3(), opened_table(self.file) as table:
+            names = table.schema_arrow.names
+            if "episode_index" not in names:
+                raise DatasetError(f"{self.file}: no column episode_index.")
+            require_readable(self.file, table, columns or names, most_rows=_MOST_ROWS)
+            return table.read(columns=columns)
 
 
 def _write_rows(into: Path, info: InfoV3, episode: EpisodeV3, holders: list[_RowsOf]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rows = pa.concat_tables([each.of(episode.index) for each in holders])
     if rows.num_rows != episode.length:
         files = ", ".join(str(each.file) for each in holders)

@@ -5,17 +5,24 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, BinaryIO, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
+from trainer.data.paths import require_file
 from trainer.errors import DatasetError
 
 Document = TypeVar("Document", bound=BaseModel)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "Download the dataset again."
+DOCUMENT_BYTES = 16 << 20
+LINES_BYTES = 128 << 20
+LINE_BYTES = 1 << 20
+LINES = 1_000_000
+"""The most that a document, a file of lines and a line of it may have. Parsed, it may take twenty times that."""
 _LARGEST = 1 << 53
 """Beyond it not every whole number is one in JavaScript's JSON, and nothing here is counted so far."""
 
@@ -48,26 +55,39 @@ Count = Annotated[int, BeforeValidator(_whole), Field(ge=0)]
 
 
 def is_lfs_pointer(file: Path) -> bool:
-    """Whether ``file`` is git-lfs's placeholder instead of the data."""
+    """Whether ``file`` is git-lfs's placeholder instead of the data. Raises ``DatasetError`` where it is no file."""
+    require_file(file)
     with file.open("rb") as stream:
         return stream.read(len(LFS_POINTER)) == LFS_POINTER
 
 
-def read_text(file: Path, missing: str = AGAIN) -> str:
-    """The text of a metadata file, without the byte order mark some editors put first.
-
-    Raises ``DatasetError`` when it is absent, unreadable or a git-lfs pointer; ``missing`` is the cure of the first.
+@contextmanager
+def opened(file: Path, most: int, missing: str = AGAIN) -> Iterator[BinaryIO]:
+    """A metadata file of at most ``most`` bytes, open for reading. Raises ``DatasetError``, also for what goes wrong
+    meanwhile: when it is absent, no file, too large, unreadable or a git-lfs pointer. ``missing`` is the first's cure.
     """
     try:
         if is_lfs_pointer(file):
             raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull` in the dataset.")
-        return file.read_bytes().decode("utf-8-sig")
+        if (size := file.stat().st_size) > most:
+            raise DatasetError(f"{file}: {size:,} bytes; at most {most >> 20} MiB can be meant.", AGAIN)
+        with file.open("rb") as stream:
+            yield stream
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing.", missing) from None
     except UnicodeDecodeError as error:
         raise DatasetError(f"{file}: not UTF-8 text (byte {error.start}).", "Save it as UTF-8.") from error
     except OSError as error:
         raise DatasetError(f"{file}: can't be read ({error.strerror or error}).", AGAIN) from error
+
+
+def read_text(file: Path, missing: str = AGAIN) -> str:
+    """The text of a metadata file, without the byte order mark some editors put first.
+
+    Raises ``DatasetError`` as ``opened`` does.
+    """
+    with opened(file, DOCUMENT_BYTES, missing) as stream:
+        return stream.read(DOCUMENT_BYTES).decode("utf-8-sig")
 
 
 def read_json(file: Path, missing: str = AGAIN, cure: str = "Correct that line, or download the file again.") -> Any:
@@ -93,18 +113,29 @@ def read_lines(file: Path, model: type[Document]) -> Iterator[Document]:
     Only ``\n`` ends a line: LeRobot writes U+2028 and its like, which ``str.splitlines`` splits at, unescaped. Raises
     ``DatasetError`` that names the line.
     """
-    for number, line in enumerate(read_text(file).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield model.model_validate(json.loads(line))
-        except ValidationError as error:  # a ValueError as well
-            raise DatasetError(f"{file}, line {number}: {first_problem(error)}.", "Correct that line.") from error
-        except (ValueError, RecursionError) as error:
-            raise DatasetError(
-                f"{file}, line {number}: not JSON ({_reason(error)}): {line[:80]!r}.",
-                "Correct or remove that line; one JSON object per line.",
-            ) from error
+    with opened(file, LINES_BYTES) as stream:
+        for number in range(1, LINES + 2):
+            content = stream.readline(LINE_BYTES + 1)
+            if not content:
+                return
+            if len(content) > LINE_BYTES or number > LINES:
+                what = "the line is" if number <= LINES else f"more than {LINES:,} lines are"
+                raise DatasetError(f"{file}, line {number}: {what} more than can be meant.", AGAIN)
+            line = content.decode("utf-8-sig" if number == 1 else "utf-8")
+            if line.strip():
+                yield _parsed(line, model, f"{file}, line {number}")
+
+
+def _parsed(line: str, model: type[Document], where: str) -> Document:
+    try:
+        return model.model_validate(json.loads(line))
+    except ValidationError as error:  # a ValueError as well
+        raise DatasetError(f"{where}: {first_problem(error)}.", "Correct that line.") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            f"{where}: not JSON ({_reason(error)}): {line[:80]!r}.",
+            "Correct or remove that line; one JSON object per line.",
+        ) from error
 
 
 def first_problem(error: ValidationError) -> str:

@@ -16,11 +16,24 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from trainer.data.meta_files import is_lfs_pointer
+from trainer.data.paths import require_file
 from trainer.errors import DatasetError
 
 # Arrow's own allocator keeps what the reading threads have freed, 30 MB for five episodes, while the process lives.
 pa.set_memory_pool(pa.system_memory_pool())
 
+MOST_ROWS = 1_000_000
+"""Of an episode: nine hours at 30 a second."""
+MOST_VALUES = 48 << 20
+MOST_BYTES = 512 << 20
+MOST_TEXT = 128 << 20
+_LIMITS = {
+    "thrift_string_size_limit": 16 << 20,
+    "thrift_container_size_limit": 200_000,
+    "schema_depth_limit": 32,
+}
+"""Of what the footer announces."""
+_SPLIT = "Is it one episode? Record it again in shorter ones."
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
@@ -43,6 +56,7 @@ def read_columns(file: Path, columns: Sequence[str], optional: Sequence[str] = (
         for name in wanted:
             if names.count(name) > 1:
                 raise DatasetError(f"{file}: two columns are called {name!r}.", "Keep one of them.")
+        require_readable(file, table, wanted)
         data = table.read(columns=wanted)
     arrays = {}
     for name in wanted:
@@ -62,9 +76,20 @@ def column_names(file: Path) -> list[str]:
 
 @contextmanager
 def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
-    """A table, open for reading. Raises ``DatasetError``, also for what goes wrong while it is read."""
+    """A table, open for reading. Texts and bytes come as dictionaries: the same one again and again may be gigabytes.
+
+    Raises ``DatasetError``, also for what goes wrong while it is read.
+    """
     try:
-        with pq.ParquetFile(file, memory_map=True) as table:
+        require_file(file)
+        with pq.ParquetFile(file, memory_map=True, **_LIMITS) as table:
+            columns = [table.schema.column(number) for number in range(table.metadata.num_columns)]
+            texts = [column.path for column in columns if column.physical_type == "BYTE_ARRAY"]
+            if not texts:
+                yield table
+                return
+            about = table.metadata
+        with pq.ParquetFile(file, memory_map=True, metadata=about, read_dictionary=texts, **_LIMITS) as table:
             yield table
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing.", "Download it again, or remove it from meta/episodes.jsonl.") from None
@@ -72,6 +97,32 @@ def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
         if file.is_file() and is_lfs_pointer(file):
             raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull`.") from error
         raise DatasetError(f"{file}: not a readable parquet file ({error}).", "Download it again.") from error
+
+
+def require_readable(file: Path, table: pq.ParquetFile, columns: Sequence[str], most_rows: int = MOST_ROWS) -> None:
+    """Raise ``DatasetError`` where ``columns`` would be more in memory than an episode is: a few kilobytes may announce
+    a billion rows, or unpack to gigabytes.
+    """
+    about, schema = table.metadata, table.schema
+    if about.num_rows > most_rows:
+        raise DatasetError(f"{file}: {about.num_rows:,} rows; at most {most_rows:,} can be meant.", _SPLIT)
+    chosen = [
+        number
+        for number in range(about.num_columns)
+        if any(
+            schema.column(number).path == name or schema.column(number).path.startswith(f"{name}.") for name in columns
+        )
+    ]
+    values = size = 0
+    for group in range(about.num_row_groups):
+        for number in chosen:
+            chunk = about.row_group(group).column(number)
+            values += chunk.num_values
+            size += chunk.total_uncompressed_size
+        if values > MOST_VALUES or size > MOST_BYTES:
+            raise DatasetError(
+                f"{file}: {', '.join(columns[:3])} unpack to {max(size, 8 * values) / 1e6:,.0f} MB or more.", _SPLIT
+            )
 
 
 def as_matrix(column: np.ndarray) -> np.ndarray:
@@ -97,12 +148,22 @@ def _plain(values: pa.Array) -> pa.Array:
     if isinstance(values, pa.ExtensionArray):
         return _plain(values.storage)
     if isinstance(values, pa.DictionaryArray):
+        if _text_bytes(values) > MOST_TEXT:
+            raise ValueError("the texts are larger than any instructions")
         return _plain(values.dictionary_decode())
     if isinstance(values, pa.RunEndEncodedArray):
         return _plain(pc.call_function("run_end_decode", [values]))
     if pa.types.is_list_view(values.type) or pa.types.is_large_list_view(values.type):
         return values.cast(pa.large_list(values.type.value_type))
     return values
+
+
+def _text_bytes(values: pa.DictionaryArray) -> int:
+    """Bytes of the texts of a dictionary's column, each written out."""
+    if not (pa.types.is_string(values.type.value_type) or pa.types.is_binary(values.type.value_type)):
+        return 0
+    lengths = pc.call_function("binary_length", [values.dictionary])
+    return int(np.nansum(lengths.take(values.indices).to_numpy(zero_copy_only=False)))
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -43,6 +43,11 @@ def cut(path: Path, parts: Sequence[Part], fps: float) -> None:
     index = index_frames(path)
     period = float(np.median(np.diff(index.starts))) if len(index.starts) > 1 else 1 / fps
     per_row = 1 / (fps * period)
+    if (rows := sum(part.rows for part in parts)) * per_row > 2 * len(index.pts):
+        raise DatasetError(
+            f"{path}: {len(parts)} episodes with {rows:,} rows together are cut out of its {len(index.pts):,} frames.",
+            "Download the dataset again: from_timestamp or length in meta/episodes must be wrong.",
+        )
     for part in parts:
         frames = part.rows if 1 / SAME_RATE < per_row < SAME_RATE else round((part.rows - 1) * per_row) + 1
         first = int(np.abs(index.starts - part.start).argmin())

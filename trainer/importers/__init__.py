@@ -103,7 +103,7 @@ def dataset(
             return _push(store, folder, "dataset", called, origin, log, report)
         with normalize_dataset.normalized(folder, data_config, name, work, log, options=options, warn=warn) as made:
             ready, changed = made
-            return _push(store, ready, "dataset", called, {**origin, **changed}, log, report)
+            return _push(store, ready, "dataset", called, {**origin, **changed}, log, report, links_into=folder)
 
 
 def base_model(
@@ -261,8 +261,12 @@ def _push(
     origin: dict[str, str],
     log: Log,
     report: Report | None = None,
+    links_into: Path | None = None,
 ) -> SnapshotRef:
-    result = snapshots.push(store, folder, kind, name, origin=origin, ignore=normalize_dataset.ignored, progress=report)
+    ignored = normalize_dataset.ignored
+    result = snapshots.push(
+        store, folder, kind, name, origin=origin, ignore=ignored, links_into=links_into, progress=report
+    )
     log(f"{result.ref}: {result.files} files, {result.bytes_uploaded:,} of {result.bytes_total:,} bytes uploaded.")
     return result.ref
 

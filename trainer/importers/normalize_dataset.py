@@ -14,7 +14,7 @@ from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.data_config import DataConfig
 from trainer.data.problem import Problem
-from trainer.errors import DatasetError
+from trainer.errors import DatasetError, UsageError
 from trainer.importers.downloads import Log
 from trainer.store import tree
 
@@ -131,10 +131,14 @@ def require_valid(
 
 
 def refuse_pointers(folder: Path, name: str) -> None:
-    """Raise ``DatasetError`` when a file is git-lfs's placeholder instead of the data."""
+    """Raise ``DatasetError`` when a file is git-lfs's placeholder instead of the data, or no file of the folder."""
     from trainer.data.meta_files import LFS_POINTER
 
-    for file in tree.scan(folder, ignored):
+    try:
+        files = tree.scan(folder, ignored)
+    except UsageError as error:
+        raise DatasetError(error.message, error.hint) from error
+    for file in files:
         # A pointer is some 130 bytes.
         if file.size < 1024:
             with file.source.open("rb") as stream:

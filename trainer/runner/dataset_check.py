@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.events import Event, PhaseEvent, WarningEvent, every
+from trainer.importers.normalize_dataset import refuse_pointers
 
 if TYPE_CHECKING:
     from trainer.data.checks import Checked
@@ -26,6 +27,7 @@ def check_datasets(
     checked = []
     for folder, name in datasets:
         emit(PhaseEvent(phase="check", message=f"Checking {name} against {config.data_config}."))
+        refuse_pointers(folder, name)
 
         def tell(done: int, of: int, name: str = name) -> None:
             emit(PhaseEvent(phase="check", message=f"Checking {name}: {done:,} of {of:,} files."))

@@ -73,17 +73,18 @@ def push(
     origin: dict[str, str] | None = None,
     progress: Callable[[int, int], None] | None = None,
     ignore: Callable[[str], bool] | None = None,
+    links_into: Path | None = None,
     hash_file: Callable[[Path], Hashed] = hash_file,
 ) -> PushResult:
     """Store ``folder`` as a snapshot; contents the store has already are not sent again.
 
     ``progress`` gets ``(bytes done, bytes in all)`` from several threads; ``ignore`` says of each POSIX path, folders
-    included, whether to leave it out; ``hash_file`` may remember (``HashMemory``). Raises ``UsageError`` for files that
-    can't be kept or a bad name, ``StoreError`` when the store fails or a file changes meanwhile. However it ends, no
-    broken snapshot is seen.
+    included, whether to leave it out; links may lead into ``links_into`` as well; ``hash_file`` may remember
+    (``HashMemory``). Raises ``UsageError`` for files that can't be kept or a bad name, ``StoreError`` when the store
+    fails or a file changes meanwhile. However it ends, no broken snapshot is seen.
     """
     check_name(name)
-    local = tree.scan(folder, ignore)
+    local = tree.scan(folder, ignore, links_into)
     hashes = for_each(lambda file: hash_file(file.source), local, workers=UPLOADS)
     files = list(zip(local, hashes, strict=True))
     records = [FileRecord(path=file.path, size=hashed.size, sha256=hashed.sha256) for file, hashed in files]

@@ -21,18 +21,26 @@ class LocalFile:
     size: int
 
 
-def scan(folder: Path, ignore: Callable[[str], bool] | None = None) -> list[LocalFile]:
+def scan(folder: Path, ignore: Callable[[str], bool] | None = None, links_into: Path | None = None) -> list[LocalFile]:
     """The files under ``folder``, sorted by path. ``ignore`` gets each POSIX path, of folders too.
 
-    A link to a file counts as that file, as in Hugging Face's cache. Empty folders are not kept. Raises ``UsageError``
-    for what can't be kept: links to folders or to nothing, devices and pipes, names that are not UTF-8.
+    A link to a file of the folder counts as that file; so does one into ``links_into`` or, as in Hugging Face's cache,
+    from ``snapshots/COMMIT`` into ``blobs``. Any other could give away a file of this machine that nobody means. Empty
+    folders are not kept. Raises ``UsageError`` for what can't be kept: other links, devices and pipes, names that are
+    not UTF-8.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Check the path.")
-    return sorted(_walk(folder, "", ignore), key=lambda file: file.path)
+    homes = [home for root in (folder, links_into) if root is not None for home in _homes(root.resolve())]
+    return sorted(_walk(folder, "", ignore, homes), key=lambda file: file.path)
 
 
-def _walk(folder: Path, prefix: str, ignore: Callable[[str], bool] | None) -> Iterator[LocalFile]:
+def _homes(folder: Path) -> list[Path]:
+    """Where files of ``folder`` may really lie."""
+    return [folder, folder.parent.parent / "blobs"] if folder.parent.name == "snapshots" else [folder]
+
+
+def _walk(folder: Path, prefix: str, ignore: Callable[[str], bool] | None, homes: list[Path]) -> Iterator[LocalFile]:
     with os.scandir(folder) as entries:
         for entry in entries:
             path = prefix + entry.name
@@ -43,7 +51,7 @@ def _walk(folder: Path, prefix: str, ignore: Callable[[str], bool] | None) -> It
             except UnicodeEncodeError:
                 raise UsageError(f"The name {entry.path!r} is not valid UTF-8.", "Rename it.") from None
             if entry.is_dir(follow_symlinks=False):
-                yield from _walk(Path(entry.path), f"{path}/", ignore)
+                yield from _walk(Path(entry.path), f"{path}/", ignore, homes)
                 continue
             try:
                 found = entry.stat()
@@ -54,6 +62,11 @@ def _walk(folder: Path, prefix: str, ignore: Callable[[str], bool] | None) -> It
             if not stat.S_ISREG(found.st_mode):
                 kind = "a link to a folder" if stat.S_ISDIR(found.st_mode) else "not a regular file"
                 raise UsageError(f"{entry.path} is {kind}; a snapshot holds files only.", "Replace it by a copy.")
+            if entry.is_symlink() and not any(Path(entry.path).resolve().is_relative_to(home) for home in homes):
+                raise UsageError(
+                    f"{entry.path} is a link out of the folder, to {Path(entry.path).resolve()}.",
+                    "Replace it by a copy; `cp -rL FOLDER COPY` does so with all links.",
+                )
             yield LocalFile(path, Path(entry.path), found.st_size)
 
 

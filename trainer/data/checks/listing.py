@@ -53,8 +53,7 @@ def check_listing(meta: DatasetMeta) -> Iterator[Problem]:
 def _unknown_tasks(meta: DatasetMeta) -> Iterator[Problem]:
     known = set(meta.tasks.values())
     for episode in meta.episodes:
-        tasks = episode.tasks if isinstance(episode.tasks, list) else [episode.tasks]
-        if unknown := [task for task in tasks if isinstance(task, str) and task not in known]:
+        if unknown := [task for task in episode.tasks if task not in known]:
             yield Problem(
                 f"{meta.path / 'meta/episodes.jsonl'}: episode {episode.episode_index} has the task {unknown[0]!r}, "
                 "which meta/tasks.jsonl lacks",
