@@ -57,7 +57,7 @@ def align(
     if alignment == "index" and rows == frames:
         return np.arange(rows)
     seconds = np.asarray(times, dtype=np.float64)
-    period = _period(starts, fps)
+    period = period_of(index, fps)
     # Stamps are stored in float32, whose steps are coarse late in a long episode.
     rounding = 2 * np.spacing(np.abs(seconds).astype(np.float32)).astype(np.float64)
     slack = _SLACK * period + float(index.time_base) + rounding
@@ -95,8 +95,10 @@ def _within(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | floa
     return (values >= low) & (values <= high)
 
 
-def _period(starts: np.ndarray, fps: float) -> float:
-    return float(np.median(np.diff(starts))) if len(starts) > 1 else 1 / fps
+def period_of(index: FrameIndex, fps: float) -> float:
+    """Seconds from frame to frame, mostly; ``fps`` is the rate of a video of one frame."""
+    gaps = np.diff(index.starts)
+    return float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 1 / fps
 
 
 def _cause(seconds: np.ndarray, starts: np.ndarray, period: float) -> str:

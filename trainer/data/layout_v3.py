@@ -17,14 +17,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from trainer.data.meta_files import read_text
+from trainer.data.meta_files import Positive, Whole, read_document, read_text
 from trainer.data.paths import checked_template
 from trainer.data.tables import opened_table, require_readable
 from trainer.errors import DatasetError
@@ -44,9 +44,9 @@ class InfoV3(BaseModel):
     codebase_version: str
     data_path: str = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
     video_path: str | None = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-    chunks_size: int = Field(default=1000, ge=1)
-    fps: float = Field(gt=0)
-    features: dict[str, dict[str, Any]]
+    chunks_size: Annotated[Whole, Field(ge=1)] = 1000
+    fps: Positive
+    features: dict[str, Any]
 
     @field_validator("data_path", "video_path")
     @classmethod
@@ -55,17 +55,21 @@ class InfoV3(BaseModel):
 
     @field_validator("features")
     @classmethod
-    def _are_names_of_files(cls, features: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    def _are_names_of_files(cls, features: dict[str, Any]) -> dict[str, Any]:
         """A camera's videos lie in a folder of its name, here as in the layout it is converted to."""
-        for name, feature in features.items():
-            if feature.get("dtype") == "video" and ("/" in name or name in (".", "..") or not name.isprintable()):
+        for name in _videos(features):
+            if "/" in name or name in (".", "..") or not name.isprintable():
                 raise ValueError(f"{name[:200]!r} can't be the name of a camera")
         return features
 
     @property
     def cameras(self) -> list[str]:
         """The features that are videos."""
-        return [name for name, feature in self.features.items() if feature.get("dtype") == "video"]
+        return _videos(self.features)
+
+
+def _videos(features: dict[str, Any]) -> list[str]:
+    return [name for name, about in features.items() if isinstance(about, dict) and about.get("dtype") == "video"]
 
 
 class VideoPart(NamedTuple):
@@ -164,13 +168,7 @@ def load_tasks_v3(folder: Path) -> dict[int, str]:
 
 
 def _info(folder: Path) -> InfoV3:
-    file = folder / "meta/info.json"
-    try:
-        return InfoV3.model_validate_json(read_text(file))
-    except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        raise DatasetError(f"{file}: {where}: {problem['msg']}.", "Correct that entry.") from error
+    return read_document(folder / "meta/info.json", InfoV3, _AGAIN)
 
 
 def _info_v21(info: InfoV3, episodes: list[EpisodeV3]) -> dict[str, Any]:
@@ -178,7 +176,7 @@ def _info_v21(info: InfoV3, episodes: list[EpisodeV3]) -> dict[str, Any]:
     for name in ("data_files_size_in_mb", "video_files_size_in_mb"):
         document.pop(name, None)
     for feature in document["features"].values():
-        if feature.get("dtype") != "video":
+        if isinstance(feature, dict) and feature.get("dtype") != "video":
             feature.pop("fps", None)
     return document | {
         "codebase_version": "v2.1",

@@ -17,7 +17,7 @@ from av.packet import Packet
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from trainer.data.alignment import SAME_RATE
+from trainer.data.alignment import SAME_RATE, period_of
 from trainer.data.video import index_frames, named, open_video
 from trainer.errors import DatasetError
 
@@ -41,8 +41,7 @@ def cut(path: Path, parts: Sequence[Part], fps: float) -> None:
     time. Raises ``DatasetError`` when the video hasn't the frames of one.
     """
     index = index_frames(path)
-    period = float(np.median(np.diff(index.starts))) if len(index.starts) > 1 else 1 / fps
-    per_row = 1 / (fps * period)
+    per_row = 1 / (fps * period_of(index, fps))
     if (rows := sum(part.rows for part in parts)) * per_row > 2 * len(index.pts):
         raise DatasetError(
             f"{path}: {len(parts)} episodes with {rows:,} rows together are cut out of its {len(index.pts):,} frames.",

@@ -47,7 +47,7 @@ def test_a_clock_that_is_shifted_further_is_refused(fps, rows, shift, more):
     found = align((np.arange(rows) + shift) / fps, regular(rows + more, fps), fps)
     if isinstance(found, np.ndarray):  # whole periods later, the frames beyond the rows are meant
         assert 1 < shift <= more + 0.52
-        np.testing.assert_array_equal(found, np.arange(rows) + round(shift))
+        np.testing.assert_array_equal(found, np.arange(rows) + int(shift + 0.27))
     else:
         assert found.cause and found.by_index == (more == 0)
 
@@ -65,7 +65,7 @@ def test_a_clock_that_drifts_is_refused_once_it_is_half_a_period_off(rows, rate)
 
 @given(
     st.lists(st.floats(-1e10, 1e10), min_size=1, max_size=40),
-    st.lists(st.integers(-(1 << 40), 1 << 40), min_size=1, max_size=40, unique=True),
+    st.lists(st.integers(-(1 << 40), 1 << 40), min_size=1, max_size=40),
 )
 def test_any_clock_is_aligned_or_refused(times, pts):
     index = video(np.sort(np.array(pts, float)) / 90000)

@@ -19,7 +19,7 @@ from tests.support.so101_cases import CONFIG, make, mp4, parquet
 from trainer.config.data_options import DataOptions
 from trainer.data import memory as memory_module
 from trainer.data.checks import check_dataset
-from trainer.data.checks import contents as contents_module
+from trainer.data.checks.episode import EpisodeCheck
 from trainer.data.frames import remembered_index
 from trainer.data.memory import Memory
 
@@ -121,13 +121,13 @@ class Counted:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.episodes = 0
-        whole = contents_module._episode
+        whole = EpisodeCheck.look
 
         def counted(*arguments):
             self.episodes += 1
             return whole(*arguments)
 
-        monkeypatch.setattr(contents_module, "_episode", counted)
+        monkeypatch.setattr(EpisodeCheck, "look", counted)
 
     def check(self, path: Path, database: Path, **options) -> int:
         before = self.episodes
