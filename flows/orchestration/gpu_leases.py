@@ -23,6 +23,7 @@ from prefect.client.schemas.filters import (
     FlowFilter,
     FlowFilterName,
     FlowRunFilter,
+    FlowRunFilterName,
     FlowRunFilterState,
     FlowRunFilterStateName,
 )
@@ -133,12 +134,18 @@ def _ahead(trainings: list[FlowRun], flow_run_id: UUID) -> list[FlowRun]:
     return waiting[:position]
 
 
-def _trainings(client: SyncPrefectClient, machine: str) -> list[FlowRun]:
-    """The flow runs that train on ``machine`` or wait for it, the first first."""
+def _trainings(client: SyncPrefectClient, machine: str, *states: str, name: str | None = None) -> list[FlowRun]:
+    """The flow runs called ``name`` that are in ``states`` on ``machine``, the first first.
+
+    By default all that train there or wait for it.
+    """
     found = client.read_flow_runs(
         flow_filter=FlowFilter(name=FlowFilterName(any_=["train", "evaluate"])),
         flow_run_filter=FlowRunFilter(
-            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=["Running", "Cancelling", WAITING]))
+            name=None if name is None else FlowRunFilterName(any_=[name]),
+            state=FlowRunFilterState(
+                name=FlowRunFilterStateName(any_=list(states) or ["Running", "Cancelling", WAITING])
+            ),
         ),
         sort=FlowRunSort.START_TIME_ASC,
     )
@@ -159,9 +166,10 @@ class _Lease:
     def take_over(self, client: SyncPrefectClient, machine: str) -> bool:
         """Take what another flow run of this training still holds; should its process live after all, both renew it."""
         name = client.read_flow_run(self.flow_run_id).name
-        for run in _trainings(client, machine):
-            # One that is being cancelled is waited for: it saves, and this one continues from there.
-            if run.name != name or run.id == self.flow_run_id or run.state_name != "Running":
+        # Crashed: what recorded a killed training says so before the lease ends. One that is being cancelled is waited
+        # for: it saves, and this one continues from there.
+        for run in _trainings(client, machine, "Running", "Crashed", name=name):
+            if run.id == self.flow_run_id:
                 continue
             gpus = [gpu for gpu in str(run.labels.get(GPUS, "")).split(",") if gpu]
             limits = tuple(f"gpu-{gpu}@{machine}" for gpu in gpus) or (f"cpu@{machine}",)

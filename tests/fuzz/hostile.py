@@ -244,6 +244,12 @@ mimeType="video/mp4"><Representation id="1"><BaseURL>file:///etc/passwd</BaseURL
 </Period></MPD>"""
 SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
 
+HARMLESS: dict[str, Change] = {
+    "frames said to be in another file": edited(VIDEO, elsewhere_media),
+    "a track said to be of 65,535 x 65,535": edited(VIDEO, dimensions(65_535, 65_535)),
+}
+"""What looks like it and is not: the container's words are not followed, the frames are those of the file itself."""
+
 HOSTILE: dict[str, tuple[Change, str]] = {
     # templates
     "data_path leaves the folder": (
@@ -400,7 +406,6 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a session of another machine (SDP)": (text(VIDEO, SDP), r"episode_000000\.mp4"),
     "two hundred million frames": (edited(VIDEO, samples(170_000_000)), r"episode_000000\.mp4"),
     "four billion frames": (edited(VIDEO, samples(2**32 - 1)), r"episode_000000\.mp4"),
-    "a picture of 65,535 x 65,535": (edited(VIDEO, dimensions(65_535, 65_535)), r"episode_000000\.mp4"),
-    "a picture of 16,384 x 16,384": (large_picture(16_384, 16_384), r"episode_000000\.mp4"),
+    "a picture of 16,000 x 12,000": (large_picture(16_000, 12_000), r"episode_000000\.mp4"),
     "a video of zeros": (replaced(VIDEO, sparse(1 << 40)), r"episode_000000\.mp4"),
 }

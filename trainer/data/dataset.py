@@ -140,7 +140,6 @@ class TrainingDataset(Dataset[Sample]):
         self.transform = SampleTransform(self.config, self.metadata, embodiment_tag)
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
         self.frames.plan(self._videos())
-        self.frames.forget()
 
     @property
     def sample_bytes(self) -> int:

@@ -26,7 +26,7 @@ from trainer.data.decoders import Decoders
 from trainer.data.image_columns import ImageColumn, ImageReader
 from trainer.data.memory import Memory, version
 from trainer.data.recent import Recent
-from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames
+from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames, open_video
 from trainer.disk import locked
 from trainer.errors import DatasetError
 
@@ -88,13 +88,6 @@ class FrameStore:
             self._indices[path] = remembered_index(path, self._memory)
         return self._indices[path]
 
-    def forget(self) -> None:
-        """Drop what only planning needs: indices of videos that will be read from the cache, and the memory, which
-        can't go along to a worker.
-        """
-        self._indices = {path: index for path, index in self._indices.items() if path not in self._keys}
-        self._memory = None
-
     def plan(self, videos: Sequence[tuple[Source, int]]) -> int:
         """Choose which ``videos`` (source, decoded bytes) are cached: as many as fit, in order. Returns how many.
 
@@ -142,7 +135,10 @@ class FrameStore:
             shutil.rmtree(gone, ignore_errors=True)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Decode all planned videos now, ``progress(done, of)`` after each; else each is decoded at first use."""
+        """Decode all planned videos now, ``progress(done, of)`` after each; else each is decoded at first use.
+
+        Their indices are dropped then.
+        """
         planned = list(self._keys)  # one that can't be written leaves self._keys meanwhile
         with ThreadPoolExecutor(max_workers=min(os.cpu_count() or 1, 8)) as pool:
             try:
@@ -152,6 +148,7 @@ class FrameStore:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # a signal shall not wait for all the other videos
                 raise
+        self._indices = {path: index for path, index in self._indices.items() if path not in self._keys}
 
     def missing(self) -> int:
         """How many of the planned videos are not in the cache yet."""
@@ -172,6 +169,7 @@ class FrameStore:
         """
         if self._process != os.getpid():
             self._reset()  # a forked worker must not share file positions with its parent
+            self._memory = None
         entry = self._entry(source)
         if entry is not None:
             return entry[position]
@@ -201,7 +199,8 @@ class FrameStore:
 
     def _build_or_warn(self, source: Source) -> bool:
         try:
-            build_entry(self._folder(source), source)
+            index = None if isinstance(source, ImageColumn) else self._indices.get(source)
+            build_entry(self._folder(source), source, index)
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             log.warning("Can't cache the frames of %s (%s); they are decoded for every sample instead.", source, reason)
@@ -214,6 +213,8 @@ def remembered_index(path: Path, memory: Memory | None) -> FrameIndex:
     """The frames of a video, from ``memory`` or else from its packets. Raises ``DatasetError``."""
     if memory is None:
         return index_frames(path)
+    if not memory.knows(path):
+        open_video(path).close()  # what is no video is refused before gigabytes of it are hashed
     key = f"index {DECODER} {version()} {memory.sha256(path)}"
     if kept := memory.get(key):
         with contextlib.suppress(ValueError):
@@ -230,9 +231,10 @@ def cache_key(source: Source, memory: Memory | None = None) -> str:
     return hashlib.sha256(f"{memory.sha256(file)}\0{column}{DECODER}".encode()).hexdigest()[:40]
 
 
-def build_entry(folder: Path, source: Source) -> None:
+def build_entry(folder: Path, source: Source, index: FrameIndex | None = None) -> None:
     """Decode ``source`` into the cache entry ``folder``, unless it is there. Safe against concurrent builders.
 
+    ``index`` is that of a video, where it is known already.
     The entry is built beside ``folder`` under a lock, which the kernel drops when its holder dies, and appears whole
     by a rename. Raises ``DatasetError`` when the video can't be decoded, ``OSError`` when it can't be written.
     """
@@ -246,14 +248,14 @@ def build_entry(folder: Path, source: Source) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # a builder that was killed
         temporary.mkdir()
         try:
-            _decode_into(temporary, source)
+            _decode_into(temporary, source, index)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _decode_into(folder: Path, source: Source) -> None:
-    count, frames = _images(source) if isinstance(source, ImageColumn) else _shown(source)
+def _decode_into(folder: Path, source: Source, index: FrameIndex | None) -> None:
+    count, frames = _images(source) if isinstance(source, ImageColumn) else _shown(source, index)
     decoded, shape = 0, None
     # Written as a stream, not through a memory map, where a full disk kills the process instead of raising.
     with (folder / "frames.npy").open("wb") as file:
@@ -274,9 +276,9 @@ def _decode_into(folder: Path, source: Source) -> None:
         raise DatasetError(f"{source}: frame {decoded} of {count} can't be decoded.", "Record or download it again.")
 
 
-def _shown(path: Path) -> tuple[int, Iterator[np.ndarray]]:
+def _shown(path: Path, index: FrameIndex | None) -> tuple[int, Iterator[np.ndarray]]:
     """How many frames a video shows, and those of them that can be decoded in order."""
-    pts = index_frames(path).pts
+    pts = (index or index_frames(path)).pts
 
     def decode() -> Iterator[np.ndarray]:
         for expected, (found, frame) in zip(pts, decode_video(path), strict=False):

@@ -99,13 +99,34 @@ def usable(stored: dict[str, Any], widths: dict[str, int]) -> dict[str, Statisti
 
 def used_dimensions(meta: DatasetMeta, column: str, width: int, config: DataConfig | None = None) -> np.ndarray:
     """Which dimensions of ``column`` the entries that ``config`` uses, or else all, take, ``[width]``."""
-    used = np.zeros(width, dtype=bool)
-    for modality in ("state", "action"):
-        entries = getattr(meta.modality, modality)
-        for key in config.keys(modality) if config else entries:
-            if meta.modality.column(modality, key) == column:
-                used[entries[key].start : entries[key].end] = True
-    return used
+    keys = {kind: config.keys(kind) if config else meta.modality.keys(kind) for kind in ("state", "action")}
+    return _dimensions(meta, column, width, keys)
+
+
+def normalised_dimensions(meta: DatasetMeta, column: str, width: int, config: DataConfig) -> np.ndarray:
+    """Which dimensions of ``column`` are scaled by their statistics under ``config``, ``[width]``.
+
+    Sines and cosines, converted rotations and what is binary have bounds of their own.
+    """
+    keys = {
+        kind: [
+            feature.key
+            for feature in getattr(config, kind)
+            if feature.normalise not in (None, "binary") and not feature.rotation
+        ]
+        for kind in ("state", "action")
+    }
+    return _dimensions(meta, column, width, keys)
+
+
+def _dimensions(meta: DatasetMeta, column: str, width: int, keys: dict[str, list[str]]) -> np.ndarray:
+    found = np.zeros(width, dtype=bool)
+    for kind, names in keys.items():
+        for key in names:
+            if meta.modality.column(kind, key) == column:
+                entry = getattr(meta.modality, kind)[key]
+                found[entry.start : entry.end] = True
+    return found
 
 
 def compute_statistics(

@@ -132,7 +132,7 @@ def base_model(
         with models.completed(folder, name, work, log) as (whole, more):
             if not isinstance(source, Generated):
                 more = {**more, **models.licensed(whole, log)}
-            return _push(store, whole, "model", called, {**origin, **more}, log, report)
+            return _push(store, whole, "model", called, {**origin, **more}, log, report, links_into=folder)
 
 
 def find(store: ObjectStore, kind: Kind, name: str, store_name: str | None = None) -> SnapshotRef | None:

@@ -70,7 +70,7 @@ def train(
     )
     if missing := dataset.frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
-        dataset.prepare()
+    dataset.prepare()
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
     source = resume_from if resume_from and not config.lora_rank else base_model

@@ -150,7 +150,7 @@ class OutputContainer:
             np.savez(file, frames=np.stack(self._frames), rate=self._rate)
 
 
-def open(file: Any, mode: str = "r", options: Any = None) -> InputContainer | OutputContainer:  # noqa: A001, ARG001 - PyAV's
+def open(file: Any, mode: str = "r", **_: Any) -> InputContainer | OutputContainer:  # noqa: A001 - PyAV's name
     """Open a file of frames. Raises ``FileNotFoundError``."""
     path = Path(str(file).removeprefix("file:"))
     return OutputContainer(path) if mode == "w" else InputContainer(path)

@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.states import Cancelling, Running
+from prefect.states import Cancelling, Crashed, Running
 
 from flows.orchestration import gpu_leases
 from tests.support.waiting import PATIENCE, until
@@ -107,13 +107,15 @@ def test_a_killed_training_that_is_started_again_has_its_gpu_at_once(client, mac
 
 
 @pytest.mark.parametrize("gpus", [["0", "1"], []], ids=["gpus", "cpu"])
-def test_who_continues_a_killed_training_has_its_gpus_at_once(client, machine, gpus):
+@pytest.mark.parametrize("told", [Running, Crashed], ids=["said to run", "said to have crashed"])
+def test_who_continues_a_killed_training_has_its_gpus_at_once(client, machine, gpus, told):
     name = f"run-{secrets.token_hex(3)}"
     killed, again, other = (
         client.create_flow_run(idle, name=each, state=Running()).id for each in (name, name, f"{name}-2")
     )
     limit = f"gpu-1@{machine}" if gpus else f"cpu@{machine}"
     lease = held_and_left(client, killed, machine, limit, gpus[1:])
+    client.set_flow_run_state(killed, told(), force=True)
     with gpu_leases.held(again, machine, gpus, 1, 1, pytest.fail) as chosen:
         assert chosen == gpus[1:] and taken(client, limit) == 1
         assert client.read_flow_run(again).labels[gpu_leases.LEASE] == str(lease)

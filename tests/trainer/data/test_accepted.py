@@ -39,6 +39,7 @@ from tests.support.so101_cases import (
     slower_table,
     statistics,
     tasks,
+    text,
 )
 from trainer.config.data_options import DataOptions
 from trainer.data.checks import Checked, check_dataset, format_problems
@@ -131,6 +132,7 @@ TRAIN: dict[str, Change] = {
     "text, and no tasks.jsonl": both(
         instructed(["fold the towel"] * FRAMES), lambda p: (p / "meta/tasks.jsonl").unlink()
     ),
+    "text, and a broken tasks.jsonl": both(instructed(["fold"] * FRAMES), text("meta/tasks.jsonl", "{")),
     "an unused column of NaN": unused_nan,
     "unused dimensions of NaN": wide_vectors,
     "no columns but those used": columns(frame_index=None, episode_index=None, index=None),
@@ -166,6 +168,11 @@ TRAIN: dict[str, Change] = {
     ),
     "statistics that lack quantiles": both(
         statistics(), document("stats.json", lambda s: [d.pop("q01") for d in s.values()] and None)
+    ),
+    "statistics of NaN in dimensions nobody uses": both(
+        wide_vectors,
+        statistics(),
+        document("stats.json", lambda s: [d.update(mean=[*d["mean"][:7], float("nan")]) for d in s.values()] and None),
     ),
     "statistics of more than the column used": both(statistics(), document("stats.json", lambda s: s.update(extra={}))),
     # images

@@ -248,6 +248,19 @@ def test_a_rotation_needs_its_type(dataset: Path) -> None:
     assert "state.waist" in problem.message and "rotation_type" in problem.fix
 
 
+def test_statistics_that_nothing_is_scaled_by_do_not_matter(dataset: Path) -> None:
+    """This config's states become sines and cosines; its actions are scaled."""
+
+    def of_other_data(column: str) -> Callable[[Any], object]:
+        return lambda d: d[column].update({name: [v * 0.1 for v in d[column][name]] for name in d[column]})
+
+    meta("stats.json", of_other_data("observation.state"))(dataset)
+    assert problems_of(dataset, "fourier_gr1_arms_only") == []
+    meta("stats.json", of_other_data("action"))(dataset)
+    (problem,) = problems_of(dataset, "fourier_gr1_arms_only")
+    assert "stats.json: action[" in problem.message and "--recompute-statistics" in problem.fix
+
+
 def test_many_alike_are_summed_up(dataset: Path) -> None:
     lines = "".join(json.dumps({"episode_index": 10 + i, "length": 60}) + "\n" for i in range(20))
     append("meta/episodes.jsonl", lines)(dataset)

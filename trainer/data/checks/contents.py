@@ -21,7 +21,14 @@ from trainer.data.frames import remembered_index
 from trainer.data.image_columns import ImageColumn, ImageReader
 from trainer.data.memory import Memory
 from trainer.data.problem import Problem, shorten
-from trainer.data.statistics import Statistics, needed_columns, read_statistics, statistics_of, usable, used_dimensions
+from trainer.data.statistics import (
+    Statistics,
+    needed_columns,
+    normalised_dimensions,
+    read_statistics,
+    statistics_of,
+    usable,
+)
 from trainer.data.tables import as_matrix
 from trainer.data.video import FrameIndex, VideoDecoder, open_video
 from trainer.errors import DatasetError, PippaError
@@ -102,7 +109,7 @@ def check_contents(
                 statistics[column] = statistics_of([part.values for part in parts if part.values is not None])
                 continue
             low, high = np.min([part.low for part in parts], axis=0), np.max([part.high for part in parts], axis=0)
-            used = used_dimensions(meta, column, len(low), config)
+            used = normalised_dimensions(meta, column, len(low), config)
             for serious, finding in check_ranges(
                 meta.path / "meta/stats.json", column, stored[column], low, high, used
             ):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+
+import numpy as np
 
 from trainer.data.checks.listing import check_listing
 from trainer.data.configs import DATA_CONFIGS, DataConfig
@@ -25,11 +26,12 @@ from trainer.data.metadata import (
     describe_modalities,
 )
 from trainer.data.problem import Problem
-from trainer.data.statistics import REMOVE, Statistics, needed_columns, read_statistics
+from trainer.data.statistics import REMOVE, Statistics, needed_columns, normalised_dimensions, read_statistics
 from trainer.data.transforms.state_action import StateActionTransform
 from trainer.errors import DatasetError, PippaError
 
 T = TypeVar("T")
+_LARGEST = 1e300
 
 
 def check_metadata(
@@ -54,8 +56,6 @@ def check_metadata(
     if info is None or modality is None or episodes is None or misfits:
         return None, problems, []
     meta = DatasetMeta.of(path, info, modality, episodes)
-    if meta.no_tasks is not None and (path / "meta/tasks.jsonl").exists():
-        problems.append(Problem.of(meta.no_tasks))
     problems += _check_columns(meta, config)
     problems += _check_cameras(meta, config)
     if not recompute_statistics:
@@ -143,34 +143,42 @@ def _check_statistics(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem
         yield Problem.of(error)
         return
     for column, width in needed_columns(meta, config).items():
+        used = np.flatnonzero(normalised_dimensions(meta, column, width, config)).tolist()
         described = document.get(column, {})
+        if not used:
+            continue
         if not isinstance(described, dict):
             yield Problem(f"{file}: {column} is no object of lists", REMOVE)
             continue
         lists = {name: described[name] for name in Statistics.model_fields if name in described}
-        wrong = list(_check_lists(f"{file}: ", column, lists, width))
+        wrong = list(_check_lists(f"{file}: ", column, lists, used))
         yield from wrong
         if not wrong and len(lists) == len(Statistics.model_fields):
-            yield from _check_order(f"{file}: ", column, lists)
+            yield from _check_order(f"{file}: ", column, lists, used)
 
 
-def _check_lists(file: str, column: str, lists: dict[str, Any], width: int) -> Iterator[Problem]:
+def _check_lists(file: str, column: str, lists: dict[str, Any], used: list[int]) -> Iterator[Problem]:
+    least = used[-1] + 1
     for name, values in lists.items():
         if not isinstance(values, list):
             yield Problem(f"{file}{name} of {column} is no list", REMOVE)
-        elif not all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            continue
+        if len(values) < least:
+            yield Problem(f"{file}{name} of {column} has {len(values)} dimensions of {least}", REMOVE)
+            continue
+        needed = [values[dimension] for dimension in used]
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in needed):
             yield Problem(f"{file}{name} of {column} holds something that is no number", REMOVE)
-        elif not all(math.isfinite(value) for value in values):
+        elif not all(abs(value) < _LARGEST for value in needed):  # false for NaN
             yield Problem(f"{file}NaN or infinite values in {name} of {column}", REMOVE)
-        elif len(values) < width:
-            yield Problem(f"{file}{name} of {column} has {len(values)} dimensions of {width}", REMOVE)
 
 
-def _check_order(file: str, column: str, lists: dict[str, list[float]]) -> Iterator[Problem]:
+def _check_order(file: str, column: str, lists: dict[str, list[float]], used: list[int]) -> Iterator[Problem]:
     """Statistics that no data can have."""
-    for dimension, (low, high, mean, std, q01, q99) in enumerate(
-        zip(*(lists[name] for name in ("min", "max", "mean", "std", "q01", "q99")), strict=False)
-    ):
+    for dimension in used:
+        low, high, mean, std, q01, q99 = (
+            lists[name][dimension] for name in ("min", "max", "mean", "std", "q01", "q99")
+        )
         slack = 1e-4 * max(abs(low), abs(high), high - low, 1e-6)
         if not (low - slack <= q01 <= q99 + slack and q99 <= high + slack and low - slack <= mean <= high + slack):
             yield Problem(
