@@ -166,10 +166,10 @@ class _Lease:
     def take_over(self, client: SyncPrefectClient, machine: str) -> bool:
         """Take what another flow run of this training still holds; should its process live after all, both renew it."""
         name = client.read_flow_run(self.flow_run_id).name
-        # Crashed: what recorded a killed training says so before the lease ends. One that is being cancelled is waited
-        # for: it saves, and this one continues from there.
+        # Crashed: what recorded a killed training says so before the lease ends. One that is cancelled, or was crashed
+        # under a worker, is waited for: it is stopped and saves, and this one continues from there.
         for run in _trainings(client, machine, "Running", "Crashed", name=name):
-            if run.id == self.flow_run_id:
+            if run.id == self.flow_run_id or (run.state_name == "Crashed" and run.deployment_id is not None):
                 continue
             gpus = [gpu for gpu in str(run.labels.get(GPUS, "")).split(",") if gpu]
             limits = tuple(f"gpu-{gpu}@{machine}" for gpu in gpus) or (f"cpu@{machine}",)

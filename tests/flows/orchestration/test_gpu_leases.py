@@ -125,12 +125,15 @@ def test_who_continues_a_killed_training_has_its_gpus_at_once(client, machine, g
     assert taken(client, limit) == 0
 
 
-def test_one_that_is_being_cancelled_is_waited_for(client, machine, monkeypatch):
+@pytest.mark.parametrize("told", [Cancelling, Crashed], ids=["cancelled", "crashed under a worker"])
+def test_one_that_is_being_stopped_is_waited_for(client, machine, told, monkeypatch):
     monkeypatch.setattr(gpu_leases, "ASK_SECONDS", 0.1)
     name = f"run-{secrets.token_hex(3)}"
-    first, again = (client.create_flow_run(idle, name=name, state=Running()).id for _ in range(2))
+    deployment = client.create_deployment(client.create_flow(idle), name)
+    first = client.create_flow_run_from_deployment(deployment, name=name).id
+    again = client.create_flow_run(idle, name=name, state=Running()).id
     lease = held_and_left(client, first, machine, f"cpu@{machine}", [])
-    client.set_flow_run_state(first, Cancelling(), force=True)
+    client.set_flow_run_state(first, told(), force=True)
     said: list[str] = []
 
     def give_back(line: str) -> None:
