@@ -45,7 +45,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def changed(draw: st.DrawFn, document: Any) -> Any:
     """``document`` with something else in place of one of its values."""
     copy = json.loads(json.dumps(document))
-    node, key = copy, None
+    node: Any = copy
+    key: Any = None
     parent: Any = None
     while isinstance(node, dict | list) and node and (key is None or draw(st.booleans())):
         key = draw(st.sampled_from(sorted(node) if isinstance(node, dict) else range(len(node))))

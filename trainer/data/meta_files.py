@@ -18,8 +18,8 @@ Document = TypeVar("Document", bound=BaseModel)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "Download the dataset again."
-DOCUMENT_BYTES = 16 << 20
-LINES_BYTES = 128 << 20
+DOCUMENT_BYTES = 4 << 20
+LINES_BYTES = 64 << 20
 LINE_BYTES = 1 << 20
 LINES = 500_000
 """The most that a document, a file of lines and a line of it may have. Parsed, it may take twenty times that."""
