@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -111,9 +112,9 @@ def long_text(root: Path) -> None:
 
 
 def one_page(root: Path) -> None:
-    """A page that unpacks to 1.4 GB."""
-    values = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(180_000_000, np.float64)), 6)
-    table = pa.table({"observation.state": values, "action": values.slice(0, 30_000_000)})
+    """A page that unpacks to 0.8 GB."""
+    values = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(96_000_000, np.float64)), 6)
+    table = pa.table({"observation.state": values, "action": values})
     pq.write_table(
         table, root / TABLE, compression="zstd", use_dictionary=False, data_page_size=1 << 31, row_group_size=1 << 30
     )
@@ -180,6 +181,47 @@ def samples(count: int) -> Callable[[bytes], bytes]:
     return change
 
 
+def elsewhere_media(content: bytes) -> bytes:
+    """An mp4 whose frames are in another file, /etc/passwd."""
+    begin, end = boxes(content, [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref", b"url "])
+    new = box(b"url ", struct.pack(">I", 0), b"file:///etc/passwd\0")
+    return grown(content, begin, end, new, [b"moov", b"trak", b"mdia", b"minf", b"dinf", b"dref"])
+
+
+def grown(content: bytes, begin: int, end: int, new: bytes, around: list[bytes]) -> bytes:
+    """``content`` with ``new`` in place of ``begin`` to ``end``, and the boxes ``around`` it as much longer."""
+    more = len(new) - (end - begin)
+    changed = bytearray(content)
+    for depth in range(1, len(around) + 1):
+        at, _ = boxes(content, around[:depth])
+        changed[at : at + 4] = struct.pack(">I", struct.unpack(">I", content[at : at + 4])[0] + more)
+    return bytes(changed[:begin]) + new + bytes(changed[end:])
+
+
+def dimensions(width: int, height: int) -> Callable[[bytes], bytes]:
+    """The size that the track announces."""
+
+    def change(content: bytes) -> bytes:
+        begin, _ = boxes(content, [*STBL, b"stsd", b"avc1"])
+        return content[: begin + 32] + struct.pack(">HH", width, height) + content[begin + 36 :]
+
+    return change
+
+
+def large_picture(width: int, height: int) -> Change:
+    """A video whose one frame is that large, all of one colour."""
+
+    def apply(root: Path) -> None:
+        with av.open(root / VIDEO, "w", format="matroska") as container:
+            stream = container.add_stream("ffv1", rate=30, options={"threads": "1"})
+            assert isinstance(stream, av.VideoStream)
+            stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+            container.mux(stream.encode(av.VideoFrame(width, height, "yuv420p")))
+            container.mux(stream.encode())
+
+    return apply
+
+
 def large_image(root: Path) -> None:
     """A PNG of 100,000 x 100,000 pixels, in a few kilobytes: the header says so, and hardly anything follows."""
 
@@ -201,6 +243,12 @@ DASH = """<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="
 mimeType="video/mp4"><Representation id="1"><BaseURL>file:///etc/passwd</BaseURL></Representation></AdaptationSet>
 </Period></MPD>"""
 SDP = "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
+
+HARMLESS: dict[str, Change] = {
+    "frames said to be in another file": edited(VIDEO, elsewhere_media),
+    "a track said to be of 65,535 x 65,535": edited(VIDEO, dimensions(65_535, 65_535)),
+}
+"""What looks like it and is not: the container's words are not followed, the frames are those of the file itself."""
 
 HOSTILE: dict[str, tuple[Change, str]] = {
     # templates
@@ -229,7 +277,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a huge text in a template": (info(video_path="videos/{video_key:>2000000000}.mp4"), "video_path"),
     "a width from another field": (info(data_path="data/{episode_index:{episode_index}}.parquet"), "data_path"),
     "a zero byte in a template": (info(data_path="data/\0{episode_index}.parquet"), "data_path"),
-    "a template without end": (info(data_path="data/" + "a" * 10_000_000 + "{episode_index}.parquet"), "data_path"),
+    "a template without end": (info(data_path="data/" + "a" * 1_000_000 + "{episode_index}.parquet"), "data_path"),
     "a template of many fields": (info(data_path="data/" + "{episode_index:099d}" * 10_000 + ".parquet"), "data_path"),
     "all episodes in one table": (info(data_path=TABLE), r"data_path|episode_000000\.parquet"),
     # metadata
@@ -247,18 +295,22 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "episodes.jsonl is huge": (replaced("meta/episodes.jsonl", sparse(4 << 30)), r"episodes\.jsonl"),
     "tasks.jsonl is huge": (replaced("meta/tasks.jsonl", sparse(4 << 30)), r"tasks\.jsonl"),
     "stats.json is huge": (replaced("meta/stats.json", sparse(4 << 30)), r"stats\.json"),
-    "empty lists without end": (text("meta/info.json", "[" + "[]," * 20_000_000 + "[]]"), r"info\.json"),
+    "empty lists without end": (text("meta/info.json", "[" + "[]," * 6_000_000 + "[]]"), r"info\.json"),
     "a list without end in a line": (
-        text("meta/episodes.jsonl", '{"episode_index":0,"length":12,"tasks":[' + "[]," * 20_000_000 + "[]]}\n"),
+        text("meta/episodes.jsonl", '{"episode_index":0,"length":12,"tasks":[' + "[]," * 6_000_000 + "[]]}\n"),
+        r"episodes\.jsonl",
+    ),
+    "episodes without end": (
+        text("meta/episodes.jsonl", "".join(f'{{"episode_index":{e},"length":12}}\n' for e in range(600_000))),
         r"episodes\.jsonl",
     ),
     "tasks without end": (
-        text("meta/tasks.jsonl", "".join(f'{{"task_index":{e},"task":"{e}"}}\n' for e in range(3_000_000))),
+        text("meta/tasks.jsonl", "".join(f'{{"task_index":{e},"task":"{e}"}}\n' for e in range(600_000))),
         r"tasks\.jsonl",
     ),
     "keys without end": (
         document(
-            "modality.json", lambda m: m["state"].update({f"k{k}": {"start": 0, "end": 1} for k in range(2_000_000)})
+            "modality.json", lambda m: m["state"].update({f"k{k}": {"start": 0, "end": 1} for k in range(200_000)})
         ),
         r"modality\.json",
     ),
@@ -267,7 +319,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         r"info\.json",
     ),
     "a shape without end": (
-        document("info.json", lambda i: i["features"]["action"].update(shape=[2**62] * 1_000_000)),
+        document("info.json", lambda i: i["features"]["action"].update(shape=[2**62] * 100_000)),
         r"info\.json",
     ),
     "a slice without end": (modality("action", "gripper", start=5, end=10**12), r"modality\.json|gripper"),
@@ -287,7 +339,7 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         r"episodes\.jsonl|episode_4611686018427387904|missing",
     ),
     "statistics without end": (
-        text("meta/stats.json", json.dumps({"action": {n: [0.5] * 2_000_000 for n in ("min", "max", "mean", "std")}})),
+        text("meta/stats.json", json.dumps({"action": {n: [0.5] * 1_000_000 for n in ("min", "max", "mean", "std")}})),
         r"stats\.json",
     ),
     "a resolution without end": (
@@ -330,11 +382,11 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a link out of the folder for all tables": (outside("data"), "data"),
     "a link to itself": (replaced("meta/tasks.jsonl", lambda p: p.symlink_to(p)), r"tasks\.jsonl"),
     # tables
-    "a table of a billion rows": (lambda root: rows(root, 1 << 27), r"episode_000000\.parquet"),
-    "a table of a billion rows that are announced": (
+    "a table of four million rows": (lambda root: rows(root, 1 << 22), r"episode_000000\.parquet"),
+    "a table of four million rows that are announced": (
         both(
-            lambda root: rows(root, 1 << 27),
-            text("meta/episodes.jsonl", f'{{"episode_index":0,"length":{1 << 27}}}\n'),
+            lambda root: rows(root, 1 << 22),
+            text("meta/episodes.jsonl", f'{{"episode_index":0,"length":{1 << 22}}}\n'),
         ),
         r"episode_000000\.parquet",
     ),
@@ -354,4 +406,6 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "a session of another machine (SDP)": (text(VIDEO, SDP), r"episode_000000\.mp4"),
     "two hundred million frames": (edited(VIDEO, samples(170_000_000)), r"episode_000000\.mp4"),
     "four billion frames": (edited(VIDEO, samples(2**32 - 1)), r"episode_000000\.mp4"),
+    "a picture of 16,000 x 12,000": (large_picture(16_000, 12_000), r"episode_000000\.mp4"),
+    "a video of zeros": (replaced(VIDEO, sparse(1 << 40)), r"episode_000000\.mp4"),
 }

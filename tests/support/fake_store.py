@@ -49,7 +49,7 @@ class FakeStore(ObjectStore):
             found = sorted((key, value) for key, value in self.objects.items() if key.startswith(prefix))
         return iter([ObjectInfo(key, len(content), modified) for key, (content, modified) in found])
 
-    def read_bytes(self, key: str) -> bytes | None:
+    def read_bytes(self, key: str, most: int | None = None) -> bytes | None:
         self._request()
         found = self.objects.get(key)
         return found and found[0]

@@ -26,7 +26,7 @@ from trainer.data.decoders import Decoders
 from trainer.data.image_columns import ImageColumn, ImageReader
 from trainer.data.memory import Memory, version
 from trainer.data.recent import Recent
-from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames
+from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames, open_video
 from trainer.disk import locked
 from trainer.errors import DatasetError
 
@@ -213,6 +213,8 @@ def remembered_index(path: Path, memory: Memory | None) -> FrameIndex:
     """The frames of a video, from ``memory`` or else from its packets. Raises ``DatasetError``."""
     if memory is None:
         return index_frames(path)
+    if not memory.knows(path):
+        open_video(path).close()  # what is no video is refused before gigabytes of it are hashed
     key = f"index {DECODER} {version()} {memory.sha256(path)}"
     if kept := memory.get(key):
         with contextlib.suppress(ValueError):

@@ -18,10 +18,10 @@ Document = TypeVar("Document", bound=BaseModel)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "Download the dataset again."
-DOCUMENT_BYTES = 16 << 20
-LINES_BYTES = 128 << 20
+DOCUMENT_BYTES = 4 << 20
+LINES_BYTES = 64 << 20
 LINE_BYTES = 1 << 20
-LINES = 1_000_000
+LINES = 500_000
 """The most that a document, a file of lines and a line of it may have. Parsed, it may take twenty times that."""
 _LARGEST = 1 << 53
 """Beyond it not every whole number is one in JavaScript's JSON, and nothing here is counted so far."""

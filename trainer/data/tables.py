@@ -93,7 +93,7 @@ def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
             yield table
     except FileNotFoundError:
         raise DatasetError(f"{file}: missing.", "Download it again, or remove it from meta/episodes.jsonl.") from None
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         if file.is_file() and is_lfs_pointer(file):
             raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull`.") from error
         raise DatasetError(f"{file}: not a readable parquet file ({error}).", "Download it again.") from error

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,12 +26,16 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from trainer.data.meta_files import is_lfs_pointer
+from trainer.data.paths import require_file
 from trainer.errors import DatasetError
 
 DECODER = "-".join(["pyav", av.__version__, *(".".join(map(str, v)) for _, v in sorted(av.library_versions.items()))])
 """Version of everything that decides a decoded pixel."""
 
 AGAIN = "It may be cut off: record or download it again."
+LARGEST = 16 << 30
+"""Bytes of a video."""
+MOST_FRAMES = 1_000_000
 _LIMITS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
     "protocol_whitelist": "file",
@@ -154,8 +157,9 @@ def index_frames(path: Path) -> FrameIndex:
                 rows = []
                 break
             left -= packet.size
-            if left < 0:
-                raise DatasetError(f"{path}: its frames overlap: they have more bytes than the file.", AGAIN)
+            if left < 0 or len(rows) == MOST_FRAMES:
+                what = "more bytes than the file" if left < 0 else f"more than {MOST_FRAMES:,}"
+                raise DatasetError(f"{path}: its frames are {what}.", AGAIN)
             flags = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
             dts = packet.pts if packet.dts is None else packet.dts
             rows.append((packet.pts, dts, _offset(file.fileno(), packet), packet.size, flags))
@@ -266,8 +270,9 @@ def open_video(path: Path) -> InputContainer:
     an address.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would wait for its other end
-            raise DatasetError(f"{path}: not a regular file.", "Put the video itself there.")
+        require_file(path)
+        if (size := path.stat().st_size) > LARGEST:
+            raise DatasetError(f"{path}: {size:,} bytes; at most {LARGEST >> 30} GiB can be meant.", AGAIN)
         # Titles and the like may be in any encoding; nobody reads them.
         container = av.open(f"file:{path}", "r", options=_LIMITS, metadata_errors="replace")
     except FileNotFoundError:

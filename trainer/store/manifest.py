@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
@@ -19,6 +20,11 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 SNAPSHOTS = "snapshots/"
 BLOBS = "blobs/sha256/"
+LONGEST_PATH = 1024
+"""Bytes, as in S3's keys; a name in it has 255, as on disks."""
+DEEPEST = 64
+MOST_FILES = 1_000_000
+LARGEST_FILE = 1 << 50
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
 _KEY = re.compile(rf"{SNAPSHOTS}(dataset|model|checkpoint)/({_NAME.pattern})/([0-9a-f]{{64}})\.json")
@@ -31,15 +37,18 @@ class FileRecord(BaseModel):
 
     path: str
     """POSIX, relative to the folder."""
-    size: Annotated[int, Field(ge=0)]
+    size: Annotated[int, Field(ge=0, le=LARGEST_FILE)]
     sha256: Sha256
 
     @field_validator("path")
     @classmethod
     def _stays_inside(cls, path: str) -> str:
-        if "\0" in path or any(part in ("", ".", "..") for part in path.split("/")):
-            raise ValueError(f"{path!r} is not a relative path inside the folder")
-        path.encode()  # a name that is not UTF-8 can't be written as JSON
+        parts = path.split("/")
+        if "\0" in path or any(part in ("", ".", "..") for part in parts):
+            raise ValueError(f"{path[:200]!r} is not a relative path inside the folder")
+        # Encoded: a name that is not UTF-8 can't be written as JSON.
+        if len(path.encode()) > LONGEST_PATH or len(parts) > DEEPEST or max(len(part.encode()) for part in parts) > 255:
+            raise ValueError(f"{path[:200]!r}… is too long or too deep for a file's path")
         return path
 
 
@@ -55,16 +64,17 @@ class Manifest(BaseModel):
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     origin: dict[str, str] = {}
     """Where the files came from (hub id, commit, …); not part of the digest."""
-    files: list[FileRecord]
+    files: Annotated[list[FileRecord], Field(max_length=MOST_FILES)]
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:
         paths = [file.path for file in self.files]
         if paths != sorted(set(paths)):
             raise ValueError("the paths are not sorted and unique")
-        folders = {path[:end] for path in paths for end in range(len(path)) if path[end] == "/"}
-        if both := folders.intersection(paths):
-            raise ValueError(f"{min(both)!r} is a file and a folder")
+        for path in paths:
+            following = bisect_left(paths, f"{path}/")
+            if following < len(paths) and paths[following].startswith(f"{path}/"):
+                raise ValueError(f"{path!r} is a file and a folder")
         if self.digest != digest_of(self.files):
             raise ValueError("the digest is not that of the files")
         return self

@@ -19,6 +19,10 @@ from typing import Any
 from trainer.errors import DiskFullError, StoreError
 from trainer.store.hashing import Hashed
 
+DOCUMENT_BYTES = 96 << 20
+DOCUMENT_VALUES = 6_000_000
+"""More than the manifest of a million files has. In memory a value takes a hundred bytes."""
+
 
 class MissingObjectError(StoreError):
     """There is no object of that key."""
@@ -104,23 +108,31 @@ class ObjectStore(ABC):
         info = self.info(key)
         return None if info is None else info.size
 
-    def read_bytes(self, key: str) -> bytes | None:
-        """An object's content; None when there is none. For small objects."""
+    def read_bytes(self, key: str, most: int | None = None) -> bytes | None:
+        """An object's content; None when there is none. For small objects. Raises ``StoreError`` for one that is larger
+        than ``most`` bytes.
+        """
+        content = bytearray()
         try:
-            # Copied one by one, as a piece is valid until the next only.
-            return b"".join(bytes(piece) for piece in self.stream(key))
+            for piece in self.stream(key):
+                content += piece
+                if most is not None and len(content) > most:
+                    raise _damaged(key, f"larger than {most >> 20} MiB")
         except MissingObjectError:
             return None
+        return bytes(content)
 
     def read_json(self, key: str) -> Any | None:
-        """The document in an object; None when there is no object. Raises ``StoreError`` when it isn't JSON."""
-        content = self.read_bytes(key)
+        """The document in an object; None when there is no object. Raises ``StoreError`` when it isn't one of ours."""
+        content = self.read_bytes(key, DOCUMENT_BYTES)
         if content is None:
             return None
+        if sum(content.count(each) for each in (b",", b"[", b"{")) > DOCUMENT_VALUES:
+            raise _damaged(key, f"more than {DOCUMENT_VALUES:,} values")
         try:
             return json.loads(content)
-        except ValueError as error:
-            raise StoreError(f"{key} in the object store is damaged: not JSON.", "Restore or delete it.") from error
+        except (ValueError, RecursionError) as error:
+            raise _damaged(key, "not JSON") from error
 
     def write_json(self, key: str, document: Any, *, if_absent: bool = False) -> bool:
         """Write a document; ``if_absent`` as for ``write_bytes``."""
@@ -145,3 +157,7 @@ def changed(path: Path) -> StoreError:
         f"{path} changed while it was uploaded; nothing was stored.",
         "Push again when nothing writes to the folder any more.",
     )
+
+
+def _damaged(key: str, why: str) -> StoreError:
+    return StoreError(f"{key} in the object store is damaged: {why}.", "Restore or delete it.")

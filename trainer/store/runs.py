@@ -17,7 +17,7 @@ from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.errors import StoreError, UsageError
 from trainer.store import tree
 from trainer.store.hashing import hash_file
-from trainer.store.object_store import ObjectStore
+from trainer.store.object_store import DOCUMENT_BYTES, ObjectStore
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import LOOKUPS, UPLOADS
 
@@ -150,7 +150,8 @@ def download_folder(store: ObjectStore, run_id: str, name: str, folder: Path) ->
 
 def read_document(store: ObjectStore, run_id: str, name: str, model: type[Model]) -> Model | None:
     """One document of a run's record; None when there is none. Raises ``StoreError`` for a damaged one."""
-    content = read_file(store, run_id, name)
+    _check_run_id(run_id)
+    content = store.read_bytes(f"{RUNS}{run_id}/{name}", DOCUMENT_BYTES)
     try:
         return None if content is None else model.model_validate_json(content)
     except ValidationError as error:

@@ -18,6 +18,7 @@ from trainer.data.checks.statistics import RangesCompared, compare_ranges
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.memory import Memory
+from trainer.data.meta_files import LINES_BYTES
 from trainer.data.problem import Problem, shorten
 from trainer.data.statistics import (
     Statistics,
@@ -90,9 +91,11 @@ def check_contents(
 
 
 def files_of(meta: DatasetMeta, config: DataConfig) -> list[Path]:
-    """Every file that ``check_contents`` reads."""
+    """Every file that ``check_contents`` reads. Raises ``DatasetError`` where one is too large for it."""
     names = ("info.json", "modality.json", "episodes.jsonl", "tasks.jsonl", "stats.json")
     files = [file for name in names if (file := meta.path / "meta" / name).exists()]
+    if large := [file for file in files if file.stat().st_size > LINES_BYTES]:
+        raise DatasetError(f"{large[0]}: larger than any.", "Download the dataset again.")
     for episode in meta.episodes:
         files.append(meta.parquet_path(episode.episode_index))
         files += [meta.video_path(key, episode.episode_index) for key in config.video if not meta.in_tables(key)]
