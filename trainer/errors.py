@@ -17,6 +17,7 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 5
     DISK_FULL = 6
     ENGINE = 7
+    HANGUP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
