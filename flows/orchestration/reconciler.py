@@ -56,8 +56,8 @@ class Reconciler:
         self._seconds = seconds
         self._ended = threading.Event()
         self._leaked: dict[str, float] = {}
-        self._heard: dict[UUID, tuple[str, float]] = {}
-        """The last word of each flow run, and when (``time.monotonic``) it was new here."""
+        self._heard: dict[UUID, tuple[object, float]] = {}
+        """What each flow run has said so far, and when (``time.monotonic``) that was new here."""
 
     def __enter__(self) -> Reconciler:
         threading.Thread(target=self._run, name="reconciler", daemon=True).start()
@@ -100,9 +100,10 @@ class Reconciler:
             # machine.
             if run.deployment_id is None and run.labels.get(gpu_leases.MACHINE, machine) == machine
         ]
-        words = {run.id: f"{run.state_id} {_last_word(client, run.id)}" for run in running}
+        words = {run.id: (run.state_id, _words(client, run.id)) for run in running}
         self._heard = {
-            id: heard[id] if id in heard and heard[id][0] == word else (word, now) for id, word in words.items()
+            each: heard[each] if each in heard and heard[each][0] == word else (word, now)
+            for each, word in words.items()
         }
         return [run for run in running if now - self._heard[run.id][1] > LOST_SECONDS]
 
@@ -119,8 +120,8 @@ class Reconciler:
                 _LOG.warning("Freed %s: nothing trains there.", limit)
 
 
-def _last_word(client: SyncPrefectClient, flow_run_id: UUID) -> str:
-    """The id of the last heartbeat of the flow run; empty before the first."""
+def _words(client: SyncPrefectClient, flow_run_id: UUID) -> int:
+    """How many heartbeats of the flow run there are."""
     day = timedelta(days=1)
     answer = client.request(
         "POST",
@@ -129,17 +130,16 @@ def _last_word(client: SyncPrefectClient, flow_run_id: UUID) -> str:
             "filter": {
                 "event": {"name": ["prefect.flow-run.heartbeat"]},
                 "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]},
-                # Whoever sent it may have had another idea of the time.
+                # Whoever sent them may have had another idea of the time, and so their order means nothing.
                 "occurred": {
                     "since": (datetime.now(UTC) - day).isoformat(),
                     "until": (datetime.now(UTC) + day).isoformat(),
                 },
-                "order": "DESC",
             },
             "limit": 1,
         },
     )
-    return str(next((event["id"] for event in answer.json()["events"]), ""))
+    return int(answer.json()["total"])
 
 
 def _unfinished(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:

@@ -93,14 +93,14 @@ def test_a_run_whose_process_lives_is_heard_of_whatever_its_clock_says(client, r
     monkeypatch.setattr(reconciler, "LOST_SECONDS", 0.2)
     keeping = Reconciler()
     assert not is_lost(client, run, keeping)
-    before = reconciler._last_word(client, run.id)
+    before = reconciler._words(client, run.id)
     time.sleep(0.3)
     emit_event(
         "prefect.flow-run.heartbeat",
         {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
         occurred=datetime.now(UTC) + off,
     )
-    until(lambda: reconciler._last_word(client, run.id) != before)
+    until(lambda: reconciler._words(client, run.id) != before)
     assert not is_lost(client, run, keeping)
     time.sleep(0.3)
     assert is_lost(client, run, keeping)  # one word is no life
