@@ -121,8 +121,10 @@ def _prepare(argv: list[str]) -> int:
 
     from trainer import importers
     from trainer.config.settings import pippa_home
+    from trainer.disk import private_folder
     from trainer.store.stores import open_store
 
+    private_folder(pippa_home())
     store = open_store()
     store.create()
     work = importers.downloads_folder(pippa_home())

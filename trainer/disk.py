@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TypeGuard
 
-from trainer.errors import DiskFullError
+from trainer.errors import DiskFullError, UsageError
 
 _FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|ENOSPC|disk is full", re.IGNORECASE)
 
@@ -63,6 +63,23 @@ def size_of(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += (Path(parent) / file).lstat().st_size
     return total
+
+
+def private_folder(folder: Path) -> None:
+    """Make ``folder``, for its owner alone; one that holds something already stays as its owner has made it.
+
+    Raises ``UsageError`` where it can't be made, ``DiskFullError``.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise as_disk_full(error, folder) or UsageError(
+            f"The folder {folder} can't be made ({error.strerror}).", "Set PIPPA_HOME to one that you may write to."
+        ) from error
+    with contextlib.suppress(OSError):  # somebody else's
+        if not any(folder.iterdir()):
+            folder.chmod(0o700)
 
 
 def require_space(folder: Path, needed: int, what: str, otherwise: str) -> None:

@@ -29,6 +29,7 @@ from flows.orchestration.training import Hold, Say
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
+from trainer.disk import private_folder
 from trainer.runner.run_spec_builder import prepare_sources
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store
@@ -76,6 +77,7 @@ def started(
     first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
+    private_folder(home)
     keep_bytecode(home)
     compose_stack.adopt(home)
     earlier_store.note(home)

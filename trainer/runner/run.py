@@ -19,6 +19,7 @@ from trainer.config.argv import require_engine_can, resolve, to_argv
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.data.config_file import to_json
+from trainer.disk import private_folder
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.forecast import advice, read_sections
@@ -51,6 +52,7 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
     die_with_parent()
+    private_folder(pippa_home())
     with Signals() as signals:
         try:
             return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
