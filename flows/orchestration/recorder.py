@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 from uuid import UUID
 
 from flows.embedded.prefect import given_api, server_environment
@@ -48,9 +48,6 @@ class Recorder:
         self._begun = False
         self._heard = time.monotonic()
         self._flow_run_id: queue.Queue[str] = queue.Queue()
-        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
         if environ.get("PREFECT_API_URL"):
             command = ["--given"]
             # The store's and others' keys are no concern of Prefect's.
@@ -59,7 +56,7 @@ class Recorder:
         else:
             command = []
             environ = server_environment(home, environ)
-        with self.log.open("ab") as log:
+        with self._opened_log() as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.orchestration.recording", *command],
                 env=environ,
@@ -71,6 +68,16 @@ class Recorder:
         self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
         self._writer.start()
         threading.Thread(target=self._read, name="recorder-answers", daemon=True).start()
+
+    def _opened_log(self) -> IO[bytes]:
+        """The file for the words of the process; a full disk takes none, and must not keep a training from starting."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
+                self.log.replace(self.log.with_suffix(".log.1"))
+            return self.log.open("ab")
+        except OSError:
+            return Path(os.devnull).open("wb")
 
     def __call__(self, event: Event) -> None:
         """Record ``event``. Returns at once."""

@@ -1,4 +1,4 @@
-"""Signals in every phase: what was promised is registered or named, the exit code is the documented one, nothing runs."""
+"""Signals in every phase: what was promised is registered or named, the exit code is documented, nothing runs on."""
 
 from __future__ import annotations
 

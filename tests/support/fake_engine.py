@@ -3,8 +3,8 @@
 ``FAKE_ENGINE`` (JSON) says how it behaves:
 ``style`` native (events, checkpoints by rename, saves on SIGTERM) or isaac (Hugging Face's lines, in place, dies);
 ``step_seconds``; ``keep`` as save_total_limit; ``fail`` how to fail ``at`` a step; ``pause_at`` a step until the file
-``pause_file`` exists (``pause_file`` + ".reached" tells that it waits); ``chatty`` a file whose lines it prints, each in
-two writes, and its environment.
+``pause_file`` exists (``pause_file`` + ".reached" tells that it waits); ``chatty`` a file whose lines it prints, each
+in two writes, and its environment.
 """
 
 from __future__ import annotations
