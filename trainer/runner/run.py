@@ -218,8 +218,9 @@ class Run:
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
-            environ = _engine_environ(self.environ, keep=wandb_setup.SECRETS)
             variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
+            if "WANDB_MODE" not in variables:  # it reports live, and may sign in with more than the key
+                environ = _engine_environ(self.environ, keep=wandb_setup.SECRETS)
             environ |= variables
             if warning:
                 record.emit(warning)
