@@ -13,13 +13,13 @@ from tests.support.waiting import PATIENCE, until
 def test_a_full_disk_while_a_dataset_is_made_is_named_and_heals(pippa, small_disk):
     cache = small_disk(pippa.home / "cache", "256k")
     ballast = fill(cache)
-    flags = ("--dataset-path", "synthetic.PickNPlace", "--max-steps", "2")
-    assert pippa.train(*flags).wait(PATIENCE) == 6, pippa.output.read_text()
+    train = ("train", "smoke", "--max-steps", "2")
+    assert pippa.start(*train).wait(PATIENCE) == 6, pippa.output.read_text()
     text = pippa.output.read_text()
     assert f"No space left on the disk of {cache}" in text and "Traceback" not in text and pippa.left() == []
     ballast.unlink()
     # Too small for all of it: the error is not of the very first byte.
-    assert pippa.train(*flags).wait(PATIENCE) == 6, pippa.output.read_text()
+    assert pippa.start(*train).wait(PATIENCE) == 6, pippa.output.read_text()
     assert f"{cache}" in pippa.output.read_text()
 
 

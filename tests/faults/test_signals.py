@@ -110,7 +110,11 @@ def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s
     text = pippa.output.read_text()
     (pending,) = pippa.home.glob("runs/*/*/pending-uploads")
     step = max(checkpoints(pending))
-    assert step >= 6 and str(pending) in text and f"runs resume {pippa.run_id}" in text
+    assert (
+        step >= 6
+        and f"step {step} of {pippa.run_id}, in {pending.parent}" in text
+        and f"runs resume {pippa.run_id}" in text
+    )
     nothing_is_left(pippa)
     # The local path that was named is what a resume uploads.
     pippa.environ |= s3_settings.to_environ()
@@ -144,16 +148,14 @@ def test_a_signal_in_every_other_phase(
     pippa: BarePippa, phase: Callable[[BarePippa, subprocess.Popen[bytes]], None], number: int, tmp_path: Path
 ):
     holder = None
-    flags: tuple[str, ...] = ("--max-steps", "8")
+    flags = ("--max-steps", "8")
     if phase is waiting_for_a_gpu:
         holder = pippa.train()
         pippa.wait_for_pause(holder)
     elif phase is evaluating:
         pippa.go_on()
         pippa.environ["PIPPA_EVALUATE_COMMAND"] = f"{sys.executable} -c 'import time; time.sleep(600)'"
-    elif phase is making:
-        flags = ("--dataset-path", "synthetic.PickNPlace")
-    process = pippa.train(*flags)
+    process = pippa.start("train", "smoke") if phase is making else pippa.train(*flags)
     phase(pippa, process)
     os.kill(process.pid, number)
     assert process.wait(PATIENCE) == ENDS[signal.Signals(number)], pippa.output.read_text()

@@ -132,6 +132,17 @@ class Uploader:
         except OSError:
             return False
 
+    def waiting(self) -> list[int]:
+        """The steps of whole checkpoints that lie on this disk only."""
+        try:
+            found = {
+                *checkpoint_folder.checkpoints(self.pending_dir),
+                *(set(checkpoint_folder.checkpoints(self._output_dir)) - self._seen),
+            }
+        except OSError:
+            return []
+        return sorted(found - set(self.registered))
+
     def _watch(self) -> None:
         while True:
             ended = self._engine_ended.is_set()
