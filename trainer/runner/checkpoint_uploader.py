@@ -333,7 +333,7 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
     where = uploader.pending_dir.parent if uploader.unkept else uploader.pending_dir
     kind = DiskFullError if says_full(reason) or "is full" in reason else StoreError
     return kind(
-        f"Checkpoints of {run_id} could not be uploaded: {reason}.",
+        f"Checkpoints of {run_id} could not be uploaded: {reason.rstrip('.')}.",
         f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
 

@@ -338,9 +338,10 @@ class Run:
             where = self.uploader.pending_dir.parent
             self.record.emit(
                 WarningEvent(
-                    message=f"On this disk only: step {', '.join(map(str, steps))} of {self.spec.run_id}, in {where}.",
-                    hint=f"`trainer run --run-id {self.spec.run_id}` on this machine uploads it, and so does "
-                    f"`pippa runs resume {self.spec.run_id}`.",
+                    message=f"Not in the store yet: {', '.join(f'{self.spec.run_id}/{step}' for step in steps)}. "
+                    f"On this disk: {where}",
+                    hint=f"`trainer run --run-id {self.spec.run_id}` or `pippa runs resume {self.spec.run_id}` on this "
+                    "machine uploads it.",
                 )
             )
         message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
