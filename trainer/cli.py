@@ -117,7 +117,7 @@ def _prepare(argv: list[str]) -> int:
     from trainer.store.stores import open_store
 
     store = open_store()
-    store.create()
+    store.open()
     work = importers.downloads_folder(pippa_home())
 
     emit = Emitter()

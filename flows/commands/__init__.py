@@ -53,7 +53,7 @@ def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
     _look_around(pippa_home())
     store = open_store()
-    store.create()
+    store.open()
     return store
 
 

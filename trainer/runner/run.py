@@ -64,7 +64,7 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     require_engine_can(config, engine)
     require_engine_here(engine)
     store = open_store()
-    store.create()
+    store.open()
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Bringing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
