@@ -18,6 +18,7 @@ class ExitCode(IntEnum):
     DISK_FULL = 6
     ENGINE = 7
     DAMAGED = 8
+    HANGUP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from flows import compose_discovery, earlier_store
 from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.config.settings import pippa_home
+from trainer.disk import private_folder
 from trainer.events import every
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store, store_folder
@@ -51,6 +52,7 @@ def nothing_stored() -> bool:
 
 def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
+    private_folder(pippa_home())
     _look_around(pippa_home())
     store = open_store()
     store.open()

@@ -3,7 +3,8 @@
 ``FAKE_ENGINE`` (JSON) says how it behaves:
 ``style`` native (events, checkpoints by rename, saves on SIGTERM) or isaac (Hugging Face's lines, in place, dies);
 ``step_seconds``; ``keep`` as save_total_limit; ``fail`` how to fail ``at`` a step; ``pause_at`` a step until the file
-``pause_file`` exists (``pause_file`` + ".reached" tells that it waits).
+``pause_file`` exists (``pause_file`` + ".reached" tells that it waits); ``chatty`` a file whose lines it prints, each
+in two writes, and its environment.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pathlib import Path
 
 from trainer.config.argv import parse_flags
 from trainer.config.presets import PRESETS
-from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent, SavedEvent
+from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent, SavedEvent, WarningEvent
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.runner.parent_watch import die_with_parent
 
@@ -71,6 +72,18 @@ def save(output_dir: Path, step: int) -> None:
         shutil.rmtree(old)
 
 
+def chat(file: str) -> None:
+    """Say what nobody should hear, in halves."""
+    lines = [*Path(file).read_text().splitlines(), *(f"{name}={value}" for name, value in os.environ.items())]
+    for stream in (sys.stdout, sys.stderr):
+        for line in lines:
+            for half in (line[: len(line) // 2], line[len(line) // 2 :] + "\n"):
+                stream.write(half)
+                stream.flush()
+                time.sleep(0.001)
+    Emitter()(WarningEvent(message=" ".join(lines), hint=lines[0]))
+
+
 def fail(how: str, step: int) -> None:
     if how == "cuda":
         sys.exit("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -114,6 +127,8 @@ def main() -> None:
         link = recorded.with_name("latest-run")
         link.unlink(missing_ok=True)
         link.symlink_to(recorded.name)
+    if "chatty" in OPTIONS:
+        chat(OPTIONS["chatty"])
     step = 0
     if config.resume:
         step = list(checkpoints(output_dir))[-1]

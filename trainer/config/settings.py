@@ -123,8 +123,8 @@ class S3Settings(BaseModel):
         if url.path.strip("/") or url.query or url.fragment or server != url.netloc:
             raise StoreError(
                 "PIPPA_S3_ENDPOINT holds more than scheme, host and port.",
-                f"Set it to {url.scheme}://{server}; the bucket is PIPPA_S3_BUCKET, the keys are PIPPA_S3_ACCESS_KEY and "
-                "PIPPA_S3_SECRET_KEY.",
+                f"Set it to {url.scheme}://{server}; the bucket is PIPPA_S3_BUCKET, the keys are PIPPA_S3_ACCESS_KEY "
+                "and PIPPA_S3_SECRET_KEY.",
             )
         if not access_key or not secret_key:
             raise StoreError(

@@ -19,7 +19,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trainer.config.run_spec import RunSpec
-from trainer.errors import PippaError, StoreError
+from trainer.disk import says_full
+from trainer.errors import DiskFullError, PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
 from trainer.runner import checkpoint_folder
@@ -319,7 +320,8 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
     """The error for a run whose last checkpoints are still on this disk only."""
     reason = uploader.unkept or uploader.outage or "stopped before they were"
     where = uploader.pending_dir.parent if uploader.unkept else uploader.pending_dir
-    return StoreError(
+    kind = DiskFullError if says_full(reason) or "is full" in reason else StoreError
+    return kind(
         f"Checkpoints of {run_id} could not be uploaded: {reason}.",
         f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )

@@ -34,6 +34,8 @@ INIT_TIMEOUT_SECONDS = 30
 PROBE_TIMEOUT_SECONDS = 10
 LINEAGE = "PIPPA_LINEAGE"
 """JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
+SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
+"""What W&B itself needs of an environment."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 

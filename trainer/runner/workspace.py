@@ -5,17 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config.run_spec import RunSpec, SnapshotRef
-from trainer.disk import is_disk_full
+from trainer.disk import as_disk_full
+from trainer.disk import locked as lock_file
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, WarningEvent
 from trainer.runner import checkpoint_folder
-from trainer.runner.crash_diagnosis import disk_full
 from trainer.store import registry, resume_points, snapshots
 from trainer.store.object_store import ObjectStore
 
@@ -57,6 +59,32 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
         yield handle
     finally:
         os.close(handle)
+
+
+def lock_address(folder: Path) -> str:
+    """Where the lock of ``locked`` is, for ``is_held`` on any machine."""
+    return f"{_machine()}:{folder / 'lock'}"
+
+
+def is_held(address: str) -> bool | None:
+    """Whether a process of this machine holds the lock at ``address``; None where only another machine can tell."""
+    machine, _, path = address.partition(":")
+    if machine != _machine() or not Path(path).is_file():
+        return None
+    try:
+        with lock_file(Path(path), wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _machine() -> str:
+    """What this machine is called until it is started again; a container has its own name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = str(uuid.getnode())
+    return f"{socket.gethostname()}/{boot}"
 
 
 def cached(store: ObjectStore, ref: SnapshotRef, home: Path, log: Callable[[str], None]) -> Path:
@@ -146,8 +174,4 @@ def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:
 
 def as_pippa_error(error: BaseException, where: Path | str) -> PippaError | None:
     """``error`` as one with a cure, if it is one: a full disk is nobody's defect."""
-    if isinstance(error, PippaError):
-        return error
-    if is_disk_full(error):
-        return disk_full(error.filename or where)
-    return None
+    return error if isinstance(error, PippaError) else as_disk_full(error, where)

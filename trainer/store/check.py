@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from trainer.config.run_spec import RunSpec
 from trainer.errors import DamagedObjectError, StoreError, UsageError
 from trainer.store import registry, resume_points, runs
+from trainer.store.clock import store_time
 from trainer.store.damage import damaged_blobs, note_damaged_blob, quarantine, read_good
-from trainer.store.gc_barrier import Sweep, intended_keys, store_time
+from trainer.store.gc_barrier import Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, Manifest, blob_key, manifest_key, parse_manifest_key, read_manifest
 from trainer.store.object_store import MissingObjectError, ObjectStore
 from trainer.store.parallel import Progress, for_each
@@ -132,7 +133,7 @@ class Check:
     def _manifest(self, key: str) -> Manifest | None:
         ref = parse_manifest_key(key)
         try:
-            return ref and read_manifest(self.store, ref)
+            return None if ref is None else read_manifest(self.store, ref)
         except MissingObjectError:  # collected since
             return None
 
@@ -206,7 +207,7 @@ class Check:
             elif (self.contents or sha256 in noted) and blob_problem(self.store, sha256, size):
                 problem = "has another content"
             counter.advance(sizes[sha256])
-            return problem and (sha256, problem)
+            return None if problem is None else (sha256, problem)
 
         for sha256, problem in filter(None, for_each(examine, sizes, workers=DOWNLOADS)):
             if problem == "has another content":

@@ -1,12 +1,12 @@
 """Garbage collection: deletes what nothing refers to, and, when asked, checkpoints beyond those that are to be kept.
 
-Kept for sure: registered checkpoints (with a ``Retention``: those it keeps, those with an alias, and all of runs that go
-on), what any run can be continued from, the datasets and models that any of them or any run's spec names, the latest of
-each dataset and model, everything younger than the grace period, and everything a writer announced.
+Kept for sure: registered checkpoints (with a ``Retention``: those it keeps, those with an alias, and all of runs that
+go on), what any run can be continued from, the datasets and models that any of them or any run's spec names, the latest
+of each dataset and model, everything younger than the grace period, and everything a writer announced.
 ``trainer.store.gc_barrier`` says why a writer and a collection at the same moment can't hurt each other.
 
-What can't be read stays, with all that it may need (``gc_roots``): a damaged manifest may name any blob, so that no blob
-goes until it is repaired.
+What can't be read stays, with all that it may need (``gc_roots``): a damaged manifest may name any blob, so that no
+blob goes until it is repaired.
 
 Most of the time is spent reading, without holding anybody up. Only then the collector announces a sweep, reads what is
 new since, and deletes; when a writer comes, it lets it through and begins another sweep.
@@ -14,14 +14,15 @@ new since, and deletes; when a writer comes, it lets it through and begins anoth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.errors import DamagedObjectError, UsageError
+from trainer.store.clock import CLOCK, store_time
 from trainer.store.damage import QUARANTINE
-from trainer.store.gc_barrier import CLOCK, INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys, store_time
+from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.gc_roots import Entry, Memory, Pause, Roots, blob_keys, read_roots
 from trainer.store.manifest import BLOBS, manifest_key
 from trainer.store.object_store import ObjectInfo, ObjectStore, damaged
@@ -84,8 +85,8 @@ def collect(
 
 
 def thin(store: ObjectStore, run_id: str, retention: Retention, memory: Memory | None = None) -> Collected:
-    """Delete what a run that goes on leaves behind: the checkpoints its ``retention`` doesn't keep, but for those with an
-    alias, with what they alone need, and training state that was replaced.
+    """Delete what a run leaves behind while it goes on: what its ``retention`` doesn't keep and has no alias, with the
+    files that it alone needs, and training state that was replaced.
 
     For the run itself, between two checkpoints. With the ``memory`` of the time before only what is new is read.
     """

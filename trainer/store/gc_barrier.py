@@ -48,12 +48,11 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
 from trainer.errors import DamagedObjectError, StoreError
+from trainer.store.clock import time_of
 from trainer.store.object_store import ObjectStore, damaged
 
 INTENTS = "gc/intents/"
 SWEEPS = "gc/sweeps/"
-CLOCK = "gc/clock/"
-"""Written to learn the store's time."""
 INTENT_VALID = timedelta(days=7)
 DAMAGED_INTENT_VALID = timedelta(hours=1)
 SWEEP_VALID = timedelta(seconds=20)
@@ -97,7 +96,7 @@ def relying_on(store: ObjectStore, keys: Iterable[str]) -> Iterator[Intent]:
 
 
 def _wait_for_sweeps(store: ObjectStore, intent_key: str) -> None:
-    written, started = _store_time(store, intent_key), time.monotonic()
+    written, started = time_of(store, intent_key), time.monotonic()
     before = {sweep.key for sweep in store.list(SWEEPS)}
     while before:
         # A clock of ours that runs slow (suspension) only makes the wait longer.
@@ -105,24 +104,6 @@ def _wait_for_sweeps(store: ObjectStore, intent_key: str) -> None:
         before &= {sweep.key for sweep in store.list(SWEEPS) if now - sweep.modified <= SWEEP_VALID}
         if before:
             time.sleep(0.1)
-
-
-def _store_time(store: ObjectStore, key: str) -> datetime:
-    # From a listing, as all other times here are: MinIO gives milliseconds there, and seconds for one object.
-    for found in store.list(key):
-        return found.modified
-    raise StoreError(f"{key} vanished from the object store right after it was written.", "Is its disk all right?")
-
-
-def store_time(store: ObjectStore) -> datetime:
-    """The store's time."""
-    key = f"{CLOCK}{secrets.token_hex(12)}.json"
-    store.write_json(key, {})
-    try:
-        return _store_time(store, key)
-    finally:
-        with contextlib.suppress(StoreError):
-            store.delete(key)
 
 
 class Sweep:
@@ -133,7 +114,7 @@ class Sweep:
         self._deleting = store.without_retries(DELETE_SECONDS)
         self._key = f"{SWEEPS}{secrets.token_hex(12)}.json"
         self._write()
-        self.now = _store_time(store, self._key)
+        self.now = time_of(store, self._key)
         """The store's time as the sweep began."""
         self._writers = {found.key for found in store.list(INTENTS)}
         self._looked = _clocks()

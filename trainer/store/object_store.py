@@ -115,8 +115,9 @@ class ObjectStore(ABC):
         return None if info is None else info.size
 
     def read_bytes(self, key: str, most: int | None = None) -> bytes | None:
-        """An object's content; None when there is none. For small objects. Raises ``DamagedObjectError`` for one that is
-        larger than ``most`` bytes.
+        """An object's content; None when there is none. For small objects.
+
+        Raises ``DamagedObjectError`` for one that is larger than ``most`` bytes.
         """
         content = bytearray()
         try:
@@ -129,7 +130,7 @@ class ObjectStore(ABC):
         return bytes(content)
 
     def read_json(self, key: str) -> Any | None:
-        """The document in an object; None when there is none. Raises ``DamagedObjectError`` when it isn't one of ours."""
+        """The document in an object; None when there is none. Raises ``DamagedObjectError`` for what is none."""
         content = self.read_bytes(key, DOCUMENT_BYTES)
         if content is None:
             return None

@@ -43,6 +43,8 @@ class RunState(BaseModel):
     started: datetime | None = None
     ended: datetime | None = None
     metrics: dict[str, float] = {}
+    lock: str = ""
+    """What its processes hold while they live: ``MACHINE:FILE``."""
 
     @property
     def active(self) -> bool:

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from trainer.disk import disk_full
 from trainer.forecast import CHECKPOINTS_KEPT
-from trainer.runner.crash_diagnosis import disk_full
 
 STAGING = ".saving"
 """Folder in the output directory in which a checkpoint is written."""

@@ -1,0 +1,48 @@
+"""Fixtures of the injected faults."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.support.pippa import BarePippa, bare_pippa
+
+
+@pytest.fixture
+def pippa(tmp_path: Path) -> Iterator[BarePippa]:
+    """``pippa`` on a machine without any server, with an engine that pauses at step 6."""
+    with bare_pippa(tmp_path) as pippa:
+        yield pippa
+
+
+@pytest.fixture
+def small_disk() -> Iterator[Callable[[Path, str], Path]]:
+    """Makes a folder a disk of its own of a size such as ``2m``; needs root."""
+    with ExitStack() as mounted:
+
+        def mount(folder: Path, size: str) -> Path:
+            folder.mkdir(parents=True, exist_ok=True)
+            options = ["-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(folder)]
+            done = subprocess.run(["mount", *options], capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+            mounted.callback(subprocess.run, ["umount", "--lazy", str(folder)], check=True)
+            return folder
+
+        yield mount
+
+
+def fill(folder: Path) -> Path:
+    """Leave no byte free on the disk of ``folder``; the file to delete."""
+    ballast = folder / "ballast"
+    with ballast.open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"\0" * 65536)
+        except OSError:
+            pass
+    return ballast
