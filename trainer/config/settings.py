@@ -41,6 +41,17 @@ def upload_patience(environ: Mapping[str, str] = os.environ) -> float:
     return 3600.0 if seconds is None else seconds
 
 
+def upload_queue(environ: Mapping[str, str] = os.environ) -> int:
+    """``PIPPA_UPLOAD_QUEUE``, how many checkpoints may wait on this disk for the object store; 20 by default.
+
+    Raises ``UsageError`` when it is no number of 1 or more.
+    """
+    count = number(environ, "PIPPA_UPLOAD_QUEUE", "checkpoints", "such as 20")
+    if count is not None and count < 1:
+        raise UsageError("PIPPA_UPLOAD_QUEUE is below 1.", "Set it to a number of checkpoints, such as 20.")
+    return 20 if count is None else int(count)
+
+
 def number(environ: Mapping[str, str], name: str, unit: str, example: str) -> float | None:
     """The setting ``name``, a number of ``unit``; None when it is not set.
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer.config.argv import require_engine_can, resolve, to_argv
+from trainer.config.finetune_config import RUN_FIELDS
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.data.config_file import to_json
@@ -154,7 +155,7 @@ class Run:
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
         check_datasets(named, spec.config, emit)
 
-        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
+        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
         uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
@@ -213,6 +214,7 @@ class Run:
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
+                **dict.fromkeys(RUN_FIELDS, 0),
             }
         )
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
