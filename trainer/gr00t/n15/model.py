@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from trainer.gr00t.n15.action_head import CategorySpecificLinear, FlowMatchingActionHead
+from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleBackbone
 from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.parts.embodiment import CategorySpecificLinear
 from trainer.gr00t.weights import load_checkpoint, resolve_folder, save_checkpoint
 
 log = logging.getLogger(__name__)

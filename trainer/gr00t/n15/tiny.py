@@ -16,12 +16,13 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from torch import nn
 
-from trainer.gr00t.n15.action_head import CategorySpecificLinear, FlowMatchingActionHead
+from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleModel
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import IMAGE_TOKEN, SPECIAL_TOKENS, EagleProcessor
 from trainer.gr00t.n15.sections import TINY_PATCH, TINY_WIDTH, tiny_sections
+from trainer.gr00t.parts.embodiment import CategorySpecificLinear
 from trainer.gr00t.weights import save_checkpoint
 
 _WORDS = "system You Ġare Ġa Ġhelpful Ġassistant user assistant image Ġthe Ġand Ġplace Ġit Ġin Ġpick Ġput pick"
