@@ -62,6 +62,13 @@ class GR00TN15Config(PreTrainedConfig):
         return EagleConfig.model_validate(self.eagle_config)
 
 
+def config_document(config: GR00TN15Config, dtype: str) -> dict[str, Any]:
+    """``config.json`` of ``config``, with its first weight's ``dtype``, as transformers 4.51 under upstream writes it."""
+    document = config.to_diff_dict()
+    document.pop("dtype", None)
+    return {**document, "architectures": ["GR00T_N1_5"], "torch_dtype": dtype, "attn_implementation": None}
+
+
 def read_config(folder: Path) -> GR00TN15Config:
     """The configuration in ``folder/config.json``.
 
