@@ -27,22 +27,21 @@ class Generation(NamedTuple):
     """What ``config.json`` calls it."""
     official: str
     """NVIDIA's base model of it."""
+    tokenizer: str
+    """Where its tokenizer is: the official models have none, upstream takes it from its package or a gated repository.
+
+    No revision is pinned: the repositories state none to rely on. What is fetched is checked against the model (the
+    image token's id), and a base model in the store keeps the files it was taken in with, and their commit.
+    """
 
     def __str__(self) -> str:
         return f"GR00T {self.name}"
 
 
-N15 = Generation("N1.5", "gr00t_n1_5", "nvidia/GR00T-N1.5-3B")
-N17 = Generation("N1.7", "Gr00tN1d7", "nvidia/GR00T-N1.7-3B")
+N15 = Generation("N1.5", "gr00t_n1_5", "nvidia/GR00T-N1.5-3B", "lerobot/eagle2hg-processor-groot-n1p5")
+N17 = Generation("N1.7", "Gr00tN1d7", "nvidia/GR00T-N1.7-3B", "Qwen/Qwen3-VL-2B-Instruct")
 GENERATIONS = (N15, N17)
 """Those that pippa knows; N1, N1.6 and N2 have other architectures."""
-
-HUB_TOKENIZER = "lerobot/eagle2hg-processor-groot-n1p5"
-"""Tokenizer files of the official backbone; nvidia/GR00T-N1.5-3B has none, upstream ships them in its package.
-
-No revision is pinned: the repository states none to rely on. What is fetched is checked against the model (the image
-token's id), and a base model in the store keeps the files it was taken in with, and their commit.
-"""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -91,15 +90,17 @@ def named_generation(name: str) -> Generation | None:
     return generation_of({"model_type": known.get(f"N{number}", f"gr00t_n{number}")}, f"The name {name}")
 
 
-def is_groot(folder: Path) -> bool:
-    """Whether ``folder/config.json`` is that of a GR00T. Raises ``UsageError`` when it is another model's."""
+def generation_in(folder: Path) -> Generation | None:
+    """The generation that ``folder/config.json`` is of; None for a model without a type. Raises ``UsageError`` for
+    another model, and for what is not JSON.
+    """
     file = folder / "config.json"
     try:
         values = json.loads(file.read_text())
-        found = values.get("model_type")
+        values.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{file} can't be read as JSON.", "Download the model again.") from error
-    return found is not None and generation_of(values, str(file)) is not None
+    return generation_of(values, str(file))
 
 
 def read_config_json(folder: Path, generation: Generation, made: Callable[[dict[str, Any]], T]) -> T:

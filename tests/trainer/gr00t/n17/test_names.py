@@ -54,9 +54,13 @@ def test_every_parameter_has_upstreams_name_and_shape(official: Gr00tN1d7) -> No
         pytest.skip("the list of upstream's parameters is not beside this checkout (../shared/reference)")
     document = json.loads(file.read_text())
     want: dict[str, tuple[int, ...]] = {}
-    for name, entry in document["parameters"].items():
-        first, last = map(int, entry["i"].split("..")) if "i" in entry else (0, 0)
-        want |= {name.replace("{i}", str(i)): tuple(entry["shape"]) for i in range(first, last + 1)}
+    for name, found in document["parameters"].items():
+        for entry in found if isinstance(found, list) else [found]:
+            layers = entry.get("i", [0])
+            if isinstance(layers, str):
+                first, last = map(int, layers.split(".."))
+                layers = range(first, last + 1)
+            want |= {name.replace("{i}", str(i)): tuple(entry["shape"]) for i in layers}
     assert {name: tuple(tensor.shape) for name, tensor in official.state_dict().items()} == want
     assert len(want) == document["tensors"]
     for part, count in document["counts"].items():
