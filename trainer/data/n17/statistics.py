@@ -148,7 +148,7 @@ def merged(parts: Iterable[KeyStatistics], weights: Sequence[float]) -> KeyStati
     share = np.asarray(weights, dtype=np.float64) / np.sum(weights)
 
     def mixed(values: Iterable[np.ndarray]) -> np.ndarray:
-        return sum((weight * each for weight, each in zip(share, values, strict=True)), start=np.float64(0))
+        return np.tensordot(share, np.stack(list(values)), axes=1)
 
     mean = mixed(each.mean for each in parts)
     variance = mixed(each.std**2 + each.mean**2 for each in parts) - mean**2

@@ -30,8 +30,8 @@ class LanguageHolder(nn.Module):
         super().__init__()
         qwen = config.qwen3_vl_config.qwen3_vl(config.select_layer)
         self.model = Qwen3VLModel(qwen)
-        text = qwen.text_config
-        self.model.language_model.norm = UnusedNorm(text.hidden_size, eps=text.rms_norm_eps)
+        norm = self.model.language_model.norm
+        self.model.language_model.norm = UnusedNorm(config.qwen3_vl_config.width, eps=norm.variance_epsilon)
 
 
 class QwenBackbone(nn.Module):
@@ -80,12 +80,9 @@ class QwenBackbone(nn.Module):
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, image_grid_thw: torch.Tensor
     ) -> torch.Tensor:
         """Places of the tokens in time, height and width, [3, B, N]: text counts on, an image's tokens share a time."""
-        return self.qwen.get_rope_index(
-            input_ids,
-            mm_token_type_ids=(input_ids == self.image_token).int(),
-            image_grid_thw=image_grid_thw,
-            attention_mask=attention_mask,
-        )[0]
+        kinds = (input_ids == self.image_token).int()
+        # transformers declares the types of tensors that nobody else does.
+        return self.qwen.get_rope_index(input_ids, kinds, image_grid_thw, None, attention_mask)[0]  # pyrefly: ignore[bad-argument-type]
 
     def forward(
         self,

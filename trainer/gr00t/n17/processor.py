@@ -81,7 +81,8 @@ class QwenProcessor:
                 )
         self.tokenizer = tokenizer
         self.images = images or ImageSettings()
-        self._image_token, self._pad_token = qwen.image_token_id, tokenizer.token_to_id(PAD_TOKEN)
+        self._image_token = qwen.image_token_id
+        self._pad_token = tokenizer.token_to_id(PAD_TOKEN) or 0
         self._prompts: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
 
     @classmethod

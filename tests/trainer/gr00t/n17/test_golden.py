@@ -90,7 +90,7 @@ def test_a_chunk_that_continues_another(golden_n17: Path, golden_model: MakeMode
 
 @pytest.mark.parametrize("steps", [{"frozen": 9}, {"overlap": 17}, {"horizon": 17}, {"frozen": -1}, {"ramp_rate": 0.0}])
 def test_steps_of_a_chunk_that_contradict_are_refused(steps: dict[str, Any]) -> None:
-    right = {"horizon": 16, "overlap": 8, "frozen": 2, "ramp_rate": 6.0}
+    right: dict[str, Any] = {"horizon": 16, "overlap": 8, "frozen": 2, "ramp_rate": 6.0}
     Chunking(torch.zeros(1, 16, 132), **right)
     with pytest.raises(UsageError, match="impossible"):
         Chunking(torch.zeros(1, 16, 132), **{**right, **steps})
