@@ -33,7 +33,7 @@ def tokenizer(golden_n17: Path) -> Tokenizer:
         if piece not in special
     }
     made = Tokenizer(WordLevel({**pieces, **special}, unk_token="<|endoftext|>"))
-    longest_first = sorted(pieces, key=len, reverse=True)
+    longest_first: list[str] = sorted(pieces, key=len, reverse=True)
     made.pre_tokenizer = Split(Regex("|".join(longest_first)), "isolated")
     made.decoder = ByteLevelDecoder()
     made.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
