@@ -139,7 +139,9 @@ class TestDryRun:
         assert pippa(capsys, "train", preset, "--dry-run")[0] == 0
         assert list(tmp_path.iterdir()) == []
 
-    @pytest.mark.parametrize(("number", "what"), [("1.7", "this preset trains GR00T N1.5"), ("1.6", "does not support")])
+    @pytest.mark.parametrize(
+        ("number", "what"), [("1.7", "this preset trains GR00T N1.5"), ("1.6", "does not support")]
+    )
     def test_a_base_model_of_another_generation_is_refused(self, capsys, number, what):
         name = f"nvidia/GR00T-N{number}-3B"
         code, out, err = pippa(capsys, "train", "smoke", "--dry-run", "--base-model-path", name)

@@ -162,3 +162,57 @@ class ModelConfig(Section):
     def dit(self) -> DiTConfig:
         """The diffusion transformer's section, with the width it attends to."""
         return self.diffusion_model_cfg.model_copy(update={"cross_attention_dim": self.backbone_embedding_dim})
+
+
+TINY_WIDTH = 96
+TINY_PATCH = 16
+TINY_EDGE = 128
+"""Shorter side of the images: 16 tokens each."""
+TINY_VOCABULARY = 287
+"""Tokens of the tiny model's tokenizer, which ``trainer.gr00t.n17.tiny`` makes: 256 bytes, some words and their parts,
+the special tokens."""
+
+
+def tiny_values(image_token: int, vision_start: int, vision_end: int) -> dict[str, Any]:
+    """Values of the tiny model's config.json: all sizes are small, but for the official horizon."""
+    # No dropout: so small a model has nothing to regularise.
+    blocks = {"num_attention_heads": 4, "attention_head_dim": TINY_WIDTH // 4, "dropout": 0.0}
+    return {
+        "model_name": "tiny",
+        "backbone_embedding_dim": TINY_WIDTH,
+        "select_layer": 2,
+        "max_state_dim": 64,
+        "max_action_dim": 32,
+        "hidden_size": 128,
+        "input_embedding_dim": TINY_WIDTH,
+        "max_seq_len": 64,
+        "diffusion_model_cfg": {"num_layers": 4, "output_dim": 128, **blocks},
+        "vl_self_attention_cfg": {"num_layers": 1, **blocks},
+        "state_dropout_prob": 0.0,
+        "qwen3_vl_config": {
+            "image_token_id": image_token,
+            "vision_start_token_id": vision_start,
+            "vision_end_token_id": vision_end,
+            "text_config": {
+                "head_dim": 32,
+                "hidden_size": TINY_WIDTH,
+                "intermediate_size": 2 * TINY_WIDTH,
+                "num_attention_heads": 4,
+                "num_hidden_layers": 2,
+                "num_key_value_heads": 2,
+                "rope_scaling": {"mrope_interleaved": True, "mrope_section": [6, 5, 5], "rope_type": "default"},
+                "rope_theta": 5000000,
+                "vocab_size": TINY_VOCABULARY,
+            },
+            "vision_config": {
+                "deepstack_visual_indexes": [0],
+                "depth": 2,
+                "hidden_size": 64,
+                "intermediate_size": 128,
+                "num_heads": 4,
+                "num_position_embeddings": 64,
+                "out_hidden_size": TINY_WIDTH,
+                "patch_size": TINY_PATCH,
+            },
+        },
+    }
