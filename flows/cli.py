@@ -49,6 +49,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints verify", "NAME", "read and hash every file in the store", "checkpoints:verify"),
     Command("checkpoints alias", "ALIAS NAME", "a name of your own for a checkpoint", "checkpoints:alias"),
     Command("checkpoints gc", "[--delete]", "what nothing refers to any more", "checkpoints:gc"),
+    Command("store check", "[--repair]", "what is damaged in the object store, and repairing it", "store:check"),
+    Command("store create", "", "the bucket that PIPPA_S3_BUCKET names", "store:create"),
     Command("server", "", "the Prefect server of a team, with the web UI", "server:server"),
     Command("worker", "", "run here what is started or scheduled in Prefect", "worker:worker"),
     Command("runs list", "", "runs and how they ended", "runs:show_all"),

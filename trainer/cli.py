@@ -126,7 +126,7 @@ def _prepare(argv: list[str]) -> int:
 
     private_folder(pippa_home())
     store = open_store()
-    store.create()
+    store.open()
     work = importers.downloads_folder(pippa_home())
 
     emit = Emitter()

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import columns, console, nothing_stored, opened_store
+from flows.commands import columns, console, note_damage, nothing_stored, opened_store
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
 from flows.views.terminal import duration
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
-from trainer.errors import ExitCode, PippaError, StoreError, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, UsageError
 from trainer.masking import without_secrets
 from trainer.runner.wandb_setup import SECRETS
 from trainer.store.object_store import ObjectStore
@@ -40,13 +40,14 @@ def show_all(argv: Sequence[str]) -> int:
         screen.print("No runs yet. `pippa train smoke` is one.")
         return ExitCode.DONE
     store = opened_store()
-    from trainer.store import heartbeat
+    from trainer.store import clock
     from trainer.store.runs import list_runs
 
-    found = list_runs(store)
+    damage: list[DamagedObjectError] = []
+    found = list_runs(store, damage)
     table = columns("run", "status", "step", "loss", "took", "")
     colours = {"done": "green", "failed": "red", "running": "cyan"}
-    now = cache(lambda: heartbeat.store_time(store))
+    now = cache(lambda: clock.store_time(store))
     for run in found:
         state = run.state
         status = state.status if state else "preparing"
@@ -68,6 +69,7 @@ def show_all(argv: Sequence[str]) -> int:
             escape(state.message.partition("\n")[0]) if state and status == "failed" else "",
         )
     screen.print(table)
+    note_damage(damage)
     return ExitCode.DONE
 
 
@@ -233,9 +235,9 @@ def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | Non
 
 def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
     """Raise ``UsageError`` for a run that goes on where ``launcher`` would not find it: it would be trained twice."""
-    from trainer.store import heartbeat
+    from trainer.store import clock
 
-    now = partial(heartbeat.store_time, store)
+    now = partial(clock.store_time, store)
     if state is None or not state.active or not _lives(store, spec.run_id, state, now):
         return
     if launcher == "docker":

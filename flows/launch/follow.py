@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 
 from flows.launch import Training
-from trainer.errors import ExitCode, PippaError, StoreError, from_exit_code
+from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, from_exit_code
 from trainer.events import ErrorEvent, Event, WarningEvent
 from trainer.output import silence_lost_output
 from trainer.stop_signals import ECHO_SECONDS, stop_signals
@@ -181,7 +181,7 @@ def failure(outcome: Outcome, training: Training) -> PippaError | None:
 
 def can_heal(error: BaseException) -> bool:
     """Whether starting the same run again may succeed: the store was away, or the trainer was lost."""
-    return isinstance(error, StoreError | TrainerLostError)
+    return isinstance(error, StoreError | TrainerLostError) and not isinstance(error, DamagedObjectError)
 
 
 def _tail(training: Training) -> str:

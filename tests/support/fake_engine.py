@@ -16,6 +16,7 @@ import signal
 import struct
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from trainer.config.argv import parse_flags
@@ -41,6 +42,12 @@ def safetensors(path: Path, content: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + content)
 
 
+def torch_file(path: Path, content: bytes) -> None:
+    """An archive, as ``torch.save`` writes; the same content gives the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), content)
+
+
 def write(folder: Path, step: int) -> None:
     folder.mkdir()
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -48,7 +55,8 @@ def write(folder: Path, step: int) -> None:
     safetensors(folder / names[0], b"frozen" * 10_000)
     safetensors(folder / names[1], f"tuned at {step}".encode() * 1000)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1]}}))
-    (folder / "optimizer.pt").write_bytes(f"moments at {step}".encode() * 100)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch_file(folder / name, f"{name} at {step}".encode() * 100)
     if OPTIONS.get("fail") == "half-saved" and step >= OPTIONS["at"]:
         (folder / names[1]).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)

@@ -16,6 +16,7 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer.config.argv import require_engine_can, resolve, to_argv
+from trainer.config.finetune_config import RUN_FIELDS
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.data.config_file import to_json
@@ -52,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
     die_with_parent()
-    private_folder(pippa_home())
     with Signals() as signals:
         try:
             return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
@@ -65,8 +65,9 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
+    private_folder(pippa_home())
     store = open_store()
-    store.create()
+    store.open()
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Bringing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
@@ -83,6 +84,7 @@ def _stored(argv: Sequence[str], signals: Signals) -> int:
     store = open_store()
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
+    private_folder(pippa_home())
     return Run(spec, store, signals).run()
 
 
@@ -155,7 +157,7 @@ class Run:
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
         check_datasets(named, spec.config, emit)
 
-        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
+        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
         uploader = self.uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
@@ -213,6 +215,7 @@ class Run:
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
+                **dict.fromkeys(RUN_FIELDS, 0),
             }
         )
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]

@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -126,28 +126,42 @@ def resume_step(
     output_dir: Path,
     registered: dict[int, SnapshotRef],
     emit: Callable[[Event], None],
+    foreign: Collection[int] = (),
 ) -> int | None:
     """Put the newest checkpoint there is, on this disk or in the store, into ``output_dir``; returns its step.
 
-    From the store only one with its training state will do, unless nothing is left to train. Raises ``UsageError`` for
-    a checkpoint that the disk doesn't let be read: it may be the newest whole one, and is neither removed nor left out.
+    One with its training state, unless nothing is left to train. Raises ``UsageError`` for a checkpoint that the disk
+    doesn't let be read: it may be the newest whole one, and is neither removed nor left out; and where a ``foreign``
+    one, which another training left, is at the last step or beyond, so that the run would do nothing.
     """
     local = 0
     for step, folder in checkpoint_folder.checkpoints(output_dir).items():
         try:
             problem = checkpoint_folder.problem(folder, step)
+            stateless = step < spec.config.max_steps and checkpoint_folder.resume_problem(folder, step)
         except OSError as error:
             raise UsageError(
                 f"{error.filename or folder} can't be read ({error.strerror}).",
                 "Look after that disk and run this again; or, to go on without this checkpoint, move "
                 f"{folder.name} to another folder.",
             ) from error
-        if problem is None:
+        if problem is None and not stateless:
             local = step
             continue
+        if problem is None and step not in foreign:
+            # A whole policy all the same: it is uploaded, and the engine's --resume does not find it.
+            emit(WarningEvent(message=f"The training can't go on from {folder.name}: {stateless}."))
+            _lay_aside(folder, needed=step not in registered)
+            continue
         # An engine killed while saving in place leaves half a folder, which upstream's --resume would choose.
-        emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem}."))
+        emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem or stateless}."))
         shutil.rmtree(folder)
+    if local in foreign and local >= spec.config.max_steps:
+        raise UsageError(
+            f"--resume: {output_dir} holds step {local}, and --max-steps is {spec.config.max_steps}: nothing is left "
+            "to train.",
+            "Raise --max-steps, or leave --resume out and choose another --output-dir.",
+        )
     newest = max(registered, default=0)
     stored, snapshot = newest, registered.get(newest)
     if newest < spec.config.max_steps:
@@ -165,6 +179,16 @@ def resume_step(
             )
         )
     return local or None
+
+
+def _lay_aside(folder: Path, *, needed: bool) -> None:
+    """Take a checkpoint out of the engine's sight, among those that wait for their upload where that is ``needed``."""
+    pending = folder.parent / checkpoint_folder.PENDING
+    if needed and not (pending / folder.name).exists():
+        pending.mkdir(exist_ok=True)
+        folder.rename(pending / folder.name)
+    else:
+        shutil.rmtree(folder)
 
 
 def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:

@@ -67,7 +67,10 @@ class FolderStore(ObjectStore):
             self._make_temporary_folder()
             self._remove_abandoned()
 
-    def without_retries(self) -> FolderStore:
+    def open(self) -> None:
+        self.create()
+
+    def without_retries(self, answer_seconds: float = 20.0) -> FolderStore:
         return self
 
     def info(self, key: str) -> ObjectInfo | None:

@@ -5,11 +5,8 @@ No other clock counts. A word that a machine's wrong clock puts into the future 
 
 from __future__ import annotations
 
-import contextlib
-import secrets
 from datetime import datetime, timedelta
 
-from trainer.errors import StoreError
 from trainer.store.object_store import ObjectStore
 from trainer.store.runs import RUNS
 
@@ -17,18 +14,6 @@ ALIVE = timedelta(seconds=60)
 """A run that goes on renews its state twice in that time; one that was silent for longer was killed."""
 AHEAD = timedelta(seconds=5)
 """A word may seem to come so much later than now: a store gives some times in whole seconds."""
-_CLOCK = "gc/clock/"
-
-
-def store_time(store: ObjectStore) -> datetime:
-    """The store's time: that of an object which is written for this and deleted."""
-    key = f"{_CLOCK}{secrets.token_hex(12)}"
-    store.write_bytes(key, b"")
-    try:
-        return next(found.modified for found in store.list(key))
-    finally:
-        with contextlib.suppress(StoreError):
-            store.delete(key)
 
 
 def is_alive(store: ObjectStore, run_id: str, now: datetime) -> bool:

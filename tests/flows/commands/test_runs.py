@@ -15,7 +15,7 @@ from trainer.config.argv import resolve
 from trainer.config.run_spec import SnapshotRef
 from trainer.runner import workspace
 from trainer.runner.run_spec_builder import new_spec
-from trainer.store import heartbeat, runs
+from trainer.store import clock, heartbeat, runs
 from trainer.store.object_store import ObjectStore
 
 
@@ -157,7 +157,7 @@ def test_force_resumes_what_was_heard_of(run, object_store, resumed) -> None:
 
 def test_the_stores_clock_tells_how_long_ago(object_store, run) -> None:
     went(object_store, run)
-    now = heartbeat.store_time(object_store)
+    now = clock.store_time(object_store)
     assert heartbeat.is_alive(object_store, run, now)
     for off in (timedelta(seconds=61), timedelta(seconds=-61)):
         assert not heartbeat.is_alive(object_store, run, now + off)
