@@ -315,14 +315,15 @@ class Run:
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""
         if wandb_setup.offline_runs(self.folder):
+            recorded = self.folder / "wandb"
             try:
-                # Without its `latest-run` and the like, links for people.
+                # Without `latest-run`, `logs/debug-core.log` and the like, links for people.
                 runs.upload_folder(
                     self.store,
                     self.spec.run_id,
-                    self.folder / "wandb",
+                    recorded,
                     "wandb",
-                    ignore=lambda path: not path.startswith("offline-run-"),
+                    ignore=lambda path: not path.startswith("offline-run-") or (recorded / path).is_symlink(),
                 )
             except PippaError as error:
                 self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
