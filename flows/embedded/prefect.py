@@ -96,7 +96,7 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
 def serving() -> Iterator[PrefectApi]:
     """A server in a thread of this process, named in ``os.environ``; call it before anything imports Prefect.
 
-    A first start takes a minute on a slow machine, and others wait for it. Raises ``PippaError`` when it does not start.
+    A first start takes a minute on a slow machine, and others wait for it. Raises ``PippaError`` when none starts.
     """
     folder = Path(os.environ["PREFECT_HOME"])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
