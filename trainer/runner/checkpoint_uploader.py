@@ -106,6 +106,8 @@ class Uploader:
         """Why a checkpoint can't be set aside for the time being: this disk is full or in trouble."""
         self.outage: str = ""
         """Why what was set aside can't be uploaded for the time being."""
+        self.cure: str = ""
+        """What helps against the outage."""
         self._watcher = threading.Thread(target=self._watch, name="checkpoint-watch", daemon=True)
         self._worker = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
 
@@ -273,6 +275,7 @@ class Uploader:
                     continue
             except Exception as error:  # a checkpoint is never given up, whatever went wrong
                 reason = str(error).partition("\n")[0]
+                self.cure = error.hint if isinstance(error, PippaError) else ""
                 self._warn_once(self.outage, reason)
                 self.outage = reason
                 self._abandoned.wait(delay)
@@ -412,7 +415,8 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
     kind = DiskFullError if says_full(reason) or "is full" in reason else StoreError
     return kind(
         f"Checkpoints of {run_id} could not be uploaded{steps and f' (step {steps})'}: {reason.rstrip('.')}.",
-        f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
+        (f"{uploader.cure}\n" if uploader.outage and uploader.cure else "")
+        + f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
 
 
