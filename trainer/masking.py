@@ -109,7 +109,7 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
                 if Path(value).stat().st_size <= LONGEST_FILE:
                     value = Path(value).read_text()
         yield from (value.strip(), *value.split("\n"))  # a private key is written in lines
-        if name.endswith("AUTH_STRING"):
+        if _PATH.sub("", name).endswith("AUTH_STRING"):
             yield value.strip().partition(":")[2]
 
 

@@ -13,13 +13,13 @@ from tests.support.waiting import PATIENCE, until
 def test_a_full_disk_while_a_dataset_is_made_is_named_and_heals(pippa, small_disk):
     cache = small_disk(pippa.home / "cache", "256k")
     ballast = fill(cache)
-    flags = ("--dataset-path", "synthetic.PickNPlace", "--max-steps", "2")
-    assert pippa.train(*flags).wait(PATIENCE) == 6, pippa.output.read_text()
+    train = ("train", "smoke", "--max-steps", "2")
+    assert pippa.start(*train).wait(PATIENCE) == 6, pippa.output.read_text()
     text = pippa.output.read_text()
     assert f"No space left on the disk of {cache}" in text and "Traceback" not in text and pippa.left() == []
     ballast.unlink()
     # Too small for all of it: the error is not of the very first byte.
-    assert pippa.train(*flags).wait(PATIENCE) == 6, pippa.output.read_text()
+    assert pippa.start(*train).wait(PATIENCE) == 6, pippa.output.read_text()
     assert f"{cache}" in pippa.output.read_text()
 
 
@@ -82,7 +82,8 @@ def test_a_store_that_stays_full_ends_the_run_as_full(pippa, small_disk):
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_full_disk_of_prefect_costs_the_record_only(pippa, small_disk, when):
+def test_a_full_disk_of_prefect_costs_the_record_only(new_pippa, small_disk, when):
+    pippa = new_pippa
     prefect = small_disk(pippa.home / "prefect", "64m")
     ballast = fill(prefect) if when == "before" else None
     process = pippa.train("--max-steps", "8")

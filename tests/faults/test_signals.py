@@ -18,6 +18,7 @@ from tests.support.pippa import BarePippa
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer.config.settings import S3Settings
+from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry
 from trainer.store.s3 import S3Store
 
@@ -60,6 +61,7 @@ def test_a_closed_terminal_saves_and_registers(pippa):
     nothing_is_left(pippa)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", ENDS)
 def test_a_signal_while_it_trains_saves_and_registers(pippa, number):
     process = pippa.train()
@@ -70,6 +72,7 @@ def test_a_signal_while_it_trains_saves_and_registers(pippa, number):
     nothing_is_left(pippa)
 
 
+@pytest.mark.slow
 def test_nohup_outlives_the_terminal(pippa):
     pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "2"
     command = [sys.executable, "-m", "flows.cli", "train", "smoke", "--dataset-path", "./data"]
@@ -88,7 +91,9 @@ def test_nohup_outlives_the_terminal(pippa):
     nothing_is_left(pippa)
 
 
-@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGHUP, signal.SIGINT))]
+)
 def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s3_settings: S3Settings, number):
     host, port = s3_settings.host.split(":")
     with proxy(host, int(port)) as way:
@@ -103,15 +108,20 @@ def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s
         os.kill(process.pid, number)
         assert process.wait(PATIENCE) == ENDS[number], pippa.output.read_text()
     text = pippa.output.read_text()
-    (pending,) = pippa.home.glob("runs/*/*/pending-uploads/checkpoint-*")
-    assert str(pending.parent) in text and f"runs resume {pippa.run_id}" in text
+    (pending,) = pippa.home.glob("runs/*/*/pending-uploads")
+    step = max(checkpoints(pending))
+    assert (
+        step >= 6
+        and f"step {step} of {pippa.run_id}, in {pending.parent}" in text
+        and f"runs resume {pippa.run_id}" in text
+    )
     nothing_is_left(pippa)
     # The local path that was named is what a resume uploads.
     pippa.environ |= s3_settings.to_environ()
     run_id, resumed = pippa.run_id, pippa.start("runs", "resume", pippa.run_id)
     assert resumed.wait(PATIENCE) == 0, pippa.output.read_text()
     steps = {entry.step for entry in registry.list_checkpoints(store, run_id)}
-    assert {4, int(pending.name.removeprefix("checkpoint-")), 60} <= steps
+    assert {4, step, 60} <= steps
 
 
 def starting(pippa: BarePippa, process: subprocess.Popen[bytes]) -> None:
@@ -138,16 +148,14 @@ def test_a_signal_in_every_other_phase(
     pippa: BarePippa, phase: Callable[[BarePippa, subprocess.Popen[bytes]], None], number: int, tmp_path: Path
 ):
     holder = None
-    flags: tuple[str, ...] = ("--max-steps", "8")
+    flags = ("--max-steps", "8")
     if phase is waiting_for_a_gpu:
         holder = pippa.train()
         pippa.wait_for_pause(holder)
     elif phase is evaluating:
         pippa.go_on()
         pippa.environ["PIPPA_EVALUATE_COMMAND"] = f"{sys.executable} -c 'import time; time.sleep(600)'"
-    elif phase is making:
-        flags = ("--dataset-path", "synthetic.PickNPlace")
-    process = pippa.train(*flags)
+    process = pippa.start("train", "smoke") if phase is making else pippa.train(*flags)
     phase(pippa, process)
     os.kill(process.pid, number)
     assert process.wait(PATIENCE) == ENDS[signal.Signals(number)], pippa.output.read_text()

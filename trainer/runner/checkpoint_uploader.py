@@ -157,11 +157,15 @@ class Uploader:
             return False
 
     def waiting(self) -> list[int]:
-        """The steps that are on this disk only."""
+        """The steps of whole checkpoints that lie on this disk only."""
         try:
-            return list(checkpoint_folder.checkpoints(self.pending_dir))
+            found = {
+                *checkpoint_folder.checkpoints(self.pending_dir),
+                *(set(checkpoint_folder.checkpoints(self._output_dir)) - self._seen),
+            }
         except OSError:
             return []
+        return sorted(found - set(self.registered))
 
     def _watch(self) -> None:
         while True:

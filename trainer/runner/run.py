@@ -107,6 +107,7 @@ class Run:
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
         self.record: RunLog
+        self.uploader: checkpoint_uploader.Uploader | None = None
 
     def run(self) -> int:
         """All phases. Every end is in the events and in the run's state; the exit code tells which."""
@@ -156,7 +157,7 @@ class Run:
         check_datasets(named, spec.config, emit)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
-        uploader = checkpoint_uploader.Uploader(
+        uploader = self.uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
             self.output_dir,
@@ -180,10 +181,9 @@ class Run:
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
         over = problem is None and self.signals.received is None
         if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
-            problem = checkpoint_uploader.failure(uploader, spec.run_id)
             if self.signals.impatient:
-                emit(WarningEvent(message=problem.message, hint=problem.hint))
                 raise Interrupted
+            problem = checkpoint_uploader.failure(uploader, spec.run_id)
         self._keep_wandb()
         if (
             problem is None
@@ -220,8 +220,9 @@ class Run:
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
-            environ = _engine_environ(self.environ, keep=wandb_setup.SECRETS)
             variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
+            if "WANDB_MODE" not in variables:  # it reports live, and may sign in with more than the key
+                environ = _engine_environ(self.environ, keep=wandb_setup.SECRETS)
             environ |= variables
             if warning:
                 record.emit(warning)
@@ -334,7 +335,16 @@ class Run:
                 self.store.get_file(key, file)
 
     def _stopped(self) -> int:
-        """The end by a signal."""
+        """The end by a signal, with a word about what the store did not get before it."""
+        if self.uploader is not None and (steps := self.uploader.waiting()):
+            where = self.uploader.pending_dir.parent
+            self.record.emit(
+                WarningEvent(
+                    message=f"On this disk only: step {', '.join(map(str, steps))} of {self.spec.run_id}, in {where}.",
+                    hint=f"`trainer run --run-id {self.spec.run_id}` on this machine uploads it, and so does "
+                    f"`pippa runs resume {self.spec.run_id}`.",
+                )
+            )
         message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
         self.record.log(message)
         return self._end("stopped", self.signals.exit_code, message)

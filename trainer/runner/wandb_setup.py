@@ -95,7 +95,7 @@ def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := netrc_key(environ)):
         return offline, _offline("There is no W&B key on this machine")
     if key and (reason := _refused(_base_url(environ), key)):
-        return {**given, **offline}, _offline(reason)
+        return offline, _offline(reason)
     return given, None
 
 
