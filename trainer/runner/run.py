@@ -53,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
     die_with_parent()
-    private_folder(pippa_home())
     with Signals() as signals:
         try:
             return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
@@ -66,6 +65,7 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
+    private_folder(pippa_home())
     store = open_store()
     store.open()
     emit = Emitter()
@@ -84,6 +84,7 @@ def _stored(argv: Sequence[str], signals: Signals) -> int:
     store = open_store()
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
+    private_folder(pippa_home())
     return Run(spec, store, signals).run()
 
 
@@ -314,14 +315,15 @@ class Run:
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""
         if wandb_setup.offline_runs(self.folder):
+            recorded = self.folder / "wandb"
             try:
-                # Without its `latest-run` and the like, links for people.
+                # Without `latest-run`, `logs/debug-core.log` and the like, links for people.
                 runs.upload_folder(
                     self.store,
                     self.spec.run_id,
-                    self.folder / "wandb",
+                    recorded,
                     "wandb",
-                    ignore=lambda path: not path.startswith("offline-run-"),
+                    ignore=lambda path: not path.startswith("offline-run-") or (recorded / path).is_symlink(),
                 )
             except PippaError as error:
                 self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
@@ -340,9 +342,10 @@ class Run:
             where = self.uploader.pending_dir.parent
             self.record.emit(
                 WarningEvent(
-                    message=f"On this disk only: step {', '.join(map(str, steps))} of {self.spec.run_id}, in {where}.",
-                    hint=f"`trainer run --run-id {self.spec.run_id}` on this machine uploads it, and so does "
-                    f"`pippa runs resume {self.spec.run_id}`.",
+                    message=f"Not in the store yet: {', '.join(f'{self.spec.run_id}/{step}' for step in steps)}. "
+                    f"On this disk: {where}",
+                    hint=f"`trainer run --run-id {self.spec.run_id}` or `pippa runs resume {self.spec.run_id}` on this "
+                    "machine uploads it.",
                 )
             )
         message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
