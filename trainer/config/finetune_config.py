@@ -1,7 +1,7 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``, which say how a dataset is read that contradicts itself.
+them ``OWN_FIELDS``: how a dataset is read that contradicts itself, and (``RUN_FIELDS``) what the run keeps.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -123,6 +123,12 @@ class FinetuneConfig(BaseModel):
     recompute_statistics: bool = False
     """Normalise with statistics computed from the data, though meta/stats.json has some."""
 
+    keep_last: Annotated[int, Field(ge=0)] = 0
+    """Keep the newest K of the run's checkpoints in the object store, and those with an alias; 0 keeps all."""
+
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
+
     @property
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
@@ -140,7 +146,9 @@ class FinetuneConfig(BaseModel):
         return value if isinstance(value, str) else to_document(value)
 
 
-OWN_FIELDS = ("video_alignment", "recompute_statistics")
+RUN_FIELDS = ("keep_last", "keep_every")
+"""For the run around the engine, which never hears of them."""
+OWN_FIELDS = ("video_alignment", "recompute_statistics", *RUN_FIELDS)
 """What upstream's script doesn't take."""
 
 
