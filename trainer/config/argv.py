@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ValidationError
 
-from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig, field_help
+from trainer.config.finetune_config import OWN_FIELDS, RUN_FIELDS, FinetuneConfig, field_help
 from trainer.config.presets import Preset, get_preset
 from trainer.config.run_spec import Engine
 from trainer.data.config_file import as_argument
@@ -90,9 +90,9 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
             "are declarations; upstream knows the built-in ones alone."
         )
     problems += [
-        f"{flag(name)}: upstream reads a dataset as its timestamps and its meta/stats.json say."
+        f"{flag(name)}: upstream trains on every episode, as its timestamps and meta/stats.json say."
         for name in OWN_FIELDS
-        if getattr(config, name) != _FIELDS[name].default
+        if name not in RUN_FIELDS and getattr(config, name) != _FIELDS[name].default
     ]
     if problems:
         raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")

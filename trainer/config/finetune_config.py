@@ -1,7 +1,7 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``, which say how a dataset is read that contradicts itself.
+them ``OWN_FIELDS``: how a dataset is read that contradicts itself, what is held out, what is evaluated.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -18,10 +18,12 @@ from pydantic.json_schema import SkipJsonSchema
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.config_file import from_text, to_document
 from trainer.data.data_config import DataConfig
+from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
 ReportTo = Literal["wandb", "tensorboard", "azure_ml"]
+Evaluate = Literal["every", "last", "none"]
 
 LOGGING_STEPS = 10
 """Steps between two logged losses, of every engine: upstream's script sets it, and has no flag for it."""
@@ -123,6 +125,14 @@ class FinetuneConfig(BaseModel):
     recompute_statistics: bool = False
     """Normalise with statistics computed from the data, though meta/stats.json has some."""
 
+    holdout: str = NO_HOLDOUT
+    """Episodes to keep out of training and statistics and to evaluate on: a share (`0.1`), a count (`5`) or a list
+    (`3,17`). Each is chosen by its own content, so that added data moves none across."""
+
+    evaluate: Evaluate = "every"
+    """Checkpoints to evaluate after the training: every one of them (intermediate ones on two episodes), the last, or
+    none."""
+
     @property
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
@@ -135,13 +145,22 @@ class FinetuneConfig(BaseModel):
         text = isinstance(value, str) and value.lstrip().startswith("{")
         return from_text(str(value), "data_config") if text else value
 
+    @field_validator("holdout")
+    @classmethod
+    def _is_a_rule(cls, value: str) -> str:
+        parse_holdout(value)
+        return value
+
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
 
 
-OWN_FIELDS = ("video_alignment", "recompute_statistics")
+OWN_FIELDS = ("video_alignment", "recompute_statistics", "holdout", "evaluate")
 """What upstream's script doesn't take."""
+
+RUN_FIELDS = ("evaluate",)
+"""Those of them that are no concern of an engine: the run does them after it."""
 
 
 def field_help() -> dict[str, str]:

@@ -16,9 +16,11 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.config.run_spec import RunSpec
+from trainer.data.policy_config import read_policy_config
 from trainer.errors import PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
@@ -269,7 +271,12 @@ class Uploader:
         registry.register(
             self._store,
             registry.CheckpointEntry(
-                run_id=spec.run_id, step=step, snapshot=pushed.ref, spec=spec, wandb_run=_wandb(spec)
+                run_id=spec.run_id,
+                step=step,
+                snapshot=pushed.ref,
+                spec=spec,
+                wandb_run=_wandb(spec),
+                held_out=_held_out(folder),
             ),
         )
         self.registered.append(step)
@@ -329,6 +336,13 @@ def _wandb(spec: RunSpec) -> str | None:
     if spec.config.report_to != "wandb":
         return None
     return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+
+
+def _held_out(folder: Path) -> list[str]:
+    with suppress(PippaError, OSError):
+        known = read_policy_config(folder)
+        return known.held_out if known else []
+    return []
 
 
 def _training_state_bytes(folder: Path) -> int:

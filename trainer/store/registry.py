@@ -7,56 +7,31 @@ An entry is written once, after every blob was found in the store, and only its 
 from __future__ import annotations
 
 import difflib
-import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from types import MappingProxyType
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from trainer.config.run_spec import RUN_ID, RunSpec, SnapshotRef
+from trainer.config.run_spec import RUN_ID
 from trainer.errors import StoreError, UsageError
+from trainer.store.best import Best, replaces, track
+from trainer.store.evaluation import Evaluation
 from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
 from trainer.store.object_store import ObjectStore
 from trainer.store.parallel import for_each
+from trainer.store.registry_entry import BEST_METRIC, CHECKPOINTS, CheckpointEntry
 from trainer.store.snapshots import LOOKUPS, missing_blobs
 
-CHECKPOINTS = "checkpoints/"
+__all__ = ["BEST_METRIC", "CheckpointEntry"]
+
 ALIASES = "aliases/"
-BEST_METRIC = "open_loop_mse"
-"""The metric whose lowest value makes ``<preset>/best``."""
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 _KEY = re.compile(rf"{CHECKPOINTS}({RUN_ID.pattern})/(\d+)\.json")
-
-
-class CheckpointEntry(BaseModel):
-    """One registered checkpoint."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
-
-    run_id: Annotated[str, Field(pattern=rf"^{RUN_ID.pattern}$")]
-    step: Annotated[int, Field(ge=0)]
-    snapshot: SnapshotRef
-    spec: RunSpec
-    """Lineage: preset, resolved configuration, datasets, base model, engine, code and image."""
-    metrics: dict[str, float] = {}
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    wandb_run: str | None = None
-    """Address or path of the W&B run."""
-    bytes_total: int = 0
-    """Size of the checkpoint's files; ``register`` fills it in."""
-
-    @property
-    def name(self) -> str:
-        """``<run id>/<step>``, which ``resolve`` takes."""
-        return f"{self.run_id}/{self.step}"
-
-    @property
-    def key(self) -> str:
-        """Where it lies in the store."""
-        return f"{CHECKPOINTS}{self.name}.json"
 
 
 def register(store: ObjectStore, entry: CheckpointEntry) -> None:
@@ -92,8 +67,15 @@ def register(store: ObjectStore, entry: CheckpointEntry) -> None:
         _move_best(store, complete)
 
 
-def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, float]) -> CheckpointEntry:
-    """Add (or replace) metrics of a checkpoint; a better ``open_loop_mse`` moves ``<preset>/best``.
+def add_metrics(
+    store: ObjectStore,
+    run_id: str,
+    step: int,
+    metrics: dict[str, float],
+    evaluation: Evaluation | None = None,
+) -> CheckpointEntry:
+    """Add (or replace) metrics and the evaluation of a checkpoint; a lower error moves ``<preset>/best``
+    (``trainer.store.best``).
 
     Meant for the run that made the checkpoint: of two processes that do it at once, one may be lost. Raises
     ``UsageError`` when there is no such checkpoint.
@@ -104,7 +86,8 @@ def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, f
         entry = _read(store, key)
         if entry is None:
             raise UsageError(f"There is no checkpoint {run_id}/{step}.", "`pippa checkpoints` lists them.")
-        entry = entry.model_copy(update={"metrics": {**entry.metrics, **metrics}})
+        changes: dict[str, Any] = {"metrics": {**entry.metrics, **metrics}}
+        entry = entry.model_copy(update=changes | ({"evaluation": evaluation} if evaluation else {}))
         store.write_json(key, entry.model_dump(mode="json"))
         _move_best(store, entry)
     return entry
@@ -181,19 +164,42 @@ def parse_entry_key(key: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
+def best_of_track(store: ObjectStore, entry: CheckpointEntry) -> CheckpointEntry | None:
+    """The best checkpoint of the preset of ``entry`` on the same dataset name and data config; None for none."""
+    alias = f"{entry.spec.preset}/best"
+    current, known = _aliased(store, alias), _best(store, alias)
+    if current is not None and track(current) == track(entry):
+        return current
+    target = known.of.get(track(entry))
+    return _read(store, f"{CHECKPOINTS}{target}.json") if target else None
+
+
+def rests_on(store: ObjectStore, alias: str) -> str:
+    """On what an alias that pippa moves by errors was decided, for people; empty for another one."""
+    return _best(store, alias).rests_on
+
+
 def _move_best(store: ObjectStore, entry: CheckpointEntry) -> None:
-    value = entry.metrics.get(BEST_METRIC, math.nan)
-    if math.isfinite(value):
+    reason = replaces(entry, best_of_track(store, entry))
+    if reason is not None:
         alias = f"{entry.spec.preset}/best"
-        best = _aliased(store, alias)
-        # Errors on two datasets can't be compared; the one trained on last counts.
-        same_data = best is not None and best.spec.datasets == entry.spec.datasets
-        if best is None or not same_data or not best.metrics.get(BEST_METRIC, math.inf) <= value:
-            _write_alias(store, alias, entry)
+        known = _best(store, alias)
+        best = Best(rests_on=reason, of={**known.of, track(entry): entry.name})
+        _write_alias(store, alias, entry, best.model_dump())
 
 
-def _write_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None:
-    store.write_json(f"{ALIASES}{alias}.json", {"checkpoint": entry.name, "set": datetime.now(UTC).isoformat()})
+def _best(store: ObjectStore, alias: str) -> Best:
+    try:
+        return Best.model_validate(store.read_json(f"{ALIASES}{alias}.json") or {})
+    except ValidationError:
+        return Best()
+
+
+def _write_alias(
+    store: ObjectStore, alias: str, entry: CheckpointEntry, more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    document = {"checkpoint": entry.name, "set": datetime.now(UTC).isoformat(), **more}
+    store.write_json(f"{ALIASES}{alias}.json", document)
 
 
 def _target(store: ObjectStore, alias: str) -> str | None:
