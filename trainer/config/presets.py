@@ -35,8 +35,8 @@ class Preset:
     environment: Literal["uv", "conda"]
     """How upstream's recipe installs Isaac-GR00T; decides which ``isaac`` image is its own."""
     arguments: Mapping[str, Value]
-    goal: Goal = "generalise"
     wandb_tags: tuple[str, ...] = field(default=())
+    goal: Goal = "generalise"
 
     @cached_property
     def config(self) -> FinetuneConfig:

@@ -37,8 +37,8 @@ def require_fit(meta: DatasetMeta, checkpoint: Checkpoint, trained: DatasetMetad
                 problems.append(f"{kind}.{key} is a rotation of type {entry.rotation_type}, not {was.rotation_type}")
     if checkpoint.known:
         cameras, joints = sources(meta, config)
-        problems += _swapped("video.", cameras, checkpoint.known.cameras)
-        problems += _swapped("", joints, checkpoint.known.joints)
+        problems += swapped("video.", cameras, checkpoint.known.cameras)
+        problems += swapped("", joints, checkpoint.known.joints)
     if problems:
         raise DatasetError(
             f"{meta.path} contradicts what the checkpoint was trained on: {'; '.join(problems)}.",
@@ -51,7 +51,7 @@ def _absolute(absolute: bool) -> str:
     return "absolute" if absolute else "relative"
 
 
-def _swapped(prefix: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
+def swapped(prefix: str, ours: Mapping[str, object], theirs: Mapping[str, object]) -> list[str]:
     """The keys that stand for what the training had under another one."""
     found = []
     for key, value in ours.items():

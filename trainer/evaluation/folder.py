@@ -91,7 +91,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
             f"--start-traj {options.start_traj}: {options.dataset_path} has {len(reader.trajectory_ids)} episodes.",
             "Count from 0.",
         )
-    everything = data.all_of(checkpoint.data_config, alignment, known.trained_on if known else None)
+    everything = data.all_of(checkpoint.data_config, alignment, (known and known.trained_on) or None)
     policy = Policy(checkpoint, denoising_steps=options.denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,

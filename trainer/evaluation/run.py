@@ -26,7 +26,7 @@ from trainer.evaluation.verdict import Verdict, best_step, verdict
 from trainer.events import Emitter, WarningEvent
 from trainer.runner import checkpoint_folder
 from trainer.store import registry, snapshots
-from trainer.store.evaluation import SUBSET_EPISODES, Evaluation
+from trainer.store.evaluation import FULL_EPISODES, SUBSET_EPISODES, Evaluation
 from trainer.store.registry import CheckpointEntry
 from trainer.store.stores import open_store
 
@@ -96,14 +96,13 @@ class _Work:
         step: int,
         found: dict[int, Evaluation],
         protocol: Protocol,
-        count: int | None = None,
+        count: int = FULL_EPISODES,
         *,
         ablate: bool = False,
         report: bool = False,
     ) -> None:
         """Evaluate one checkpoint into ``found``; what goes wrong with one of several is a warning."""
         entry, last = self.entries[step], max(self.entries)
-        more = {} if count is None else {"count": count}
         folder = self.options.report_dir if step == last else self.options.report_dir / f"checkpoint-{step}"
         try:
             with self._files(entry) as files:
@@ -113,7 +112,7 @@ class _Work:
                     files,
                     entry.spec.datasets[0],
                     protocol,
-                    **more,
+                    count=count,
                     ablate=ablate,
                     report=folder if report else None,
                 )

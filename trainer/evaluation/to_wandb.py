@@ -34,7 +34,7 @@ def add_to_wandb(evaluations: Mapping[int, Evaluation], judged: Verdict | None, 
             run.summary.update(
                 {"verdict": judged.level, "verdict/summary": judged.summary, "verdict/take": judged.take}
             )
-        run.finish(quiet=True)
+        run.finish()
     except Exception as error:  # whatever W&B raises, the evaluation is in the registry
         first = str(error).partition("\n")[0]
         emit(WarningEvent(message=f"W&B did not take the evaluation ({type(error).__name__}: {first})."))

@@ -1,4 +1,4 @@
-"""The verdict on a run: did it learn the task, which checkpoint to take, and why. docs/evaluation.md has the thresholds.
+"""The verdict on a run: did it learn the task, which checkpoint to take, and why (docs/evaluation.md).
 
 Imports nothing heavy: reports are made where there is no trainer.
 """

@@ -113,8 +113,9 @@ class Policy:
         """``observation`` with images of the size that the cameras had in the training."""
         changed: dict[str, Any] = {}
         for key in self.data_config.video:
-            frames, camera = observation.get(f"video.{key}"), self.metadata.modalities.video.get(key)
-            if camera is None or np.ndim(frames) != 4 or frames.dtype != np.uint8:
+            frames = np.asarray(observation.get(f"video.{key}", ()))
+            camera = self.metadata.modalities.video.get(key)
+            if camera is None or frames.ndim != 4 or frames.dtype != np.uint8:
                 continue  # what is wrong with it is said by the transform
             width, height = camera.resolution
             if frames.shape[1:3] == (height, width):

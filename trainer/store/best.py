@@ -62,10 +62,11 @@ def compare(ours: CheckpointEntry, theirs: CheckpointEntry) -> Comparison | None
     """Both errors on the same episodes; None where they have none in common."""
     if ours.evaluation and theirs.evaluation:
         return compare_evaluations(ours.evaluation, theirs.evaluation)
-    if ours.spec.datasets != theirs.spec.datasets:
+    held_out = any(entry.evaluation and entry.evaluation.held_out for entry in (ours, theirs))
+    if held_out or ours.spec.datasets != theirs.spec.datasets:
         return None
-    errors = [entry.metrics.get(BEST_METRIC, math.inf) for entry in (ours, theirs)]
-    return Comparison(*errors, "the episodes that its run evaluated")
+    our, their = (entry.metrics.get(BEST_METRIC, math.inf) for entry in (ours, theirs))
+    return Comparison(our, their, "the episodes that their runs evaluated")
 
 
 def compare_evaluations(ours: Evaluation, theirs: Evaluation) -> Comparison | None:

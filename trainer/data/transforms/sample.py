@@ -109,7 +109,7 @@ class SampleTransform:
         return self.sample(views, text if isinstance(text, str) else str(text[0]), self.state.forward(observation))
 
     def padded_action(self, step: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """The raw ``action.<key>`` ``[H, D]`` of a step, normalised and padded to ``[H, max_action_dim]``, and its mask."""
+        """The actions ``[H, D]`` of a step, normalised and padded to ``[H, max_action_dim]``, and their mask."""
         return _pad(self.action.forward(step), self.config.max_action_dim)
 
     def unapply(self, action: np.ndarray) -> dict[str, np.ndarray]:
