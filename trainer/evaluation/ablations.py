@@ -77,11 +77,11 @@ def _at(source: ObservationSource, episode: int, frame: int) -> Mapping[str, Any
 
 
 def _other_episodes(episodes: Sequence[int], all_: Sequence[int]) -> dict[int, int]:
-    """For each episode another one; empty where the dataset has one alone."""
+    """For each episode the one half the dataset away: neighbours are often alike. Empty where there is one alone."""
     if len(all_) < 2:
         return {}
     position = {episode: number for number, episode in enumerate(all_)}
-    return {episode: all_[(position[episode] + 1) % len(all_)] for episode in episodes}
+    return {episode: all_[(position[episode] + len(all_) // 2) % len(all_)] for episode in episodes}
 
 
 def _other_instructions(

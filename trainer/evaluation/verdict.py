@@ -81,7 +81,8 @@ def verdict(evaluations: Mapping[int, Evaluation], goal: Goal = "generalise") ->
     advice = [*next_, *advice]
     for sentence, what_to_do in _inputs(found.ablations):
         reasons.append(sentence)
-        if what_to_do and level != "not":  # one that has learned nothing uses nothing
+        # One that has learned nothing uses nothing, and what is to be known by heart needs little.
+        if what_to_do and level != "not" and goal == "generalise":
             advice.append(what_to_do)
     if level == "not" and not next_:
         advice.insert(0, "Train for more steps, and compare a higher and a lower --learning-rate.")

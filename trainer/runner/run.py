@@ -324,13 +324,13 @@ class Run:
         """Offline W&B runs go into the store with the run."""
         if wandb_setup.offline_runs(self.folder):
             try:
-                # Without its `latest-run` and the like, links for people.
+                # Without its `latest-run` and the like, links for people; those to its own logs lead out of the folder.
                 runs.upload_folder(
                     self.store,
                     self.spec.run_id,
                     self.folder / "wandb",
                     "wandb",
-                    ignore=lambda path: not path.startswith("offline-run-"),
+                    ignore=lambda path: not path.startswith("offline-run-") or path.endswith("/debug-core.log"),
                 )
             except PippaError as error:
                 self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))

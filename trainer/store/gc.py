@@ -10,6 +10,7 @@ What can't be read stops the collection before it deletes: a damaged manifest ma
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -21,7 +22,7 @@ from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, i
 from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key, parse_manifest_key, read_manifest
 from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.parallel import for_each
-from trainer.store.registry import CheckpointEntry, aliases, list_checkpoints
+from trainer.store.registry import BEST_METRIC, CheckpointEntry, aliases, list_checkpoints
 from trainer.store.runs import list_runs
 from trainer.store.snapshots import LOOKUPS, latest
 
@@ -51,12 +52,17 @@ class _Plan:
 
 
 def collect(
-    store: ObjectStore, *, keep: int | None = None, grace: timedelta = GRACE, dry_run: bool = False
+    store: ObjectStore,
+    *,
+    keep: int | None = None,
+    keep_best: bool = False,
+    grace: timedelta = GRACE,
+    dry_run: bool = False,
 ) -> Collected:
     """Delete what nothing refers to any more; with ``dry_run`` only say what that would be.
 
     ``keep`` also removes checkpoints beyond the ``keep`` newest of each run, except those that have an alias or belong
-    to a run that goes on. ``grace`` protects what was written lately, such as a snapshot not yet registered.
+    to a run that goes on; ``keep_best`` spares the best of each run too. ``grace`` protects what was written lately, such as a snapshot not yet registered.
     Raises ``UsageError`` for a ``keep`` below 1, ``StoreError`` when something that is kept can't be read.
     """
     if keep is not None and keep < 1:
@@ -64,7 +70,7 @@ def collect(
     # Announced in a dry run too: the announcement is also how the store's time is learned.
     sweep = Sweep(store)
     try:
-        plan = _plan(store, sweep, keep, grace)
+        plan = _plan(store, sweep, keep, keep_best, grace)
         if not dry_run:
             _delete(store, sweep, plan)
     finally:
@@ -77,7 +83,7 @@ def collect(
     )
 
 
-def _plan(store: ObjectStore, sweep: Sweep, keep: int | None, grace: timedelta) -> _Plan:
+def _plan(store: ObjectStore, sweep: Sweep, keep: int | None, keep_best: bool, grace: timedelta) -> _Plan:
     """What to delete. The intents are read before everything they may turn into."""
     intended, litter = intended_keys(store, sweep.now)
     litter += [found.key for found in store.list(SWEEPS) if sweep.now - found.modified > 10 * SWEEP_VALID]
@@ -85,7 +91,8 @@ def _plan(store: ObjectStore, sweep: Sweep, keep: int | None, grace: timedelta) 
     runs = list_runs(store)
     active = {run.spec.run_id for run in runs if run.state is None or run.state.active}
     entries = list_checkpoints(store)
-    doomed = _surplus(entries, keep, active, set(aliases(store).values()), intended)
+    named = set(aliases(store).values()) | (_best_of_each(entries) if keep_best else set())
+    doomed = _surplus(entries, keep, active, named, intended)
     kept = [entry for entry in entries if entry not in doomed]
     sweep.check()
 
@@ -139,6 +146,21 @@ def _surplus(
     return [
         entry for entry in old if entry.run_id not in active and entry.name not in aliased and entry.key not in intended
     ]
+
+
+def _best_of_each(entries: list[CheckpointEntry]) -> set[str]:
+    """Of each run the checkpoint with the lowest error; of runs that were not evaluated none."""
+    best: dict[str, CheckpointEntry] = {}
+    for entry in entries:
+        if math.isfinite(_error(entry)) and (entry.run_id not in best or _error(entry) <= _error(best[entry.run_id])):
+            best[entry.run_id] = entry
+    return {entry.name for entry in best.values()}
+
+
+def _error(entry: CheckpointEntry) -> float:
+    """Its error as a share of holding still's where that is known: runs evaluate checkpoints on several episodes."""
+    still = entry.evaluation.over_hold_still if entry.evaluation else None
+    return entry.metrics.get(BEST_METRIC, math.nan) if still is None else still
 
 
 def _latest_of_each(store: ObjectStore, refs: Iterable[SnapshotRef]) -> set[SnapshotRef]:

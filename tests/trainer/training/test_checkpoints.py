@@ -45,8 +45,8 @@ def files(folder: Path) -> set[str]:
 
 def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
     """The layout of reference §9, but for ``training_args.bin``: a pickle of transformers' class, which only the very
-    version that wrote it can read, and nothing does. The arguments are in the run's spec. And one more: ``policy.json``,
-    by which a checkpoint knows itself.
+    version that wrote it can read, and nothing does. The arguments are in the run's spec. And there is one more:
+    ``policy.json``, by which a checkpoint knows itself.
     """
     seven = training("seven", max_steps=7, save_steps=1)
     assert seven.run() == 0
