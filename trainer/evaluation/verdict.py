@@ -195,7 +195,7 @@ def _meaning(input_: str, most: Ablation) -> tuple[str, str]:
             else ""
         )
         return f"Does not use {name}: {doing} changes the error by {changed}.", cure
-    verb = "Uses" if most.relative >= LITTLE else "Uses little of"
+    verb = "Uses" if most.relative >= LITTLE else "Hardly uses"
     return f"{verb} {name}: {doing} raises the error by {changed}.", ""
 
 

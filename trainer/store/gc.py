@@ -62,7 +62,8 @@ def collect(
     """Delete what nothing refers to any more; with ``dry_run`` only say what that would be.
 
     ``keep`` also removes checkpoints beyond the ``keep`` newest of each run, except those that have an alias or belong
-    to a run that goes on; ``keep_best`` spares the best of each run too. ``grace`` protects what was written lately, such as a snapshot not yet registered.
+    to a run that goes on; ``keep_best`` spares the best of each run too. ``grace`` protects what was written lately,
+    such as a snapshot not yet registered.
     Raises ``UsageError`` for a ``keep`` below 1, ``StoreError`` when something that is kept can't be read.
     """
     if keep is not None and keep < 1:
@@ -149,18 +150,17 @@ def _surplus(
 
 
 def _best_of_each(entries: list[CheckpointEntry]) -> set[str]:
-    """Of each run the checkpoint with the lowest error; of runs that were not evaluated none."""
-    best: dict[str, CheckpointEntry] = {}
+    """Of each run the checkpoint with the lowest error, of those evaluated by the full protocol where there are any.
+
+    Of runs that were not evaluated none.
+    """
+    by_run: dict[str, list[tuple[bool, float, int, str]]] = {}
     for entry in entries:
-        if math.isfinite(_error(entry)) and (entry.run_id not in best or _error(entry) <= _error(best[entry.run_id])):
-            best[entry.run_id] = entry
-    return {entry.name for entry in best.values()}
-
-
-def _error(entry: CheckpointEntry) -> float:
-    """Its error as a share of holding still's where that is known: runs evaluate checkpoints on several episodes."""
-    still = entry.evaluation.over_hold_still if entry.evaluation else None
-    return entry.metrics.get(BEST_METRIC, math.nan) if still is None else still
+        error = entry.metrics.get(BEST_METRIC, math.nan)
+        if math.isfinite(error):
+            full = entry.evaluation is not None and entry.evaluation.full
+            by_run.setdefault(entry.run_id, []).append((not full, error, -entry.step, entry.name))
+    return {min(own)[3] for own in by_run.values()}
 
 
 def _latest_of_each(store: ObjectStore, refs: Iterable[SnapshotRef]) -> set[SnapshotRef]:

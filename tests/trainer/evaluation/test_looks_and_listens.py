@@ -15,7 +15,7 @@ from trainer.events import EvaluationEvent, Event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.store.evaluation import Evaluation
 
-STEPS = 250
+STEPS = 120
 
 
 class Noting:

@@ -88,7 +88,7 @@ def test_joints_that_are_no_better_than_holding_still_are_named():
         ("instruction", "none", -0.01, "Does not need the instruction: leaving it out changes the error by 1.0%."),
         ("instruction", "swapped", 2.0, "Uses the instruction: swapping it raises the error by 200.0%."),
         ("camera.wrist", "swapped", 0.01, "Does not use the camera wrist: showing another episode's changes the error"),
-        ("camera.wrist", "frozen", 0.2, "Uses little of the camera wrist: freezing it raises the error by 20.0%."),
+        ("camera.wrist", "frozen", 0.2, "Hardly uses the camera wrist: freezing it raises the error by 20.0%."),
         ("state", "frozen", 0.6, "Uses the state: freezing it raises the error by 60.0%."),
     ],
 )
