@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 from trainer.config.data_options import VideoAlignment
 from trainer.config.finetune_config import EmbodimentTag
 from trainer.data.config_file import to_document
+from trainer.data.configs import DATA_CONFIGS
 from trainer.data.data_config import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.joints import joint_names
@@ -85,6 +86,19 @@ def read_policy_config(checkpoint: Path) -> PolicyConfig | None:
         return PolicyConfig.model_validate(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, RecursionError, ValidationError) as error:
         raise UsageError(f"{file}: not readable ({str(error)[:300]}).", "Pull the checkpoint again.") from error
+
+
+def recorded_data_config(config: str | DataConfig, checkpoint: str) -> DataConfig:
+    """The data config in the lineage of a registered ``checkpoint``. Raises ``UsageError`` for one that is a program:
+    who wrote into the store does not decide what runs here.
+    """
+    if isinstance(config, str) and config not in DATA_CONFIGS:
+        raise UsageError(
+            f"{checkpoint} was trained with the data config {config}, a Python module, which is not run from a store.",
+            f"Pull it, and where the module is: `trainer evaluate --model-path FOLDER --dataset-path FOLDER "
+            f"--data-config {config}`.",
+        )
+    return DATA_CONFIGS[config] if isinstance(config, str) else config
 
 
 def agreed_data_config(known: DataConfig | None, given: DataConfig | None, checkpoint: str) -> DataConfig:

@@ -19,6 +19,7 @@ import tyro
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
+from trainer.data.policy_config import recorded_data_config
 from trainer.errors import UsageError
 from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from trainer.evaluation.dataset import Chosen, EvaluationDataset, first_of_each, named
@@ -69,6 +70,8 @@ def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, 
     store = open_store()
     entries = named_entries(store, options.checkpoint, all_of=options.all)
     refs = [dataset_of(store, entry, options.dataset) for entry in entries]
+    for entry in entries:  # before gigabytes are fetched
+        recorded_data_config(entry.spec.config.data_config, entry.name)
     if options.episodes and options.trajs != FULL_EPISODES:
         raise UsageError("--episodes and --trajs both say which episodes.", "Give one of them.")
     places = Places(store, emit)

@@ -37,10 +37,10 @@ class RunOptions:
 
     run: str
     """The run's id."""
-    output_dir: Path
+    output_dir: Path | None = None
     """Where its engine left checkpoints; others are pulled from the store."""
-    report_dir: Path
-    """Where the plots of the last checkpoint go, and evaluation.json with all figures."""
+    report_dir: Path | None = None
+    """Where the plots of the last checkpoint go, and evaluations.json with all figures; default: the run's folder."""
     which: Evaluate = "every"
     """Every checkpoint, or the last."""
     foreign: tuple[int, ...] = ()
@@ -78,7 +78,7 @@ def evaluate_run(options: RunOptions, emit: Emitter) -> dict[int, Evaluation]:
     for step in sorted(found, reverse=True):
         work.keep(step, found[step])
     judged = verdict(found, goal_of(entries[last].spec.preset))
-    _write(options.report_dir, found, last, judged)
+    _write(work.report, found, last, judged)
     add_to_wandb(found, judged, emit)
     return found
 
@@ -90,6 +90,7 @@ class _Work:
         self.options = options
         self.places = places
         self.entries = entries
+        self.report = options.report_dir or places.home / "runs" / options.run / "report"
 
     def tolerated(
         self,
@@ -103,7 +104,7 @@ class _Work:
     ) -> None:
         """Evaluate one checkpoint into ``found``; what goes wrong with one of several is a warning."""
         entry, last = self.entries[step], max(self.entries)
-        folder = self.options.report_dir if step == last else self.options.report_dir / f"checkpoint-{step}"
+        folder = self.report if step == last else self.report / f"checkpoint-{step}"
         try:
             with self._files(entry) as files:
                 found[step] = measure(
@@ -138,10 +139,11 @@ class _Work:
     @contextmanager
     def _files(self, entry: CheckpointEntry) -> Iterator[Path]:
         """The folder of a checkpoint: the engine's own while it is there, else one that is removed afterwards."""
-        local = self.options.output_dir / f"checkpoint-{entry.step}"
-        if entry.step not in self.options.foreign and checkpoint_folder.problem(local, entry.step) is None:
-            yield local
-            return
+        if self.options.output_dir is not None and entry.step not in self.options.foreign:
+            local = self.options.output_dir / f"checkpoint-{entry.step}"
+            if checkpoint_folder.problem(local, entry.step) is None:
+                yield local
+                return
         folder = self.places.home / "tmp" / f"evaluate-{entry.run_id}-{entry.step}"
         marker = folder.with_name(f".{folder.name}.snapshot")
         try:

@@ -9,9 +9,14 @@ from os import PathLike
 from pathlib import Path
 
 from trainer.config.settings import pippa_home
-from trainer.data.config_file import as_argument
-from trainer.data.configs import DATA_CONFIGS, DataConfig, get_data_config
-from trainer.data.policy_config import PolicyConfig, agreed_data_config, agreed_tag, read_policy_config
+from trainer.data.configs import DataConfig, get_data_config
+from trainer.data.policy_config import (
+    PolicyConfig,
+    agreed_data_config,
+    agreed_tag,
+    read_policy_config,
+    recorded_data_config,
+)
 from trainer.errors import UsageError
 from trainer.gr00t.weights import resolve_folder
 from trainer.store import registry
@@ -64,27 +69,14 @@ def described(
     known = read_policy_config(folder)
     given = get_data_config(data_config) if isinstance(data_config, str) else data_config
     tag = known.embodiment_tag if known else entry.spec.config.embodiment_tag if entry else None
-    config = known.data_config if known else recorded_data_config(entry) if entry else None
+    recorded = entry.spec.config.data_config if entry else None
+    config = known.data_config if known else recorded_data_config(recorded, name) if recorded else None
     return Checkpoint(
         folder,
         agreed_data_config(config, given, name),
         agreed_tag(tag, embodiment_tag, name, _tags(folder)),
         known,
     )
-
-
-def recorded_data_config(entry: CheckpointEntry) -> DataConfig:
-    """The data config in a registry entry. Raises ``UsageError`` for one that is a program: who wrote into the store
-    does not decide what runs here.
-    """
-    config = entry.spec.config.data_config
-    if isinstance(config, str) and config not in DATA_CONFIGS:
-        raise UsageError(
-            f"{entry.name} was trained with the data config {config}, a Python module, which is not run from a store.",
-            f"Pull it, and where the module is: `trainer evaluate --model-path FOLDER --dataset-path FOLDER "
-            f"--data-config {config}`.",
-        )
-    return get_data_config(as_argument(config))
 
 
 def _registered(store: ObjectStore, name: str) -> CheckpointEntry | None:

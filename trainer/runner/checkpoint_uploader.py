@@ -11,6 +11,7 @@ and of use only while the run is not done.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -20,7 +21,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainer.config.run_spec import RunSpec
-from trainer.data.policy_config import read_policy_config
+from trainer.data.configs import get_data_config
+from trainer.data.policy_config import PolicyConfig, read_policy_config, write_policy_config
 from trainer.errors import PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
@@ -36,6 +38,7 @@ POLL_SECONDS = 0.2
 QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
+UPSTREAM_DENOISING_STEPS = 4
 STATE_PAUSE = 10
 """After the training state was sent, none is for so many times as long as that took."""
 
@@ -198,6 +201,8 @@ class Uploader:
         shutil.rmtree(staging, ignore_errors=True)
         try:
             shutil.copytree(folder, staging, copy_function=link_or_copy)
+            if not self._atomic:
+                _describe(staging, self._spec)
             staging.rename(self.pending_dir / folder.name)
         except OSError:
             shutil.rmtree(staging, ignore_errors=True)
@@ -336,6 +341,20 @@ def _wandb(spec: RunSpec) -> str | None:
     if spec.config.report_to != "wandb":
         return None
     return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+
+
+def _describe(folder: Path, spec: RunSpec) -> None:
+    """Let a checkpoint of Isaac-GR00T know its data config and tag, as far as the run's spec has them."""
+    with suppress(ValueError, KeyError, TypeError, PippaError):
+        head = json.loads((folder / "config.json").read_text()).get("action_head_cfg", {})
+        config = get_data_config(spec.config.data_config)
+        known = PolicyConfig(
+            data_config=config,
+            embodiment_tag=spec.config.embodiment_tag,
+            action_horizon=config.action_horizon,
+            denoising_steps=head.get("num_inference_timesteps", UPSTREAM_DENOISING_STEPS),
+        )
+        write_policy_config(folder / "experiment_cfg", known)
 
 
 def _held_out(folder: Path) -> list[str]:

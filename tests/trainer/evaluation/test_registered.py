@@ -5,52 +5,27 @@ from __future__ import annotations
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.run_spec import RunSpec, WandbSpec, new_run_id
-from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.metadata import build_metadata, write_metadata
-from trainer.data.synthetic import make_synthetic
+from tests.support.registered import another, tiny_checkpoint
+from trainer.config.run_spec import new_run_id
 from trainer.errors import UsageError
 from trainer.evaluation.run import RunOptions, evaluate_run
 from trainer.evaluation.verdict import on_common
 from trainer.events import Emitter, EvaluationEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.policy import Policy
-from trainer.store import registry, runs, snapshots
+from trainer.store import registry, runs
 from trainer.store.manifest import blob_key, read_manifest
 from trainer.store.object_store import ObjectStore
 
 
 @pytest.fixture
 def entry(object_store: ObjectStore, tmp_path: Path) -> registry.CheckpointEntry:
-    """A registered checkpoint of the tiny model, and its dataset beside it."""
-    dataset = make_synthetic(tmp_path / "data", episodes=2)
-    tiny = make_tiny_base_model(tmp_path / "tiny")
-    checkpoint = Path(shutil.copytree(tiny, tmp_path / "checkpoint-30"))
-    write_metadata(checkpoint / "experiment_cfg", build_metadata(DatasetMeta.load(dataset), "new_embodiment"))
-    run_id = new_run_id("smoke")
-    spec = RunSpec(
-        run_id=run_id,
-        preset="smoke",
-        config=FinetuneConfig(dataset_path=["own"], data_config="fourier_gr1_arms_only"),
-        provenance={},
-        datasets=[snapshots.push(object_store, dataset, "dataset", "own").ref],
-        base_model=snapshots.push(object_store, tiny, "model", "tiny").ref,
-        wandb=WandbSpec(entity="e", project="p", name="n", run_id=run_id, group="g"),
-    )
-    ref = snapshots.push(object_store, checkpoint, "checkpoint", run_id).ref
-    found = registry.CheckpointEntry(run_id=run_id, step=30, snapshot=ref, spec=spec)
-    runs.write_spec(object_store, spec)
-    registry.register(object_store, found)
-    shutil.rmtree(dataset)
-    return found
+    return tiny_checkpoint(object_store, tmp_path)
 
 
 def evaluate(store_environ: dict[str, str], home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -84,16 +59,6 @@ def test_what_the_run_would_measure_joins_its_metrics(entry, object_store, s3_se
     assert registry.resolve(object_store, entry.name).evaluation == found
     content = runs.read_file(object_store, entry.run_id, "report/checkpoint-30@trajs-1/evaluation.json")
     assert content is not None and len(json.loads(content)["episodes"]) == 1
-
-
-def another(entry: registry.CheckpointEntry, store: ObjectStore, folder: Path, step: int) -> registry.CheckpointEntry:
-    """A later checkpoint of the same run, of other weights."""
-    tiny = make_tiny_base_model(folder / f"tiny-{step}", seed=step)
-    shutil.copytree(folder / "checkpoint-30" / "experiment_cfg", tiny / "experiment_cfg")
-    ref = snapshots.push(store, tiny, "checkpoint", entry.run_id).ref
-    found = entry.model_copy(update={"step": step, "snapshot": ref})
-    registry.register(store, found)
-    return found
 
 
 def test_every_checkpoint_of_a_run_is_evaluated_the_last_one_in_full(
