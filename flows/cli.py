@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import signal
@@ -13,7 +14,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
+from trainer.config.settings import pippa_home
+from trainer.disk import as_disk_full
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.output import masked_output, silence_lost_output
+from trainer.stop_signals import stop_signals
 from trainer.version import version
 
 
@@ -45,6 +50,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints verify", "NAME", "read and hash every file in the store", "checkpoints:verify"),
     Command("checkpoints alias", "ALIAS NAME", "a name of your own for a checkpoint", "checkpoints:alias"),
     Command("checkpoints gc", "[--delete]", "what nothing refers to any more", "checkpoints:gc"),
+    Command("store check", "[--repair]", "what is damaged in the object store, and repairing it", "store:check"),
+    Command("store create", "", "the bucket that PIPPA_S3_BUCKET names", "store:create"),
     Command("server", "", "the Prefect server of a team, with the web UI", "server:server"),
     Command("worker", "", "run here what is started or scheduled in Prefect", "worker:worker"),
     Command("runs list", "", "runs and how they ended", "runs:show_all"),
@@ -73,13 +80,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A ``PippaError`` becomes its message and hint on stderr; a traceback comes only with ``PIPPA_DEBUG=1``.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _terminated)
     try:
         from flows.settings import load_environment
 
         load_environment()
-        return int(dispatch(list(sys.argv[1:] if argv is None else argv)))
+    except PippaError as error:
+        return _complain(error.message, error.hint, error.exit_code)
+    with masked_output(os.environ):
+        return _answered(list(sys.argv[1:] if argv is None else argv))
+
+
+def _answered(argv: list[str]) -> int:
+    """``dispatch``, with every error told on stderr."""
+    try:
+        return int(dispatch(argv))
     except PippaError as error:
         return _complain(error.message, error.hint, error.exit_code)
     except KeyboardInterrupt:
@@ -89,6 +106,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO and silence_lost_output():
+            return ExitCode.HANGUP  # the terminal is gone, and its signal is still to come
+        if (full := as_disk_full(error, pippa_home())) is not None:
+            return _complain(full.message, full.hint, full.exit_code)
         if os.environ.get("PIPPA_DEBUG") == "1":
             raise
         return _complain(
@@ -157,6 +178,7 @@ def _complain(message: str, hint: str, code: int) -> int:
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
     """SIGTERM and SIGHUP unwind the process, so that no server and no trainer is left."""
+    silence_lost_output()
     sys.exit(128 + number)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from rich.table import Table
 from flows import compose_discovery, earlier_store
 from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.config.settings import pippa_home
+from trainer.disk import private_folder
+from trainer.errors import DamagedObjectError
 from trainer.events import every
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store, store_folder
@@ -51,15 +53,24 @@ def nothing_stored() -> bool:
 
 def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
+    private_folder(pippa_home())
     _look_around(pippa_home())
     store = open_store()
-    store.create()
+    store.open()
     return store
 
 
 def _look_around(home: Path) -> None:
     compose_discovery.adopt(home)
     earlier_store.note(home)
+
+
+def note_damage(damage: Sequence[DamagedObjectError]) -> None:
+    """Say on stderr what a list leaves out because it is damaged."""
+    for error in damage:
+        notes().print(f"[yellow]not shown:[/] {escape(error.message)}", soft_wrap=True)
+    if damage:
+        notes().print("`pippa store check --repair` restores it or takes it out of the way.", soft_wrap=True)
 
 
 @contextmanager

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import ByteBar, columns, console, nothing_stored, opened_store, spinner
+from flows.commands import ByteBar, columns, console, note_damage, notes, nothing_stored, opened_store, spinner
 from flows.views.terminal import size
-from trainer.errors import ExitCode, StoreError, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, StoreError, UsageError
 
 NAME_HELP = "RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best"
 
@@ -30,9 +30,10 @@ def show_all(argv: Sequence[str]) -> int:
 
     if arguments.run:
         runs.read_spec(store, arguments.run)
-    entries = registry.list_checkpoints(store, arguments.run)
+    damage: list[DamagedObjectError] = []
+    entries = registry.list_checkpoints(store, arguments.run, damage)
     names: dict[str, list[str]] = {}
-    for alias, target in sorted(registry.aliases(store).items()):
+    for alias, target in sorted(registry.aliases(store, damage).items()):
         names.setdefault(target, []).append(alias)
     table = columns("checkpoint", "size", "created", "open-loop MSE", "aliases")
     for entry in entries:
@@ -45,6 +46,7 @@ def show_all(argv: Sequence[str]) -> int:
             f"[cyan]{escape(', '.join(names.get(entry.name, [])))}[/]",
         )
     screen.print(table)
+    note_damage(damage)
     return ExitCode.DONE
 
 
@@ -94,15 +96,25 @@ def pull(argv: Sequence[str]) -> int:
     parser = Parser("pippa checkpoints pull", description="Download a checkpoint; every file is verified.")
     parser.add_argument("name", help=NAME_HELP)
     parser.add_argument("folder", type=Path, help="where to; must not exist yet")
+    parser.add_argument(
+        "--fallback", action="store_true", help="where it is damaged, take the newest good one before it of its run"
+    )
     arguments = parser.parse_args(argv)
-    store = opened_store()
-    from trainer.store import registry, snapshots
+    store, folder = opened_store(), arguments.folder.expanduser()
+    from trainer.store import fallback, registry, snapshots
 
-    entry = registry.resolve(store, arguments.name)
-    with ByteBar(f"pulling {entry.name}") as progress:
-        folder = snapshots.pull(store, entry.snapshot, arguments.folder.expanduser(), progress=progress)
-    console().print(f"[green]✓[/] {escape(entry.name)} is in {escape(str(folder))}", soft_wrap=True)
+    with ByteBar(f"pulling {arguments.name}") as progress:
+        if arguments.fallback:
+            entry = fallback.pull_newest_good(store, arguments.name, folder, skipped=_skipped, progress=progress)
+        else:
+            entry = registry.resolve(store, arguments.name)
+            snapshots.pull(store, entry.snapshot, folder, progress=progress)
+    console().print(f"[green]✓[/] {escape(entry.name)} is in {escape(str(folder.absolute()))}", soft_wrap=True)
     return ExitCode.DONE
+
+
+def _skipped(name: str, error: StoreError) -> None:
+    notes().print(f"[yellow]skipped {escape(name)}:[/] {escape(error.message)}", soft_wrap=True)
 
 
 def verify(argv: Sequence[str]) -> int:
@@ -117,9 +129,9 @@ def verify(argv: Sequence[str]) -> int:
     with spinner(f"Reading {size(entry.bytes_total)} of {entry.name}"):
         problems = snapshots.verify(store, entry.snapshot)
     if problems:
-        raise StoreError(
+        raise DamagedObjectError(
             f"{entry.name} is damaged:\n" + "\n".join(f"- {problem}" for problem in problems),
-            f"An earlier one may be intact: `pippa checkpoints list {entry.run_id}`.",
+            f"`pippa checkpoints pull {entry.name} FOLDER --fallback` takes the newest good one before it.",
         )
     console().print(f"[green]✓[/] {escape(entry.name)} is intact ({size(entry.bytes_total)})")
     return ExitCode.DONE
@@ -156,6 +168,7 @@ def gc(argv: Sequence[str]) -> int:
         "of each run always stay.",
     )
     parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
+    parser.add_argument("--keep-every", type=int, metavar="N", help="also drop those whose step is no multiple of N")
     parser.add_argument("--keep-best", action="store_true", help="with --keep: not the best of each run either")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
     arguments = parser.parse_args(argv)
@@ -163,7 +176,13 @@ def gc(argv: Sequence[str]) -> int:
     with spinner("Looking through the object store"):
         from trainer.store.gc import collect
 
-        found = collect(store, keep=arguments.keep, keep_best=arguments.keep_best, dry_run=not arguments.delete)
+        found = collect(
+            store,
+            keep=arguments.keep,
+            every=arguments.keep_every,
+            keep_best=arguments.keep_best,
+            dry_run=not arguments.delete,
+        )
     screen = console()
     for name in found.checkpoints:
         screen.print(f"checkpoint {escape(name)}")
@@ -171,4 +190,6 @@ def gc(argv: Sequence[str]) -> int:
         screen.print(f"{ref.kind} {escape(str(ref))}")
     done = "freed" if arguments.delete else "would be freed; --delete does it"
     screen.print(f"{found.blobs} files, {size(found.bytes_freed)} {done}")
+    for line in (*(error.message for error in found.damage), *found.withheld):
+        notes().print(f"[yellow]![/] {escape(line)}", soft_wrap=True)
     return ExitCode.DONE

@@ -11,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import ByteBar, FileBar, columns, console, notes, nothing_stored, opened_store
+from flows.commands import ByteBar, FileBar, columns, console, note_damage, notes, nothing_stored, opened_store
 from flows.views.terminal import size
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.configs import DataConfig, declared
 from trainer.data.problem import Problem
-from trainer.errors import ExitCode, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, UsageError
 from trainer.importers.origin import changes_text, origin_text
 
 
@@ -38,7 +38,9 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str) -> int:
     store = opened_store()
     from trainer.store.snapshots import list_snapshots
 
-    found = list_snapshots(store, kind)
+    damage: list[DamagedObjectError] = []
+    found = list_snapshots(store, kind, damage)
+    note_damage(damage)
     if not found:
         screen.print(nothing)
         return ExitCode.DONE

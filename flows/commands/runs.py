@@ -6,29 +6,30 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
 from flows.cli import Parser
-from flows.commands import columns, console, nothing_stored, opened_store
+from flows.commands import columns, console, note_damage, nothing_stored, opened_store
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
 from flows.views.terminal import duration
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
-from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, UsageError
+from trainer.masking import without_secrets
+from trainer.runner.wandb_setup import SECRETS
 from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from trainer.store.runs import RunState
-
-ALIVE = timedelta(seconds=60)
-"""A run that goes on renews its state every few seconds; one that was silent for longer was killed."""
 
 
 def show_all(argv: Sequence[str]) -> int:
@@ -39,16 +40,20 @@ def show_all(argv: Sequence[str]) -> int:
         screen.print("No runs yet. `pippa train smoke` is one.")
         return ExitCode.DONE
     store = opened_store()
+    from trainer.store import clock
     from trainer.store.runs import list_runs
 
-    found = list_runs(store)
+    damage: list[DamagedObjectError] = []
+    found = list_runs(store, damage)
     table = columns("run", "status", "step", "loss", "took", "")
     colours = {"done": "green", "failed": "red", "running": "cyan"}
+    now = cache(lambda: clock.store_time(store))
     for run in found:
         state = run.state
         status = state.status if state else "preparing"
-        if (state is None or state.active) and not is_alive(state.updated if state else run.spec.created):
-            status = "lost"
+        if state is None or state.active:
+            with suppress(StoreError):  # a full one has no time to tell
+                status = status if _lives(store, run.spec.run_id, state, now) else "lost"
         loss = state.metrics.get("loss") if state else None
         took = (
             duration(((state.ended or state.updated) - state.started).total_seconds())
@@ -64,6 +69,7 @@ def show_all(argv: Sequence[str]) -> int:
             escape(state.message.partition("\n")[0]) if state and status == "failed" else "",
         )
     screen.print(table)
+    note_damage(damage)
     return ExitCode.DONE
 
 
@@ -120,7 +126,7 @@ def sync(argv: Sequence[str]) -> int:
         if not parts:
             raise UsageError(f"{arguments.run} recorded nothing offline.", f"`pippa runs show {arguments.run}`.")
         key = secret_from(os.environ, "WANDB_API_KEY")
-        environ = {**os.environ, **({"WANDB_API_KEY": key} if key else {})}
+        environ = {**without_secrets(os.environ, SECRETS), **({"WANDB_API_KEY": key} if key else {})}
         uploaded = _wandb_sync(parts, environ)
     if not uploaded:
         raise PippaError("W&B did not take it.", "`wandb login`, or set WANDB_API_KEY; its files stay in the store.")
@@ -138,6 +144,12 @@ def resume(argv: Sequence[str]) -> int:
         choices=LAUNCHERS,
         help="as of `pippa train`; by default docker for a run that was trained in an image",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also a run that was heard of within the last minute: only where you know that nothing of it is alive, "
+        "its machine is off for example. Else it is trained twice.",
+    )
     arguments = parser.parse_args(argv)
     if chosen_launcher(arguments.launcher) == "remote":
         if not RUN_ID.fullmatch(arguments.run):
@@ -148,7 +160,8 @@ def resume(argv: Sequence[str]) -> int:
     spec, state = _resumable(store, arguments.run)
     launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
     assert launcher != "remote"  # noqa: S101 - that was seen to above
-    _require_not_elsewhere(spec, state, launcher)
+    if not arguments.force:
+        _require_not_elsewhere(store, spec, state, launcher)
     return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
 
 
@@ -198,9 +211,16 @@ def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
     return process.returncode == 0 and not said_error
 
 
-def is_alive(updated: datetime) -> bool:
-    """Whether a run that was heard of then can still be going on."""
-    return datetime.now(UTC) - updated < ALIVE
+def _lives(store: ObjectStore, run_id: str, state: RunState | None, now: Callable[[], datetime]) -> bool:
+    """Whether an unfinished run goes on. Where it runs or ran is known best; from elsewhere its last word tells.
+
+    ``now`` asks for the store's time. Raises ``StoreError``.
+    """
+    from trainer.runner.workspace import is_held
+    from trainer.store import heartbeat
+
+    held = is_held(state.lock) if state else None
+    return heartbeat.is_alive(store, run_id, now()) if held is None else held
 
 
 def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | None]:
@@ -213,9 +233,12 @@ def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | Non
     return spec, state
 
 
-def _require_not_elsewhere(spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
+def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
     """Raise ``UsageError`` for a run that goes on where ``launcher`` would not find it: it would be trained twice."""
-    if state is None or not state.active or not is_alive(state.updated):
+    from trainer.store import clock
+
+    now = partial(clock.store_time, store)
+    if state is None or not state.active or not _lives(store, spec.run_id, state, now):
         return
     if launcher == "docker":
         from flows.launch.docker.launcher import DockerLauncher
@@ -227,5 +250,6 @@ def _require_not_elsewhere(spec: RunSpec, state: RunState | None, launcher: Laun
         f"{spec.run_id} still trains: it was heard of a moment ago, at step {state.step}/{state.of}.",
         f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
         + (attach if spec.image else "")
-        + "One that was killed can be resumed a minute after its last word.",
+        + f"One that was killed can be resumed a minute after its last word, or, where nothing of it can be alive "
+        f"(its machine is off), at once: `pippa runs resume {spec.run_id} --force`.",
     )

@@ -11,7 +11,9 @@ from pathlib import Path
 from flows.cli import Parser
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import pippa_home, secret_from
+from trainer.disk import private_folder
 from trainer.errors import UsageError
+from trainer.masking import without_secrets
 
 HOST = "127.0.0.1"
 PORT = 4200
@@ -30,9 +32,12 @@ def server(argv: Sequence[str]) -> int:
     parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on (default: {PORT})")
     arguments = parser.parse_args(argv)
     home = pippa_home()
-    environ = {**os.environ, **server_environment(home)}
+    keep = [name for name in os.environ if name.startswith("PREFECT_")]
+    environ = {**without_secrets(os.environ, keep), **server_environment(home)}
     _require_password(arguments.host, environ)
-    Path(environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    private_folder(home)
+    private_folder(Path(environ["PREFECT_HOME"]))
+    os.umask(0o077)  # its database holds what every training said
     command = [sys.executable, "-m", "prefect", "server", "start"]
     # The process becomes the server: whoever supervises it signals the server itself.
     os.execve(  # noqa: S606 - a list, no shell

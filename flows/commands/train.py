@@ -156,15 +156,13 @@ def _check_folders(config: FinetuneConfig) -> list[Problem]:
     Raises ``DatasetError`` with every problem and its fix.
     """
     from trainer.importers import is_folder
+    from trainer.importers.generations import require_trainable
 
+    require_trainable(config)
     warnings = []
     for name in config.dataset_path:
         if is_folder(name):
             warnings += check_folder(name, config.data_config, config.data_options).warnings
-    if is_folder(config.base_model_path) and not (Path(config.base_model_path).expanduser() / "config.json").is_file():
-        raise UsageError(
-            f"{config.base_model_path} is not a model: it has no config.json.", "Name the folder that has one."
-        )
     return warnings
 
 

@@ -18,6 +18,7 @@ from flows.embedded.prefect import answers, given_api
 from flows.launch import LauncherName
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.settings import S3Settings, pippa_home
+from trainer.disk import private_folder
 from trainer.errors import PippaError, UsageError
 from trainer.runner.run_spec_builder import engine_from
 
@@ -61,6 +62,7 @@ def _environment(home: Path) -> None:
             "Set it and its keys, such as those of the compose stack's MinIO (docs/stack.md) or of a bucket.",
         )
     S3Settings.from_environ()
+    private_folder(home)
     os.environ["PIPPA_HOME"] = str(home)
     keep_bytecode(home)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")

@@ -139,6 +139,14 @@ class TestDryRun:
         assert pippa(capsys, "train", preset, "--dry-run")[0] == 0
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.parametrize(
+        ("number", "what"), [("1.7", "this preset trains GR00T N1.5"), ("1.6", "does not support")]
+    )
+    def test_a_base_model_of_another_generation_is_refused(self, capsys, number, what):
+        name = f"nvidia/GR00T-N{number}-3B"
+        code, out, err = pippa(capsys, "train", "smoke", "--dry-run", "--base-model-path", name)
+        assert code == 2 and out == "" and what in err and "nvidia/GR00T-N1.5-3B" in err
+
     def test_every_value_has_its_origin(self, capsys):
         _, out, _ = pippa(capsys, "train", "smoke", "--dry-run", *self.FLAGS)
         _, config, provenance = resolve("smoke", self.FLAGS)

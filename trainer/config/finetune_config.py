@@ -1,7 +1,8 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``: how a dataset is read that contradicts itself, what is held out, what is evaluated.
+them ``OWN_FIELDS``: how a dataset is read that contradicts itself, what is held out, and (``RUN_FIELDS``) what the
+run keeps and evaluates.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -133,6 +134,12 @@ class FinetuneConfig(BaseModel):
     """Checkpoints to evaluate after the training: every one of them (intermediate ones on two episodes), the last, or
     none."""
 
+    keep_last: Annotated[int, Field(ge=0)] = 0
+    """Keep the newest K of the run's checkpoints in the object store, and those with an alias; 0 keeps all."""
+
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
+
     @property
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
@@ -156,11 +163,10 @@ class FinetuneConfig(BaseModel):
         return value if isinstance(value, str) else to_document(value)
 
 
-OWN_FIELDS = ("video_alignment", "recompute_statistics", "holdout", "evaluate")
+RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
+"""For the run around the engine, which never hears of them."""
+OWN_FIELDS = ("video_alignment", "recompute_statistics", "holdout", *RUN_FIELDS)
 """What upstream's script doesn't take."""
-
-RUN_FIELDS = ("evaluate",)
-"""Those of them that are no concern of an engine: the run does them after it."""
 
 
 def field_help() -> dict[str, str]:

@@ -46,7 +46,7 @@ def _store(out: Callable[[str], object]) -> int:
         return ExitCode.DONE
     try:
         store = open_store()
-        store.create()
+        store.open()
     except PippaError as error:
         out(f"{'object store':<14} {error.message} {error.hint}\n")
         return int(error.exit_code)

@@ -34,6 +34,8 @@ INIT_TIMEOUT_SECONDS = 30
 PROBE_TIMEOUT_SECONDS = 10
 LINEAGE = "PIPPA_LINEAGE"
 """JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
+SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
+"""What W&B itself needs of an environment."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
@@ -93,7 +95,7 @@ def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := netrc_key(environ)):
         return offline, _offline("There is no W&B key on this machine")
     if key and (reason := _refused(_base_url(environ), key)):
-        return {**given, **offline}, _offline(reason)
+        return offline, _offline(reason)
     return given, None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict
@@ -96,6 +97,29 @@ def replaces(ours: CheckpointEntry, theirs: CheckpointEntry | None) -> str | Non
     if found.ours < found.theirs or not may_be_best(theirs):
         return f"{found.rests_on}: {found.ours:.4g} instead of {found.theirs:.4g} of {theirs.name}"
     return None
+
+
+def best_of(entries: Iterable[CheckpointEntry]) -> CheckpointEntry | None:
+    """What ``<preset>/best`` should name of all its ``entries``, decided one after the other; None for none."""
+    tracks: dict[str, CheckpointEntry] = {}
+    last = None
+    for entry in sorted(entries, key=lambda entry: (entry.created, entry.step)):
+        if replaces(entry, tracks.get(track(entry))) is not None:
+            tracks[track(entry)] = last = entry
+    return last
+
+
+def best_of_each_run(entries: Iterable[CheckpointEntry]) -> set[str]:
+    """Of each run the checkpoint with the lowest error, of those evaluated by the full protocol where there are any; of
+    runs that were not evaluated none.
+    """
+    by_run: dict[str, list[tuple[bool, float, int, str]]] = {}
+    for entry in entries:
+        error = entry.metrics.get(BEST_METRIC, math.nan)
+        if math.isfinite(error):
+            full = entry.evaluation is not None and entry.evaluation.full
+            by_run.setdefault(entry.run_id, []).append((not full, error, -entry.step, entry.name))
+    return {min(own)[3] for own in by_run.values()}
 
 
 def _has_learned_elsewhere(entry: CheckpointEntry) -> bool:
