@@ -34,6 +34,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("train", "PRESET [--flag …]", "train a preset, watch it, keep its checkpoints", "train:train"),
+    Command("evaluate", "NAME …", "which checkpoint, and did it learn the task?", "evaluate:evaluate"),
     Command("presets", "", "the presets", "presets:overview"),
     Command("presets compare", "A B …", "what differs between presets, and why", "presets:compare"),
     Command("data list", "", "datasets in the object store", "data:show_all"),
