@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
+from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
@@ -17,14 +17,16 @@ from trainer.version import version
 USAGE = """\
 usage: trainer COMMAND …
 
-  run PRESET [--flag …]       train, upload checkpoints while it goes on, evaluate
-  run --run-id RUN            the same for a run whose spec is in the object store; continues where it stopped
-  prepare dataset NAME        import a dataset into the object store (hub id, git+…, s3://…, a folder, a known name)
-  prepare base-model NAME     import a base model into the object store (a folder, a hub id, tiny)
-  finetune [--flag …]         the native engine alone, with the flags of Isaac-GR00T's gr00t_finetune.py
-  evaluate [--flag …]         open-loop evaluation of one checkpoint
-  doctor                      what this machine has: versions, devices, object store
+  run PRESET [--flag …]    train, upload checkpoints meanwhile, evaluate
+  run --run-id RUN         carry out or continue a run of the object store
+  prepare dataset NAME     import a dataset into the object store
+  prepare base-model NAME  import a base model into the object store
+  finetune [--flag …]      the native engine alone, with upstream's flags
+  evaluate [--flag …]      evaluate one checkpoint, open loop
+  doctor                   check this machine: devices, versions, object store
   --version
+
+`trainer COMMAND --help` explains a command.
 """
 
 
@@ -65,9 +67,10 @@ def report(error: PippaError) -> None:
 
 def _known(error: Exception) -> PippaError | None:
     from trainer.config.settings import pippa_home
+    from trainer.disk import unwritable
     from trainer.runner.workspace import as_pippa_error
 
-    return as_pippa_error(error, pippa_home())
+    return as_pippa_error(error, pippa_home()) or unwritable(error, pippa_home())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -82,7 +85,7 @@ def _dispatch(argv: list[str]) -> int:
         case "finetune" | "evaluate":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
-            argparse.ArgumentParser("trainer doctor", description="Print what this machine has.").parse_args(rest)
+            Parser("trainer doctor", description="Print what this machine has.").parse_args(rest)
             from trainer.runner.doctor import main as doctor
 
             return doctor()
@@ -102,7 +105,7 @@ def _dispatch(argv: list[str]) -> int:
 def _prepare(argv: list[str]) -> int:
     from trainer.data.configs import declared
 
-    parser = argparse.ArgumentParser("trainer prepare", description="Import a dataset or base model into the store.")
+    parser = Parser("trainer prepare", description="Import a dataset or base model into the store.")
     parser.add_argument("kind", choices=["dataset", "base-model"])
     parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
     parser.add_argument("--name", dest="store_name", help="its name in the store")

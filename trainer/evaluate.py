@@ -5,8 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import tyro
-
 from trainer.events import Emitter
 
 
@@ -17,10 +15,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.evaluation.registered import main as registered
 
         return registered(given)
+    from trainer.config.flags import parse
     from trainer.evaluation.folder import EvaluateOptions, evaluate
 
-    options = tyro.cli(EvaluateOptions, args=given, prog="trainer evaluate")
-    evaluate(options, Emitter())
+    evaluate(parse(EvaluateOptions, given, "trainer evaluate"), Emitter())
     return 0
 
 

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from flows.views.forecast import Plan, print_forecast
 from flows.views.presets_table import cameras, components
-from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, to_argv
+from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, pinned, to_argv
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home, secret_from

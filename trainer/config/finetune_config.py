@@ -1,7 +1,7 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``, which say how a dataset is read that contradicts itself.
+them ``OWN_FIELDS``, which upstream lacks.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -123,6 +123,10 @@ class FinetuneConfig(BaseModel):
     recompute_statistics: bool = False
     """Normalise with statistics computed from the data, though meta/stats.json has some."""
 
+    upstream_exact: bool = False
+    """Do as upstream does even where that is worse: attend to padding tokens, so that a sample's result depends on its
+    batch, and with lora_rank leave the embodiment's projector untrained. Native engine only."""
+
     @property
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
@@ -140,8 +144,43 @@ class FinetuneConfig(BaseModel):
         return value if isinstance(value, str) else to_document(value)
 
 
-OWN_FIELDS = ("video_alignment", "recompute_statistics")
+OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact")
 """What upstream's script doesn't take."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": (
+        "dataset_path",
+        "data_config",
+        "embodiment_tag",
+        "video_alignment",
+        "recompute_statistics",
+        "balance_dataset_weights",
+        "balance_trajectory_weights",
+    ),
+    "model": (
+        "base_model_path",
+        "tune_llm",
+        "tune_visual",
+        "tune_projector",
+        "tune_diffusion_model",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_full_model",
+        "upstream_exact",
+    ),
+    "optimisation": (
+        "batch_size",
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "warmup_ratio",
+        "gradient_accumulation_steps",
+    ),
+    "machine": ("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "checkpoints and reports": ("output_dir", "save_steps", "resume", "report_to"),
+}
+"""Every field, in the groups that ``--help`` shows."""
 
 
 def field_help() -> dict[str, str]:
