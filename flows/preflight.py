@@ -20,7 +20,7 @@ from trainer.config.argv import require_engine_can
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import S3Settings, frame_cache_bytes, pippa_home, upload_patience
-from trainer.disk import require_writable
+from trainer.disk import require_home, require_writable
 from trainer.errors import ServerError, UsageError, require_all
 from trainer.importers.names import Folder, Kind, parse
 from trainer.runner.run_spec_builder import require_engine_here
@@ -58,7 +58,7 @@ def _of_the_flags(config: FinetuneConfig, launcher: str, engine: Engine) -> Iter
 
 def _of_the_machine(config: FinetuneConfig, launcher: str) -> Iterator[Check]:
     home = pippa_home()
-    yield partial(require_writable, home, "PIPPA_HOME", "Set PIPPA_HOME to a folder that you may write to.")
+    yield partial(require_home, home)
     if launcher == "process":
         yield partial(_require_gpus, config)
         folder = Path(config.output_dir).expanduser()

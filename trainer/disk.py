@@ -39,6 +39,11 @@ def require_writable(folder: Path, what: str, cure: str) -> None:
         raise UsageError(f"{what}: can't write to {folder} ({reason}).", cure) from None
 
 
+def require_home(home: Path) -> None:
+    """Raise ``UsageError`` unless ``home``, the folder ``PIPPA_HOME``, can be written in or made."""
+    require_writable(home, "PIPPA_HOME", "Set PIPPA_HOME to a folder that you may write to.")
+
+
 def unwritable(error: BaseException, home: Path) -> PippaError | None:
     """``error`` as a user's to cure, if it says that a path can't be written or read."""
     if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):

@@ -24,6 +24,7 @@ from flows import compose_discovery, earlier_store
 from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.command_line import Parser
 from trainer.config.settings import pippa_home
+from trainer.disk import require_home
 from trainer.events import every
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store, store_folder
@@ -92,7 +93,10 @@ def nothing_stored() -> bool:
 
 def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
-    _look_around(pippa_home())
+    home = pippa_home()
+    _look_around(home)
+    if not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(home).is_dir():
+        require_home(home)
     store = open_store()
     store.create()
     return store

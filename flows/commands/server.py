@@ -14,7 +14,7 @@ from pathlib import Path
 from flows.commands import Add
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import pippa_home, secret_from
-from trainer.disk import require_writable
+from trainer.disk import require_home
 from trainer.errors import UsageError, require_all
 
 HOST = "127.0.0.1"
@@ -42,7 +42,7 @@ def server(arguments: Namespace) -> int:
     checks = (
         lambda: _require_password(arguments.host, environ),
         lambda: _require_port(arguments.host, arguments.port),
-        lambda: require_writable(home, "PIPPA_HOME", "Set PIPPA_HOME to a folder that you may write to."),
+        lambda: require_home(home),
     )
     require_all(checks)
     Path(environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)

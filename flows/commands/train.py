@@ -16,6 +16,7 @@ from flows import preflight
 from flows.commands import Add, console
 from flows.commands.data import check_folder, print_warnings
 from flows.launch import LauncherName
+from flows.views.failure import after_failure
 from trainer.config.argv import Resolved
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import DEFAULT, PRESETS
@@ -175,4 +176,4 @@ def _say_failure(screen: Console, home: Path, run_id: str, error: PippaError) ->
     logs = [file for name in ("log.txt", "trainer.log") if (file := folder / name).is_file()]
     if logs:
         screen.print(f"log   {escape(str(logs[0]))}", soft_wrap=True)
-        screen.print(f"next  once fixed: [bold]pippa runs resume {run_id}[/]", soft_wrap=True)
+        screen.print(f"next  {after_failure(run_id, error.exit_code)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
+from flows.views.failure import can_be_resumed
 from flows.views.presets_table import components
 from flows.views.terminal import duration, size
 from trainer.config.run_spec import RunSpec
@@ -51,6 +52,7 @@ class Report(BaseModel):
     """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
     wandb_url: str | None
     warnings: list[str]
+    exit_code: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -112,6 +114,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
         offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
+        exit_code=state.exit_code if state else None,
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
     )
 
@@ -158,6 +161,8 @@ def _rows(report: Report) -> Mapping[str, str]:
 
 def next_command(report: Report) -> str:
     """What most people do next."""
+    if report.status == "failed" and not can_be_resumed(report.exit_code):
+        return f"pippa train {report.spec.preset} --help"
     if report.status in ("failed", "stopped"):
         return f"pippa runs resume {report.run_id}"
     if report.checkpoints:

@@ -22,6 +22,7 @@ from trainer.config.run_spec import RunSpec, new_run_id
 from trainer.config.settings import pippa_home, secret_from, upload_patience
 from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.data.config_file import to_json
+from trainer.disk import require_home
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.forecast import advice, read_sections
@@ -64,6 +65,7 @@ def _new(arguments: Namespace, signals: Signals) -> int:
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
+    require_home(pippa_home())
     store = open_store()
     store.create()
     emit = Emitter()
