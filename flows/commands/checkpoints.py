@@ -128,7 +128,7 @@ def show(arguments: Namespace) -> int:
         "base model": f"{spec.base_model.name}@{spec.base_model.digest}" + (f", {license_}" if license_ else ""),
         "engine": f"{spec.engine}, pippa {spec.git_sha or 'of unknown commit'}"
         + (f", image {spec.image}" if spec.image else ""),
-        "W&B": entry.wandb_run or f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}",
+        "W&B": entry.wandb_run or spec.wandb.path,
         **{name: f"{value:.6g}" for name, value in entry.metrics.items()},
     }.items():
         table.add_row(f"[dim]{escape(title)}[/]", escape(value))

@@ -17,6 +17,8 @@ from flows.commands.train import chosen_launcher
 from flows.embedded.prefect import answers, given_api
 from flows.launch import LauncherName
 from flows.settings import keep_bytecode, prefect_environment
+from trainer.config.preset_files import SETTING as PRESETS_SETTING
+from trainer.config.preset_files import presets_file
 from trainer.config.settings import S3Settings, pippa_home
 from trainer.errors import ServerError, UsageError
 from trainer.runner.run_spec_builder import engine_from
@@ -65,6 +67,8 @@ def _environment(home: Path) -> None:
             "Set it and its keys, such as those of the compose stack's MinIO (docs/stack.md) or of a bucket.",
         )
     S3Settings.from_environ()
+    if file := presets_file():
+        os.environ[PRESETS_SETTING] = str(file)  # flows run in another folder
     os.environ["PIPPA_HOME"] = str(home)
     keep_bytecode(home)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")

@@ -22,6 +22,7 @@ from prefect.states import Cancelling
 
 from flows.orchestration.artifacts import EVENT, resource_of
 from flows.orchestration.deployments import POOL
+from flows.orchestration.parameters import as_form
 from trainer.config.run_spec import Engine
 from trainer.errors import ExitCode, UsageError
 from trainer.events import DoneEvent, ErrorEvent, Event, parse_event
@@ -69,7 +70,7 @@ def submit(
             f"The Prefect server has no deployment train/{preset}.",
             "`pippa worker` on the machine that trains registers them; is its version the same as yours?",
         ) from None
-    parameters: dict[str, Any] = {"overrides": overrides, "run_id": run_id}
+    parameters: dict[str, Any] = {"overrides": as_form(overrides), "run_id": run_id}
     if engine is not None:
         parameters["engine"] = engine
     try:

@@ -49,7 +49,7 @@ def print_plan(
         "engine": engine,
         "object store": environ.get("PIPPA_S3_ENDPOINT") or f"the folder {store_folder(pippa_home(environ))}",
         "Prefect": environ.get("PREFECT_API_URL") or f"embedded, in {pippa_home(environ) / 'prefect'}",
-        "W&B": f"{wandb.entity}/{wandb.project}, tags {', '.join(wandb.tags)}; {_wandb_mode(config, environ)}",
+        "W&B": f"{wandb.entity or 'your default entity'}/{wandb.project}, tags {', '.join(wandb.tags)}; {_wandb_mode(config, environ)}",
     }.items():
         table.add_row(title, escape(value))
     console.print(table)

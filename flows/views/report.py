@@ -16,6 +16,7 @@ from flows.views.terminal import duration, size
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
 from trainer.events import CheckpointEvent, ErrorEvent, ProgressEvent, WarningEvent, parse_event
+from trainer.runner.wandb_setup import URL_FILE
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
 
@@ -135,8 +136,8 @@ def _wandb_url(spec: RunSpec, folder: Path) -> str | None:
     """The page of the W&B run; known only where it ran online, which leaves a folder ``run-*``."""
     if not list((folder / "wandb").glob("run-*")):
         return None
-    wandb = spec.wandb
-    return f"https://wandb.ai/{wandb.entity}/{wandb.project}/runs/{wandb.run_id}"
+    told = folder / "wandb" / URL_FILE
+    return told.read_text().strip() if told.is_file() else spec.wandb.url
 
 
 def _rows(report: Report) -> Mapping[str, str]:

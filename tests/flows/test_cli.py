@@ -145,7 +145,15 @@ class TestDryRun:
             assert provenance[name] in rows[name].split(), rows[name]
         assert provenance["batch_size"] == "flag" and provenance["max_steps"] == "preset"
         assert provenance["lora_rank"] == "default"
-        for word in ("ego_view", "tiny (generated)", "process", "native", "wild-ai/pippa", "the folder", "embedded"):
+        for word in (
+            "ego_view",
+            "tiny (generated)",
+            "process",
+            "native",
+            "your default entity/pippa",
+            "the folder",
+            "embedded",
+        ):
             assert word in out
         assert config.batch_size == 4
 

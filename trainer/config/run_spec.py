@@ -45,11 +45,24 @@ class WandbSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     entity: str
+    """Empty for the default entity of whoever the key belongs to."""
     project: str
     name: str
     run_id: str
     group: str
     tags: list[str] = []
+    site: str = "https://wandb.ai"
+    """Address of W&B's pages."""
+
+    @property
+    def path(self) -> str:
+        """``entity/project/run id``, as far as it is known."""
+        return "/".join(part for part in (self.entity, self.project, self.run_id) if part)
+
+    @property
+    def url(self) -> str | None:
+        """The page of the run; None where the entity is not known."""
+        return f"{self.site}/{self.entity}/{self.project}/runs/{self.run_id}" if self.entity else None
 
 
 class RunSpec(BaseModel):
