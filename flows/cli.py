@@ -61,6 +61,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("runs cancel", "RUN", "stop a run on another machine"),
     Command("server", "", "run a team's Prefect server and its UI"),
     Command("worker", "", "run what is started or scheduled in Prefect"),
+    Command("doctor", "[PRESET]", "check this machine before a training"),
     Command("completion", "bash", "print completions for bash, zsh or tcsh"),
 )
 _BY_WORDS = {command.words: command for command in COMMANDS}

@@ -85,10 +85,7 @@ def _dispatch(argv: list[str]) -> int:
         case "finetune" | "evaluate":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
-            Parser("trainer doctor", description="Print what this machine has.").parse_args(rest)
-            from trainer.runner.doctor import main as doctor
-
-            return doctor()
+            return _doctor(rest)
         case "-h" | "--help" | "help":
             sys.stdout.write(USAGE)
             return ExitCode.DONE
@@ -100,6 +97,21 @@ def _dispatch(argv: list[str]) -> int:
     near = difflib.get_close_matches(command, ["run", "prepare", "finetune", "evaluate", "doctor"], n=1)
     hint = f"Did you mean `trainer {near[0]}`?" if near else "`trainer --help` lists the commands."
     raise UsageError(f"There is no command `trainer {command}`.", hint)
+
+
+def _doctor(argv: list[str]) -> int:
+    from trainer.config.presets import all_presets
+
+    parser = Parser("trainer doctor", description="Say what stands between this machine and a training, with cures.")
+    known = all_presets()
+    parser.add_argument(
+        "preset", metavar="PRESET", nargs="?", choices=list(known), help="compare with this preset's needs"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    arguments = parser.parse_args(argv)
+    from trainer.runner.doctor import main
+
+    return main(known[arguments.preset] if arguments.preset else None, as_json=arguments.json)
 
 
 def _prepare(argv: list[str]) -> int:
