@@ -148,7 +148,7 @@ def with_output_matrix(base_model: Path, folder: Path) -> Path:
     """
     from safetensors.torch import load_file, save_file
 
-    from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
+    from trainer.gr00t.n15.model import EMBEDDINGS, LM_HEAD
 
     folder.mkdir()
     shutil.copy(base_model / "config.json", folder)

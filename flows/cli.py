@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import importlib
 import os
 import signal
@@ -14,7 +15,11 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from trainer.command_line import Parser
+from trainer.config.settings import pippa_home
+from trainer.disk import as_disk_full, unwritable
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.output import masked_output, silence_lost_output
+from trainer.stop_signals import stop_signals
 from trainer.version import version
 
 
@@ -52,6 +57,8 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints verify", "NAME", "hash a checkpoint's files in the store"),
     Command("checkpoints alias", "ALIAS NAME", "give a checkpoint a name"),
     Command("checkpoints gc", "[--delete]", "remove what nothing refers to"),
+    Command("store check", "[--repair]", "find what is damaged in the store"),
+    Command("store create", "", "create the bucket PIPPA_S3_BUCKET names"),
     Command("runs list", "", "list runs and how they ended"),
     Command("runs show", "RUN", "show a run's report"),
     Command("runs pull", "RUN FOLDER", "download a run's plots, log and events"),
@@ -71,6 +78,7 @@ GROUP_TITLES = {
     "data": "datasets in the object store",
     "models": "base models in the object store",
     "checkpoints": "the checkpoint registry",
+    "store": "the object store itself",
     "runs": "trainings, and how they went",
 }
 
@@ -117,13 +125,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     A ``PippaError`` becomes its message and hint on stderr; a traceback comes only with ``PIPPA_DEBUG=1``.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _terminated)
+    for number in stop_signals():
+        if number != signal.SIGINT:
+            signal.signal(number, _terminated)
     try:
         from flows.settings import load_environment
 
         load_environment()
-        return int(dispatch(list(sys.argv[1:] if argv is None else argv)))
+    except PippaError as error:
+        return _complain(error.message, error.hint, error.exit_code)
+    with masked_output(os.environ):
+        return _answered(list(sys.argv[1:] if argv is None else argv))
+
+
+def _answered(argv: list[str]) -> int:
+    """``dispatch``, with every error told on stderr."""
+    try:
+        return int(dispatch(argv))
     except PippaError as error:
         return _complain(error.message, error.hint, error.exit_code)
     except SystemExit as end:
@@ -137,6 +155,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.EIO and silence_lost_output():
+            return ExitCode.HANGUP  # the terminal is gone, and its signal is still to come
         if os.environ.get("PIPPA_DEBUG") == "1":
             raise
         if known := _known(error):
@@ -203,25 +223,17 @@ def overview() -> str:
 
 def _unknown(word: str) -> NoReturn:
     names = dict.fromkeys(command.words.split()[0] for command in COMMANDS)
-    near = difflib.get_close_matches(word, names, n=1) or [
-        command.words for command in COMMANDS if command.words.split()[-1] == word
-    ]
-    if not near:
-        from trainer.config.presets import PRESETS
+    from trainer.config.presets import PRESETS
 
-        if word in PRESETS:
-            near = [f"train {word}"]
+    near = [f"train {word}"] if word in PRESETS else difflib.get_close_matches(word, names, n=1)
+    near = near or [command.words for command in COMMANDS if command.words.split()[-1] == word]
     hint = f"Did you mean `pippa {near[0]}`? " if near else ""
     raise UsageError(f"There is no command `pippa {word}`.", f"{hint}`pippa` alone lists the commands.")
 
 
 def _known(error: Exception) -> PippaError | None:
     """``error`` as one that a user can cure: a full disk, a path that can't be written."""
-    from trainer.config.settings import pippa_home
-    from trainer.disk import unwritable
-    from trainer.runner.workspace import as_pippa_error
-
-    return as_pippa_error(error, pippa_home()) or unwritable(error, pippa_home())
+    return as_disk_full(error, pippa_home()) or unwritable(error, pippa_home())
 
 
 def _complain(message: str, hint: str, code: int) -> int:
@@ -235,6 +247,7 @@ def _complain(message: str, hint: str, code: int) -> int:
 
 def _terminated(number: int, _frame: FrameType | None) -> None:
     """SIGTERM and SIGHUP unwind the process, so that no server and no trainer is left."""
+    silence_lost_output()
     sys.exit(128 + number)
 
 

@@ -96,6 +96,7 @@ def main() -> None:
     # Docker makes .pippa as root's where there is none; whoever owns the checkout must be able to use it.
     owner = Path("/run/compose.yaml").stat()
     os.chown(host, owner.st_uid, owner.st_gid)
+    host.chmod(0o700)
     made = write(
         parse(Path("/run/given").read_text()), Path("/run/pippa"), host / "stack", (owner.st_uid, owner.st_gid)
     )

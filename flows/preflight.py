@@ -22,6 +22,7 @@ from trainer.config.run_spec import Engine
 from trainer.config.settings import S3Settings, frame_cache_bytes, pippa_home, upload_patience
 from trainer.disk import require_home, require_writable
 from trainer.errors import ServerError, UsageError, require_all
+from trainer.importers.generations import require_trainable
 from trainer.importers.names import Folder, Kind, parse
 from trainer.runner.run_spec_builder import require_engine_here
 from trainer.store.stores import open_store, store_folder
@@ -54,6 +55,7 @@ def _of_the_flags(config: FinetuneConfig, launcher: str, engine: Engine) -> Iter
     for name in config.dataset_path:
         yield partial(_require_name, "dataset", name, launcher)
     yield partial(_require_name, "model", config.base_model_path, launcher)
+    yield partial(require_trainable, config)
 
 
 def _of_the_machine(config: FinetuneConfig, launcher: str) -> Iterator[Check]:
@@ -84,7 +86,7 @@ def _store() -> Any:
     if not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(pippa_home()).is_dir():
         return None
     store = open_store()
-    store.create()
+    store.open()
     return store
 
 
@@ -92,9 +94,8 @@ def _require_name(kind: Kind, name: str, launcher: str) -> None:
     source = parse(kind, name)
     if not isinstance(source, Folder):
         return
-    folder = source.existing()
-    if kind == "model" and not (folder / "config.json").is_file():
-        raise UsageError(f"{name} is not a model: it has no config.json.", "Name the folder that has one.")
+    if kind == "dataset":
+        source.existing()
     if launcher == "remote":
         push = "pippa data push" if kind == "dataset" else "pippa models add"
         flag = "--dataset-path" if kind == "dataset" else "--base-model-path"

@@ -44,6 +44,15 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden_n17() -> Path:
+    """The same of N1.7."""
+    folder = SHARED / "golden-n17"
+    if not folder.is_dir():
+        pytest.skip("upstream's golden tensors of N1.7 are not beside this checkout (../shared/golden-n17)")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def device() -> torch.device:
     """The GPU of a test marked ``gpu``; with PIPPA_GPU_TESTS=cpu the CPU, so that these tests are run where none is."""
     import torch

@@ -12,6 +12,7 @@ from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
+from trainer.output import masked_output
 from trainer.version import version
 
 USAGE = """\
@@ -36,8 +37,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     Every ``PippaError`` becomes two lines on stderr and an ``error`` event on stdout; a traceback only with
     ``PIPPA_DEBUG=1``, or when the error is a defect of pippa.
     """
+    with masked_output(os.environ):
+        _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> None:
     try:
-        sys.exit(_dispatch(list(sys.argv[1:] if argv is None else argv)))
+        sys.exit(_dispatch(argv))
     except PippaError as error:
         if os.environ.get("PIPPA_DEBUG") == "1":
             traceback.print_exc()
@@ -52,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except Exception as error:
         known = _known(error)
         if known is None:
-            raise
+            traceback.print_exc()  # here, and not by Python itself, secrets are masked
+            sys.exit(int(ExitCode.FAILED))
         report(known)
         sys.exit(int(known.exit_code))
 
@@ -67,10 +74,9 @@ def report(error: PippaError) -> None:
 
 def _known(error: Exception) -> PippaError | None:
     from trainer.config.settings import pippa_home
-    from trainer.disk import unwritable
-    from trainer.runner.workspace import as_pippa_error
+    from trainer.disk import as_disk_full, unwritable
 
-    return as_pippa_error(error, pippa_home()) or unwritable(error, pippa_home())
+    return as_disk_full(error, pippa_home()) or unwritable(error, pippa_home())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -129,10 +135,12 @@ def _prepare(argv: list[str]) -> int:
 
     from trainer import importers
     from trainer.config.settings import pippa_home
+    from trainer.disk import private_folder
     from trainer.store.stores import open_store
 
+    private_folder(pippa_home())
     store = open_store()
-    store.create()
+    store.open()
     work = importers.downloads_folder(pippa_home())
 
     emit = Emitter()

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -15,11 +16,45 @@ from typing import IO, TypeGuard
 from trainer.errors import DiskFullError, PippaError, UsageError
 
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+_FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|ENOSPC|disk is full", re.IGNORECASE)
 
 
 def is_disk_full(error: BaseException) -> TypeGuard[OSError]:
     """Whether ``error`` says that there is no space left."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def says_full(text: str) -> bool:
+    """Whether the words of a program say that there is no space left."""
+    return _FULL.search(text) is not None
+
+
+def as_disk_full(error: BaseException, where: Path | str) -> DiskFullError | None:
+    """``error`` as one with a cure when a full disk is what caused it, however deep; ``where`` if it names no file.
+
+    Libraries wrap what the system said (pyarrow, safetensors), or say it in their own words (SQLite).
+    """
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, DiskFullError):
+            return cause
+        if is_disk_full(cause):
+            return disk_full(cause.filename or where)
+        if says_full(str(cause)):
+            return disk_full(where)
+        seen.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return None
+
+
+def disk_full(where: Path | str) -> DiskFullError:
+    """No space left at ``where``, and what may be freed."""
+    return DiskFullError(
+        f"No space left on the disk of {where}.",
+        "Free some: `cache/` and finished runs under PIPPA_HOME can go (what the store has is pulled again when "
+        "needed), or set PIPPA_HOME to a larger disk, or save less often (--save-steps).",
+    )
 
 
 def require_writable(folder: Path, what: str, cure: str) -> None:
@@ -33,8 +68,8 @@ def require_writable(folder: Path, what: str, cure: str) -> None:
         with tempfile.TemporaryDirectory(dir=existing, prefix=".pippa-"):
             pass
     except OSError as error:
-        if is_disk_full(error):
-            raise DiskFullError(f"{what}: the disk of {existing} is full.", "Free some space.") from None
+        if full := as_disk_full(error, existing):
+            raise full from None
         reason = "it is a file" if existing.is_file() else error.strerror
         raise UsageError(f"{what}: can't write to {folder} ({reason}).", cure) from None
 
@@ -78,6 +113,23 @@ def size_of(folder: Path) -> int:
             with contextlib.suppress(OSError):
                 total += (Path(parent) / file).lstat().st_size
     return total
+
+
+def private_folder(folder: Path) -> None:
+    """Make ``folder``, for its owner alone; one that holds something already stays as its owner has made it.
+
+    Raises ``UsageError`` where it can't be made, ``DiskFullError``.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise as_disk_full(error, folder) or UsageError(
+            f"The folder {folder} can't be made ({error.strerror}).", "Set PIPPA_HOME to one that you may write to."
+        ) from error
+    with contextlib.suppress(OSError):  # somebody else's
+        if not any(folder.iterdir()):
+            folder.chmod(0o700)
 
 
 def require_space(folder: Path, needed: int, what: str, otherwise: str) -> None:

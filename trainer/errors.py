@@ -18,6 +18,8 @@ class ExitCode(IntEnum):
     OUT_OF_MEMORY = 5
     DISK_FULL = 6
     ENGINE = 7
+    DAMAGED = 8
+    HANGUP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
@@ -61,7 +63,7 @@ class DatasetError(PippaError):
 
 
 class StoreError(PippaError):
-    """The object store can't be reached, refuses the credentials, or holds something damaged."""
+    """The object store can't be reached, refuses the credentials, or lacks something."""
 
     exit_code = ExitCode.STORE
 
@@ -70,6 +72,16 @@ class ServerError(PippaError):
     """A server that pippa needs, Prefect's or Docker's, can't be reached or denies access."""
 
     exit_code = ExitCode.STORE
+
+
+class DamagedObjectError(StoreError):
+    """An object in the store is not what was written: ``key``. Only what needs it is hurt."""
+
+    exit_code = ExitCode.DAMAGED
+
+    def __init__(self, message: str, hint: str = "", key: str = "") -> None:
+        super().__init__(message, hint)
+        self.key = key
 
 
 class OutOfMemoryError(PippaError):
@@ -92,7 +104,7 @@ class EngineError(PippaError):
 
 def from_exit_code(code: int, message: str, hint: str = "", otherwise: type[PippaError] = PippaError) -> PippaError:
     """The error another process ended with, by its exit code; ``otherwise`` where the code is no error's."""
-    kinds = (UsageError, DatasetError, StoreError, OutOfMemoryError, DiskFullError, EngineError)
+    kinds = (UsageError, DatasetError, StoreError, OutOfMemoryError, DiskFullError, EngineError, DamagedObjectError)
     return next((kind for kind in kinds if kind.exit_code == code), otherwise)(message, hint)
 
 

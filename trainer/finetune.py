@@ -20,6 +20,7 @@ from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
 from trainer.runner.parent_watch import PARENT_PID, die_with_parent
+from trainer.training.checkpoints import leave_final_model
 from trainer.training.devices import (
     check_device_count,
     check_gpu_usable,
@@ -75,12 +76,37 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
         raise UsageError(
             f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
         )
+    if resume_from is not None and _nothing_left(config, resume_from, emit):
+        leave_final_model(output_dir, resume_from)
+        return ExitCode.DONE
     checked = _check(config, emit)
     stop = StopSignal()
     emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
     from trainer.training.finetuning import train
 
     return train(config, checked, resume_from, stop, emit)
+
+
+def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Event], None]) -> bool:
+    """Whether the checkpoint to go on from is at the last step already.
+
+    Raises ``UsageError`` for one beyond it, and for one that lacks something: a training from there would be another.
+    """
+    step = int(resume_from.name.removeprefix("checkpoint-"))
+    if step > config.max_steps:
+        raise UsageError(
+            f"--resume: {resume_from} is beyond --max-steps {config.max_steps}.",
+            f"Raise --max-steps above {step}, or move the later checkpoints to another folder.",
+        )
+    if step == config.max_steps:
+        emit(PhaseEvent(phase="train", message=f"Nothing is left to train: {resume_from.name} is the last step."))
+        return True
+    if problem := checkpoint_folder.resume_problem(resume_from, step):
+        raise UsageError(
+            f"--resume: {resume_from} is not whole: {problem}.",
+            "Move it to another folder to go on from the one before.",
+        )
+    return False
 
 
 def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checked]:

@@ -22,7 +22,7 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.errors import PippaError
-from trainer.gr00t.base_model import MODEL_TYPE
+from trainer.gr00t.base_model import N15
 from trainer.gr00t.n15.memory import Part, parts
 from trainer.gr00t.n15.sections import Sections, tiny_sections
 
@@ -201,7 +201,7 @@ def read_sections(folder: Path) -> Sections | None:
     """The sizes in ``folder/config.json``; None where there are none of a GR00T N1.5."""
     try:
         values = json.loads((folder / "config.json").read_text())
-        return Sections.of(values) if values.get("model_type") == MODEL_TYPE else None
+        return Sections.of(values) if values.get("model_type") == N15.model_type else None
     except (OSError, ValueError, AttributeError, ValidationError):
         return None
 

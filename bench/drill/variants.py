@@ -15,7 +15,7 @@ from torch import nn
 
 from bench.drill.steps import TUNES, Bench, free, now
 from trainer.data.collate import Collator, finish_images
-from trainer.gr00t.n15.dit import Block
+from trainer.gr00t.parts.transformer import Block
 from trainer.training.noise import draw_noise
 
 COMPILED = {"SiglipEncoderLayer", "Qwen3DecoderLayer", Block.__name__}

@@ -24,7 +24,8 @@ from flows import compose_discovery, earlier_store
 from flows.views.terminal import PLAIN_SECONDS, waiting
 from trainer.command_line import Parser
 from trainer.config.settings import pippa_home
-from trainer.disk import require_home
+from trainer.disk import private_folder
+from trainer.errors import DamagedObjectError
 from trainer.events import every
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store, store_folder
@@ -93,18 +94,24 @@ def nothing_stored() -> bool:
 
 def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
-    home = pippa_home()
-    _look_around(home)
-    if not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(home).is_dir():
-        require_home(home)
+    private_folder(pippa_home())
+    _look_around(pippa_home())
     store = open_store()
-    store.create()
+    store.open()
     return store
 
 
 def _look_around(home: Path) -> None:
     compose_discovery.adopt(home)
     earlier_store.note(home)
+
+
+def note_damage(damage: Sequence[DamagedObjectError]) -> None:
+    """Say on stderr what a list leaves out because it is damaged."""
+    for error in damage:
+        notes().print(f"[yellow]not shown:[/] {escape(error.message)}", soft_wrap=True)
+    if damage:
+        notes().print("`pippa store check --repair` restores it or takes it out of the way.", soft_wrap=True)
 
 
 @contextmanager

@@ -17,13 +17,15 @@ from flows.commands import (
     columns,
     console,
     newest,
+    note_damage,
+    notes,
     nothing_stored,
     opened_store,
     print_json,
     spinner,
 )
 from flows.views.terminal import size
-from trainer.errors import ExitCode, StoreError, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, StoreError, UsageError
 
 NAME_HELP = "RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best"
 
@@ -43,6 +45,9 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser = add("checkpoints pull", pull, description="Download a checkpoint; every file is verified.")
     parser.add_argument("name", metavar="NAME", help=NAME_HELP)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; must not exist yet")
+    parser.add_argument(
+        "--fallback", action="store_true", help="where it is damaged, take the newest good one before it of its run"
+    )
     parser = add("checkpoints verify", verify, description="Read and hash every file of a checkpoint in the store.")
     parser.add_argument("name", metavar="NAME", help=NAME_HELP)
     parser = add(
@@ -53,6 +58,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser.add_argument("--remove", action="store_true", help="remove the alias; the checkpoint stays")
     parser = add("checkpoints gc", gc, description=GC)
     parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
+    parser.add_argument("--keep-every", type=int, metavar="N", help="also drop those whose step is no multiple of N")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
 
 
@@ -70,15 +76,16 @@ def show_all(arguments: Namespace) -> int:
     from trainer.store import registry, runs
 
     found, names = [], {}
+    damage: list[DamagedObjectError] = []
     if not nothing_stored():
         store = opened_store()
         if arguments.run:
             runs.read_spec(store, arguments.run)
-        for name, target in sorted(registry.aliases(store).items()):
+        for name, target in sorted(registry.aliases(store, damage).items()):
             names.setdefault(target, []).append(name)
         found = [
             entry
-            for entry in registry.list_checkpoints(store, arguments.run)
+            for entry in registry.list_checkpoints(store, arguments.run, damage)
             if arguments.preset in (None, entry.spec.preset)
             and (arguments.dataset is None or arguments.dataset in [ref.name for ref in entry.spec.datasets])
             and (arguments.alias is None or _has_alias(names.get(entry.name, []), arguments.alias))
@@ -92,6 +99,7 @@ def show_all(arguments: Namespace) -> int:
         console().print("No checkpoint matches. `pippa checkpoints list` lists all.")
     else:
         console().print("No checkpoints yet. `pippa train smoke` makes some.")
+    note_damage(damage)
     return ExitCode.DONE
 
 
@@ -138,14 +146,21 @@ def show(arguments: Namespace) -> int:
 
 def pull(arguments: Namespace) -> int:
     """``pippa checkpoints pull NAME FOLDER``"""
-    store = opened_store()
-    from trainer.store import registry, snapshots
+    store, folder = opened_store(), arguments.folder.expanduser()
+    from trainer.store import fallback, registry, snapshots
 
-    entry = registry.resolve(store, arguments.name)
-    with ByteBar(f"pulling {entry.name}") as progress:
-        folder = snapshots.pull(store, entry.snapshot, arguments.folder.expanduser(), progress=progress)
-    console().print(f"[green]✓[/] {escape(entry.name)} is in {escape(str(folder))}", soft_wrap=True)
+    with ByteBar(f"pulling {arguments.name}") as progress:
+        if arguments.fallback:
+            entry = fallback.pull_newest_good(store, arguments.name, folder, skipped=_skipped, progress=progress)
+        else:
+            entry = registry.resolve(store, arguments.name)
+            snapshots.pull(store, entry.snapshot, folder, progress=progress)
+    console().print(f"[green]✓[/] {escape(entry.name)} is in {escape(str(folder.absolute()))}", soft_wrap=True)
     return ExitCode.DONE
+
+
+def _skipped(name: str, error: StoreError) -> None:
+    notes().print(f"[yellow]skipped {escape(name)}:[/] {escape(error.message)}", soft_wrap=True)
 
 
 def verify(arguments: Namespace) -> int:
@@ -157,9 +172,9 @@ def verify(arguments: Namespace) -> int:
     with spinner(f"Reading {size(entry.bytes_total)} of {entry.name}"):
         problems = snapshots.verify(store, entry.snapshot)
     if problems:
-        raise StoreError(
+        raise DamagedObjectError(
             f"{entry.name} is damaged:\n" + "\n".join(f"- {problem}" for problem in problems),
-            f"An earlier one may be intact: `pippa checkpoints list {entry.run_id}`.",
+            f"`pippa checkpoints pull {entry.name} FOLDER --fallback` takes the newest good one before it.",
         )
     console().print(f"[green]✓[/] {escape(entry.name)} is intact ({size(entry.bytes_total)})")
     return ExitCode.DONE
@@ -192,7 +207,7 @@ def gc(arguments: Namespace) -> int:
     with spinner("Looking through the object store"):
         from trainer.store.gc import collect
 
-        found = collect(store, keep=arguments.keep, dry_run=not arguments.delete)
+        found = collect(store, keep=arguments.keep, every=arguments.keep_every, dry_run=not arguments.delete)
     screen = console()
     for name in found.checkpoints:
         screen.print(f"checkpoint {escape(name)}")
@@ -200,4 +215,6 @@ def gc(arguments: Namespace) -> int:
         screen.print(f"{ref.kind} {escape(str(ref))}")
     done = "freed" if arguments.delete else "would be freed; --delete does it"
     screen.print(f"{found.blobs} files, {size(found.bytes_freed)} {done}")
+    for line in (*(error.message for error in found.damage), *found.withheld):
+        notes().print(f"[yellow]![/] {escape(line)}", soft_wrap=True)
     return ExitCode.DONE

@@ -17,6 +17,7 @@ from flows.commands import (
     add_json,
     columns,
     console,
+    note_damage,
     notes,
     nothing_stored,
     opened_store,
@@ -28,7 +29,7 @@ from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.configs import DataConfig, declared
 from trainer.data.problem import Problem
-from trainer.errors import ExitCode, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, UsageError
 from trainer.importers.origin import changes_text, origin_text
 
 SOURCES = (
@@ -71,7 +72,9 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str, *, as_json: 
     from trainer.store.snapshots import list_snapshots
 
     screen = console()
-    found = [] if nothing_stored() else list_snapshots(opened_store(), kind)
+    damage: list[DamagedObjectError] = []
+    found = [] if nothing_stored() else list_snapshots(opened_store(), kind, damage)
+    note_damage(damage)
     if as_json:
         print_json(
             [

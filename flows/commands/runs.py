@@ -7,27 +7,38 @@ import subprocess
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from flows.commands import Add, add_json, add_last, console, newest, nothing_stored, opened_store, print_json
+from flows.commands import (
+    Add,
+    add_json,
+    add_last,
+    console,
+    newest,
+    note_damage,
+    nothing_stored,
+    opened_store,
+    print_json,
+)
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
-from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, UsageError
+from trainer.masking import without_secrets
+from trainer.runner.wandb_setup import SECRETS
 from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from trainer.store.runs import Run, RunState
-
-ALIVE = timedelta(seconds=60)
-"""An active run renews its state every few seconds; one that is silent for longer was killed."""
 
 
 RUN_HELP = "run id, as `pippa runs list` lists them"
@@ -60,6 +71,12 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
         choices=LAUNCHERS,
         help="as of `pippa train`; by default docker for a run that was trained in an image",
     )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also a run that reported within the last minute: only where you know that nothing of it is alive, such "
+        "as when its machine is off. Otherwise it is trained twice.",
+    )
     parser = add("runs follow", follow, description="Watch a run on another machine. Ctrl-C stops watching.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser = add("runs cancel", cancel, description="Stop a training; it saves and uploads a last checkpoint first.")
@@ -71,7 +88,11 @@ def show_all(arguments: Namespace) -> int:
     from flows.views.run_list import as_documents, print_list
     from trainer.store.runs import list_runs
 
-    found = [] if nothing_stored() else list_runs(opened_store())
+    damage: list[DamagedObjectError] = []
+    found, status_of = [], _status_in(None)
+    if not nothing_stored():
+        store = opened_store()
+        found, status_of = list_runs(store, damage), _status_in(store)
     found = [
         run
         for run in found
@@ -88,15 +109,29 @@ def show_all(arguments: Namespace) -> int:
         console().print("No run matches. `pippa runs list` lists all.")
     else:
         console().print("No runs yet. `pippa train smoke` is one.")
+    note_damage(damage)
     return ExitCode.DONE
 
 
-def status_of(run: Run) -> str:
-    """The status of a run; ``lost`` for one that says it is active and has been silent for too long."""
-    state = run.state
-    if (state is None or state.active) and not is_alive(state.updated if state else run.spec.created):
-        return "lost"
-    return state.status if state else "preparing"
+def _status_in(store: ObjectStore | None) -> Callable[[Run], str]:
+    """What tells the status of a run of ``store``; ``lost`` is one that says it is active and is not alive."""
+    from trainer.store import clock
+
+    @cache
+    def now() -> datetime:
+        assert store is not None  # noqa: S101 - nothing is listed without one
+        return clock.store_time(store)
+
+    def status(run: Run) -> str:
+        state = run.state
+        if store is not None and (state is None or state.active):
+            with suppress(StoreError):  # a full one has no time to tell
+                if not _lives(store, run.spec.run_id, state, now):
+                    return "lost"
+        return state.status if state else "preparing"
+
+    known: dict[str, str] = {}
+    return lambda run: known.get(run.spec.run_id) or known.setdefault(run.spec.run_id, status(run))
 
 
 def show(arguments: Namespace) -> int:
@@ -143,7 +178,7 @@ def sync(arguments: Namespace) -> int:
         if not parts:
             raise UsageError(f"{arguments.run} recorded nothing offline.", f"`pippa runs show {arguments.run}`.")
         key = secret_from(os.environ, "WANDB_API_KEY")
-        environ = {**os.environ, **({"WANDB_API_KEY": key} if key else {})}
+        environ = {**without_secrets(os.environ, SECRETS), **({"WANDB_API_KEY": key} if key else {})}
         uploaded = _wandb_sync(parts, environ)
     if not uploaded:
         raise PippaError(
@@ -163,7 +198,8 @@ def resume(arguments: Namespace) -> int:
     spec, state = _resumable(store, arguments.run)
     launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
     assert launcher != "remote"  # noqa: S101 - that was seen to above
-    _require_not_elsewhere(spec, state, launcher)
+    if not arguments.force:
+        _require_not_elsewhere(store, spec, state, launcher)
     return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
 
 
@@ -207,9 +243,16 @@ def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
     return process.returncode == 0 and not said_error
 
 
-def is_alive(updated: datetime) -> bool:
-    """Whether a run that reported then can still be active."""
-    return datetime.now(UTC) - updated < ALIVE
+def _lives(store: ObjectStore, run_id: str, state: RunState | None, now: Callable[[], datetime]) -> bool:
+    """Whether an unfinished run is alive. Where it runs or ran is known best; from elsewhere its last report tells.
+
+    ``now`` asks for the store's time. Raises ``StoreError``.
+    """
+    from trainer.runner.workspace import is_held
+    from trainer.store import heartbeat
+
+    held = is_held(state.lock) if state else None
+    return heartbeat.is_alive(store, run_id, now()) if held is None else held
 
 
 def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | None]:
@@ -222,9 +265,12 @@ def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | Non
     return spec, state
 
 
-def _require_not_elsewhere(spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
+def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
     """Raise ``UsageError`` for an active run that ``launcher`` would not find: it would be trained twice."""
-    if state is None or not state.active or not is_alive(state.updated):
+    from trainer.store import clock
+
+    now = partial(clock.store_time, store)
+    if state is None or not state.active or not _lives(store, spec.run_id, state, now):
         return
     if launcher == "docker":
         from flows.launch.docker.launcher import DockerLauncher
@@ -237,5 +283,6 @@ def _require_not_elsewhere(spec: RunSpec, state: RunState | None, launcher: Laun
         f"{spec.run_id} is still training: it reported {silent:.0f} s ago, at step {state.step}/{state.of}.",
         f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
         + (attach if spec.image else "")
-        + "A killed run can be resumed a minute after its last report.",
+        + "A killed run can be resumed a minute after its last report or, where nothing of it can be alive (its "
+        f"machine is off), at once: `pippa runs resume {spec.run_id} --force`.",
     )

@@ -14,8 +14,9 @@ from pathlib import Path
 from flows.commands import Add
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import pippa_home, secret_from
-from trainer.disk import require_home
+from trainer.disk import private_folder, require_home
 from trainer.errors import UsageError, require_all
+from trainer.masking import without_secrets
 
 HOST = "127.0.0.1"
 PORT = 4200
@@ -38,14 +39,17 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 def server(arguments: Namespace) -> int:
     """``pippa server``"""
     home = pippa_home()
-    environ = {**os.environ, **server_environment(home)}
+    keep = [name for name in os.environ if name.startswith("PREFECT_")]
+    environ = {**without_secrets(os.environ, keep), **server_environment(home)}
     checks = (
         lambda: _require_password(arguments.host, environ),
         lambda: _require_port(arguments.host, arguments.port),
         lambda: require_home(home),
     )
     require_all(checks)
-    Path(environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    private_folder(home)
+    private_folder(Path(environ["PREFECT_HOME"]))
+    os.umask(0o077)  # its database holds what every training said
     command = [sys.executable, "-m", "prefect", "server", "start"]
     # The process becomes the server: whoever supervises it signals the server itself.
     os.execve(  # noqa: S606 - a list, no shell

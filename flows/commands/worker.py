@@ -20,6 +20,7 @@ from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.preset_files import SETTING as PRESETS_SETTING
 from trainer.config.preset_files import presets_file
 from trainer.config.settings import S3Settings, pippa_home
+from trainer.disk import private_folder
 from trainer.errors import ServerError, UsageError
 from trainer.runner.run_spec_builder import engine_from
 
@@ -67,6 +68,7 @@ def _environment(home: Path) -> None:
             "Set it and its keys, such as those of the compose stack's MinIO (docs/stack.md) or of a bucket.",
         )
     S3Settings.from_environ()
+    private_folder(home)
     if file := presets_file():
         os.environ[PRESETS_SETTING] = str(file)  # flows run in another folder
     os.environ["PIPPA_HOME"] = str(home)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import importlib.metadata
 import os
 import secrets
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +29,7 @@ from trainer.errors import PippaError
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 5.0
+_MADE = "database-made"
 
 # What a server for runs started here needs: task runs, artifacts, logs. The others look for schedules, late runs,
 # automations and workers, several times a second, while a training wants the processor.
@@ -110,9 +113,9 @@ def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
         config = uvicorn.Config(create_app, factory=True, log_level="warning", access_log=False)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), name="prefect-server", daemon=True)
-        # One at a time: two that find no database would both make its tables.
         with contextlib.ExitStack() as stack:
-            while not _taken(folder / "start.lock", stack):
+            # One at a time: two that find no database would both make its tables.
+            while not (_is_made(folder) or _taken(folder / "start.lock", stack)):
                 tick()
                 time.sleep(0.1)
             thread.start()
@@ -121,11 +124,27 @@ def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
                     raise PippaError("The Prefect server of this machine did not start.", f"Its database: {folder}")
                 tick()
                 time.sleep(0.1)
+            (folder / _MADE).write_text(_database(folder))
         try:
             yield api
         finally:
             server.should_exit = True
             thread.join(STOP_SECONDS)
+
+
+def _is_made(folder: Path) -> bool:
+    """Whether this Prefect has a database to start with, and will not change its tables."""
+    try:
+        return (folder / _MADE).read_text() == _database(folder)
+    except (OSError, sqlite3.Error):
+        return False
+
+
+def _database(folder: Path) -> str:
+    """The version of Prefect here, and that of the tables in its database."""
+    with contextlib.closing(sqlite3.connect(f"file:{folder / 'prefect.db'}?mode=ro", uri=True)) as database:
+        (tables,) = database.execute("select version_num from alembic_version").fetchone()
+    return f"{importlib.metadata.version('prefect')} {tables}"
 
 
 def _taken(lock: Path, stack: contextlib.ExitStack) -> bool:

@@ -84,6 +84,14 @@ class Launcher(Protocol):
         ...
 
 
+def needed_secrets(job: Job) -> list[str]:
+    """The variables with the secrets that ``job`` needs; no other secret is handed to it."""
+    sources = ["PIPPA_SOURCE_S3_ACCESS_KEY", "PIPPA_SOURCE_S3_SECRET_KEY"]
+    return ["PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY", "HF_TOKEN"] + (
+        sources if job.role == "prepare" else ["WANDB_API_KEY"]
+    )
+
+
 def training_job(run_id: str, preset: str, engine: Engine = "native", labels: Mapping[str, str] | None = None) -> Job:
     """The job that carries out the run whose spec is in the store."""
     return Job(

@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from types import FrameType
 
 from flows.launch import Training
-from trainer.errors import ExitCode, PippaError, StoreError, from_exit_code
+from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, from_exit_code
 from trainer.events import ErrorEvent, Event, WarningEvent
+from trainer.output import silence_lost_output
+from trainer.stop_signals import ECHO_SECONDS, stop_signals
 
 TICK_SECONDS = 0.2
-ECHO_SECONDS = 0.1
 LOG_TAIL_LINES = 15
+STOPPED = (ExitCode.HANGUP, ExitCode.INTERRUPTED, ExitCode.TERMINATED)
+"""The exit codes of a trainer that a signal stopped."""
 
 
 class TrainerLostError(PippaError):
@@ -41,8 +44,7 @@ class Outcome:
 class Interrupts:
     """Ctrl-C while a training runs, as a context manager: counted, so that it never lands in the middle of a call.
 
-    Two within ``ECHO_SECONDS`` count as one: `uv run` passes on what a whole process group was sent already, and who
-    asks once must not get the end that is for asking twice.
+    Two within ``ECHO_SECONDS`` count as one.
 
     In any thread but the main one Python delivers no signals; there the count stays 0.
     """
@@ -51,16 +53,26 @@ class Interrupts:
         self.count = 0
         self._last = float("-inf")
         self._main = threading.current_thread() is threading.main_thread()
-        self._before: object = None
+        self._before: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._note)
+        self._take(signal.SIGINT)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)  # type: ignore[arg-type]
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def begin_to_end(self) -> None:
+        """Whoever raised told this process to end: from now on each signal counts, as the second or later."""
+        self.count = max(self.count, 1)
+        self._last = time.monotonic()
+        for number in stop_signals():
+            self._take(number)
+
+    def _take(self, number: signal.Signals) -> None:
+        if self._main and number not in self._before:
+            self._before[number] = signal.signal(number, self._note)
 
     def _note(self, _number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -78,8 +90,9 @@ def follow(
     """Pass every event to ``observe`` until the trainer has ended, and say how it did.
 
     The first Ctrl-C asks the trainer to save and end, which may take ``grace`` seconds; the second ends it at once.
-    Any other exception (Prefect's cancellation among them) stops it in the same way and is raised again. No process and
-    no container of the trainer is left when this returns or raises.
+    Any other exception (SIGTERM's and Prefect's cancellation among them) stops it in the same way and is raised again;
+    then a further signal ends it at once. No process and no container of the trainer is left when this returns or
+    raises.
 
     The exception ``leave`` leaves a container to whoever raised it, who has more time to stop it than this process.
     """
@@ -90,11 +103,14 @@ def follow(
         except BaseException as error:
             if leave is not None and isinstance(error, leave) and training.outlives:
                 raise
-            run.stop("The flow is ending.")
+            interrupts.begin_to_end()
+            silence_lost_output()
+            run.stop("Stopping the training: it saves and uploads a last checkpoint.")
             try:
                 run.until_ended()
             finally:
                 training.kill()
+                silence_lost_output()
             raise
         training.kill()
         return Outcome(training.exit_code or 0, run.error, interrupts.count > 0)
@@ -118,7 +134,7 @@ class _Run:
             if event is not None:
                 if isinstance(event, ErrorEvent):
                     self.error = event
-                self._observe(event)
+                self._tell(event)
             elif self._training.exit_code is not None:
                 return
             if self._interrupts.count:
@@ -133,7 +149,15 @@ class _Run:
         if self._deadline == float("inf"):
             self._deadline = time.monotonic() + self._grace
             self._training.terminate()
-            self._observe(WarningEvent(message=message))
+            self._tell(WarningEvent(message=message))
+
+    def _tell(self, event: Event) -> None:
+        try:
+            self._observe(event)
+        except (OSError, SystemExit):
+            # A screen that is gone (rich ends a process then) must not end what saves the training.
+            if self._deadline == float("inf"):
+                raise
 
 
 def failure(outcome: Outcome, training: Training) -> PippaError | None:
@@ -144,7 +168,7 @@ def failure(outcome: Outcome, training: Training) -> PippaError | None:
     if outcome.error is not None:
         return from_exit_code(outcome.error.code, outcome.error.message, outcome.error.hint)
     where = f"The trainer's log is {training.log}."
-    if code in (ExitCode.INTERRUPTED, ExitCode.TERMINATED):
+    if code in STOPPED:
         return StoppedError("The trainer was stopped from outside.", where)
     if code < 0:
         return TrainerLostError(training.lost or f"The trainer was killed by {signal.Signals(-code).name}.", where)
@@ -157,7 +181,7 @@ def failure(outcome: Outcome, training: Training) -> PippaError | None:
 
 def can_heal(error: BaseException) -> bool:
     """Whether starting the same run again may succeed: the store was away, or the trainer was lost."""
-    return isinstance(error, StoreError | TrainerLostError)
+    return isinstance(error, StoreError | TrainerLostError) and not isinstance(error, DamagedObjectError)
 
 
 def _tail(training: Training) -> str:

@@ -13,11 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.launch import Job, Log, log_file
+from flows.launch import Job, Log, log_file, needed_secrets
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.errors import PippaError
 from trainer.events import Event, parse_event
+from trainer.masking import without_secrets
+from trainer.runner import wandb_setup
 from trainer.runner.parent_watch import child_environment
 from trainer.runner.run_spec_builder import require_engine_here
 
@@ -50,7 +52,9 @@ class ProcessLauncher:
         """
         log = log_file(self._home, job)
         command = [*self._command, *job.arguments]
-        environ = {**environ, **child_environment()}
+        # What a process of a person's own may sign in with besides: `wandb`'s and the hub's own ways.
+        keep = [*needed_secrets(job), *wandb_setup.SECRETS, "HUGGING_FACE_HUB_TOKEN"]
+        environ = {**without_secrets(environ, keep), **child_environment()}
         with log.open("wb") as errors:
             try:
                 process = subprocess.Popen(

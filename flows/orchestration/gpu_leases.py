@@ -32,7 +32,7 @@ from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Running, State
 
 from flows.launch.machine import require_gpus
-from flows.orchestration.prefect_client import sync_client
+from flows.orchestration.prefect_client import sync_client, unless_there
 
 WAITING = "Waiting for a GPU"
 """The name of the state of a flow run that has none yet."""
@@ -64,7 +64,8 @@ def held(
     names = list(ids) or [f"cpu@{machine}"]
     with sync_client() as client:
         for name in names:
-            client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
+            with unless_there():
+                client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
         # The flow run may have been started before, by a process that was killed.
         give_back(client, flow_run_id)
         labels = client.read_flow_run(flow_run_id).labels

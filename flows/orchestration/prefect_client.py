@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.exceptions import ObjectAlreadyExists
 
 from trainer.errors import ServerError
 
@@ -31,6 +32,18 @@ def _ask_again_soon(response: httpx.Response) -> None:
     extensions = response.request.extensions
     tries = extensions["pippa.tries"] = extensions.get("pippa.tries", 0) + 1
     response.headers["Retry-After"] = str(BUSY_SECONDS * 4 ** (tries - 1))
+
+
+@contextmanager
+def unless_there() -> Iterator[None]:
+    """Make something in Prefect in this block that others may make at the same moment: the first one makes it."""
+    try:
+        yield
+    except ObjectAlreadyExists:
+        pass
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.CONFLICT:
+            raise
 
 
 @contextmanager

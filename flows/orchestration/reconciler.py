@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -54,9 +55,9 @@ class Reconciler:
     def __init__(self, seconds: float = KEEP_SECONDS) -> None:
         self._seconds = seconds
         self._ended = threading.Event()
-        self._leaked: dict[str, datetime] = {}
-        self._listening = datetime.now(UTC)
-        """Since when everybody's word came through: this reconciler's start, or the last round that failed."""
+        self._leaked: dict[str, float] = {}
+        self._heard: dict[UUID, tuple[object, float]] = {}
+        """What each flow run has said so far, and when (``time.monotonic``) that was new here."""
 
     def __enter__(self) -> Reconciler:
         threading.Thread(target=self._run, name="reconciler", daemon=True).start()
@@ -67,7 +68,7 @@ class Reconciler:
 
     def tidy(self, client: SyncPrefectClient) -> None:
         """One round."""
-        for run in lost(client, machine_name(), self._listening):
+        for run in self._lost(client, machine_name()):
             message = "The process that followed it was killed. `pippa runs resume` continues the run."
             client.set_flow_run_state(run.id, Crashed(message=message), force=True)
             _LOG.warning("%s: %s", run.name, message)
@@ -82,43 +83,46 @@ class Reconciler:
                 with sync_client() as client:
                     self.tidy(client)
             except Exception as error:  # a server or engine that is away is back some other minute
-                self._listening = datetime.now(UTC)
+                self._heard.clear()  # while the server was away, nobody could be heard of
                 _LOG.warning("Could not tidy up: %s", error)
+
+    def _lost(self, client: SyncPrefectClient, machine: str) -> list[FlowRun]:
+        """Flow runs started from a terminal or a compose service of ``machine`` whose process ended without a word.
+
+        Those of other machines may train on behind a broken tunnel. Only what is heard here counts, and no clock that
+        somebody may set: silence begins when this reconciler has heard the last word.
+        """
+        now, heard = time.monotonic(), self._heard
+        running = [
+            run
+            for run in _unfinished(client, StateType.RUNNING)
+            # Those of deployments are their worker's concern. One that has not said where it trains may be of this
+            # machine.
+            if run.deployment_id is None and run.labels.get(gpu_leases.MACHINE, machine) == machine
+        ]
+        words = {run.id: (run.state_id, _words(client, run.id)) for run in running}
+        self._heard = {
+            each: heard[each] if each in heard and heard[each][0] == word else (word, now)
+            for each, word in words.items()
+        }
+        return [run for run in running if now - self._heard[run.id][1] > LOST_SECONDS]
 
     def _free_leaked(self, client: SyncPrefectClient) -> None:
         """Give back what a server that lost its leases counts as held: nothing trained here for longer than they last.
 
         A server in a new container has an old database and no leases.
         """
-        now, taken = datetime.now(UTC), gpu_leases.leaked(client, machine_name())
+        now, taken = time.monotonic(), gpu_leases.leaked(client, machine_name())
         self._leaked = {limit: self._leaked.get(limit, now) for limit in taken}
         for limit, since in self._leaked.items():
-            if now - since > timedelta(seconds=2 * gpu_leases.LEASE_SECONDS):
+            if now - since > 2 * gpu_leases.LEASE_SECONDS:
                 gpu_leases.free(client, limit)
                 _LOG.warning("Freed %s: nothing trains there.", limit)
 
 
-def lost(client: SyncPrefectClient, machine: str, listening: datetime) -> list[FlowRun]:
-    """Flow runs started from a terminal or a compose service of ``machine`` whose process ended without a word.
-
-    Those of other machines may train on behind a broken tunnel. Silence counts from ``listening`` on: while the server
-    was away, nobody could be heard of.
-    """
-    since = datetime.now(UTC) - timedelta(seconds=LOST_SECONDS)
-    if listening > since:
-        return []
-    silent = [
-        run
-        for run in _unfinished(client, StateType.RUNNING)
-        # Those of deployments are their worker's concern. One that has not said where it trains may be of this machine.
-        if run.deployment_id is None and run.labels.get(gpu_leases.MACHINE, machine) == machine
-        if run.state is not None and run.state.timestamp < since
-    ]
-    return [run for run in silent if not _heard_of(client, run.id, since)]
-
-
-def _heard_of(client: SyncPrefectClient, flow_run_id: UUID, since: datetime) -> bool:
-    """Whether the flow run sent a heartbeat since then."""
+def _words(client: SyncPrefectClient, flow_run_id: UUID) -> int:
+    """How many heartbeats of the flow run there are."""
+    day = timedelta(days=1)
     answer = client.request(
         "POST",
         "/events/filter",
@@ -126,12 +130,16 @@ def _heard_of(client: SyncPrefectClient, flow_run_id: UUID, since: datetime) -> 
             "filter": {
                 "event": {"name": ["prefect.flow-run.heartbeat"]},
                 "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]},
-                "occurred": {"since": since.isoformat()},
+                # Whoever sent them may have had another idea of the time, and so their order means nothing.
+                "occurred": {
+                    "since": (datetime.now(UTC) - day).isoformat(),
+                    "until": (datetime.now(UTC) + day).isoformat(),
+                },
             },
             "limit": 1,
         },
     )
-    return bool(answer.json()["events"])
+    return int(answer.json()["total"])
 
 
 def _unfinished(client: SyncPrefectClient, *types: StateType) -> list[FlowRun]:

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 from uuid import UUID
 
 from flows.embedded.prefect import given_api, server_environment
@@ -28,14 +28,13 @@ from flows.settings import prefect_environment
 from flows.views.report import to_markdown
 from trainer.errors import PippaError
 from trainer.events import Event
+from trainer.masking import without_secrets
 
 WAITING_MESSAGES = 1000
 SILENT_SECONDS, MOST_SECONDS = 20.0, 180.0
 """A training that is done waits for its record as long as that gets on, and at most so long."""
 FLOW_RUN_SECONDS = 120.0
 LOG_LIMIT_BYTES = 4_000_000
-# The store's and others' keys are no concern of Prefect's.
-_KEPT_FROM_IT = ("PIPPA_S3_", "WANDB_", "HF_", "HUGGING_FACE_")
 
 
 class Recorder:
@@ -49,17 +48,15 @@ class Recorder:
         self._begun = False
         self._heard = time.monotonic()
         self._flow_run_id: queue.Queue[str] = queue.Queue()
-        self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
-            self.log.replace(self.log.with_suffix(".log.1"))
         if environ.get("PREFECT_API_URL"):
             command = ["--given"]
-            kept = {name: value for name, value in environ.items() if not name.startswith(_KEPT_FROM_IT)}
+            # The store's and others' keys are no concern of Prefect's.
+            kept = without_secrets(environ, [name for name in environ if name.startswith("PREFECT_")])
             environ = {**kept, **prefect_environment(home, environ), **given_api(environ).to_environ()}
         else:
             command = []
             environ = server_environment(home, environ)
-        with self.log.open("ab") as log:
+        with self._opened_log() as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.orchestration.recording", *command],
                 env=environ,
@@ -71,6 +68,16 @@ class Recorder:
         self._writer = threading.Thread(target=self._write, name="recorder", daemon=True)
         self._writer.start()
         threading.Thread(target=self._read, name="recorder-answers", daemon=True).start()
+
+    def _opened_log(self) -> IO[bytes]:
+        """The file for the words of the process; a full disk takes none, and must not keep a training from starting."""
+        try:
+            self.log.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
+                self.log.replace(self.log.with_suffix(".log.1"))
+            return self.log.open("ab")
+        except OSError:
+            return Path(os.devnull).open("wb")
 
     def __call__(self, event: Event) -> None:
         """Record ``event``. Returns at once."""
@@ -117,19 +124,27 @@ class Recorder:
         return self
 
     def __exit__(self, *_: object) -> None:
+        try:
+            if self._begun:
+                self._wait()
+        except KeyboardInterrupt:
+            pass  # Enough of waiting; how the training ended is known.
+        finally:
+            self._process.kill()
+            whole = self._process.wait() == 0
+        if self._begun and (self._dropped or not whole):
+            self._warn(f"Prefect has no whole record of this run; the training does not need it. Its log: {self.log}")
+
+    def _wait(self) -> None:
+        """Wait for the record to be whole, as long as it gets on."""
         began = time.monotonic()
         # It may have had nothing to say for a while.
         self._heard = began
         threading.Thread(target=self._messages.put, args=(None,), daemon=True).start()
-        if not self._begun:
-            return  # Nothing to record: it ends as soon as its server has started.
         while time.monotonic() < min(self._heard + SILENT_SECONDS, began + MOST_SECONDS):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
-                break
-        self._process.kill()
-        if self._process.wait() or self._dropped:
-            self._warn(f"Prefect has no whole record of this run; the training does not need it. Its log: {self.log}")
+                return
 
     def _put(self, message: dict[str, Any]) -> None:
         try:

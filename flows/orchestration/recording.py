@@ -39,6 +39,7 @@ Message = dict[str, Any]
 
 def main() -> int:
     """Record one training; returns the exit code, 0 when all is recorded."""
+    os.umask(0o077)  # its database holds what every training said
     # Prefect prints; what is said on stdout is said to the recorder.
     answers = os.dup(1)
     os.dup2(2, 1)

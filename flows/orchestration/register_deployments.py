@@ -21,6 +21,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.orchestration.deployments import QUEUES, TAG, Deployment, Timetable, flow_name
+from flows.orchestration.prefect_client import unless_there
 from trainer.version import git_sha, version
 
 # Without a command of its own, Prefect's process worker copies the flow's code to a workspace and looks for a project
@@ -109,7 +110,8 @@ def _schedule(
             create = DeploymentScheduleCreate(
                 schedule=each.when, active=each.active, parameters=each.parameters, slug=each.slug
             )
-            client.create_deployment_schedules(deployment_id, [create])
+            with unless_there():
+                client.create_deployment_schedules(deployment_id, [create])
         elif (found.schedule, found.parameters) != (each.when, each.parameters):
             client.update_deployment_schedule(
                 deployment_id, found.id, schedule=each.when, parameters=each.parameters, slug=each.slug
@@ -130,7 +132,8 @@ def _remember(client: SyncPrefectClient, schedules: Sequence[Timetable]) -> None
     for each in schedules:
         slugs.setdefault(each.deployment, []).append(each.slug)
     if client.read_variable_by_name(SCHEDULED) is None:
-        client.create_variable(VariableCreate(name=SCHEDULED, value=slugs))
+        with unless_there():
+            client.create_variable(VariableCreate(name=SCHEDULED, value=slugs))
     else:
         client.update_variable(VariableUpdate(name=SCHEDULED, value=slugs))
 

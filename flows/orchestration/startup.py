@@ -21,7 +21,7 @@ from rich.markup import escape
 from flows import compose_discovery as compose_stack
 from flows import earlier_store
 from flows.embedded.prefect import given_api
-from flows.launch import LauncherName, gpu_locks
+from flows.launch import LauncherName, gpu_locks, process_table
 from flows.launch.launchers import get_launcher
 from flows.launch.machine import machine_name
 from flows.orchestration.recorder import Recorder
@@ -29,6 +29,7 @@ from flows.orchestration.training import Hold, Say
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
+from trainer.disk import private_folder
 from trainer.runner.run_spec_builder import prepare_sources
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store
@@ -76,6 +77,7 @@ def started(
     first ``PippaError`` of any part.
     """
     os.environ.setdefault("PIPPA_HOME", str(home))
+    private_folder(home)
     keep_bytecode(home)
     compose_stack.adopt(home)
     earlier_store.note(home)
@@ -86,7 +88,7 @@ def started(
     def warn(line: str) -> None:
         console.print(f"[yellow]![/] {escape(line)}", soft_wrap=True)
 
-    with Recorder(home, warn) as recorder:
+    with _no_child_left(), Recorder(home, warn) as recorder:
 
         def say(line: str) -> None:
             console.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
@@ -112,6 +114,16 @@ def started(
         _wait(parts, console)
         hold = _leases(recorder) if team else partial(gpu_locks.held, home, run_id)
         yield Started(store, recorder, hold)
+
+
+@contextmanager
+def _no_child_left() -> Iterator[None]:
+    """End what a thread has started in this block that did not get to wait for it: Ctrl-C came, or another failed."""
+    before = set(process_table.children())
+    try:
+        yield
+    finally:
+        process_table.end(set(process_table.children()) - before)
 
 
 def _ask_prefect() -> None:

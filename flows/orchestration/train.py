@@ -71,7 +71,7 @@ def train(
     artifacts = Artifacts(run_id)
     try:
         store = open_store()
-        store.create()
+        store.open()
         request = Request(preset, given(overrides), launcher, engine, run_id)
         with in_background(artifacts) as observe, cancellable(flow_run_id):
             trained = Training(

@@ -25,6 +25,7 @@ from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
 from trainer.events import Event, PhaseEvent, WarningEvent
+from trainer.importers.generations import require_trainable
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
 from trainer.store.object_store import ObjectStore
@@ -124,6 +125,7 @@ class Training:
         request = self.request
         preset, config, provenance = self.resolved or resolve_values(request.preset, request.overrides)
         require_engine_can(config, request.engine)
+        require_trainable(config, self.store)
         place = get_launcher(request.launcher, pippa_home())
         place.require(config, request.engine)
         image = place.image(request.engine, self._say("prepare"))
@@ -131,6 +133,7 @@ class Training:
         # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
         datasets = [self._ensure("dataset", name, config) for name in config.dataset_path]
         base_model = self._ensure("model", config.base_model_path, config)
+        require_trainable(config, self.store)  # now that its config.json is here
         spec = new_spec(
             preset, config, provenance, datasets, base_model, request.engine, run_id=request.run_id, image=image
         )

@@ -76,7 +76,7 @@ def test_version(capsys):
         (["train"], "preset", "overfit-demo"),
         (["train", "smoke", "--batch-size", "0"], "--batch-size", "0"),
         (["train", "smoke", "--dataset-path", "./nowhere"], "./nowhere", "nowhere"),
-        (["train", "smoke", "--base-model-path", "./nowhere"], "./nowhere", "nowhere"),
+        (["train", "smoke", "--base-model-path", "./nowhere"], "./nowhere", "config.json"),
         (["presets", "compare", "blog", "overfit"], "'overfit'", "overfit-"),
         (["data", "push"], "path", "usage: pippa data push"),
     ],
@@ -135,6 +135,14 @@ class TestDryRun:
     def test_it_touches_nothing(self, capsys, tmp_path, preset):
         assert pippa(capsys, "train", preset, "--dry-run")[0] == 0
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("number", "what"), [("1.7", "this preset trains GR00T N1.5"), ("1.6", "does not support")]
+    )
+    def test_a_base_model_of_another_generation_is_refused(self, capsys, number, what):
+        name = f"nvidia/GR00T-N{number}-3B"
+        code, out, err = pippa(capsys, "train", "smoke", "--dry-run", "--base-model-path", name)
+        assert code == 2 and out == "" and what in err and "nvidia/GR00T-N1.5-3B" in err
 
     def test_every_value_has_its_origin(self, capsys):
         _, out, _ = pippa(capsys, "train", "smoke", "--dry-run", *self.FLAGS)

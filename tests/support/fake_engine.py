@@ -3,7 +3,8 @@
 ``FAKE_ENGINE`` (JSON) says how it behaves:
 ``style`` native (events, checkpoints by rename, saves on SIGTERM) or isaac (Hugging Face's lines, in place, dies);
 ``step_seconds``; ``keep`` as save_total_limit; ``fail`` how to fail ``at`` a step; ``pause_at`` a step until the file
-``pause_file`` exists (``pause_file`` + ".reached" tells that it waits).
+``pause_file`` exists (``pause_file`` + ".reached" tells that it waits); ``chatty`` a file whose lines it prints, each
+in two writes, and its environment.
 """
 
 from __future__ import annotations
@@ -15,11 +16,12 @@ import signal
 import struct
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 from trainer.config.argv import parse_flags
 from trainer.config.presets import PRESETS
-from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent, SavedEvent
+from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent, SavedEvent, WarningEvent
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.runner.parent_watch import die_with_parent
 
@@ -40,6 +42,12 @@ def safetensors(path: Path, content: bytes) -> None:
     path.write_bytes(struct.pack("<Q", len(header)) + header + content)
 
 
+def torch_file(path: Path, content: bytes) -> None:
+    """An archive, as ``torch.save`` writes; the same content gives the same bytes."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), content)
+
+
 def write(folder: Path, step: int) -> None:
     folder.mkdir()
     names = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -47,7 +55,8 @@ def write(folder: Path, step: int) -> None:
     safetensors(folder / names[0], b"frozen" * 10_000)
     safetensors(folder / names[1], f"tuned at {step}".encode() * 1000)
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": names[0], "b": names[1]}}))
-    (folder / "optimizer.pt").write_bytes(f"moments at {step}".encode() * 100)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        torch_file(folder / name, f"{name} at {step}".encode() * 100)
     if OPTIONS.get("fail") == "half-saved" and step >= OPTIONS["at"]:
         (folder / names[1]).write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
@@ -69,6 +78,18 @@ def save(output_dir: Path, step: int) -> None:
     keep = OPTIONS.get("keep")
     for old in list(checkpoints(output_dir).values())[: -keep if keep else 0]:
         shutil.rmtree(old)
+
+
+def chat(file: str) -> None:
+    """Say what nobody should hear, in halves."""
+    lines = [*Path(file).read_text().splitlines(), *(f"{name}={value}" for name, value in os.environ.items())]
+    for stream in (sys.stdout, sys.stderr):
+        for line in lines:
+            for half in (line[: len(line) // 2], line[len(line) // 2 :] + "\n"):
+                stream.write(half)
+                stream.flush()
+                time.sleep(0.001)
+    Emitter()(WarningEvent(message=" ".join(lines), hint=lines[0]))
 
 
 def fail(how: str, step: int) -> None:
@@ -114,6 +135,8 @@ def main() -> None:
         link = recorded.with_name("latest-run")
         link.unlink(missing_ok=True)
         link.symlink_to(recorded.name)
+    if "chatty" in OPTIONS:
+        chat(OPTIONS["chatty"])
     step = 0
     if config.resume:
         step = list(checkpoints(output_dir))[-1]

@@ -35,7 +35,10 @@ class FakeStore(ObjectStore):
     def create(self) -> None:
         pass
 
-    def without_retries(self) -> ObjectStore:
+    def open(self) -> None:
+        pass
+
+    def without_retries(self, answer_seconds: float = 20.0) -> ObjectStore:
         return self
 
     def info(self, key: str) -> ObjectInfo | None:

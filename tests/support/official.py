@@ -11,9 +11,8 @@ import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer
 
-from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.model import EMBEDDINGS, GR00TN15, LM_HEAD
 from trainer.gr00t.n15.processor import SPECIAL_TOKENS
-from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 
 State = dict[str, torch.Tensor]
 MODEL, TOKENIZER = "models/nvidia/GR00T-N1.5-3B", "models/lerobot/eagle2hg-processor-groot-n1p5"

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -12,6 +17,8 @@ import psutil
 from tests.support.waiting import until
 from trainer.config.run_spec import RUN_ID
 from trainer.data.synthetic import make_synthetic
+from trainer.store import registry
+from trainer.store.folder import FolderStore
 
 SUPPORT = Path(__file__).parent
 
@@ -60,3 +67,62 @@ class Pippa:
             except psutil.Error:
                 continue
         return found
+
+
+RECORDING = "flows.orchestration.recording"
+
+
+class BarePippa(Pippa):
+    """One whose Prefect and object store are its own."""
+
+    @property
+    def home(self) -> Path:
+        return Path(self.environ["PIPPA_HOME"])
+
+    @property
+    def store(self) -> FolderStore:
+        return FolderStore(self.home / "store")
+
+    def steps(self, run_id: str) -> list[int]:
+        """The registered steps of a run."""
+        return sorted(entry.step for entry in registry.list_checkpoints(self.store, run_id))
+
+    def recording(self) -> list[psutil.Process]:
+        return [process for process in self.left() if RECORDING in process.cmdline()]
+
+    def query(self, sql: str) -> list[tuple[str, str]]:
+        with sqlite3.connect(f"file:{self.home / 'prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+            return database.execute(sql).fetchall()
+
+    def states(self) -> dict[str, str]:
+        """The state of every flow run by its name."""
+        return {name: state for name, state in self.query("select name, state_type from flow_run")}  # noqa: C416
+
+    def wait_for_pause(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until the training stands at step 6."""
+        reached = self.folder / "go on.reached"
+        until(reached.exists, self.output.read_text, alive=lambda: process.poll() is None)
+
+    def go_on(self) -> None:
+        """Let trainings pass step 6."""
+        (self.folder / "go on").touch()
+
+
+@contextmanager
+def bare_pippa(folder: Path) -> Iterator[BarePippa]:
+    """One whose engine pauses at step 6; no process of it is left afterwards."""
+    environ = {
+        **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},
+        "PIPPA_HOME": str(folder / "home"),
+        "PYTHONPATH": str(SUPPORT.parents[1]),
+        "PIPPA_FINETUNE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_engine.py'}",
+        "PIPPA_EVALUATE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}",
+        "FAKE_ENGINE": json.dumps({"pause_at": 6, "pause_file": str(folder / "go on")}),
+        "WANDB_MODE": "offline",
+    }
+    pippa = BarePippa(folder, environ)
+    try:
+        yield pippa
+    finally:
+        for process in pippa.left():
+            process.kill()

@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from trainer.command_line import Parser
-from trainer.config.finetune_config import GROUPS, OWN_FIELDS, FinetuneConfig
+from trainer.config.finetune_config import GROUPS, OWN_FIELDS, RUN_FIELDS, FinetuneConfig
 from trainer.config.flags import add_flags, field_problems, flag, given_values, refusal
 from trainer.config.presets import Preset, get_preset
 from trainer.config.run_spec import Engine
@@ -88,7 +88,9 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
             "are declarations; upstream knows the built-in ones alone."
         )
     problems += [
-        f"{flag(name)}: {_NOT_UPSTREAMS[name]}" for name in OWN_FIELDS if getattr(config, name) != _FIELDS[name].default
+        f"{flag(name)}: {_NOT_UPSTREAMS[name]}"
+        for name in OWN_FIELDS
+        if name not in RUN_FIELDS and getattr(config, name) != _FIELDS[name].default
     ]
     if problems:
         raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")

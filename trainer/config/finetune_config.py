@@ -1,7 +1,7 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``, which upstream lacks.
+them ``OWN_FIELDS``, which upstream lacks; of those, ``RUN_FIELDS`` say what the run keeps.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -127,6 +127,12 @@ class FinetuneConfig(BaseModel):
     """Do as upstream does even where that is worse: attend to padding tokens, so that a sample's result depends on its
     batch, and with lora_rank leave the embodiment's projector untrained. Native engine only."""
 
+    keep_last: Annotated[int, Field(ge=0)] = 0
+    """Keep the newest K of the run's checkpoints in the object store, and those with an alias; 0 keeps all."""
+
+    keep_every: Annotated[int, Field(ge=0)] = 0
+    """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
+
     @property
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
@@ -144,7 +150,9 @@ class FinetuneConfig(BaseModel):
         return value if isinstance(value, str) else to_document(value)
 
 
-OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact")
+RUN_FIELDS = ("keep_last", "keep_every")
+"""For the run around the engine, which never hears of them."""
+OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact", *RUN_FIELDS)
 """What upstream's script doesn't take."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -178,7 +186,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "gradient_accumulation_steps",
     ),
     "machine": ("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
-    "checkpoints and reports": ("output_dir", "save_steps", "resume", "report_to"),
+    "checkpoints and reports": ("output_dir", "save_steps", "keep_last", "keep_every", "resume", "report_to"),
 }
 """Every field, in the groups that ``--help`` shows."""
 

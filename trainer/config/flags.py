@@ -31,7 +31,10 @@ def add_flags(
     groups: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Let ``parser`` take every field of ``model``, in ``groups``; help shows those of ``values`` in brackets."""
-    for title, names in (groups or {"options": tuple(model.model_fields)}).items():
+    groups = dict(groups or {})
+    if rest := [name for name in model.model_fields if not any(name in names for names in groups.values())]:
+        groups["more" if groups else "options"] = rest
+    for title, names in groups.items():
         group = parser.add_argument_group(title)
         for name in names:
             _add(group, name, model.model_fields[name], values.get(name))

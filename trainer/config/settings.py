@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, SecretStr
 
 from trainer.errors import StoreError, UsageError
 
+DEFAULT_BUCKET = "pippa"
+"""The bucket where PIPPA_S3_BUCKET names none: pippa's own, which it creates."""
+
 _ENDLESS = 1e9
 """More seconds or gigabytes than anybody means, and infinity."""
 
@@ -36,6 +39,17 @@ def upload_patience(environ: Mapping[str, str] = os.environ) -> float:
     """
     seconds = number(environ, "PIPPA_UPLOAD_PATIENCE", "seconds", "such as 3600")
     return 3600.0 if seconds is None else seconds
+
+
+def upload_queue(environ: Mapping[str, str] = os.environ) -> int:
+    """``PIPPA_UPLOAD_QUEUE``, how many checkpoints may wait on this disk for the object store; 20 by default.
+
+    Raises ``UsageError`` when it is no number of 1 or more.
+    """
+    count = number(environ, "PIPPA_UPLOAD_QUEUE", "checkpoints", "such as 20")
+    if count is not None and count < 1:
+        raise UsageError("PIPPA_UPLOAD_QUEUE is below 1.", "Set it to a number of checkpoints, such as 20.")
+    return 20 if count is None else int(count)
 
 
 def number(environ: Mapping[str, str], name: str, unit: str, example: str) -> float | None:
@@ -88,7 +102,7 @@ class S3Settings(BaseModel):
     """URL of the S3 endpoint, such as ``http://minio:9000``; the scheme decides about TLS."""
     access_key: SecretStr
     secret_key: SecretStr
-    bucket: str = "pippa"
+    bucket: str = DEFAULT_BUCKET
     region: str = "us-east-1"
 
     @property
@@ -107,10 +121,21 @@ class S3Settings(BaseModel):
         endpoint = environ.get("PIPPA_S3_ENDPOINT", "")
         access_key = secret_from(environ, "PIPPA_S3_ACCESS_KEY")
         secret_key = secret_from(environ, "PIPPA_S3_SECRET_KEY")
-        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).netloc:
+        try:
+            url = urlsplit(endpoint)
+        except ValueError:  # half an IPv6 address
+            url = urlsplit("")
+        if url.scheme not in ("http", "https") or not url.netloc:
             raise StoreError(
                 f"PIPPA_S3_ENDPOINT is {endpoint or 'not set'!r}, not the URL of an S3 endpoint.",
                 "Set it to one, such as http://127.0.0.1:9000, or unset it: the store is then PIPPA_HOME/store.",
+            )
+        server = url.netloc.rpartition("@")[2]
+        if url.path.strip("/") or url.query or url.fragment or server != url.netloc:
+            raise StoreError(
+                "PIPPA_S3_ENDPOINT holds more than scheme, host and port.",
+                f"Set it to {url.scheme}://{server}; the bucket is PIPPA_S3_BUCKET, the keys are PIPPA_S3_ACCESS_KEY "
+                "and PIPPA_S3_SECRET_KEY.",
             )
         if not access_key or not secret_key:
             raise StoreError(
@@ -121,7 +146,7 @@ class S3Settings(BaseModel):
             endpoint=endpoint.rstrip("/"),
             access_key=SecretStr(access_key),
             secret_key=SecretStr(secret_key),
-            bucket=environ.get("PIPPA_S3_BUCKET") or "pippa",
+            bucket=environ.get("PIPPA_S3_BUCKET") or DEFAULT_BUCKET,
             region=environ.get("PIPPA_S3_REGION") or "us-east-1",
         )
 

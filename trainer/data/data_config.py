@@ -2,8 +2,8 @@
 
 The one definition of the format: built-in data configs, users' files, and what a run spec, a container and a checkpoint
 carry all have these fields (docs/data.md describes them for people). A field that is added later is optional, so that
-older declarations stay valid. What GR00T N1.7's modality configs say beyond this, such as how far a camera looks back
-or that an action is relative to a state, has its place among the fields of ``DataConfig`` and ``Feature``.
+older declarations stay valid. What upstream says of GR00T N1.7 in modality configs is said here too: what only that
+generation can do is what ``DataConfig.n17_only`` lists.
 """
 
 from __future__ import annotations
@@ -17,6 +17,11 @@ from pydantic.dataclasses import dataclass
 from trainer.data.dataset_meta import Modality, RotationType
 
 Normalisation = Literal["min_max", "q99", "mean_std", "scale", "binary"]
+Pose = Literal["xyz_rot6d", "xyz_rotvec"]
+"""A position and a rotation: its matrix's first two rows, or an axis as long as the angle."""
+
+TASK = "task"
+"""As ``language``: the episode's own task, of ``meta/episodes.jsonl``. N1.7 only."""
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _FORM = ConfigDict(extra="forbid")
@@ -38,11 +43,17 @@ class Feature:
     key: Key
     """As in ``modality.json``, without ``state.`` or ``action.``."""
     normalise: Normalisation | None = None
-    """How its values are scaled; none leaves them as they are."""
+    """How its values are scaled; none leaves them as they are. N1.7: ``mean_std``, or none for the range that the base
+    model's processor says."""
     rotation: RotationType | None = None
     """Representation to turn the rotation into; the one it has is ``rotation_type`` of ``modality.json``."""
     sin_cos: StrictBool = False
-    """Replace angles by their sines, then their cosines: twice the dimensions. States only, as it has no inverse."""
+    """Replace angles by their sines, then their cosines: twice the dimensions. States only, as it has no inverse. N1.7:
+    where the base model's processor has it switched on."""
+    relative_to: Key | None = None
+    """N1.7: the state key that this action is predicted relative to."""
+    pose: Pose | None = None
+    """N1.7: what the relative action is, if not joints: relative to the pose of the end effector."""
 
     _printable = field_validator("key")(_is_a_key)
 
@@ -50,6 +61,8 @@ class Feature:
     def _one_thing(self) -> Self:
         if self.sin_cos and (self.normalise or self.rotation):
             raise ValueError("sin_cos stands alone: sines and cosines lie in [-1, 1] already")
+        if self.pose and not self.relative_to:
+            raise ValueError("a pose says how an action is relative: name the state in relative_to")
         return self
 
 
@@ -69,15 +82,25 @@ class DataConfig:
     max_state_dim: Annotated[StrictInt, Field(ge=1, le=4096)] = 64
     """Width that states are zero-padded to: that of the model's encoder."""
     max_action_dim: Annotated[StrictInt, Field(ge=1, le=4096)] = 32
+    """These two count for N1.5; a base model of N1.7 says its own."""
+    video_delta_indices: Annotated[tuple[Annotated[StrictInt, Field(ge=-1024, le=0)], ...], Field(min_length=1)] = (0,)
+    """N1.7: the steps, relative to now, whose frames the model sees, oldest first."""
 
     @field_validator("language")
     @classmethod
     def _is_an_annotation(cls, language: str) -> str:
-        if not language.startswith("annotation."):
+        if language != TASK and not language.startswith("annotation."):
             raise ValueError(
                 f"{language!r} is not the full name of an annotation, such as annotation.human.task_description"
             )
         return _is_a_key(language)
+
+    @field_validator("video_delta_indices")
+    @classmethod
+    def _goes_forward(cls, deltas: tuple[int, ...]) -> tuple[int, ...]:
+        if list(deltas) != sorted(set(deltas)) or deltas[-1] != 0:
+            raise ValueError(f"{list(deltas)} does not lead up to 0, the present, such as [-15, 0]")
+        return deltas
 
     @model_validator(mode="after")
     def _keys_are_plain_and_differ(self) -> Self:
@@ -89,6 +112,16 @@ class DataConfig:
                     raise ValueError(f"{modality} has {key} twice")
                 if key.startswith(f"{modality}."):
                     raise ValueError(f"{modality} has {key}; leave out `{modality}.`, as modality.json does")
+        states = self.keys("state")
+        for feature in self.state:
+            if feature.relative_to:
+                raise ValueError(f"state {feature.key} is relative to {feature.relative_to}; only actions can be")
+        for feature in self.action:
+            if feature.relative_to and feature.relative_to not in states:
+                raise ValueError(
+                    f"action {feature.key} is relative to the state {feature.relative_to}, which is not among the "
+                    f"states ({', '.join(states) or 'none'})"
+                )
         return self
 
     def __str__(self) -> str:
@@ -101,6 +134,16 @@ class DataConfig:
         if modality == "video":
             return list(self.video)
         return [feature.key for feature in getattr(self, modality)]
+
+    @property
+    def n17_only(self) -> list[str]:
+        """What of this config only GR00T N1.7 can do, as one would say it; empty for most."""
+        found = [f"action.{feature.key} relative to a state" for feature in self.action if feature.relative_to]
+        if self.video_delta_indices != (0,):
+            found.append(f"video_delta_indices {list(self.video_delta_indices)}")
+        if self.language == TASK:
+            found.append(f"language {TASK}")
+        return found
 
     def missing(self, modality: Modality) -> dict[str, list[str]]:
         """The keys this config needs and ``modality`` lacks, by modality; empty when the dataset fits."""

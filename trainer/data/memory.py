@@ -16,7 +16,8 @@ import threading
 import time
 from pathlib import Path
 
-from trainer.errors import DatasetError
+from trainer.disk import private_folder
+from trainer.errors import DatasetError, PippaError
 
 _SETTLED_SECONDS = 2.0
 """A file that changed a moment ago may change again within one tick of the file system's clock."""
@@ -122,7 +123,9 @@ def _opened(file: Path) -> sqlite3.Connection | None:
     """The database in autocommit, without waiting for the disk: it may be lost, and then is begun again."""
     for _ in range(2):
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
+            for folder in (file.parent.parent, file.parent):
+                private_folder(folder)
+            file.touch(mode=0o600)
             database = sqlite3.connect(file, timeout=10, isolation_level=None, check_same_thread=False)
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(_SCHEMA)
@@ -133,7 +136,7 @@ def _opened(file: Path) -> sqlite3.Connection | None:
                 return None
             with contextlib.suppress(OSError):
                 file.unlink()  # damaged
-        except OSError:
+        except (OSError, PippaError):
             return None
         else:
             return database

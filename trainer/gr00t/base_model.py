@@ -6,19 +6,42 @@ No torch here: the store takes base models in, and gives them out, in light proc
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import ValidationError
 
 from trainer.errors import UsageError
 from trainer.gr00t.weight_files import weights_problem
 
-MODEL_TYPE = "gr00t_n1_5"
+T = TypeVar("T")
 
-HUB_TOKENIZER = "lerobot/eagle2hg-processor-groot-n1p5"
-"""Tokenizer files of the official backbone; nvidia/GR00T-N1.5-3B has none, upstream ships them in its package.
 
-No revision is pinned: the repository states none to rely on. What is fetched is checked against the model (the image
-token's id), and a base model in the store keeps the files it was taken in with, and their commit.
-"""
+class Generation(NamedTuple):
+    """A generation of GR00T: each has its model, its processing of data and its training flags."""
+
+    name: str
+    model_type: str
+    """What ``config.json`` calls it."""
+    official: str
+    """NVIDIA's base model of it."""
+    tokenizer: str
+    """Where its tokenizer is: the official models have none, upstream takes it from its package or a gated repository.
+
+    No revision is pinned: the repositories state none to rely on. What is fetched is checked against the model (the
+    image token's id), and a base model in the store keeps the files it was taken in with, and their commit.
+    """
+
+    def __str__(self) -> str:
+        return f"GR00T {self.name}"
+
+
+N15 = Generation("N1.5", "gr00t_n1_5", "nvidia/GR00T-N1.5-3B", "lerobot/eagle2hg-processor-groot-n1p5")
+N17 = Generation("N1.7", "Gr00tN1d7", "nvidia/GR00T-N1.7-3B", "Qwen/Qwen3-VL-2B-Instruct")
+GENERATIONS = (N15, N17)
+"""Those that pippa knows; N1, N1.6 and N2 have other architectures."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -35,19 +58,72 @@ def has_tokenizer(folder: Path) -> bool:
     return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
 
 
-def is_groot(folder: Path) -> bool:
-    """Whether ``folder/config.json`` is that of a GR00T N1.5. Raises ``UsageError`` when it is another model's."""
+def generation_of(values: Mapping[str, Any], where: str) -> Generation | None:
+    """The generation that the values of a ``config.json`` are of; None for a model without a type.
+
+    Raises ``UsageError``, which says what ``where`` is, for a GR00T that pippa does not know and for any other model.
+    """
+    found = values.get("model_type")
+    for generation in GENERATIONS:
+        if found == generation.model_type:
+            return generation
+    if found is None:
+        return None
+    other = re.fullmatch(r"gr00t[ _-]?n(\d)(?:[d_.](\d))?", str(found), re.IGNORECASE)
+    what = f"GR00T N{'.'.join(part for part in other.groups() if part)}" if other else f"a {str(found)[:100]!r} model"
+    raise UsageError(
+        f"{where} describes {what}, which pippa does not support.",
+        f"It knows {' and '.join(f'{each} ({each.official})' for each in GENERATIONS)}, and checkpoints of them.",
+    )
+
+
+def named_generation(name: str) -> Generation | None:
+    """The generation that the name of a repository tells, as NVIDIA names its own: ``GR00T-N1.7-3B`` is N1.7.
+
+    Raises ``UsageError`` for one that pippa does not know.
+    """
+    found = re.search(r"gr00t-n(\d(?:\.\d)?)(?![\d.])", name, re.IGNORECASE)
+    if found is None:
+        return None
+    known = {generation.name: generation.model_type for generation in GENERATIONS}
+    number = found[1]
+    return generation_of({"model_type": known.get(f"N{number}", f"gr00t_n{number}")}, f"The name {name}")
+
+
+def generation_in(folder: Path) -> Generation | None:
+    """The generation that ``folder/config.json`` is of; None for a model without a type. Raises ``UsageError`` for
+    another model, and for what is not JSON.
+    """
     file = folder / "config.json"
     try:
-        found = json.loads(file.read_text()).get("model_type")
+        values = json.loads(file.read_text())
+        values.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise UsageError(f"{file} can't be read as JSON.", "Download the model again.") from error
-    if found not in (None, MODEL_TYPE):
-        raise UsageError(
-            f"{file} describes a {found!r} model, not {MODEL_TYPE!r}.",
-            "pippa trains GR00T N1.5: nvidia/GR00T-N1.5-3B, or a checkpoint of it. N1, N1.6 and N1.7 are other models.",
-        )
-    return found is not None
+    return generation_of(values, str(file))
+
+
+def read_config_json(folder: Path, generation: Generation, made: Callable[[dict[str, Any]], T]) -> T:
+    """What ``made`` makes of ``folder/config.json``, which must be that of a model of ``generation``.
+
+    Raises ``UsageError`` when the file is missing, is not JSON, belongs to another kind of model, or ``made`` raises
+    pydantic's ``ValidationError``.
+    """
+    path = folder / "config.json"
+    hint = f"A base model or checkpoint of {generation} is a folder with config.json and *.safetensors."
+    try:
+        values = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        reason = "is not JSON" if path.is_file() else "does not exist"
+        raise UsageError(f"{path} {reason}.", hint) from error
+    found = values.get("model_type") or values.get("type") or "nameless"
+    if found != generation.model_type:
+        raise UsageError(f"{path} describes a {found!r} model, not {generation.model_type!r}.", hint)
+    try:
+        return made(values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
+        raise UsageError(f"{path} is not a configuration of {generation}: {problems}", hint) from error
 
 
 def require_whole(folder: Path) -> None:

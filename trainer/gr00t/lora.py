@@ -22,8 +22,8 @@ from torch import nn
 
 from trainer.errors import UsageError
 from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.weight_files import ADAPTER
 
-ADAPTER = "adapter"
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _NAME = "default"

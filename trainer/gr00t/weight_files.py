@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+ADAPTER = "adapter"
+"""The subfolder of a checkpoint with its LoRA adapters."""
+
 
 def weights_problem(folder: Path) -> str | None:
     """What is missing or cut short among the safetensors files of ``folder``, or None. Raises for unreadable ones."""

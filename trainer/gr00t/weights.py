@@ -7,33 +7,67 @@ addresses contents keeps the frozen ones once per base model, and each further c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from trainer.config.settings import hub_token
 from trainer.errors import UsageError
-from trainer.gr00t.n15.config import read_config
 from trainer.hardlink import link_or_copy
-
-Model = TypeVar("Model", bound=PreTrainedModel)
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
-LM_HEAD = "backbone.eagle_model.language_model.lm_head.weight"
-"""The same matrix as ``EMBEDDINGS``; a file may hold either or both. Never computed with, never written."""
 _LEROBOT_PREFIX = "_groot_model."
-_VISION = "backbone.eagle_model.vision_model."
 _SHARD_BYTES = 5_000_000_000
+
+
+class Layout(NamedTuple):
+    """What a generation's files have that another's have not."""
+
+    read_config: Callable[[Path], PreTrainedConfig]
+    """The configuration in a folder; raises ``UsageError``."""
+    config_document: Callable[[Any, str], dict[str, Any]]
+    """What ``config.json`` says of a configuration and the first weight's dtype, as upstream writes it."""
+    embeddings: str
+    """The language model's token embeddings."""
+    lm_head: str
+    """The same matrix as ``embeddings``; a file may hold either or both. Never computed with, never written."""
+    upstream_name: Callable[[str], str] = str
+    """The name upstream gives a tensor, of that which newer libraries have saved it under."""
+
+
+class GrootModel(PreTrainedModel):
+    """A GR00T of any generation: how it lies on disk."""
+
+    layout: ClassVar[Layout]
+    base_model_prefix = ""
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+
+    def _init_weights(self, module: torch.nn.Module) -> None:
+        """Nothing: every module has initialised itself when it was made."""
+
+    def save_pretrained(  # pyrefly: ignore[bad-override]
+        self,
+        save_directory: str | PathLike[str],
+        is_main_process: bool = True,
+        state_dict: dict[str, torch.Tensor] | None = None,
+        **_: Any,
+    ) -> None:
+        """Write config.json and the weights in shards (see ``save_checkpoint``); what Trainer calls."""
+        if is_main_process:
+            save_checkpoint(self, Path(save_directory), state_dict=state_dict)
+
+
+Model = TypeVar("Model", bound=GrootModel)
 
 
 def resolve_folder(path: str | PathLike[str]) -> Path:
@@ -44,7 +78,7 @@ def resolve_folder(path: str | PathLike[str]) -> Path:
     folder = Path(path)
     if folder.is_dir():
         return folder.absolute()
-    hint = "Give the folder of a GR00T N1.5 base model or checkpoint, or a hub id such as nvidia/GR00T-N1.5-3B."
+    hint = "Give the folder of a GR00T base model or checkpoint, or a hub id such as nvidia/GR00T-N1.5-3B."
     if folder.is_absolute() or str(path).count("/") != 1:
         raise UsageError(f"There is no model folder {path}.", hint)
     try:
@@ -79,19 +113,12 @@ def _shards(folder: Path) -> dict[str, Path]:
     return names
 
 
-def _upstream_name(name: str) -> str:
-    """The name upstream gives a tensor that LeRobot or a newer transformers (SigLIP not nested) has saved."""
-    name = name.removeprefix(_LEROBOT_PREFIX)
-    inner = name.removeprefix(_VISION)
-    return name if inner == name or inner.startswith("vision_model.") else f"{_VISION}vision_model.{inner}"
-
-
-def _match(folder: Path, found: Mapping[str, Path], wanted: set[str]) -> dict[str, tuple[Path, str]]:
+def _match(folder: Path, found: Mapping[str, Path], wanted: set[str], layout: Layout) -> dict[str, tuple[Path, str]]:
     """For every wanted parameter the file and the name it has there. Raises ``UsageError`` where they don't agree."""
-    sources = {_upstream_name(name): (file, name) for name, file in found.items()}
-    head = sources.pop(LM_HEAD, None)
+    sources = {layout.upstream_name(name.removeprefix(_LEROBOT_PREFIX)): (file, name) for name, file in found.items()}
+    head = sources.pop(layout.lm_head, None)
     if head is not None:
-        sources.setdefault(EMBEDDINGS, head)
+        sources.setdefault(layout.embeddings, head)
     missing, unexpected = sorted(wanted - set(sources)), sorted(set(sources) - wanted)
     if missing or unexpected:
         files = ", ".join(sorted({file.name for file in found.values()}))
@@ -110,14 +137,14 @@ def _match(folder: Path, found: Mapping[str, Path], wanted: set[str]) -> dict[st
 def load_checkpoint(model_class: type[Model], folder: Path, dtype: torch.dtype | None = None) -> Model:
     """Build the model of ``folder/config.json`` and fill it with the weights beside it, each read once.
 
-    Tensors are cast to ``dtype`` or, without one, to what the model has them in (see ``GR00TN15.from_pretrained``).
+    Tensors are cast to ``dtype`` or, without one, to what the model has them in (see its ``from_pretrained``).
     Names, shapes and files are checked before anything is read. Raises ``UsageError`` naming the file and the tensor.
     """
-    config = read_config(folder)
+    config = model_class.layout.read_config(folder)
     with torch.device("meta"):
         model = model_class(config)
     empty = model.state_dict()
-    sources = _match(folder, _shards(folder), set(empty))
+    sources = _match(folder, _shards(folder), set(empty), model_class.layout)
     by_file: dict[Path, dict[str, str]] = {}
     for name, (file, stored) in sources.items():
         by_file.setdefault(file, {})[stored] = name
@@ -138,13 +165,13 @@ def load_checkpoint(model_class: type[Model], folder: Path, dtype: torch.dtype |
     return model
 
 
-def trained_state(model: PreTrainedModel) -> tuple[dict[str, torch.Tensor], set[str]]:
+def trained_state(model: GrootModel) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The weights of ``model``, and which of them change while it is trained."""
     return model.state_dict(), {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 def save_checkpoint(
-    model: PreTrainedModel,
+    model: GrootModel,
     folder: Path,
     *,
     state_dict: Mapping[str, torch.Tensor] | None = None,
@@ -175,12 +202,7 @@ def save_checkpoint(
                 room = max(_SHARD_BYTES, size)
             shards[-1][name] = tensor.contiguous()
             room -= size
-    config = model.config.to_diff_dict()
-    config["architectures"] = ["GR00T_N1_5"]
-    # As transformers 4.51 under upstream writes them: the dtype of the first parameter, which is the backbone's.
-    config.pop("dtype", None)
-    config["torch_dtype"] = str(next(iter(state.values())).dtype).removeprefix("torch.")
-    config["attn_implementation"] = None
+    config = model.layout.config_document(model.config, str(next(iter(state.values())).dtype).removeprefix("torch."))
     config_file = folder / "config.json"
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     weight_map: dict[str, str] = {}

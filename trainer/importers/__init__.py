@@ -119,7 +119,7 @@ def base_model(
 ) -> SnapshotRef:
     """The snapshot of the base model called ``name``, imported or made if need be; see ``dataset``.
 
-    A GR00T N1.5 without a tokenizer, as NVIDIA's repository, gets the official one, so that training needs no hub.
+    A GR00T without a tokenizer, as in NVIDIA's repositories, gets the official one, so that training needs no hub.
     Another architecture, and weights that are not whole, are refused. The licence of the weights is said, and kept.
     """
     source, ref = _looked_up(store, "model", name, store_name, refresh)

@@ -6,6 +6,7 @@ import ast
 import functools
 import hashlib
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -15,9 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config.run_spec import SnapshotRef
+from trainer.disk import disk_full, says_full
 from trainer.errors import PippaError
 from trainer.importers.downloads import Log
 from trainer.importers.names import SYNTHETIC, TINY, Kind
+from trainer.masking import without_secrets
 from trainer.store import snapshots
 from trainer.store.manifest import read_manifest
 from trainer.store.object_store import ObjectStore
@@ -92,13 +95,21 @@ def made(kind: Kind, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str
         folder = Path(temporary) / name
         # In a child: the generator may import torch, and this process stays light.
         code = f"import sys, pathlib; from {module} import {function}; {function}(pathlib.Path(sys.argv[1]))"
-        done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [sys.executable, "-c", code, str(folder)],
+            env=without_secrets(os.environ),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         missing = re.search(r"No module named '(\w+)", done.stderr)
         if done.returncode and missing:
             raise PippaError(
                 f"{name} is not in the store, and making it takes {missing[1]}, which is not installed here.",
                 f"Make it once with the trainer image: `trainer prepare {_KINDS[kind]} {name}`.",
             )
+        if done.returncode and says_full(done.stderr):
+            raise disk_full(work)
         if done.returncode:
             raise PippaError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
         yield folder, {"generator": module, "generator_sha256": generator_sha256(kind)}

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.errors import DiskFullError, UsageError
 from trainer.importers.downloads import Log, Report, watched
 from trainer.importers.names import GitFolder
+from trainer.masking import without_our_secrets
 
 _OTHER_REPOSITORY = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
 
@@ -89,7 +90,7 @@ def _require_folder(source: GitFolder, folder: Path, commit: str) -> None:
 
 def _git(source: GitFolder, folder: Path, *arguments: str) -> str:
     # Run from a git hook, it would inherit the other repository.
-    environ = {name: value for name, value in os.environ.items() if name not in _OTHER_REPOSITORY}
+    environ = {name: value for name, value in without_our_secrets(os.environ).items() if name not in _OTHER_REPOSITORY}
     # It must fail, not ask, where it has no credentials; and a setting against downloading would leave pointers.
     environ |= {"GIT_TERMINAL_PROMPT": "0", "GIT_LFS_SKIP_SMUDGE": "0", "LC_ALL": "C"}
     done = subprocess.run(

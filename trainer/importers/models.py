@@ -25,14 +25,15 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
     if not (folder / "config.json").is_file():
         raise UsageError(f"{name} is not a model: it has no config.json.", "Name the folder or repository of one.")
     refuse_pointers(folder, name)
-    if not base_model_folder.is_groot(folder):
+    generation = base_model_folder.generation_in(folder)
+    if generation is None:
         yield folder, {}
         return
     base_model_folder.require_whole(folder)
     if base_model_folder.has_tokenizer(folder):
         yield folder, {}
         return
-    tokenizer = base_model_folder.HUB_TOKENIZER
+    tokenizer = generation.tokenizer
     repository = HubRepository(tokenizer, None)
     log(f"The model has no tokenizer; taking {tokenizer} from the Hugging Face hub.")
     work.mkdir(parents=True, exist_ok=True)

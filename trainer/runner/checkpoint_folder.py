@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import zipfile
 from collections.abc import Collection
 from pathlib import Path
 
 from trainer.gr00t.weight_files import weights_problem
+
+PENDING = "pending-uploads"
+"""Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""
 
 _NAME = re.compile(r"checkpoint-(\d+)")
 _NOT_AS_SAVED = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
@@ -39,6 +43,29 @@ def problem(folder: Path, step: int) -> str | None:
         return weights_problem(folder)
     except (*_NOT_AS_SAVED, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{type(error).__name__}: {error}"
+
+
+def resume_problem(folder: Path, step: int) -> str | None:
+    """Why a training can't go on from ``folder``, or None when it can.
+
+    A whole checkpoint also needs the state of the optimizer, the scheduler and the random numbers: without one of them
+    transformers goes on from fresh ones, without a word. They are zip archives, which end with their table of contents.
+    Raises ``OSError`` as ``problem`` does.
+    """
+    if found := problem(folder, step):
+        return found
+    states = [folder / "optimizer.pt", folder / "scheduler.pt", *sorted(folder.glob("rng_state*.pth"))]
+    if len(states) == 2:
+        return "rng_state.pth is missing"
+    for file in states:
+        try:
+            with zipfile.ZipFile(file):
+                pass
+        except FileNotFoundError:
+            return f"{file.name} is missing"
+        except (zipfile.BadZipFile, *_NOT_AS_SAVED):
+            return f"{file.name} is cut off or damaged"
+    return None
 
 
 def newest(output_dir: Path, without: Collection[int] = ()) -> int | None:

@@ -7,10 +7,14 @@ The training waits for neither; the store may be down for as long as it likes.
 
 Training state goes up apart and less often (``resume_points``): with AdamW it is two thirds of what a checkpoint adds,
 and of use only while the run is not done.
+
+What waits on the disk is bounded (``upload_queue``): while the store is away for long, the oldest of those that wait is
+dropped, said with a warning each time; never the newest.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import threading
@@ -19,23 +23,25 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from trainer.config.run_spec import RunSpec
-from trainer.errors import PippaError, StoreError
+from trainer.config.settings import upload_queue
+from trainer.disk import says_full
+from trainer.errors import DamagedObjectError, DiskFullError, PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
 from trainer.runner import checkpoint_folder
-from trainer.store import registry, resume_points, snapshots
+from trainer.runner.checkpoint_folder import PENDING
+from trainer.runner.pending_uploads import make_room
+from trainer.store import gc, gc_roots, registry, resume_points, snapshots
 from trainer.store.hashing import HashMemory
 from trainer.store.object_store import ObjectStore
-
-PENDING = "pending-uploads"
-"""Folder inside the output directory, so that hard links work, for checkpoints that are not yet registered."""
+from trainer.store.retention import Retention
 
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
 STATE_PAUSE = 10
-"""After the training state was sent, none is for so many times as long as that took."""
+"""After training state was sent, or old checkpoints removed, it isn't done again for so many times as it took."""
 
 
 class Uploader:
@@ -57,6 +63,7 @@ class Uploader:
         foreign: Iterable[int] = (),
         registered: Iterable[int] = (),
         quiet_seconds: float = QUIET_SECONDS,
+        most_waiting: int | None = None,
     ) -> None:
         self._store = store
         self._spec = spec
@@ -74,6 +81,14 @@ class Uploader:
         self._set_aside = threading.Event()
         """Something to do for the thread that uploads."""
         self._progress = time.monotonic()
+        self._furthest = 0
+        """Bytes of the push under way that got through in its best attempt."""
+        self._most_waiting = upload_queue() if most_waiting is None else most_waiting
+        self._under_way: int | None = None
+        self._retention = Retention(spec.config.keep_last or None, spec.config.keep_every or None)
+        self._memory = gc_roots.Memory()
+        self._thin_after = 0.0
+        self._thinning_failed = ""
         self._hashes = HashMemory()
         self._resumable = False
         self._state_sent = time.monotonic()
@@ -83,6 +98,10 @@ class Uploader:
         """The watcher ended after the engine, with every whole checkpoint set aside."""
         self.pending_dir = output_dir / PENDING
         self.registered: list[int] = []
+        self.dropped: list[int] = []
+        """Steps that had to make room for later ones, and are in no store."""
+        self.gave_up: str = ""
+        """Why ``finish`` did not wait any longer."""
         self.unkept: str = ""
         """Why a checkpoint can't be set aside for the time being: this disk is full or in trouble."""
         self.outage: str = ""
@@ -93,6 +112,8 @@ class Uploader:
     def start(self) -> None:
         """Start watching. What an earlier attempt of this run took aside but didn't upload goes first."""
         self._seen.update(checkpoint_folder.checkpoints(self.pending_dir))
+        # What the retention has removed from the store lies here still.
+        self._seen |= self._retention.surplus({*checkpoint_folder.checkpoints(self._output_dir), *self._seen})
         self._watcher.start()
         self._worker.start()
 
@@ -121,7 +142,9 @@ class Uploader:
         self._progress = time.monotonic()
         while self._worker.is_alive():
             self._worker.join(timeout=0.1)
-            if stopped() or time.monotonic() - self._progress > patience_seconds:
+            late = time.monotonic() - self._progress > patience_seconds
+            if stopped() or late:
+                self.gave_up = f"nothing got through for {patience_seconds:g} s" if late else "stopped before they were"
                 self._abandoned.set()
                 self._look_again.set()
                 self._worker.join(timeout=5)
@@ -130,6 +153,17 @@ class Uploader:
             return self._watched_all and not checkpoint_folder.checkpoints(self.pending_dir)
         except OSError:
             return False
+
+    def waiting(self) -> list[int]:
+        """The steps of whole checkpoints that lie on this disk only."""
+        try:
+            found = {
+                *checkpoint_folder.checkpoints(self.pending_dir),
+                *(set(checkpoint_folder.checkpoints(self._output_dir)) - self._seen),
+            }
+        except OSError:
+            return []
+        return sorted(found - set(self.registered))
 
     def _watch(self) -> None:
         while True:
@@ -204,6 +238,20 @@ class Uploader:
             self._emit(WarningEvent(message=f"{folder.name} was deleted before it could be uploaded."))
         self._seen.add(step)
         self._set_aside.set()
+        with contextlib.suppress(OSError):  # the disk hiccups; there is a next time
+            self._make_room()
+
+    def _make_room(self) -> None:
+        for step, why in make_room(
+            self.pending_dir, self._output_dir, self._most_waiting, self._retention, lambda: self._under_way
+        ):
+            self.dropped.append(step)
+            self._emit(
+                WarningEvent(
+                    message=f"checkpoint-{step} was DROPPED and will not be in the object store: {why}.",
+                    hint="Later checkpoints are kept. Bring the store back; PIPPA_UPLOAD_QUEUE lets more of them wait.",
+                )
+            )
 
     def _work(self) -> None:
         delay = BACKOFF_SECONDS[0]
@@ -220,6 +268,7 @@ class Uploader:
                     )
                     if last is not None:
                         self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
+                    self._thin(now=True)
                     return
                 else:
                     # After the engine's end this waits for the other thread's, which is not said.
@@ -236,8 +285,11 @@ class Uploader:
                 delay = BACKOFF_SECONDS[0]
                 self.outage = ""
                 self._progress = time.monotonic()
+            finally:
+                self._under_way = None
 
     def _upload(self, step: int, folder: Path) -> None:
+        self._under_way = step
         if step not in self.registered and not self._register(step, folder):
             shutil.rmtree(folder)
             return
@@ -254,14 +306,35 @@ class Uploader:
                     )
                 )
         shutil.rmtree(folder)
+        self._thin()
+
+    def _thin(self, *, now: bool = False) -> None:
+        """Remove what the run's retention doesn't keep. It must not hold up the checkpoints that follow."""
+        if self._retention == Retention() or (time.monotonic() < self._thin_after and not now):
+            return
+        started = time.monotonic()
+        reason = ""
+        try:
+            found = gc.thin(self._store, self._spec.run_id, self._retention, self._memory)
+            reason = " ".join(found.withheld)
+        except Exception as error:
+            reason = str(error).partition("\n")[0]
+        if reason and not self._thinning_failed:
+            hint = "They are tried again with each checkpoint; `pippa store check` lists what is damaged."
+            self._emit(WarningEvent(message=f"Old checkpoints could not be removed: {reason}", hint=hint))
+        self._thinning_failed = reason
+        self._thin_after = time.monotonic() + STATE_PAUSE * (time.monotonic() - started)
 
     def _register(self, step: int, folder: Path) -> bool:
         """Upload and register a checkpoint; False when another one is registered as this step."""
         started = time.monotonic()
         spec = self._spec
         pushed = self._push(step, folder, spec.run_id, resume_points.is_training_state)
-        known = {entry.step: entry.snapshot.digest for entry in registry.list_checkpoints(self._store, spec.run_id)}
-        if known.get(step, pushed.ref.digest) != pushed.ref.digest:
+        try:
+            known = registry.find(self._store, spec.run_id, step)
+        except DamagedObjectError:  # registering replaces it
+            known = None
+        if known is not None and known.snapshot.digest != pushed.ref.digest:
             # Another machine went on with the run from an earlier step; trying again would never help.
             self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
             return False
@@ -291,18 +364,38 @@ class Uploader:
         if before is not None and before.step >= step:
             return
         started = time.monotonic()
-        pushed = self._push(step, folder, resume_points.snapshot_name(run_id))
+        pushed = self._push(step, folder, resume_points.snapshot_name(run_id), like=run_id)
         resume_points.move(self._store, run_id, resume_points.ResumePoint(step=step, snapshot=pushed.ref))
         self._state_sent = time.monotonic()
         self._state_seconds = self._state_sent - started
 
     def _push(
-        self, step: int, folder: Path, name: str, ignore: Callable[[str], bool] | None = None
+        self,
+        step: int,
+        folder: Path,
+        name: str,
+        ignore: Callable[[str], bool] | None = None,
+        like: str | None = None,
     ) -> snapshots.PushResult:
-        origin = {"run_id": self._spec.run_id, "step": str(step)}
-        return snapshots.push(
-            self._store, folder, "checkpoint", name, origin=origin, ignore=ignore, hash_file=self._hashes
+        pushed = snapshots.push(
+            self._store,
+            folder,
+            "checkpoint",
+            name,
+            origin={"run_id": self._spec.run_id, "step": str(step)},
+            progress=self._advanced,
+            ignore=ignore,
+            hash_file=self._hashes,
+            like=like,
         )
+        self._furthest = 0
+        return pushed
+
+    def _advanced(self, done: int, _: int) -> None:
+        """Something got through; what an earlier attempt had got through is no progress."""
+        if done > self._furthest:
+            self._furthest = done
+            self._progress = time.monotonic()
 
     def _warn_once(self, before: str, reason: str) -> None:
         """One warning per outage, however often it is tried again; ``before`` is what was wrong the last time."""
@@ -317,10 +410,12 @@ class Uploader:
 
 def failure(uploader: Uploader, run_id: str) -> PippaError:
     """The error for a run whose last checkpoints are still on this disk only."""
-    reason = uploader.unkept or uploader.outage or "stopped before they were"
+    reason = uploader.unkept or uploader.outage or uploader.gave_up
+    steps = ", ".join(map(str, uploader.waiting()))
     where = uploader.pending_dir.parent if uploader.unkept else uploader.pending_dir
-    return StoreError(
-        f"Checkpoints of {run_id} could not be uploaded: {reason}.",
+    kind = DiskFullError if says_full(reason) or "is full" in reason else StoreError
+    return kind(
+        f"Checkpoints of {run_id} could not be uploaded{steps and f' (step {steps})'}: {reason.rstrip('.')}.",
         f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import BinaryIO
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
 from trainer.forecast import GENERAL_ADVICE
-from trainer.runner.crash_diagnosis import explain, oom_kills
+from trainer.runner.crash_diagnosis import OomKills, explain
+from trainer.stop_signals import ECHO_SECONDS, stop_signals
 
 TAIL_LINES = 200
 _BARS = 16_384
@@ -27,22 +29,23 @@ class Interrupted(BaseException):
 
 
 class Signals:
-    """SIGTERM and SIGINT for a whole run, as a context manager.
+    """SIGTERM, SIGINT and SIGHUP for a whole run, as a context manager.
 
     Before the training the first signal raises ``Interrupted``. From the start of the engine on (``deferred``) it is
     only noted, and a child that runs gets it as SIGTERM, so that it saves a last checkpoint. A second signal kills the
-    child's whole process group.
+    child's whole process group. Two within ``ECHO_SECONDS`` are one.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
         self.count = 0
+        self._last = float("-inf")
         self.deferred = False
         self._child: subprocess.Popen[bytes] | None = None
         self._before: dict[int, object] = {}
 
     def __enter__(self) -> Signals:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             self._before[number] = signal.signal(number, self._handle)
         return self
 
@@ -72,6 +75,10 @@ class Signals:
         return self.count > 1
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._last < ECHO_SECONDS:
+            return
+        self._last = now
         self.count += 1
         self.received = self.received or number
         if self._child is not None:
@@ -91,13 +98,13 @@ class Outcome:
     returncode: int
     tail: list[str]
     error: ErrorEvent | None
-    oom_killed: bool
+    oom_kills: OomKills
 
     def problem(self, advice: str = GENERAL_ADVICE) -> PippaError | None:
         """The error that explains a bad end; ``advice`` as for ``explain``."""
         if self.returncode == 0:
             return None
-        return explain(self.returncode, self.tail, self.error, oom_killed=self.oom_killed, advice=advice)
+        return explain(self.returncode, self.tail, self.error, oom_kills=self.oom_kills, advice=advice)
 
 
 def run_child(
@@ -119,7 +126,7 @@ def run_child(
     """
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     errors: list[ErrorEvent] = []
-    kills = oom_kills()
+    kills = OomKills.now()
     signals.deferred = True  # an exception between the child's start and its `try` would leave it behind
 
     def relay(line: str, *, stdout: bool) -> None:
@@ -168,7 +175,7 @@ def run_child(
         child.wait()
         for reader in readers:
             reader.join(timeout=10)
-    return Outcome(child.returncode, list(tail), errors[-1] if errors else None, oom_kills() > kills)
+    return Outcome(child.returncode, list(tail), errors[-1] if errors else None, OomKills.now().since(kills))
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

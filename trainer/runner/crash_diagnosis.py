@@ -6,8 +6,10 @@ import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from trainer.errors import DiskFullError, EngineError, OutOfMemoryError, PippaError, from_exit_code
+from trainer.disk import disk_full, says_full
+from trainer.errors import EngineError, OutOfMemoryError, PippaError, from_exit_code
 from trainer.events import ErrorEvent
 from trainer.forecast import GENERAL_ADVICE
 
@@ -24,15 +26,19 @@ _CUDA = re.compile(
     re.IGNORECASE,
 )
 _HOST = re.compile(
-    r"killed by signal: (Killed|9)|can't allocate memory|Cannot allocate memory|^MemoryError\b|not enough memory"
-    r"|signal 9 \(SIGKILL\)|Signal SIGKILL",
+    r"can't allocate memory|Cannot allocate memory|^MemoryError\b|not enough memory",
     re.IGNORECASE | re.MULTILINE,
 )
-_DISK = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|ENOSPC", re.IGNORECASE)
+# A data loading process, or torchrun's rank.
+_KILLED = re.compile(r"killed by signal: (Killed|9)|signal 9 \(SIGKILL\)|Signal SIGKILL", re.IGNORECASE)
 
 _HOST_HINT = (
     "Lower --dataloader-num-workers and --dataloader-prefetch-factor, or give the machine or container more memory: "
     "`pippa train … --dry-run` says how much a training needs."
+)
+_KILLED_HINT = (
+    "`journalctl -k`, the scheduler's log and systemd-oomd's or earlyoom's tell who did it. `pippa runs resume` "
+    "continues the run from its last checkpoint; `--dry-run` says how much memory a training needs."
 )
 _SHM_HINT = (
     "Give the container more shared memory (--shm-size 8g or --ipc=host), or lower --dataloader-num-workers "
@@ -40,13 +46,38 @@ _SHM_HINT = (
 )
 
 
-def disk_full(where: Path | str) -> DiskFullError:
-    """No space left at ``where``, and what may be freed."""
-    return DiskFullError(
-        f"No space left on the disk of {where}.",
-        "Free some: `cache/` and finished runs under PIPPA_HOME can go (what the store has is pulled again when "
-        "needed), or set PIPPA_HOME to a larger disk, or save less often (--save-steps).",
-    )
+class OomKills(NamedTuple):
+    """How many processes the kernel has killed for want of memory."""
+
+    here: int = 0
+    """In the control group of this process: its container, its systemd unit, its job."""
+    anywhere: int = 0
+    """On the whole machine."""
+
+    @classmethod
+    def now(cls) -> OomKills:
+        """As the kernel counts them; 0 where it does not."""
+        groups = Path("/sys/fs/cgroup")
+        own = {
+            group: path.strip("/")
+            for _, group, path in (line.split(":", 2) for line in _lines(Path("/proc/self/cgroup")))
+        }
+        # The second of each is what a container sees of itself; the first pair is version 2, the other version 1.
+        files = [
+            *(groups / path / "memory.events" for path in (own.get("", ""), "")),
+            *(groups / "memory" / path / "memory.oom_control" for path in (own.get("memory", ""), "")),
+        ]
+        return cls(
+            next((count for file in files if (count := _counted(file)) is not None), 0),
+            _counted(Path("/proc/vmstat")) or 0,
+        )
+
+    def since(self, before: OomKills) -> OomKills:
+        """Those that were added to ``before``."""
+        return OomKills(self.here - before.here, self.anywhere - before.anywhere)
+
+
+NO_KILLS = OomKills()
 
 
 def explain(
@@ -54,32 +85,37 @@ def explain(
     tail: Sequence[str],
     reported: ErrorEvent | None = None,
     *,
-    oom_killed: bool = False,
+    oom_kills: OomKills = NO_KILLS,
     advice: str = GENERAL_ADVICE,
 ) -> PippaError:
     """The error for an engine that ended with ``returncode`` (negative: a signal) after the lines of ``tail``.
 
-    ``reported`` is the error event the native engine printed itself; it knows best. ``oom_killed`` says that the
-    kernel counted an out-of-memory kill in this container while the engine ran. ``advice`` is what a training needs
-    less GPU memory with.
+    ``reported`` is the error event the native engine printed itself; it knows best. ``oom_kills`` are those of the
+    kernel while the engine ran: without one, nobody knows that a SIGKILL was for want of memory. ``advice`` is what a
+    training needs less GPU memory with.
     """
     if reported is not None:
         return from_exit_code(reported.code, reported.message, reported.hint, otherwise=EngineError)
     text = "\n".join(tail)
-    killed = returncode in (-signal.SIGKILL, 128 + signal.SIGKILL)
+    killed = returncode in (-signal.SIGKILL, 128 + signal.SIGKILL) or _KILLED.search(text) is not None
     # Order matters: a full /dev/shm also says "No space left", and a CUDA error often ends in a plain exit code 1.
     if returncode in (-signal.SIGBUS, 128 + signal.SIGBUS) or _SHM.search(text):
         return OutOfMemoryError("The data loading ran out of shared memory (/dev/shm).", _SHM_HINT)
     if _CUDA.search(text):
         return OutOfMemoryError("The GPU ran out of memory (CUDA out of memory).", advice)
-    if _DISK.search(text):
+    if says_full(text):
         return disk_full("the run's output folder")
-    if oom_killed or _HOST.search(text):
-        return OutOfMemoryError("The machine ran out of memory (host RAM) and the engine was killed.", _HOST_HINT)
-    if killed:
+    if oom_kills.here or (oom_kills.anywhere and killed):
         return OutOfMemoryError(
-            "The engine was killed (SIGKILL), which is nearly always the kernel's answer to host RAM running out.",
-            _HOST_HINT,
+            "The machine ran out of memory (host RAM) and the kernel killed the engine.", _HOST_HINT
+        )
+    if _HOST.search(text):
+        return OutOfMemoryError("The machine ran out of memory (host RAM).", _HOST_HINT)
+    if killed:
+        return EngineError(
+            "The engine was killed (SIGKILL), and not by the kernel for want of memory: it counted no such kill "
+            "meanwhile. A person, a scheduler or a memory watcher did it.",
+            _KILLED_HINT,
         )
     if returncode < 0:
         ended = f"was ended by {signal.Signals(-returncode).name}"
@@ -89,17 +125,17 @@ def explain(
     return EngineError(f"The engine {ended}. Its last lines:\n{last}", "The whole output is in the run's log.txt.")
 
 
-def oom_kills() -> int:
-    """Out-of-memory kills counted in this container's control group so far; 0 where there is no such count."""
-    for file, key in (
-        ("/sys/fs/cgroup/memory.events", "oom_kill"),
-        ("/sys/fs/cgroup/memory/memory.oom_control", "oom_kill"),
-    ):
-        try:
-            for line in Path(file).read_text().splitlines():
-                name, _, count = line.partition(" ")
-                if name == key:
-                    return int(count)
-        except (OSError, ValueError):
-            continue
-    return 0
+def _counted(file: Path) -> int | None:
+    """The number behind ``oom_kill`` in a file of the kernel's; None where there is none."""
+    for line in _lines(file):
+        name, _, count = line.partition(" ")
+        if name == "oom_kill" and count.isdecimal():
+            return int(count)
+    return None
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []

@@ -143,7 +143,7 @@ def store() -> Finding:
         return Finding("object store", f"the folder {folder}, made when it is first used")
     try:
         opened = open_store()
-        opened.create()
+        opened.open()
     except PippaError as error:
         return problem("object store", error)
     return Finding("object store", f"{opened.address}: usable")

@@ -19,7 +19,7 @@ _TAIL_BYTES = 100_000
 """Of a run's events: some hundred of the last."""
 _ENOUGH_EVENTS = 5
 _WITHOUT_EFFECT = {
-    *("output_dir", "max_steps", "save_steps", "resume", "report_to"),
+    *("output_dir", "max_steps", "save_steps", "resume", "report_to", "keep_last", "keep_every"),
     *("learning_rate", "weight_decay", "warmup_ratio", "lora_alpha", "embodiment_tag"),
 }
 """Arguments that a step takes no longer or shorter for."""

@@ -10,7 +10,7 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +18,16 @@ from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer.command_line import Parser
 from trainer.config.argv import require_engine_can, to_argv
+from trainer.config.finetune_config import RUN_FIELDS
 from trainer.config.run_spec import RunSpec, new_run_id
-from trainer.config.settings import pippa_home, secret_from, upload_patience
+from trainer.config.settings import pippa_home, upload_patience
 from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.data.config_file import to_json
-from trainer.disk import require_home
+from trainer.disk import private_folder
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.forecast import advice, read_sections
+from trainer.masking import Masker, without_secrets
 from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
@@ -41,7 +43,6 @@ from trainer.store.stores import open_store
 EVALUATED_EPISODES = 5
 EVALUATED_STEPS = 1000
 """At most. Upstream's defaults, the first 150 frames of one episode, end before the hand of the demo data closes."""
-_SECRETS = ("PIPPA_S3_SECRET_KEY", "WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 _EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
 
@@ -65,9 +66,9 @@ def _new(arguments: Namespace, signals: Signals) -> int:
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
-    require_home(pippa_home())
     store = open_store()
-    store.create()
+    private_folder(pippa_home())
+    store.open()
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Importing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
@@ -84,6 +85,7 @@ def _stored(arguments: Namespace, signals: Signals) -> int:
             f"`trainer run --run-id {arguments.run_id}` continues it.",
         )
     store = open_store()
+    private_folder(pippa_home())
     spec = runs.read_spec(store, arguments.run_id)
     require_engine_here(spec.engine, spec.run_id)
     return Run(spec, store, signals).run()
@@ -109,6 +111,7 @@ class Run:
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
         self.record: RunLog
+        self.uploader: checkpoint_uploader.Uploader | None = None
 
     def run(self) -> int:
         """All phases. Every end is in the events and in the run's state; the exit code tells which."""
@@ -116,8 +119,13 @@ class Run:
             self._restore_record()
             before = runs.read_state(self.store, self.spec.run_id)
             started = before.started if before and before.started else datetime.now(UTC)
-            state = runs.RunState(status="preparing", of=self.spec.config.max_steps, started=started)
-            self.record = RunLog(self.store, self.spec.run_id, self.folder, state, secrets(self.environ))
+            state = runs.RunState(
+                status="preparing",
+                of=self.spec.config.max_steps,
+                started=started,
+                lock=workspace.lock_address(self.folder),
+            )
+            self.record = RunLog(self.store, self.spec.run_id, self.folder, state, Masker.of(self.environ))
             try:
                 self._phases(lock)
             except Interrupted:
@@ -152,8 +160,8 @@ class Run:
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
         check_datasets(named, spec.config, emit)
 
-        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit)
-        uploader = checkpoint_uploader.Uploader(
+        step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
+        uploader = self.uploader = checkpoint_uploader.Uploader(
             self.store,
             spec,
             self.output_dir,
@@ -210,12 +218,15 @@ class Run:
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
+                **dict.fromkeys(RUN_FIELDS, 0),
             }
         )
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
         environ = _engine_environ(self.environ)
         if config.report_to == "wandb":
             variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
+            if "WANDB_MODE" not in variables:  # it reports live, and may sign in with more than the key
+                environ = _engine_environ(self.environ, keep=wandb_setup.SECRETS)
             environ |= variables
             if warning:
                 record.emit(warning)
@@ -240,7 +251,7 @@ class Run:
             return outcome.problem(advice(spec.config, read_sections(base_model)))
         if outcome.error or outcome.returncode not in (0, -SIGTERM, -SIGKILL, 128 + SIGTERM, 128 + SIGINT):
             # It was told to stop, but stopped for another reason: a full disk under its last checkpoint, say.
-            error = explain(outcome.returncode, outcome.tail, outcome.error, oom_killed=outcome.oom_killed)
+            error = explain(outcome.returncode, outcome.tail, outcome.error, oom_kills=outcome.oom_kills)
             record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
         return None
 
@@ -328,29 +339,29 @@ class Run:
                 self.store.get_file(key, file)
 
     def _stopped(self) -> int:
-        """The end by a signal."""
+        """The end by a signal, with a word about what the store did not get before it."""
+        if self.uploader is not None and (steps := self.uploader.waiting()):
+            where = self.uploader.pending_dir.parent
+            self.record.emit(
+                WarningEvent(
+                    message=f"On this disk only: step {', '.join(map(str, steps))} of {self.spec.run_id}, in {where}.",
+                    hint=f"`trainer run --run-id {self.spec.run_id}` on this machine uploads it, and so does "
+                    f"`pippa runs resume {self.spec.run_id}`.",
+                )
+            )
         message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
         self.record.log(message)
         return self._end("stopped", self.signals.exit_code, message)
 
     def _end(self, status: str, code: int, message: str) -> int:
-        self.record.close(status=status, exit_code=int(code), message=message, ended=datetime.now(UTC))
+        fields = {"status": status, "exit_code": int(code), "message": message, "ended": datetime.now(UTC)}
+        self.record.close(patient=not self.signals.impatient, **fields)
         return int(code)
 
 
-def secrets(environ: Mapping[str, str]) -> list[str]:
-    """The secrets this process holds, for masking them in what it writes."""
-    found: list[str] = []
-    for name in _SECRETS:
-        with suppress(PippaError):
-            if value := secret_from(environ, name):
-                found.append(value)
-    return found
-
-
-def _engine_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment of this process without the store's address and keys, which no engine needs."""
-    kept = {name: value for name, value in environ.items() if not name.startswith("PIPPA_S3_")}
+def _engine_environ(environ: Mapping[str, str], keep: Collection[str] = ()) -> dict[str, str]:
+    """The environment of this process without the store's address and the secrets that an engine does not need."""
+    kept = {name: value for name, value in without_secrets(environ, keep).items() if not name.startswith("PIPPA_S3_")}
     return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
 
 

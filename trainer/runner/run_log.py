@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import sys
 import threading
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 from trainer.errors import PippaError
 from trainer.events import Emitter, ErrorEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
+from trainer.masking import Masker
 from trainer.store.object_store import ObjectStore
 from trainer.store.runs import RunState, write_file, write_state
 
 STATE_SECONDS = 3.0
 FILES_SECONDS = 30.0
+HURRY_SECONDS = 1.0
 
 
 class RunLog:
     """Writes a run's events, log and state. Any thread may call it, and no call waits for the object store.
 
-    ``secrets`` are replaced by ``***`` wherever they appear, since an engine may print anything.
+    ``mask`` keeps secrets out of all of it, since an engine may print anything.
     """
 
     def __init__(
@@ -31,13 +32,13 @@ class RunLog:
         run_id: str,
         folder: Path,
         state: RunState,
-        secrets: Iterable[str] = (),
+        mask: Masker | None = None,
         stdout: TextIO | None = None,
     ) -> None:
         self.state = state
         self._store = store
         self._run_id = run_id
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= 8}, key=len, reverse=True)
+        self._mask = mask or Masker()
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self.events_file = folder / "events.jsonl"
@@ -53,7 +54,7 @@ class RunLog:
 
     def emit(self, event: Event) -> None:
         """Tell whoever follows the run, and keep it."""
-        event = self._redact_event(event)
+        event = event.model_copy(update={name: self._mask.within(value) for name, value in event})
         with self._lock:
             # Neither a launcher that went away nor a full disk may end the thread that drains the engine's output.
             for emit in (self._emit_out, self._emit_file):
@@ -70,7 +71,7 @@ class RunLog:
 
     def log(self, text: str) -> None:
         """One line for people: on stderr and in log.txt."""
-        text = self.redact(text)
+        text = self._mask(text)
         with self._lock:
             for stream in (self._log, sys.stderr):
                 with contextlib.suppress(OSError):
@@ -79,26 +80,24 @@ class RunLog:
 
     def update(self, **fields: object) -> None:
         """Change fields of the run's state; the store hears of it within seconds."""
-        texts = {name: self.redact(value) for name, value in fields.items() if isinstance(value, str)}
+        fields = {name: self._mask.within(value) for name, value in fields.items()}
         with self._lock:
-            self.state = self.state.model_copy(update={**fields, **texts, "updated": datetime.now(UTC)})
+            self.state = self.state.model_copy(update={**fields, "updated": datetime.now(UTC)})
         self._changed.set()
 
-    def redact(self, text: str) -> str:
-        """``text`` without the secrets this process knows."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
+    def close(self, *, patient: bool = True, **fields: object) -> bool:
+        """Write the last state and upload both files; with ``patient``, ask a store that is away again for a while.
 
-    def close(self, **fields: object) -> bool:
-        """Write the last state and upload both files. Returns whether the store took them."""
+        Returns whether the store took them.
+        """
         self.update(**fields)
         self._closing.set()
         self._changed.set()
-        self._thread.join()
+        self._thread.join(None if patient else HURRY_SECONDS)
+        store = self._store if patient else self._store.without_retries()
         try:
-            write_state(self._store, self._run_id, self.state)
-            self._upload(self._store)
+            write_state(store, self._run_id, self.state)
+            self._upload(store)
         except PippaError as error:
             with contextlib.suppress(OSError):
                 sys.stderr.write(f"The run's last state is not in the store: {error}\n")
@@ -108,12 +107,6 @@ class RunLog:
                 with contextlib.suppress(OSError):
                     file.close()
         return True
-
-    def _redact_event(self, event: Event) -> Event:
-        if not self._secrets:
-            return event
-        texts = {name: value for name, value in event if isinstance(value, str)}
-        return event.model_copy(update={name: self.redact(value) for name, value in texts.items()})
 
     def _upload(self, store: ObjectStore) -> None:
         for file in (self.events_file, self.log_file):

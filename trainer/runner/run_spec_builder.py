@@ -14,6 +14,7 @@ from trainer.config.presets import Preset
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef, new_run_id
 from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
+from trainer.importers.generations import require_trainable
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store.object_store import ObjectStore
 from trainer.version import git_sha
@@ -24,12 +25,15 @@ def prepare_sources(
 ) -> tuple[list[SnapshotRef], SnapshotRef]:
     """The snapshots of the configuration's datasets, in its order, and its base model. Raises as ``sources`` does."""
     work = importers.downloads_folder(home or pippa_home())
+    require_trainable(config, store)
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
     datasets = [
         importers.dataset(store, name, work, data_config=config.data_config, options=config.data_options, log=log)
         for name in config.dataset_path
     ]
-    return datasets, importers.base_model(store, config.base_model_path, work, log=log)
+    base_model = importers.base_model(store, config.base_model_path, work, log=log)
+    require_trainable(config, store)  # now that its config.json is here
+    return datasets, base_model
 
 
 def new_spec(

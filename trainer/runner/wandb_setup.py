@@ -35,6 +35,8 @@ URL_FILE = "url.txt"
 """In the folder ``wandb`` of a run that is online: the address of its page."""
 LINEAGE = "PIPPA_LINEAGE"
 """JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
+SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
+"""What W&B itself needs of an environment."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
@@ -95,7 +97,7 @@ def wandb_connection(environ: Mapping[str, str] = os.environ) -> tuple[dict[str,
     if not key and not environ.get("WANDB_IDENTITY_TOKEN_FILE") and not (key := netrc_key(environ)):
         return offline, _offline("There is no W&B key on this machine")
     if key and (reason := _refused(_base_url(environ), key)):
-        return {**given, **offline}, _offline(reason)
+        return offline, _offline(reason)
     return given, None
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import socket
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.config.run_spec import RunSpec, SnapshotRef
-from trainer.disk import is_disk_full
+from trainer.disk import as_disk_full
+from trainer.disk import locked as lock_file
 from trainer.errors import PippaError, UsageError
 from trainer.events import Event, WarningEvent
 from trainer.runner import checkpoint_folder
-from trainer.runner.crash_diagnosis import disk_full
 from trainer.store import registry, resume_points, snapshots
 from trainer.store.object_store import ObjectStore
 
@@ -59,6 +61,32 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
         os.close(handle)
 
 
+def lock_address(folder: Path) -> str:
+    """Where the lock of ``locked`` is, for ``is_held`` on any machine."""
+    return f"{_machine()}:{folder / 'lock'}"
+
+
+def is_held(address: str) -> bool | None:
+    """Whether a process of this machine holds the lock at ``address``; None where only another machine can tell."""
+    machine, _, path = address.partition(":")
+    if machine != _machine() or not Path(path).is_file():
+        return None
+    try:
+        with lock_file(Path(path), wait=False):
+            return False
+    except BlockingIOError:
+        return True
+
+
+def _machine() -> str:
+    """What this machine is called until it is started again; a container has its own name."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        boot = str(uuid.getnode())
+    return f"{socket.gethostname()}/{boot}"
+
+
 def cached(store: ObjectStore, ref: SnapshotRef, home: Path, log: Callable[[str], None]) -> Path:
     """The snapshot's files in the cache that all runs of this machine share; pulled and verified if need be."""
     folder = home / "cache" / ref.kind / ref.digest
@@ -98,28 +126,42 @@ def resume_step(
     output_dir: Path,
     registered: dict[int, SnapshotRef],
     emit: Callable[[Event], None],
+    foreign: Collection[int] = (),
 ) -> int | None:
     """Put the newest checkpoint there is, on this disk or in the store, into ``output_dir``; returns its step.
 
-    From the store only one with its training state will do, unless nothing is left to train. Raises ``UsageError`` for
-    a checkpoint that the disk doesn't let be read: it may be the newest whole one, and is neither removed nor left out.
+    One with its training state, unless nothing is left to train. Raises ``UsageError`` for a checkpoint that the disk
+    doesn't let be read: it may be the newest whole one, and is neither removed nor left out; and where a ``foreign``
+    one, which another training left, is at the last step or beyond, so that the run would do nothing.
     """
     local = 0
     for step, folder in checkpoint_folder.checkpoints(output_dir).items():
         try:
             problem = checkpoint_folder.problem(folder, step)
+            stateless = step < spec.config.max_steps and checkpoint_folder.resume_problem(folder, step)
         except OSError as error:
             raise UsageError(
                 f"{error.filename or folder} can't be read ({error.strerror}).",
                 "Look after that disk and run this again; or, to go on without this checkpoint, move "
                 f"{folder.name} to another folder.",
             ) from error
-        if problem is None:
+        if problem is None and not stateless:
             local = step
             continue
+        if problem is None and step not in foreign:
+            # A whole policy all the same: it is uploaded, and the engine's --resume does not find it.
+            emit(WarningEvent(message=f"The training can't go on from {folder.name}: {stateless}."))
+            _lay_aside(folder, needed=step not in registered)
+            continue
         # An engine killed while saving in place leaves half a folder, which upstream's --resume would choose.
-        emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem}."))
+        emit(WarningEvent(message=f"{folder.name} was left unfinished and is removed: {problem or stateless}."))
         shutil.rmtree(folder)
+    if local in foreign and local >= spec.config.max_steps:
+        raise UsageError(
+            f"--resume: {output_dir} holds step {local}, and --max-steps is {spec.config.max_steps}: nothing is left "
+            "to train.",
+            "Raise --max-steps, or leave --resume out and choose another --output-dir.",
+        )
     newest = max(registered, default=0)
     stored, snapshot = newest, registered.get(newest)
     if newest < spec.config.max_steps:
@@ -139,6 +181,16 @@ def resume_step(
     return local or None
 
 
+def _lay_aside(folder: Path, *, needed: bool) -> None:
+    """Take a checkpoint out of the engine's sight, among those that wait for their upload where that is ``needed``."""
+    pending = folder.parent / checkpoint_folder.PENDING
+    if needed and not (pending / folder.name).exists():
+        pending.mkdir(exist_ok=True)
+        folder.rename(pending / folder.name)
+    else:
+        shutil.rmtree(folder)
+
+
 def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:
     """The run's checkpoints in the registry."""
     return {entry.step: entry.snapshot for entry in registry.list_checkpoints(store, run_id)}
@@ -146,8 +198,4 @@ def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:
 
 def as_pippa_error(error: BaseException, where: Path | str) -> PippaError | None:
     """``error`` as one with a cure, if it is one: a full disk is nobody's defect."""
-    if isinstance(error, PippaError):
-        return error
-    if is_disk_full(error):
-        return disk_full(error.filename or where)
-    return None
+    return error if isinstance(error, PippaError) else as_disk_full(error, where)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 
 from trainer.config.settings import S3Settings
@@ -12,6 +13,10 @@ from trainer.store.object_store import MissingObjectError
 TRANSIENT = (408, 429, 500, 502, 503, 504)
 """Answers that may be another one next time."""
 
+_OTHER_REGION = (
+    *("AuthorizationHeaderMalformed", "PermanentRedirect", "InvalidRegion"),
+    *("IllegalLocationConstraintException", "InvalidLocationConstraint"),
+)
 _DENIED = ("AccessDenied", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
 # MinIO: XMinioStorageFull (507), QuotaExceeded. SeaweedFS only says InternalError, and the reason in its log.
 _FULL = ("storagefull", "no space", "quota")
@@ -55,9 +60,12 @@ def _refusal(settings: S3Settings, what: str, code: str, message: str, status: i
     if code in ("NoSuchKey", "NoSuchObject"):
         return MissingObjectError(f"The object store {endpoint} lacks an object; could not {what}.")
     if code == "NoSuchBucket":
+        return no_bucket(settings, what)
+    if code in _OTHER_REGION or "region" in message.lower():
+        there = re.search(r"(?:expecting|use region) '?([a-z0-9-]+)", message)
         return StoreError(
-            f"There is no bucket {bucket!r} at {endpoint}; could not {what}.",
-            f"Create it (`mc mb STORE/{bucket}`), or set PIPPA_S3_BUCKET to one that exists.",
+            f"{endpoint} refuses to {what}: its region is not {settings.region!r} ({said}).",
+            f"Set PIPPA_S3_REGION to {there[1] if there else 'the region of the bucket'}.",
         )
     if code == "RequestTimeTooSkewed":
         return StoreError(
@@ -81,6 +89,14 @@ def _refusal(settings: S3Settings, what: str, code: str, message: str, status: i
             "Look at its log: its disk may be full, or it is starting or overloaded; then try again.",
         )
     return StoreError(f"The object store {endpoint} refuses to {what} ({said}).")
+
+
+def no_bucket(settings: S3Settings, what: str) -> StoreError:
+    """The error for a bucket that does not exist."""
+    return StoreError(
+        f"There is no bucket {settings.bucket!r} at {settings.endpoint}; could not {what}.",
+        "Check PIPPA_S3_BUCKET, or create it: `pippa store create`.",
+    )
 
 
 def _unreachable(settings: S3Settings, what: str, error: Exception) -> StoreError:

@@ -9,6 +9,8 @@ then renamed to its place, or hard-linked, which fails where another writer was 
   renamed over at that moment, and btrfs may not. Garbage collection would delete what the missed object names, so
   replacing and reading a directory exclude each other by ``.tmp/lock``.
 - *Two processes write one key*: each renames a whole file; the last one wins.
+- *The folder goes away*, as that of a disk that is unmounted does: whoever used it is told, and can go on when it is
+  back. A second one in its place would hide what is registered there.
 - *The disk is full*: the file in ``.tmp/`` goes, the caller gets ``FullStoreError``, and the next call starts afresh.
 
 One machine's processes share a folder, containers too. Over a network file system other machines' directories and locks
@@ -50,6 +52,7 @@ class FolderStore(ObjectStore):
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self._temporary_folder = self.root / TEMPORARY
+        self._is_made = False
 
     def __repr__(self) -> str:
         return f"FolderStore({str(self.root)!r})"
@@ -60,10 +63,14 @@ class FolderStore(ObjectStore):
 
     def create(self) -> None:
         with self._explained("create the folder"):
+            self._is_made = False
             self._make_temporary_folder()
             self._remove_abandoned()
 
-    def without_retries(self) -> FolderStore:
+    def open(self) -> None:
+        self.create()
+
+    def without_retries(self, answer_seconds: float = 20.0) -> FolderStore:
         return self
 
     def info(self, key: str) -> ObjectInfo | None:
@@ -224,8 +231,11 @@ class FolderStore(ObjectStore):
             os.close(lock)
 
     def _make_temporary_folder(self) -> None:
-        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._temporary_folder.mkdir(mode=0o700, exist_ok=True)
+        """Once: a folder that goes away later is not made a second time."""
+        if not self._is_made:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._temporary_folder.mkdir(mode=0o700, exist_ok=True)
+            self._is_made = True
 
     def _remove_abandoned(self) -> int:
         """Remove the files of writers that were killed; their number."""
@@ -261,6 +271,11 @@ class FolderStore(ObjectStore):
                     f"{error.filename or self.root}: {said}; could not {what} in the object store.",
                     f"`ls -ld {self.root}` shows whose it is. Make it yours (`chown -R`), or set PIPPA_HOME to a "
                     "folder that you may write to.",
+                ) from error
+            if isinstance(error, FileNotFoundError) and not self._temporary_folder.is_dir():
+                raise StoreError(
+                    f"The object store {self.root} is gone; could not {what}.",
+                    "Its folder was moved or deleted, or its disk is not mounted: bring it back.",
                 ) from error
             raise StoreError(
                 f"The object store {self.root}: could not {what} ({said}).", "Is its disk all right, and the name?"

@@ -8,8 +8,8 @@ lock that writers would hold:
 - ``gc/sweeps/<id>.json``   says that a collector is deciding and deleting; valid for ``SWEEP_VALID`` after it was
   last written.
 
-The **writer** (1) writes its intent, (2) lists the sweeps and waits until none is valid, and only then (3) looks what
-exists, uploads the rest and writes the manifest or entry that refers to it, and (4) deletes its intent.
+The **writer** (1) writes its intent, (2) lists the sweeps and waits until none *of those* is valid, and only then (3)
+looks what exists, uploads the rest and writes the manifest or entry that refers to it, and (4) deletes its intent.
 The **collector** (1) writes its sweep, (2) reads the intents, (3) *after* them reads the roots, (4) deletes what
 neither names, (5) deletes its sweep.
 
@@ -22,14 +22,21 @@ came after the intent was written, or before.
 - *Before*: the sweep was written earlier still, so the writer, which lists the sweeps after it wrote its intent, sees
   it and waits. When it looks what exists, the collector deletes no more.
 
+A sweep that begins after the writer listed them reads its intent, so nobody waits for it: collections one after the
+other can't starve a writer. And a collector ends its sweep soon after it sees that somebody waits
+(``Sweep.writer_waits``), and begins another.
+
 "Deletes no more" holds after a sweep object was deleted, and after it expired: a collector measures its age on clocks
 that also count suspension, refreshes it in time, and stops deleting when it is older than ``SWEEP_USABLE``; one delete
-request lasts at most 25 s and is not repeated, which is less than the difference to ``SWEEP_VALID``. Writers compare
-times the *store* gave to objects (the server, or the folder's file system), so nobody's clock matters. Several
-collectors at once are no problem: each one has its own sweep, and each deletes only what it may.
+request lasts at most ``DELETE_SECONDS`` and is not repeated, which is less than the difference to ``SWEEP_VALID``. A
+sweep in which a delete failed is left to expire: the server may still carry it out. Writers compare times the *store*
+gave to objects (the server, or the folder's file system), so nobody's clock matters. Several collectors at once are no
+problem: each one has its own sweep, and each deletes only what it may. A collector that was killed holds writers up
+until its sweep expires.
 
 An intent that a killed writer left behind keeps its keys for ``INTENT_VALID``. A writer that outlasts even that finds
-its intent gone (``Intent.intact``) before it writes what refers to the blobs, and starts over.
+its intent gone (``Intent.intact``) before it writes what refers to the blobs, and starts over. An intent that can't be
+read may mean any key: for ``DAMAGED_INTENT_VALID`` nothing at all is deleted.
 """
 
 from __future__ import annotations
@@ -40,15 +47,20 @@ import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 
-from trainer.errors import StoreError
-from trainer.store.object_store import ObjectStore
+from trainer.errors import DamagedObjectError, StoreError
+from trainer.store.clock import time_of
+from trainer.store.object_store import ObjectStore, damaged
 
 INTENTS = "gc/intents/"
 SWEEPS = "gc/sweeps/"
 INTENT_VALID = timedelta(days=7)
-SWEEP_VALID = timedelta(seconds=120)
-SWEEP_USABLE = timedelta(seconds=80)
-_SWEEP_REFRESH = timedelta(seconds=20)
+DAMAGED_INTENT_VALID = timedelta(hours=1)
+SWEEP_VALID = timedelta(seconds=20)
+SWEEP_USABLE = timedelta(seconds=8)
+DELETE_SECONDS = 5.0
+"""To connect, and again for the answer."""
+_SWEEP_REFRESH = timedelta(seconds=3)
+_LOOK_FOR_WRITERS = timedelta(seconds=1)
 
 
 class Intent:
@@ -67,7 +79,7 @@ class Intent:
 def relying_on(store: ObjectStore, keys: Iterable[str]) -> Iterator[Intent]:
     """Protect ``keys``, existing or not, from garbage collection; look whether they exist only inside.
 
-    Waits while a collection is under way.
+    Waits for the collections that are under way, not for those that begin meanwhile.
     """
     intent = Intent(store, f"{INTENTS}{secrets.token_hex(12)}.json")
     store.write_json(intent.key, {"keys": sorted(set(keys))})
@@ -84,31 +96,51 @@ def relying_on(store: ObjectStore, keys: Iterable[str]) -> Iterator[Intent]:
 
 
 def _wait_for_sweeps(store: ObjectStore, intent_key: str) -> None:
-    written, started = _store_time(store, intent_key), time.monotonic()
-    while True:
+    written, started = time_of(store, intent_key), time.monotonic()
+    before = {sweep.key for sweep in store.list(SWEEPS)}
+    while before:
         # A clock of ours that runs slow (suspension) only makes the wait longer.
         now = written + timedelta(seconds=time.monotonic() - started)
-        if all(now - sweep.modified > SWEEP_VALID for sweep in store.list(SWEEPS)):
-            return
-        time.sleep(0.2)
-
-
-def _store_time(store: ObjectStore, key: str) -> datetime:
-    # From a listing, as all other times here are: MinIO gives milliseconds there, and seconds for one object.
-    for found in store.list(key):
-        return found.modified
-    raise StoreError(f"{key} vanished from the object store right after it was written.", "Is its disk all right?")
+        before &= {sweep.key for sweep in store.list(SWEEPS) if now - sweep.modified <= SWEEP_VALID}
+        if before:
+            time.sleep(0.1)
 
 
 class Sweep:
-    """A collector's announcement. ``check`` must be called right before each delete."""
+    """A collector's announcement, until the block that it opens ends. ``check`` must be called before each delete."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
+        self._deleting = store.without_retries(DELETE_SECONDS)
         self._key = f"{SWEEPS}{secrets.token_hex(12)}.json"
         self._write()
-        self.now = _store_time(store, self._key)
+        self.now = time_of(store, self._key)
         """The store's time as the sweep began."""
+        self._writers = {found.key for found in store.list(INTENTS)}
+        self._looked = _clocks()
+        self._in_doubt = False
+        """A delete was sent and not answered."""
+
+    def __enter__(self) -> Sweep:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if not self._in_doubt:
+            self.end()
+
+    def delete(self, key: str) -> None:
+        """Delete an object, if this sweep still may. Raises ``StoreError``; a delete that failed may yet happen."""
+        self.check()
+        self._in_doubt = True
+        self._deleting.delete(key)
+        self._in_doubt = False
+
+    def writer_waits(self) -> bool:
+        """Whether a writer has come since the sweep began; asks the store now and then."""
+        if _age(self._looked) < _LOOK_FOR_WRITERS:
+            return False
+        self._looked = _clocks()
+        return any(found.key not in self._writers for found in self._store.list(INTENTS))
 
     def check(self) -> None:
         """Refresh the announcement when due. Raises ``StoreError`` when it got too old to delete anything."""
@@ -144,13 +176,35 @@ def _age(since: tuple[float, ...]) -> timedelta:
     return timedelta(seconds=max(now - then for now, then in zip(_clocks(), since, strict=True)))
 
 
-def intended_keys(store: ObjectStore, now: datetime) -> tuple[set[str], list[str]]:
-    """The keys that live intents protect, and the intents that have expired."""
+def intended_keys(
+    store: ObjectStore, now: datetime, damage: list[DamagedObjectError] | None = None
+) -> tuple[set[str], list[str]]:
+    """The keys that live intents protect, and the intents that have expired.
+
+    Raises ``DamagedObjectError`` for one that can't be read and may protect anything; with ``damage`` its error goes
+    there.
+    """
     keys: set[str] = set()
-    expired = []
+    expired: list[str] = []
     for found in store.list(INTENTS):
         if now - found.modified > INTENT_VALID:
             expired.append(found.key)
-        elif (document := store.read_json(found.key)) is not None:
-            keys.update(document["keys"])
+            continue
+        try:
+            keys.update(_keys_of(store, found.key))
+        except DamagedObjectError as error:
+            if now - found.modified > DAMAGED_INTENT_VALID:
+                expired.append(found.key)
+            elif damage is None:
+                raise
+            else:
+                damage.append(error)
     return keys, expired
+
+
+def _keys_of(store: ObjectStore, intent: str) -> list[str]:
+    document = store.read_json(intent)
+    keys = document.get("keys") if isinstance(document, dict) else None
+    if document is not None and not (isinstance(keys, list) and all(isinstance(key, str) for key in keys)):
+        raise damaged(intent, "it lists no keys", "It expires within an hour.")
+    return keys or []

@@ -13,8 +13,8 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
-from trainer.errors import StoreError, UsageError
-from trainer.store.object_store import ObjectStore
+from trainer.errors import UsageError
+from trainer.store.object_store import MissingObjectError, ObjectStore, damaged
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -134,18 +134,18 @@ def check_name(name: str) -> None:
 
 
 def read_manifest(store: ObjectStore, ref: SnapshotRef) -> Manifest:
-    """The manifest of a snapshot. Raises ``StoreError`` when it is missing or damaged."""
+    """The manifest of a snapshot. Raises ``MissingObjectError``, or ``DamagedObjectError`` when it can't be read."""
     check_name(ref.name)
     document = store.read_json(manifest_key(ref))
     if document is None:
-        raise StoreError(
+        raise MissingObjectError(
             f"There is no {ref.kind} {ref} in the object store.", "`pippa data list` and `pippa checkpoints` show all."
         )
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
         reasons = "; ".join(problem["msg"] for problem in error.errors()[:3])
-        raise StoreError(f"The manifest of {ref} is damaged: {reasons}.", "Push the folder again.") from error
+        raise damaged(manifest_key(ref), reasons, "Push the folder again.") from error
     if manifest.digest != ref.digest:
-        raise StoreError(f"The manifest of {ref} is damaged: it is that of {manifest.ref}.", "Push the folder again.")
+        raise damaged(manifest_key(ref), f"it is that of {manifest.ref}", "Push the folder again.")
     return manifest

@@ -16,7 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import DiskFullError, StoreError
+from trainer.errors import DamagedObjectError, DiskFullError, StoreError
 from trainer.store.hashing import Hashed
 
 DOCUMENT_BYTES = 96 << 20
@@ -58,6 +58,12 @@ class ObjectStore(ABC):
         """Create the bucket or folder unless it exists."""
 
     @abstractmethod
+    def open(self) -> None:
+        """Look whether the store answers, and create it where nobody but pippa decides on it: the folder of this
+        machine, and a bucket of the default name. Raises ``StoreError`` for another bucket that does not exist.
+        """
+
+    @abstractmethod
     def info(self, key: str) -> ObjectInfo | None:
         """Size and time of an object; None when there is none."""
 
@@ -96,8 +102,8 @@ class ObjectStore(ABC):
         """Free what uploads left that were begun before a time (store's) and never ended; their number."""
 
     @abstractmethod
-    def without_retries(self) -> ObjectStore:
-        """The same store for requests that must be over soon: no repeats, and an answer within 20 s."""
+    def without_retries(self, answer_seconds: float = 20.0) -> ObjectStore:
+        """The same store for requests that must be over soon: no repeats, and an answer within ``answer_seconds``."""
 
     def exists(self, key: str) -> bool:
         """Whether there is an object ``key``."""
@@ -109,30 +115,31 @@ class ObjectStore(ABC):
         return None if info is None else info.size
 
     def read_bytes(self, key: str, most: int | None = None) -> bytes | None:
-        """An object's content; None when there is none. For small objects. Raises ``StoreError`` for one that is larger
-        than ``most`` bytes.
+        """An object's content; None when there is none. For small objects.
+
+        Raises ``DamagedObjectError`` for one that is larger than ``most`` bytes.
         """
         content = bytearray()
         try:
             for piece in self.stream(key):
                 content += piece
                 if most is not None and len(content) > most:
-                    raise _damaged(key, f"larger than {most >> 20} MiB")
+                    raise damaged(key, f"larger than {most >> 20} MiB")
         except MissingObjectError:
             return None
         return bytes(content)
 
     def read_json(self, key: str) -> Any | None:
-        """The document in an object; None when there is no object. Raises ``StoreError`` when it isn't one of ours."""
+        """The document in an object; None when there is none. Raises ``DamagedObjectError`` for what is none."""
         content = self.read_bytes(key, DOCUMENT_BYTES)
         if content is None:
             return None
         if sum(content.count(each) for each in (b",", b"[", b"{")) > DOCUMENT_VALUES:
-            raise _damaged(key, f"more than {DOCUMENT_VALUES:,} values")
+            raise damaged(key, f"more than {DOCUMENT_VALUES:,} values")
         try:
             return json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise _damaged(key, "not JSON") from error
+            raise damaged(key, "not JSON") from error
 
     def write_json(self, key: str, document: Any, *, if_absent: bool = False) -> bool:
         """Write a document; ``if_absent`` as for ``write_bytes``."""
@@ -159,5 +166,7 @@ def changed(path: Path) -> StoreError:
     )
 
 
-def _damaged(key: str, why: str) -> StoreError:
-    return StoreError(f"{key} in the object store is damaged: {why}.", "Restore or delete it.")
+def damaged(key: str, why: str, hint: str = "") -> DamagedObjectError:
+    """The error for an object that is not what was written."""
+    cure = hint or "`pippa store check --repair` restores it or takes it out of the way."
+    return DamagedObjectError(f"{key} in the object store is damaged: {why}.", cure, key)

@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
+LOOKUPS = 16
+"""Small requests at once."""
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

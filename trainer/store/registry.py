@@ -1,7 +1,8 @@
 """The checkpoint registry: snapshots with their lineage, and movable names (aliases) for them.
 
 An entry is written once, after every blob was found in the store, and only its metrics change. ``latest``,
-``<preset>/latest`` and ``<preset>/best`` are aliases that pippa moves itself; others are the user's.
+``<preset>/latest`` and ``<preset>/best`` are aliases that pippa moves itself; others are the user's. A damaged alias or
+entry hurts only who asks for it: it is left out of lists, and replaced by what is registered or set again.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.config.run_spec import RUN_ID, RunSpec, SnapshotRef
-from trainer.errors import StoreError, UsageError
+from trainer.errors import DamagedObjectError, StoreError, UsageError
+from trainer.store.damage import quarantine, read_good
 from trainer.store.gc_barrier import relying_on
-from trainer.store.manifest import manifest_key, read_manifest
-from trainer.store.object_store import ObjectStore
-from trainer.store.parallel import for_each
-from trainer.store.snapshots import LOOKUPS, missing_blobs
+from trainer.store.manifest import manifest_key, parse_manifest_key, read_manifest
+from trainer.store.object_store import ObjectStore, damaged
+from trainer.store.snapshots import unsound_blobs
 
 CHECKPOINTS = "checkpoints/"
 ALIASES = "aliases/"
@@ -62,14 +63,14 @@ class CheckpointEntry(BaseModel):
 def register(store: ObjectStore, entry: CheckpointEntry) -> None:
     """Make a pushed checkpoint part of the registry, and ``latest`` of its preset and of all.
 
-    Doing it again with the same snapshot changes nothing. Of several contents for one run and step exactly one wins;
-    the others, like a snapshot of which the store lacks a blob, raise ``StoreError``.
+    Doing it again with the same snapshot changes nothing, and replaces a damaged entry. Of several contents for one run
+    and step exactly one wins; the others, like a snapshot of which the store lacks a blob, raise ``StoreError``.
     """
     manifest = read_manifest(store, entry.snapshot)
     with relying_on(store, {entry.key, manifest_key(entry.snapshot), *manifest.blob_keys()}):
         # Read again under the intent's protection: a collection may have just ended.
         manifest = read_manifest(store, entry.snapshot)
-        if missing := missing_blobs(store, manifest):
+        if missing := unsound_blobs(store, manifest):
             raise StoreError(
                 f"Checkpoint {entry.name} can't be registered: the object store lacks {len(missing)} of its "
                 f"{len(manifest.files)} files ({missing[0]} …).",
@@ -77,7 +78,7 @@ def register(store: ObjectStore, entry: CheckpointEntry) -> None:
             )
         complete = entry.model_copy(update={"bytes_total": manifest.size})
         if not store.write_json(entry.key, complete.model_dump(mode="json"), if_absent=True):
-            existing = _read(store, entry.key)
+            existing = _intact(store, complete)
             if existing is None or existing.snapshot.digest != entry.snapshot.digest:
                 raise StoreError(
                     f"Checkpoint {entry.name} is registered already, with another content"
@@ -85,7 +86,7 @@ def register(store: ObjectStore, entry: CheckpointEntry) -> None:
                     "A registered checkpoint never changes: train into a new run.",
                 )
         for alias in dict.fromkeys(("latest", f"{entry.spec.preset}/latest", f"{entry.spec.name}/latest")):
-            current = _aliased(store, alias)
+            current = _unless_damaged(store, alias)
             # A late registration of an older checkpoint does not move them back.
             if current is None or (current.created, current.step) <= (entry.created, entry.step):
                 _write_alias(store, alias, entry)
@@ -101,7 +102,7 @@ def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, f
     key = f"{CHECKPOINTS}{run_id}/{step}.json"
     # Under an intent, lest a collection delete the entry between the reading and the writing.
     with relying_on(store, {key}):
-        entry = _read(store, key)
+        entry = read_entry(store, key)
         if entry is None:
             raise UsageError(f"There is no checkpoint {run_id}/{step}.", "`pippa checkpoints` lists them.")
         entry = entry.model_copy(update={"metrics": {**entry.metrics, **metrics}})
@@ -110,25 +111,41 @@ def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, f
     return entry
 
 
-def list_checkpoints(store: ObjectStore, run_id: str | None = None) -> list[CheckpointEntry]:
-    """Registered checkpoints (of one run), the oldest first; those of one run by step."""
+def list_checkpoints(
+    store: ObjectStore, run_id: str | None = None, damage: list[DamagedObjectError] | None = None
+) -> list[CheckpointEntry]:
+    """Registered checkpoints (of one run), the oldest first; those of one run by step.
+
+    Damaged entries are left out, and their errors put into ``damage``.
+    """
     prefix = f"{CHECKPOINTS}{run_id}/" if run_id else CHECKPOINTS
     keys = [found.key for found in store.list(prefix) if _KEY.fullmatch(found.key)]
-    entries = [entry for entry in for_each(lambda key: _read(store, key), keys, workers=LOOKUPS) if entry]
+    entries = read_good(lambda key: read_entry(store, key), keys, damage)
     started = {entry.run_id: entry.spec.created for entry in entries}
     return sorted(entries, key=lambda entry: (started[entry.run_id], entry.run_id, entry.step))
+
+
+def find(store: ObjectStore, run_id: str, step: int) -> CheckpointEntry | None:
+    """One checkpoint of a run; None when it is not registered. Raises ``DamagedObjectError``."""
+    return read_entry(store, f"{CHECKPOINTS}{run_id}/{step}.json")
+
+
+def steps_of(store: ObjectStore, run_id: str) -> list[int]:
+    """The registered steps of a run, damaged entries included, lowest first."""
+    found = (parse_entry_key(each.key) for each in store.list(f"{CHECKPOINTS}{run_id}/"))
+    return sorted(each[1] for each in found if each)
 
 
 def resolve(store: ObjectStore, name: str) -> CheckpointEntry:
     """The checkpoint called ``name``: an alias, ``<run id>`` (its newest step) or ``<run id>/<step>``.
 
-    Raises ``UsageError``, with the nearest names, when there is none.
+    Raises ``UsageError``, with the nearest names, when there is none, and ``DamagedObjectError`` for a damaged one.
     """
     run_id, _, step = name.partition("/")
-    if RUN_ID.fullmatch(run_id) and step.isdecimal() and (entry := _read(store, f"{CHECKPOINTS}{name}.json")):
+    if RUN_ID.fullmatch(run_id) and step.isdecimal() and (entry := read_entry(store, f"{CHECKPOINTS}{name}.json")):
         return entry
-    if RUN_ID.fullmatch(name) and (entries := list_checkpoints(store, name)):
-        return entries[-1]
+    if RUN_ID.fullmatch(name) and (steps := steps_of(store, name)) and (entry := find(store, name, steps[-1])):
+        return entry
     if _ALIAS.fullmatch(name) and (entry := _aliased(store, name)):
         return entry
     names = [found.key for found in store.list(CHECKPOINTS)]
@@ -157,11 +174,15 @@ def remove_alias(store: ObjectStore, alias: str) -> None:
     store.delete(f"{ALIASES}{alias}.json")
 
 
-def aliases(store: ObjectStore) -> dict[str, str]:
-    """All aliases: name to ``<run id>/<step>``."""
-    names = [found.key.removeprefix(ALIASES).removesuffix(".json") for found in store.list(ALIASES)]
-    targets = for_each(lambda alias: _target(store, alias), names, workers=LOOKUPS)
-    return {alias: target for alias, target in zip(names, targets, strict=True) if target is not None}
+def aliases(store: ObjectStore, damage: list[DamagedObjectError] | None = None) -> dict[str, str]:
+    """All aliases: name to ``<run id>/<step>``. Damaged ones are left out, and their errors put into ``damage``."""
+
+    def read(alias: str) -> tuple[str, str] | None:
+        target = alias_target(store, alias)
+        return None if target is None else (alias, target)
+
+    names = (parse_alias_key(found.key) for found in store.list(ALIASES))
+    return dict(read_good(read, [name for name in names if name], damage))
 
 
 def check_alias(alias: str) -> None:
@@ -181,11 +202,47 @@ def parse_entry_key(key: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
+def parse_alias_key(key: str) -> str | None:
+    """The alias whose object a key names; None for another key."""
+    name = key.removeprefix(ALIASES).removesuffix(".json")
+    return name if key == f"{ALIASES}{name}.json" and _ALIAS.fullmatch(name) else None
+
+
+def moved_by_pippa(store: ObjectStore, alias: str) -> CheckpointEntry | None:
+    """What an alias that pippa moves itself should name, judged by all entries; None for none, or a user's alias."""
+    preset, _, kind = alias.rpartition("/")
+    entries = [entry for entry in list_checkpoints(store) if not preset or entry.spec.preset == preset]
+    if kind == "latest":
+        return max(entries, key=lambda entry: (entry.created, entry.step), default=None)
+    if kind == "best" and preset:
+        measured = [entry for entry in entries if math.isfinite(entry.metrics.get(BEST_METRIC, math.nan))]
+        newest = max(measured, key=lambda entry: entry.created, default=None)
+        same_data = [entry for entry in measured if newest and entry.spec.datasets == newest.spec.datasets]
+        return min(same_data, key=lambda entry: entry.metrics[BEST_METRIC], default=None)
+    return None
+
+
+def restore_alias(store: ObjectStore, alias: str) -> CheckpointEntry | None:
+    """Make a damaged alias that pippa moves itself name what it should; returns that, None when there is nothing."""
+    entry = moved_by_pippa(store, alias)
+    if entry is not None:
+        with relying_on(store, {entry.key}):
+            if not store.exists(entry.key):
+                return None
+            _write_alias(store, alias, entry)
+    return entry
+
+
 def _move_best(store: ObjectStore, entry: CheckpointEntry) -> None:
     value = entry.metrics.get(BEST_METRIC, math.nan)
     if math.isfinite(value):
         alias = f"{entry.spec.preset}/best"
-        best = _aliased(store, alias)
+        try:
+            best = _aliased(store, alias)
+        except DamagedObjectError:
+            best = moved_by_pippa(store, alias)
+            if best is not None:
+                _write_alias(store, alias, best)
         # Errors on two datasets can't be compared; the one trained on last counts.
         same_data = best is not None and best.spec.datasets == entry.spec.datasets
         if best is None or not same_data or not best.metrics.get(BEST_METRIC, math.inf) <= value:
@@ -196,28 +253,53 @@ def _write_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None
     store.write_json(f"{ALIASES}{alias}.json", {"checkpoint": entry.name, "set": datetime.now(UTC).isoformat()})
 
 
-def _target(store: ObjectStore, alias: str) -> str | None:
-    document = store.read_json(f"{ALIASES}{alias}.json")
+def alias_target(store: ObjectStore, alias: str) -> str | None:
+    """The ``<run id>/<step>`` an alias names; None when there is no such alias. Raises ``DamagedObjectError``."""
+    key = f"{ALIASES}{alias}.json"
+    document = store.read_json(key)
     if document is None:
         return None
     target = document.get("checkpoint") if isinstance(document, dict) else None
     if not isinstance(target, str) or not parse_entry_key(f"{CHECKPOINTS}{target}.json"):
-        raise StoreError(f"The alias {alias} is damaged.", f"Set it again: `pippa checkpoints alias {alias} RUN/STEP`.")
+        raise damaged(key, "it names no checkpoint")
     return target
 
 
 def _aliased(store: ObjectStore, alias: str) -> CheckpointEntry | None:
-    target = _target(store, alias)
-    return None if target is None else _read(store, f"{CHECKPOINTS}{target}.json")
+    target = alias_target(store, alias)
+    return None if target is None else read_entry(store, f"{CHECKPOINTS}{target}.json")
 
 
-def _read(store: ObjectStore, key: str) -> CheckpointEntry | None:
-    document = store.read_json(key)
+def _unless_damaged(store: ObjectStore, alias: str) -> CheckpointEntry | None:
     try:
-        return None if document is None else CheckpointEntry.model_validate(document)
+        return _aliased(store, alias)
+    except DamagedObjectError:
+        return None
+
+
+def _intact(store: ObjectStore, entry: CheckpointEntry) -> CheckpointEntry | None:
+    """The entry that is registered as ``entry`` would be; a damaged one is replaced by it."""
+    try:
+        return read_entry(store, entry.key)
+    except DamagedObjectError:
+        quarantine(store, entry.key)
+        store.write_json(entry.key, entry.model_dump(mode="json"), if_absent=True)
+        return read_entry(store, entry.key)
+
+
+def read_entry(store: ObjectStore, key: str) -> CheckpointEntry | None:
+    """The entry at ``key``; None when there is none. Raises ``DamagedObjectError``."""
+    document = store.read_json(key)
+    if document is None:
+        return None
+    try:
+        entry = CheckpointEntry.model_validate(document)
     except ValidationError as error:
         reason = error.errors()[0]
-        raise StoreError(
-            f"The registry entry {key} is damaged: {'.'.join(map(str, reason['loc']))}: {reason['msg']}.",
-            "It may come from a newer pippa; else delete it and register the checkpoint again.",
-        ) from error
+        why = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}"
+        raise damaged(key, f"{why} (or it comes from a newer pippa)") from error
+    if entry.key != key:
+        raise damaged(key, f"it is that of {entry.name}")
+    if not parse_manifest_key(manifest_key(entry.snapshot)):
+        raise damaged(key, f"{entry.snapshot} can't be a snapshot")
+    return entry

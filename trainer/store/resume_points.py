@@ -12,17 +12,16 @@ import fnmatch
 from pydantic import BaseModel, ConfigDict
 
 from trainer.config.run_spec import SnapshotRef
-from trainer.errors import StoreError
+from trainer.errors import DamagedObjectError, StoreError
 from trainer.store import runs
 from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, read_manifest
 from trainer.store.object_store import ObjectStore
-from trainer.store.parallel import for_each
-from trainer.store.snapshots import LOOKUPS, missing_blobs
+from trainer.store.snapshots import unsound_blobs
 
 _FILES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
 """As transformers' Trainer names them."""
-_FILE = "resume.json"
+FILE = "resume.json"
 
 
 class ResumePoint(BaseModel):
@@ -45,8 +44,14 @@ def snapshot_name(run_id: str) -> str:
 
 
 def read(store: ObjectStore, run_id: str) -> ResumePoint | None:
-    """Where a run can be continued; None when nothing was kept yet, or it is done."""
-    return runs.read_document(store, run_id, _FILE, ResumePoint)
+    """Where a run can be continued; None when nothing was kept yet, it is done, or the note is damaged.
+
+    The run that goes on writes the note again.
+    """
+    try:
+        return runs.read_document(store, run_id, FILE, ResumePoint)
+    except DamagedObjectError:
+        return None
 
 
 def move(store: ObjectStore, run_id: str, point: ResumePoint) -> None:
@@ -57,17 +62,11 @@ def move(store: ObjectStore, run_id: str, point: ResumePoint) -> None:
     manifest = read_manifest(store, point.snapshot)
     with relying_on(store, {manifest_key(point.snapshot), *manifest.blob_keys()}):
         # Read again under the intent's protection: a collection may have just ended.
-        if missing := missing_blobs(store, read_manifest(store, point.snapshot)):
+        if missing := unsound_blobs(store, read_manifest(store, point.snapshot)):
             raise StoreError(f"The object store lacks {missing[0]} of {point.snapshot}.", "Push it again.")
-        runs.write_file(store, run_id, _FILE, point.model_dump_json().encode())
+        runs.write_file(store, run_id, FILE, point.model_dump_json().encode())
 
 
 def forget(store: ObjectStore, run_id: str) -> None:
     """The run is done: nobody continues it."""
-    store.delete(f"{runs.RUNS}{run_id}/{_FILE}")
-
-
-def all_points(store: ObjectStore) -> list[ResumePoint]:
-    """Those of every run."""
-    found = for_each(lambda run_id: read(store, run_id), runs.with_file(store, _FILE), workers=LOOKUPS)
-    return [point for point in found if point]
+    store.delete(f"{runs.RUNS}{run_id}/{FILE}")

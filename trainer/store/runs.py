@@ -14,12 +14,13 @@ from typing import Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.config.run_spec import RUN_ID, RunSpec
-from trainer.errors import StoreError, UsageError
+from trainer.errors import DamagedObjectError, StoreError, UsageError
 from trainer.store import tree
+from trainer.store.damage import read_good
 from trainer.store.hashing import hash_file
-from trainer.store.object_store import DOCUMENT_BYTES, ObjectStore
+from trainer.store.object_store import DOCUMENT_BYTES, ObjectStore, damaged
 from trainer.store.parallel import for_each
-from trainer.store.snapshots import LOOKUPS, UPLOADS
+from trainer.store.snapshots import UPLOADS
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -42,6 +43,8 @@ class RunState(BaseModel):
     started: datetime | None = None
     ended: datetime | None = None
     metrics: dict[str, float] = {}
+    lock: str = ""
+    """What its processes hold while they live: ``MACHINE:FILE``."""
 
     @property
     def active(self) -> bool:
@@ -55,7 +58,7 @@ class Run:
 
     spec: RunSpec
     state: RunState | None
-    """None until the run's first word."""
+    """None until the run's first word, and where it is damaged."""
 
 
 def write_spec(store: ObjectStore, spec: RunSpec) -> None:
@@ -65,10 +68,12 @@ def write_spec(store: ObjectStore, spec: RunSpec) -> None:
 
 
 def read_spec(store: ObjectStore, run_id: str) -> RunSpec:
-    """What a run is. Raises ``UsageError`` when there is no such run."""
+    """What a run is. Raises ``UsageError`` when there is no such run, ``DamagedObjectError`` for a damaged one."""
     spec = read_document(store, run_id, "spec.json", RunSpec)
     if spec is None:
         raise UsageError(f"There is no run {run_id} in the object store.", "`pippa runs` lists them.")
+    if spec.run_id != run_id:
+        raise damaged(f"{RUNS}{run_id}/spec.json", f"it is that of {spec.run_id}")
     return spec
 
 
@@ -78,18 +83,26 @@ def write_state(store: ObjectStore, run_id: str, state: RunState) -> None:
     store.write_json(f"{RUNS}{run_id}/state.json", state.model_dump(mode="json"))
 
 
-def read_state(store: ObjectStore, run_id: str) -> RunState | None:
-    """The state of a run; None when it has written none."""
-    return read_document(store, run_id, "state.json", RunState)
+def read_state(store: ObjectStore, run_id: str, damage: list[DamagedObjectError] | None = None) -> RunState | None:
+    """The state of a run; None when it has written none, or a damaged one, whose error is put into ``damage``.
+
+    What a run says of itself is worth no failure: it says it again every few seconds.
+    """
+    try:
+        return read_document(store, run_id, "state.json", RunState)
+    except DamagedObjectError as error:
+        if damage is not None:
+            damage.append(error)
+        return None
 
 
-def list_runs(store: ObjectStore) -> list[Run]:
-    """All runs, the oldest first."""
+def list_runs(store: ObjectStore, damage: list[DamagedObjectError] | None = None) -> list[Run]:
+    """All runs, the oldest first. What is damaged is left out, and its errors are put into ``damage``."""
 
     def read(run_id: str) -> Run:
-        return Run(read_spec(store, run_id), read_state(store, run_id))
+        return Run(read_spec(store, run_id), read_state(store, run_id, damage))
 
-    runs = for_each(read, with_file(store, "spec.json"), workers=LOOKUPS)
+    runs = read_good(read, with_file(store, "spec.json"), damage)
     return sorted(runs, key=lambda run: (run.spec.created, run.spec.run_id))
 
 
@@ -149,16 +162,14 @@ def download_folder(store: ObjectStore, run_id: str, name: str, folder: Path) ->
 
 
 def read_document(store: ObjectStore, run_id: str, name: str, model: type[Model]) -> Model | None:
-    """One document of a run's record; None when there is none. Raises ``StoreError`` for a damaged one."""
+    """One document of a run's record; None when there is none. Raises ``DamagedObjectError``."""
     _check_run_id(run_id)
     content = store.read_bytes(f"{RUNS}{run_id}/{name}", DOCUMENT_BYTES)
     try:
         return None if content is None else model.model_validate_json(content)
     except ValidationError as error:
-        raise StoreError(
-            f"{RUNS}{run_id}/{name} in the object store is damaged: {error.errors()[0]['msg']}.",
-            "It may come from a newer pippa; else delete it.",
-        ) from error
+        why = f"{error.errors()[0]['msg']} (or it comes from a newer pippa)"
+        raise damaged(f"{RUNS}{run_id}/{name}", why) from error
 
 
 def _check_run_id(run_id: str) -> None:

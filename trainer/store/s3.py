@@ -18,9 +18,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.config.settings import S3Settings
+from trainer.config.settings import DEFAULT_BUCKET, S3Settings
 from trainer.errors import StoreError
-from trainer.store.failures import TRANSIENT, explained
+from trainer.store.failures import TRANSIENT, explained, no_bucket
 from trainer.store.hashing import PART_BYTES, Hashed
 from trainer.store.object_store import MissingObjectError, ObjectInfo, ObjectStore, changed
 from trainer.store.parallel import for_each
@@ -77,7 +77,7 @@ class S3Store(ObjectStore):
         )
         return urllib3.PoolManager(
             maxsize=CONNECTIONS,
-            timeout=urllib3.Timeout(connect=CONNECT_SECONDS, read=self._read_seconds),
+            timeout=urllib3.Timeout(connect=min(CONNECT_SECONDS, self._read_seconds), read=self._read_seconds),
             retries=retries,
             cert_reqs="CERT_REQUIRED",
             ca_certs=os.environ.get("SSL_CERT_FILE") or certifi.where(),
@@ -107,19 +107,38 @@ class S3Store(ObjectStore):
     def address(self) -> str:
         return f"{self.settings.endpoint}, bucket {self.settings.bucket}"
 
-    def without_retries(self) -> S3Store:
-        return S3Store(self.settings, patience=0.0, read_seconds=20.0)
+    def without_retries(self, answer_seconds: float = 20.0) -> S3Store:
+        return S3Store(self.settings, patience=0.0, read_seconds=answer_seconds)
+
+    def open(self) -> None:
+        if self.settings.bucket == DEFAULT_BUCKET:
+            self.create()
+        elif not self._bucket_exists():
+            raise no_bucket(self.settings, "open the store")
 
     def create(self) -> None:
+        if self._bucket_exists():
+            return
         with self._explained("create the bucket"):
-            if self._client.bucket_exists(self.settings.bucket):
-                return
             try:
                 self._client.make_bucket(self.settings.bucket, location=self.settings.region)
             except Exception as error:
                 # Somebody else created it in between.
                 if getattr(error, "code", "") not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
                     raise
+
+    def _bucket_exists(self) -> bool:
+        from minio.error import S3Error
+
+        # Asked by a listing: the answer to a HEAD has no body, which would say what is wrong with region or keys.
+        with self._explained("look for the bucket"):
+            try:
+                next(self._client.list_objects(self.settings.bucket, prefix="snapshots/"), None)
+            except S3Error as error:
+                if error.code == "NoSuchBucket":
+                    return False
+                raise
+        return True
 
     def info(self, key: str) -> ObjectInfo | None:
         try:

@@ -1,12 +1,18 @@
 """Snapshots: immutable folders in the object store. Datasets, base models and checkpoints are all snapshots.
 
 Contents lie in content-addressed blobs, written once; the manifest is written last, so nobody ever sees half of one.
+
+What a push reuses is worth no more than what lies there, so it is read and hashed, unless the newest snapshot of that
+name vouches for it: that one's push sent it or read it, and nobody has written it since. A run's first checkpoint thus
+reads the frozen weights once, and a dataset that grew is not read. A blob that is found damaged, by a push, a pull or
+``verify``, is sent again by the next push of that content.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,8 +23,9 @@ from pydantic import ValidationError
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.disk import is_disk_full, locked, require_space
-from trainer.errors import DiskFullError, StoreError, UsageError
+from trainer.errors import DamagedObjectError, DiskFullError, StoreError, UsageError
 from trainer.store import tree
+from trainer.store.damage import damaged_blobs, forget_damaged_blob, note_damaged_blob, read_good
 from trainer.store.gc_barrier import relying_on
 from trainer.store.hashing import Hashed, hash_file
 from trainer.store.manifest import (
@@ -31,14 +38,13 @@ from trainer.store.manifest import (
     parse_manifest_key,
     read_manifest,
 )
-from trainer.store.object_store import MissingObjectError, ObjectStore
-from trainer.store.parallel import Progress, for_each
+from trainer.store.object_store import MissingObjectError, ObjectInfo, ObjectStore
+from trainer.store.parallel import LOOKUPS, Progress, for_each
 from trainer.store.receiving import ReceivedFile
 
 UPLOADS = 4
 """Files sent at once."""
 DOWNLOADS = 8
-LOOKUPS = 16
 _ATTEMPTS = 3
 
 
@@ -75,13 +81,15 @@ def push(
     ignore: Callable[[str], bool] | None = None,
     links_into: Path | None = None,
     hash_file: Callable[[Path], Hashed] = hash_file,
+    like: str | None = None,
 ) -> PushResult:
-    """Store ``folder`` as a snapshot; contents the store has already are not sent again.
+    """Store ``folder`` as a snapshot; contents the store has already are verified and not sent again.
 
     ``progress`` gets ``(bytes done, bytes in all)`` from several threads; ``ignore`` says of each POSIX path, folders
     included, whether to leave it out; links may lead into ``links_into`` as well; ``hash_file`` may remember
-    (``HashMemory``). Raises ``UsageError`` for files that can't be kept or a bad name, ``StoreError`` when the store
-    fails or a file changes meanwhile. However it ends, no broken snapshot is seen.
+    (``HashMemory``); the newest snapshot called ``like`` vouches for what is reused, too. Raises ``UsageError`` for
+    files that can't be kept or a bad name, ``StoreError`` when the store fails or a file changes meanwhile. However it
+    ends, no broken snapshot is seen.
     """
     check_name(name)
     local = tree.scan(folder, ignore, links_into)
@@ -93,7 +101,7 @@ def push(
     key = manifest_key(manifest.ref)
     for _ in range(_ATTEMPTS):
         with relying_on(store, {key, *manifest.blob_keys()}) as intent:
-            sent = _upload_all(store, list(contents.values()), progress)
+            sent = _upload_all(store, list(contents.values()), _Reuse(store, kind, {name, like or name}), progress)
             if intent.intact():
                 # Written also when it exists, so that garbage collection sees it as new, and `latest` means this one.
                 store.write_json(key, manifest.model_dump(mode="json"))
@@ -117,7 +125,7 @@ def pull(
             _check_reusable(marker, ref, folder)
             return folder
         manifest = read_manifest(store, ref)
-        partial = folder.with_name(f".{folder.name}.{ref.digest[:12]}.partial")
+        partial = _partial(folder, ref)
         with _disk_full_explained(folder):
             partial.mkdir(exist_ok=True)
             require_space(partial, manifest.size, str(ref), "pull to another disk")
@@ -139,66 +147,157 @@ def pull(
     return folder
 
 
+def discard_partial(ref: SnapshotRef, folder: Path) -> None:
+    """Remove what an interrupted pull of ``ref`` to ``folder`` left, which another pull would go on from."""
+    shutil.rmtree(_partial(folder.absolute(), ref), ignore_errors=True)
+
+
+def _partial(folder: Path, ref: SnapshotRef) -> Path:
+    return folder.with_name(f".{folder.name}.{ref.digest[:12]}.partial")
+
+
 def verify(store: ObjectStore, ref: SnapshotRef) -> list[str]:
-    """What is wrong with a snapshot; empty when it is intact. Reads and hashes every blob."""
+    """What is wrong with a snapshot; empty when it is intact. Reads and hashes every blob.
+
+    The next push of what is damaged sends it again.
+    """
     try:
         manifest = read_manifest(store, ref)
     except StoreError as error:
         if store.exists(manifest_key(ref)):
             return [error.message]
         return [f"the manifest of {ref} is missing"]
-    found = for_each(lambda file: _blob_problem(store, file), manifest.files, workers=DOWNLOADS)
+
+    def examine(file: FileRecord) -> str | None:
+        problem = blob_problem(store, file.sha256, file.size)
+        if problem:
+            note_damaged_blob(store, file.sha256)
+        return problem and f"{file.path}: {problem}"
+
+    found = for_each(examine, manifest.files, workers=DOWNLOADS)
     return [problem for problem in found if problem]
 
 
-def missing_blobs(store: ObjectStore, manifest: Manifest) -> list[str]:
-    """Paths whose blob the store lacks or has in another size; asks for sizes only."""
+def unsound_blobs(store: ObjectStore, manifest: Manifest) -> list[str]:
+    """Paths whose blob the store lacks, has in another size, or has damaged.
+
+    Asks for sizes, and reads what was written after the manifest: its push vouches for the rest.
+    """
+    pushed = store.info(manifest_key(manifest.ref))
+    noted = damaged_blobs(store)
     sizes = {file.sha256: file.size for file in manifest.files}
-    found = for_each(lambda sha256: (sha256, store.size(blob_key(sha256))), sizes, workers=LOOKUPS)
-    bad = {sha256 for sha256, size in found if size != sizes[sha256]}
-    return [file.path for file in manifest.files if file.sha256 in bad]
+
+    def is_sound(sha256: str) -> bool:
+        found = store.info(blob_key(sha256))
+        if found is None or found.size != sizes[sha256]:
+            return False
+        if pushed is not None and found.modified <= pushed.modified and sha256 not in noted:
+            return True
+        return blob_problem(store, sha256, sizes[sha256]) is None
+
+    sound = dict(zip(sizes, for_each(is_sound, sizes, workers=LOOKUPS), strict=True))
+    return [file.path for file in manifest.files if not sound[file.sha256]]
 
 
 def latest(store: ObjectStore, kind: SnapshotKind, name: str) -> SnapshotRef | None:
     """The snapshot of that name that was pushed last; None when there is none."""
+    newest = _newest(store, kind, name)
+    return newest and newest[0]
+
+
+def _newest(store: ObjectStore, kind: SnapshotKind, name: str) -> tuple[SnapshotRef, datetime] | None:
+    """The snapshot of that name that was pushed last, and when."""
     check_name(name)
-    times = {}
+    times: dict[SnapshotRef, datetime] = {}
     for found in store.list(f"{SNAPSHOTS}{kind}/{name}/"):
         ref = parse_manifest_key(found.key)
         if ref is not None and ref.name == name:
             times[ref] = found.modified
-    newest = [ref for ref, time in times.items() if time == max(times.values())]
+    last = max(times.values(), default=None)
+    newest = [ref for ref, time in times.items() if time == last]
     if len(newest) > 1:
         # S3 servers give times in seconds; within one, the pushing machine's own clock decides.
-        newest.sort(key=lambda ref: read_manifest(store, ref).created)
-    return newest[-1] if newest else None
+        read = read_good(lambda ref: read_manifest(store, ref), newest, None)
+        newest = [each.ref for each in sorted(read, key=lambda each: each.created)] or newest
+    return (newest[-1], times[newest[-1]]) if newest else None
 
 
-def list_snapshots(store: ObjectStore, kind: SnapshotKind | None = None) -> list[SnapshotInfo]:
-    """All snapshots (of one kind), by kind and name, the oldest first."""
+def list_snapshots(
+    store: ObjectStore, kind: SnapshotKind | None = None, damage: list[DamagedObjectError] | None = None
+) -> list[SnapshotInfo]:
+    """All snapshots (of one kind), by kind and name, the oldest first.
+
+    Those with a damaged manifest are left out, and their errors put into ``damage``.
+    """
     refs = [parse_manifest_key(found.key) for found in store.list(f"{SNAPSHOTS}{kind}/" if kind else SNAPSHOTS)]
-    manifests = for_each(lambda ref: read_manifest(store, ref), [ref for ref in refs if ref], workers=LOOKUPS)
+
+    def read(ref: SnapshotRef) -> Manifest | None:
+        try:
+            return read_manifest(store, ref)
+        except MissingObjectError:  # collected since
+            return None
+
+    manifests = read_good(read, [ref for ref in refs if ref], damage)
     infos = [SnapshotInfo(m.ref, m.created, m.origin, len(m.files), m.size) for m in manifests]
     return sorted(infos, key=lambda info: (info.ref.kind, info.ref.name, info.created))
 
 
 def _upload_all(
-    store: ObjectStore, contents: list[tuple[Path, Hashed]], progress: Callable[[int, int], None] | None
+    store: ObjectStore,
+    contents: list[tuple[Path, Hashed]],
+    reuse: _Reuse,
+    progress: Callable[[int, int], None] | None,
 ) -> int:
-    """Send what the store lacks; the bytes sent."""
+    """Send what the store lacks or has damaged; the bytes sent."""
     counter = Progress(sum(hashed.size for _, hashed in contents), progress)
-    return sum(for_each(lambda each: _upload(store, *each, counter), contents, workers=UPLOADS, progress=counter))
+    sent = for_each(lambda each: _upload(store, *each, reuse, counter), contents, workers=UPLOADS, progress=counter)
+    return sum(sent)
 
 
-def _upload(store: ObjectStore, source: Path, hashed: Hashed, progress: Progress) -> int:
+class _Reuse:
+    """Which blobs of the store a push may rely on."""
+
+    def __init__(self, store: ObjectStore, kind: SnapshotKind, names: set[str]) -> None:
+        self._store = store
+        self._noted = damaged_blobs(store)
+        self._vouched: dict[str, datetime] = {}
+        for name in names:
+            if newest := _newest(store, kind, name):
+                with contextlib.suppress(DamagedObjectError, MissingObjectError):
+                    for file in read_manifest(store, newest[0]).files:
+                        self._vouched[file.sha256] = newest[1]
+
+    def is_vouched(self, found: ObjectInfo, sha256: str) -> bool:
+        """Whether a blob was sent or read since it was written last."""
+        # At the very same time it may have been written before or after: that is read.
+        return sha256 not in self._noted and sha256 in self._vouched and found.modified < self._vouched[sha256]
+
+    def is_sound(self, hashed: Hashed, progress: Progress) -> bool:
+        """Whether the store has a blob as it should be; reads it where nobody vouches for it."""
+        found = self._store.info(blob_key(hashed.sha256))
+        # One of another size is damaged; writing it again heals every snapshot that has it.
+        if found is None or found.size != hashed.size:
+            return False
+        if self.is_vouched(found, hashed.sha256):
+            return True
+        return blob_problem(self._store, hashed.sha256, hashed.size, lambda: progress.advance(0)) is None
+
+    def healed(self, sha256: str) -> None:
+        """The store has this blob as it should be."""
+        if sha256 in self._noted:
+            forget_damaged_blob(self._store, sha256)
+
+
+def _upload(store: ObjectStore, source: Path, hashed: Hashed, reuse: _Reuse, progress: Progress) -> int:
     """Send one file unless the store has it; the bytes sent."""
-    key = blob_key(hashed.sha256)
-    # One of another size is a damaged blob; writing it anew heals every snapshot that has it.
-    if store.size(key) == hashed.size:
+    sent = 0
+    if reuse.is_sound(hashed, progress):
         progress.advance(hashed.size)
-        return 0
-    store.put_file(source, key, hashed=hashed, advance=progress.advance)
-    return hashed.size
+    else:
+        store.put_file(source, blob_key(hashed.sha256), hashed=hashed, advance=progress.advance)
+        sent = hashed.size
+    reuse.healed(hashed.sha256)
+    return sent
 
 
 def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Path, progress: Progress) -> None:
@@ -224,31 +323,38 @@ def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Pa
             break
         # What the earlier attempt left was wrong (a power cut, say): once more from the start.
         progress.advance(-received.size)
-    raise StoreError(
+    if not missing and blob_problem(store, file.sha256, file.size):  # read once more: the way here may be at fault
+        note_damaged_blob(store, file.sha256)
+    raise DamagedObjectError(
         f"{file.path} of {ref} is {'missing' if missing else 'damaged'} in the object store.",
         _REPAIR[ref.kind].format(name=ref.name),
+        blob_key(file.sha256),
     )
 
 
 _REPAIR = {
     "dataset": "Bringing the same files again repairs it: `pippa data push FOLDER --name {name}`.",
     "model": "Bringing the same files again repairs it: `pippa models add ./FOLDER --name {name}`.",
-    "checkpoint": "`pippa checkpoints verify {name}` lists all damage, `pippa checkpoints list {name}` earlier ones.",
+    "checkpoint": "`pippa checkpoints verify {name}` lists all damage; `pippa checkpoints pull {name} FOLDER "
+    "--fallback` takes the newest good one.",
 }
 
 
-def _blob_problem(store: ObjectStore, file: FileRecord) -> str | None:
-    hasher, size = hashlib.sha256(), 0
+def blob_problem(store: ObjectStore, sha256: str, size: int, between: Callable[[], None] = lambda: None) -> str | None:
+    """What is wrong with a blob, or None. Reads and hashes it; ``between`` is called now and then, and may raise."""
+    hasher, found = hashlib.sha256(), store.size(blob_key(sha256))
+    if found is None:
+        return f"blob {sha256[:12]} is missing"
+    if found != size:
+        return f"{found} bytes instead of {size}"
     try:
-        for chunk in store.stream(blob_key(file.sha256)):
+        for chunk in store.stream(blob_key(sha256), size=size):
             hasher.update(chunk)
-            size += len(chunk)
+            between()
     except MissingObjectError:
-        return f"{file.path}: blob {file.sha256[:12]} is missing"
-    if size != file.size:
-        return f"{file.path}: {size} bytes instead of {file.size}"
-    if hasher.hexdigest() != file.sha256:
-        return f"{file.path}: the content has another hash than {file.sha256[:12]}"
+        return f"blob {sha256[:12]} is missing"
+    if hasher.hexdigest() != sha256:
+        return f"the content has another hash than {sha256[:12]}"
     return None
 
 

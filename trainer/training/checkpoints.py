@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from trainer.disk import disk_full
 from trainer.forecast import CHECKPOINTS_KEPT
-from trainer.runner.crash_diagnosis import disk_full
+from trainer.gr00t.weight_files import ADAPTER
+from trainer.hardlink import link_or_copy
 
 STAGING = ".saving"
 """Folder in the output directory in which a checkpoint is written."""
@@ -100,6 +102,18 @@ class CheckpointWriter:
             doomed = self._output_dir / f".removing-{step}"
             (self._output_dir / f"checkpoint-{step}").rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
+
+
+def leave_final_model(output_dir: Path, last: Path) -> None:
+    """Leave the model of the last checkpoint in the output folder itself, where upstream leaves it.
+
+    The files are hard links where the file system has them: no second copy.
+    """
+    for file in (*last.iterdir(), *last.glob(f"{ADAPTER}/*")):
+        if file.is_file() and file.suffix in {".json", ".safetensors"}:
+            target = output_dir / file.relative_to(last)
+            target.parent.mkdir(exist_ok=True)
+            link_or_copy(file, target)
 
 
 def _sync(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from functools import cached_property, partial
@@ -17,13 +18,14 @@ from transformers.trainer_pt_utils import get_parameter_names
 
 from trainer.data.collate import Collator, finish_images
 from trainer.data.dataset import TrainingDataset
+from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
-from trainer.gr00t.lora import ADAPTER, adapter_state, merged_state, save_adapter
+from trainer.gr00t.lora import adapter_state, merged_state, save_adapter
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.weight_files import ADAPTER
 from trainer.gr00t.weights import save_checkpoint, trained_state
-from trainer.hardlink import link_or_copy
-from trainer.training.checkpoints import STAGING, CheckpointWriter
+from trainer.training.checkpoints import STAGING, CheckpointWriter, leave_final_model
 from trainer.training.host_copies import HoldOptimizer, HostCopies
 from trainer.training.noise import draw_noise
 from trainer.training.sampler import EpochSampler
@@ -212,9 +214,20 @@ class FinetuneTrainer(Trainer):
         return 0
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """Train; returns when the last checkpoint is complete, also when the training ends by an error."""
+        """Train; returns when the last checkpoint is complete, also when the training ends by an error.
+
+        Raises ``UsageError`` for a checkpoint whose training state is more than tensors and numbers: unpickling such a
+        file could run any code, so transformers loads it with ``weights_only``.
+        """
         try:
             return super().train(*args, **kwargs)
+        except pickle.UnpicklingError as error:
+            said = str(error).partition("\n")[0]
+            raise UsageError(
+                f"The training state of the checkpoint to go on from can't be loaded: {said}",
+                "Its optimizer.pt, scheduler.pt or rng_state.pth is damaged, or was not written by a training. Resume "
+                "from a checkpoint that you trust; nothing of it was run.",
+            ) from None
         finally:
             self._writer.wait()
 
@@ -295,18 +308,9 @@ class FinetuneTrainer(Trainer):
         """Nothing: the engine loads a resumed model from its checkpoint to begin with."""
 
     def save_final(self) -> None:
-        """Leave the final model in the output folder itself, where upstream leaves it.
-
-        The files are hard links to those of the last checkpoint where the file system has them: no second copy.
-        """
-        if not self.args.should_save:
-            return
-        last = self._output_dir / f"checkpoint-{self.state.global_step}"
-        for file in (*last.iterdir(), *last.glob(f"{ADAPTER}/*")):
-            if file.is_file() and file.suffix in {".json", ".safetensors"}:
-                target = self._output_dir / file.relative_to(last)
-                target.parent.mkdir(exist_ok=True)
-                link_or_copy(file, target)
+        """Leave the final model in the output folder itself, where upstream leaves it."""
+        if self.args.should_save:
+            leave_final_model(self._output_dir, self._output_dir / f"checkpoint-{self.state.global_step}")
 
 
 def _drop_gradients(trained: list[nn.Parameter]) -> None:

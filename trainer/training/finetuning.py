@@ -18,9 +18,10 @@ from trainer.data.metadata import write_metadata
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, PhaseEvent
 from trainer.forecast import room_for_checkpoints
-from trainer.gr00t.lora import ADAPTER, add_lora, load_adapter
+from trainer.gr00t.lora import add_lora, load_adapter
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.weight_files import ADAPTER
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.devices import check_device_count, check_gpu_usable
 from trainer.training.finetune_trainer import FinetuneTrainer

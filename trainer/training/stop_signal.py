@@ -1,13 +1,15 @@
-"""What SIGTERM and SIGINT do to a training. Light: in force before torch is imported, which takes seconds."""
+"""What SIGTERM, SIGINT and SIGHUP do to a training. Light: in force before torch is imported, which takes seconds."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
+from trainer.stop_signals import stop_signals
+
 
 class StopSignal:
-    """Takes SIGTERM and SIGINT from its creation on. ``received`` is the last of them, or None.
+    """Takes the signals that ask for the end from its creation on. ``received`` is the last of them, or None.
 
     Before ``hold`` there is nothing worth saving, and the process ends at once, with 128 + the signal; so it does after
     ``release``, when all is written. In between the signal is only noted.
@@ -16,7 +18,7 @@ class StopSignal:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self._held = False
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in stop_signals():
             signal.signal(number, self._on_signal)
 
     def hold(self) -> None:

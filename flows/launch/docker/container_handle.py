@@ -15,6 +15,7 @@ from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE
 from flows.launch.docker.logs import LogReader
+from flows.launch.follow import STOPPED
 from trainer.errors import ExitCode
 from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
 
@@ -204,8 +205,7 @@ class ContainerTraining:
             return ExitCode.OUT_OF_MEMORY
         if reason := state.get("Error"):
             self.lost = f"The Docker daemon ended the container: {reason}"
-        stopped = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
-        return 128 - code if code > 128 and code not in stopped else code
+        return 128 - code if code > 128 and code not in STOPPED else code
 
 
 def _short(error: Exception) -> str:

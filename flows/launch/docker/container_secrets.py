@@ -11,7 +11,7 @@ import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from flows.launch import Job
+from flows.launch import Job, needed_secrets
 from trainer.config.settings import secret_from
 from trainer.errors import UsageError
 from trainer.importers.names import isaac_repository
@@ -34,11 +34,6 @@ _SETTINGS = (
 _SETTING_PREFIXES = ("NCCL_",)
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy")
 
-_STORE_SECRETS = ("PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY")
-_HUB_SECRETS = ("HF_TOKEN",)
-_WANDB_SECRETS = ("WANDB_API_KEY",)
-_SOURCE_SECRETS = ("PIPPA_SOURCE_S3_ACCESS_KEY", "PIPPA_SOURCE_S3_SECRET_KEY")
-
 
 def settings(environ: Mapping[str, str]) -> dict[str, str]:
     """The variables of ``environ`` that a trainer reads and that are no secrets.
@@ -58,7 +53,7 @@ def settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 def secrets(job: Job, environ: Mapping[str, str]) -> dict[str, str]:
     """The secrets that ``job`` needs, by name. Raises ``UsageError`` for a secret file that can't be read."""
-    names = [*_STORE_SECRETS, *_HUB_SECRETS, *(_SOURCE_SECRETS if job.role == "prepare" else _WANDB_SECRETS)]
+    names = needed_secrets(job)
     found = {name: value for name in names if (value := secret_from(environ, name))}
     if "WANDB_API_KEY" in names and "WANDB_API_KEY" not in found and (key := netrc_key(environ)):
         found["WANDB_API_KEY"] = key  # of `wandb login`

@@ -18,6 +18,7 @@ from flows.launch import Log
 from flows.launch.docker.docker_client import UNREACHABLE, daemon_address, unreachable
 from trainer.config.run_spec import Engine
 from trainer.errors import PippaError, UsageError
+from trainer.masking import without_our_secrets
 from trainer.version import git_sha
 
 _SETTING: dict[Engine, str] = {
@@ -102,7 +103,7 @@ def build(engine: Engine, environ: Mapping[str, str], log: Log) -> None:
     process = subprocess.Popen(
         ["docker", "build", "--progress=plain", *arguments, "."],
         cwd=root,
-        env={**environ, "DOCKER_BUILDKIT": "1"},
+        env={**without_our_secrets(environ), "DOCKER_BUILDKIT": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

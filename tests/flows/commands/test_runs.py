@@ -13,8 +13,9 @@ from flows.commands import runs as commands
 from flows.launch.docker.launcher import DockerLauncher
 from trainer.config.argv import resolve
 from trainer.config.run_spec import SnapshotRef
+from trainer.runner import workspace
 from trainer.runner.run_spec_builder import new_spec
-from trainer.store import runs
+from trainer.store import clock, heartbeat, runs
 from trainer.store.object_store import ObjectStore
 
 
@@ -84,9 +85,17 @@ def resumed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return calls
 
 
-def went(object_store: ObjectStore, run: str, seconds_ago: float) -> None:
-    updated = datetime.now(UTC) - timedelta(seconds=seconds_ago)
-    runs.write_state(object_store, run, runs.RunState(status="running", step=7, of=400, updated=updated))
+def went(object_store: ObjectStore, run: str, lock: str = "", ahead: timedelta = timedelta()) -> None:
+    """The run says so now; ``ahead`` is how wrong its machine's clock is."""
+    updated = datetime.now(UTC) + ahead
+    runs.write_state(object_store, run, runs.RunState(status="running", step=7, of=400, updated=updated, lock=lock))
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was heard of is not lately any more."""
+    monkeypatch.setattr(heartbeat, "AHEAD", timedelta(0))
+    monkeypatch.setattr(heartbeat, "ALIVE", timedelta(0))
 
 
 def in_an_image(object_store: ObjectStore, run: str) -> None:
@@ -94,8 +103,8 @@ def in_an_image(object_store: ObjectStore, run: str) -> None:
     object_store.write_json(f"runs/{run}/spec.json", spec.model_dump(mode="json"))
 
 
-def test_a_run_is_resumed_where_it_was_trained(run: str, object_store, resumed) -> None:
-    went(object_store, run, seconds_ago=90)
+def test_a_run_is_resumed_where_it_was_trained(run: str, object_store, resumed, silent) -> None:
+    went(object_store, run)
     assert cli.main(["runs", "resume", run]) == 0
     in_an_image(object_store, run)
     assert cli.main(["runs", "resume", run]) == 0
@@ -104,7 +113,7 @@ def test_a_run_is_resumed_where_it_was_trained(run: str, object_store, resumed) 
 
 
 def test_a_run_that_goes_on_is_not_trained_again_beside_itself(run, object_store, resumed, monkeypatch, capsys) -> None:
-    went(object_store, run, seconds_ago=5)
+    went(object_store, run, ahead=timedelta(days=-1))
     assert cli.main(["runs", "resume", run]) == 2
     told = capsys.readouterr().err
     assert "step 7/400" in told and f"pippa runs follow {run}" in told and "docker" not in told
@@ -118,3 +127,38 @@ def test_a_run_that_goes_on_is_not_trained_again_beside_itself(run, object_store
     monkeypatch.setattr(DockerLauncher, "knows", lambda *_: True)
     assert cli.main(["runs", "resume", run]) == 0
     assert [arguments[2] for arguments in resumed] == ["docker"]
+
+
+def test_a_last_word_from_the_future_keeps_no_dead_run_alive(run, object_store, resumed, silent, capsys) -> None:
+    went(object_store, run, ahead=timedelta(days=1))
+    assert cli.main(["runs", "list"]) == 0
+    assert "lost" in capsys.readouterr().out
+    assert cli.main(["runs", "resume", run]) == 0 and len(resumed) == 1
+
+
+def test_a_killed_run_of_this_machine_is_resumed_at_once(run, object_store, resumed, tmp_path, capsys) -> None:
+    folder = tmp_path / "runs" / run
+    with workspace.locked(folder, print):
+        went(object_store, run, lock=workspace.lock_address(folder))
+        assert cli.main(["runs", "resume", run]) == 2
+        assert f"pippa runs resume {run} --force" in capsys.readouterr().err and resumed == []
+        assert cli.main(["runs", "list"]) == 0
+        assert "running" in capsys.readouterr().out
+    assert cli.main(["runs", "list"]) == 0
+    assert "lost" in capsys.readouterr().out
+    assert cli.main(["runs", "resume", run]) == 0 and len(resumed) == 1
+
+
+def test_force_resumes_what_was_heard_of(run, object_store, resumed) -> None:
+    went(object_store, run, lock="elsewhere:/runs/lock")
+    assert cli.main(["runs", "resume", run]) == 2
+    assert cli.main(["runs", "resume", run, "--force"]) == 0 and len(resumed) == 1
+
+
+def test_the_stores_clock_tells_how_long_ago(object_store, run) -> None:
+    went(object_store, run)
+    now = clock.store_time(object_store)
+    assert heartbeat.is_alive(object_store, run, now)
+    for off in (timedelta(seconds=61), timedelta(seconds=-61)):
+        assert not heartbeat.is_alive(object_store, run, now + off)
+    assert not list(object_store.list("gc/clock/"))

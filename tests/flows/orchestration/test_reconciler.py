@@ -16,7 +16,7 @@ from prefect.events import emit_event
 from prefect.states import Cancelling, Pending, Running, State
 
 from flows.orchestration import gpu_leases, reconciler
-from flows.orchestration.reconciler import Reconciler, lost, recover
+from flows.orchestration.reconciler import Reconciler, recover
 from tests.support.proxy import proxy
 from tests.support.waiting import until
 
@@ -43,21 +43,17 @@ def state_of(client: SyncPrefectClient, run: FlowRun) -> State:
     return state
 
 
-def long_ago() -> datetime:
-    return datetime.now(UTC) - timedelta(days=1)
-
-
-def is_lost(client: SyncPrefectClient, run: FlowRun, machine: str = "here") -> bool:
-    return run.id in [found.id for found in lost(client, machine, long_ago())]
+def is_lost(client: SyncPrefectClient, run: FlowRun, keeping: Reconciler, machine: str = "here") -> bool:
+    return run.id in [found.id for found in keeping._lost(client, machine)]
 
 
 def test_a_run_that_was_not_heard_of_is_lost_and_said_to_be(client, run, monkeypatch):
-    tidying = Reconciler()
-    assert not is_lost(client, run)
+    keeping = Reconciler()
+    assert not is_lost(client, run, keeping)
     monkeypatch.setattr(reconciler, "LOST_SECONDS", 0.2)
     time.sleep(0.5)
-    assert is_lost(client, run)
-    tidying.tidy(client)
+    assert is_lost(client, run, keeping)
+    keeping.tidy(client)
     state = state_of(client, run)
     assert state.is_crashed() and "pippa runs resume" in str(state.message)
 
@@ -65,8 +61,10 @@ def test_a_run_that_was_not_heard_of_is_lost_and_said_to_be(client, run, monkeyp
 def test_a_silent_run_of_another_machine_is_left_alone(client, run, monkeypatch):
     monkeypatch.setattr(reconciler, "LOST_SECONDS", 0.2)
     client.update_flow_run_labels(run.id, {gpu_leases.MACHINE: "another"})
+    here, there = Reconciler(), Reconciler()
+    assert not is_lost(client, run, here) and not is_lost(client, run, there, "another")
     time.sleep(0.5)
-    assert not is_lost(client, run) and is_lost(client, run, "another")
+    assert not is_lost(client, run, here) and is_lost(client, run, there, "another")
 
 
 def test_silence_counts_from_the_servers_return_on(client, run, prefect_environ, monkeypatch):
@@ -80,20 +78,32 @@ def test_silence_counts_from_the_servers_return_on(client, run, prefect_environ,
 
         monkeypatch.setattr(reconciler, "sync_client", through)
         with Reconciler(seconds=0.1) as keeping:
+            until(lambda: run.id in keeping._heard)
             way.cut()
-            cut = datetime.now(UTC)
-            until(lambda: keeping._listening > cut)  # a round has failed
+            until(lambda: not keeping._heard)  # a round has failed
             time.sleep(reconciler.LOST_SECONDS)
+            back = datetime.now(UTC)
             way.mend()
             until(lambda: state_of(client, run).is_crashed())
-            assert state_of(client, run).timestamp >= keeping._listening + timedelta(seconds=reconciler.LOST_SECONDS)
+            assert state_of(client, run).timestamp >= back + timedelta(seconds=reconciler.LOST_SECONDS)
 
 
-def test_a_run_whose_process_lives_is_heard_of(client, run):
-    since = datetime.now(UTC) - timedelta(seconds=5)
-    emit_event("prefect.flow-run.heartbeat", {"prefect.resource.id": f"prefect.flow-run.{run.id}"})
-    until(lambda: reconciler._heard_of(client, run.id, since))
-    assert not reconciler._heard_of(client, run.id, datetime.now(UTC) + timedelta(seconds=5))
+@pytest.mark.parametrize("off", [timedelta(), timedelta(hours=12), timedelta(hours=-12)])
+def test_a_run_whose_process_lives_is_heard_of_whatever_its_clock_says(client, run, off, monkeypatch):
+    monkeypatch.setattr(reconciler, "LOST_SECONDS", 0.2)
+    keeping = Reconciler()
+    assert not is_lost(client, run, keeping)
+    before = reconciler._words(client, run.id)
+    time.sleep(0.3)
+    emit_event(
+        "prefect.flow-run.heartbeat",
+        {"prefect.resource.id": f"prefect.flow-run.{run.id}"},
+        occurred=datetime.now(UTC) + off,
+    )
+    until(lambda: reconciler._words(client, run.id) != before)
+    assert not is_lost(client, run, keeping)
+    time.sleep(0.3)
+    assert is_lost(client, run, keeping)  # one word is no life
 
 
 @pytest.mark.parametrize(

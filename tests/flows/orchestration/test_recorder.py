@@ -2,62 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
 import pytest
 
-from tests.support.pippa import SUPPORT, Pippa
+from tests.support.pippa import BarePippa, bare_pippa
 from tests.support.processes import alive
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 
-RECORDING = "flows.orchestration.recording"
-
-
-class BarePippa(Pippa):
-    """One whose Prefect is its own."""
-
-    @property
-    def home(self) -> Path:
-        return Path(self.environ["PIPPA_HOME"])
-
-    def recording(self) -> list[psutil.Process]:
-        return [process for process in self.left() if RECORDING in process.cmdline()]
-
-    def query(self, sql: str) -> list[tuple[str, str]]:
-        with sqlite3.connect(f"file:{self.home / 'prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
-            return database.execute(sql).fetchall()
-
-    def states(self) -> dict[str, str]:
-        """The state of every flow run by its name."""
-        return {name: state for name, state in self.query("select name, state_type from flow_run")}  # noqa: C416
-
 
 @pytest.fixture
 def pippa(tmp_path) -> Iterator[BarePippa]:
-    environ = {
-        **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},
-        "PIPPA_HOME": str(tmp_path / "home"),
-        "PYTHONPATH": str(SUPPORT.parents[1]),
-        "PIPPA_FINETUNE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_engine.py'}",
-        "PIPPA_EVALUATE_COMMAND": f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}",
-        "FAKE_ENGINE": json.dumps({"pause_at": 6, "pause_file": str(tmp_path / "go on")}),
-        "WANDB_MODE": "offline",
-    }
-    pippa = BarePippa(tmp_path, environ)
-    yield pippa
-    for process in pippa.left():
-        process.kill()
+    with bare_pippa(tmp_path) as pippa:
+        yield pippa
 
 
 def recorded_step(pippa: BarePippa, process: subprocess.Popen[bytes]) -> psutil.Process:

@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from trainer.gr00t.n15.config import GR00TN15Config, read_config
-from trainer.gr00t.n15.model import GR00TN15
-from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
+from trainer.gr00t.n15.model import EMBEDDINGS, GR00TN15, LM_HEAD
 
 EAGLE = "backbone.eagle_model"
 VISION = f"{EAGLE}.vision_model.vision_model"

@@ -19,9 +19,8 @@ from tests.support.official import MODEL, TOKENIZER, State, official_files, offi
 from trainer import importers
 from trainer.config.settings import S3Settings
 from trainer.errors import PippaError, UsageError
-from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n15.model import EMBEDDINGS, GR00TN15, LM_HEAD
 from trainer.gr00t.n15.processor import EagleProcessor
-from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 from trainer.store import snapshots
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store

@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from trainer.errors import UsageError
-from trainer.gr00t.n15.model import GR00TN15, resize_action_head
+from trainer.gr00t.n15.model import EMBEDDINGS, GR00TN15, LM_HEAD, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
-from trainer.gr00t.weights import EMBEDDINGS, LM_HEAD
 
 State = dict[str, torch.Tensor]
 

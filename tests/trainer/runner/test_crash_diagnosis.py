@@ -6,7 +6,7 @@ import pytest
 
 from trainer.errors import ExitCode
 from trainer.events import ErrorEvent
-from trainer.runner.crash_diagnosis import explain
+from trainer.runner.crash_diagnosis import OomKills, explain
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,10 @@ from trainer.runner.crash_diagnosis import explain
         (-signal.SIGBUS, "", 5, "--shm-size"),
         (1, "OSError: [Errno 28] No space left on device: '/dev/shm/torch_1'", 5, "--shm-size"),
         (1, "RuntimeError: unable to allocate shared memory(shm) for file </torch_7>", 5, "--shm-size"),
-        (1, "DataLoader worker (pid(s) 7) is killed by signal: Killed.", 5, "host RAM"),
+        (1, "DataLoader worker (pid(s) 7) is killed by signal: Killed.", 7, "SIGKILL"),
         (1, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes", 5, "host RAM"),
-        (-signal.SIGKILL, "", 5, "SIGKILL"),
-        (137, "", 5, "SIGKILL"),
+        (-signal.SIGKILL, "", 7, "journalctl"),
+        (137, "", 7, "SIGKILL"),
         (1, "safetensors_rust.SafetensorError: I/O error: No space left on device (os error 28)", 6, "PIPPA_HOME"),
         (1, "ValueError: something else", 7, "something else"),
         (-signal.SIGSEGV, "", 7, "SIGSEGV"),
@@ -36,7 +36,21 @@ def test_the_end_of_an_engine_is_explained(returncode, tail, code, says):
 
 
 def test_the_kernels_own_count_beats_a_plain_exit_code():
-    assert explain(1, ["ChildFailedError"], oom_killed=True).exit_code == ExitCode.OUT_OF_MEMORY
+    assert explain(1, ["ChildFailedError"], oom_kills=OomKills(here=1)).exit_code == ExitCode.OUT_OF_MEMORY
+
+
+@pytest.mark.parametrize("tail", ["", "DataLoader worker (pid(s) 7) is killed by signal: Killed."])
+def test_a_kill_is_for_want_of_memory_only_where_the_kernel_counted_one(tail):
+    returncode = 1 if tail else -signal.SIGKILL
+    assert explain(returncode, [tail]).exit_code == ExitCode.ENGINE
+    assert explain(returncode, [tail], oom_kills=OomKills(anywhere=1)).exit_code == ExitCode.OUT_OF_MEMORY
+    # Another program's end explains no error of the engine's own.
+    assert explain(1, ["ValueError"], oom_kills=OomKills(anywhere=1)).exit_code == ExitCode.ENGINE
+
+
+def test_the_kernel_counts_a_kill_for_want_of_memory():
+    before = OomKills.now()
+    assert before.since(before) == OomKills(0, 0) and before.anywhere >= 0
 
 
 def test_what_the_engine_reported_itself_is_believed():

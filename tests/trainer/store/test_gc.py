@@ -22,7 +22,7 @@ from tests.trainer.store.conftest import a_spec
 from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import StoreError, UsageError
 from trainer.store import gc, gc_barrier, registry, resume_points, runs, snapshots
-from trainer.store.manifest import BLOBS, manifest_key
+from trainer.store.manifest import BLOBS, SNAPSHOTS, manifest_key
 from trainer.store.object_store import ObjectInfo, ObjectStore
 from trainer.store.registry import CheckpointEntry
 
@@ -195,7 +195,8 @@ def test_a_writer_right_after_the_roots_were_read() -> None:
     class Arriving(FakeStore):
         def list(self, prefix: str) -> Iterator[ObjectInfo]:
             found = super().list(prefix)
-            if prefix == BLOBS and not writers:
+            deciding = any(key.startswith(gc_barrier.SWEEPS) for key in self.objects)
+            if prefix == SNAPSHOTS and deciding and not writers:
                 writer = threading.Thread(target=lambda: refs.append(push(self, {"a": "garbage"}, "new")))
                 writers.append(writer)
                 writer.start()
@@ -256,32 +257,59 @@ def test_a_collection_that_was_suspended_deletes_nothing(monkeypatch: pytest.Mon
     push(store, {"a": "old"}, "data")
     push(store, {"a": "new"}, "data")
     before = {key for key in store.objects if not key.startswith("gc/")}
-    clocks = gc_barrier._clocks
-    monkeypatch.setattr(gc, "_delete", lambda *args, original=gc._delete: (sleep(), original(*args)))
+    clocks, delete = gc_barrier._clocks, gc_barrier.Sweep.delete
 
-    def sleep() -> None:  # the machine sleeps between the plan and the first delete
+    def sleep_and_delete(sweep: gc_barrier.Sweep, key: str) -> None:
+        """The machine sleeps between the plan and the first delete."""
         monkeypatch.setattr(gc_barrier, "_clocks", lambda: tuple(clock + 3600 for clock in clocks()))
+        delete(sweep, key)
 
+    monkeypatch.setattr(gc_barrier.Sweep, "delete", sleep_and_delete)
     with pytest.raises(StoreError, match="interrupted for too long"):
         gc.collect(store, grace=NOW)
     assert {key for key in store.objects if not key.startswith("gc/")} == before
 
 
-@pytest.mark.parametrize("damage", ["manifest", "entry", "alias", "no manifest"])
-def test_what_cannot_be_read_stops_it_before_it_deletes(damage: str) -> None:
+@pytest.mark.parametrize("damage", ["manifest", "entry", "alias", "no manifest", "spec", "state", "resume", "intent"])
+def test_what_cannot_be_read_keeps_whatever_it_may_need(damage: str) -> None:
     store = FakeStore()
-    entry = checkpoint(store, a_run(store), 1)
+    used = push(store, {"a": "used"}, "used")
+    spec = a_spec([used])
+    runs.write_spec(store, spec)
+    runs.write_state(store, spec.run_id, runs.RunState(status="done"))
+    entries = [checkpoint(store, spec, step) for step in (1, 2)]
+    ref = push(store, {"moments": "1"}, resume_points.snapshot_name(spec.run_id), "checkpoint")
+    resume_points.move(store, spec.run_id, resume_points.ResumePoint(step=1, snapshot=ref))
+    push(store, {"a": "newer"}, "used")
     push(store, {"a": "old"}, "data")
     push(store, {"a": "new"}, "data")
-    key = {"entry": entry.key, "alias": "aliases/latest.json"}.get(damage, manifest_key(entry.snapshot))
+    keys = {
+        "entry": entries[0].key,
+        "alias": "aliases/latest.json",
+        "spec": f"runs/{spec.run_id}/spec.json",
+        "state": f"runs/{spec.run_id}/state.json",
+        "resume": f"runs/{spec.run_id}/resume.json",
+        "intent": "gc/intents/someone.json",
+    }
+    key = keys.get(damage, manifest_key(entries[1].snapshot))
     if damage == "no manifest":
         store.delete(key)
     else:
-        store.write_bytes(key, b'{"files": []}')
-    before = store.objects.keys() - {"gc"}
-    with pytest.raises(StoreError):
-        gc.collect(store, keep=1, grace=NOW)
-    assert store.objects.keys() == before
+        store.write_bytes(key, b'{"files": [')
+    before = {key for key in store.objects if not key.startswith("gc/")}
+
+    collected = gc.collect(store, keep=1, grace=NOW)
+    assert [error.key for error in collected.damage] == [key]
+    gone = before - store.objects.keys()
+    # What has nothing to do with it goes where no blob is in doubt: the old dataset, and the first checkpoint.
+    assert {ref.name for ref in collected.snapshots} >= ({"data"} if damage not in ("intent", "spec") else set())
+    assert bool(collected.withheld) == (damage in ("manifest", "no manifest", "alias", "intent"))
+    if damage in ("manifest", "no manifest", "intent"):
+        assert not [key for key in gone if key.startswith(BLOBS)]
+    if damage in ("alias", "intent", "entry", "state", "spec"):
+        assert snapshots.verify(store, entries[0].snapshot) == []
+    for kept in (used, ref, *([entries[1].snapshot] if "manifest" not in damage else [])):
+        assert snapshots.verify(store, kept) == []
 
 
 def test_a_crash_half_way_leaves_nothing_broken() -> None:

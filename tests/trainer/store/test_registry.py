@@ -11,7 +11,7 @@ import pytest
 
 from tests.trainer.store.conftest import a_spec
 from trainer.config.run_spec import RunSpec, SnapshotRef
-from trainer.errors import StoreError, UsageError
+from trainer.errors import DamagedObjectError, StoreError, UsageError
 from trainer.store import registry, snapshots
 from trainer.store.manifest import blob_key, read_manifest
 from trainer.store.object_store import ObjectStore
@@ -151,8 +151,14 @@ def test_aliases_that_are_refused(alias: str) -> None:
         registry.check_alias(a_spec().run_id)
 
 
-def test_a_damaged_entry_is_named(object_store: ObjectStore, tmp_path: Path) -> None:
-    entry = entry_of(object_store, tmp_path, a_spec(), 1)
-    object_store.write_json(entry.key, {"run_id": entry.run_id})
-    with pytest.raises(StoreError, match=f"{entry.name}.* is damaged: step"):
-        registry.list_checkpoints(object_store)
+def test_a_damaged_entry_is_named_and_hurts_no_other(object_store: ObjectStore, tmp_path: Path) -> None:
+    spec = a_spec()
+    entries = [entry_of(object_store, tmp_path, spec, step) for step in (1, 2)]
+    for entry in entries:
+        registry.register(object_store, entry)
+    object_store.write_json(entries[0].key, {"run_id": spec.run_id})
+    damage: list[DamagedObjectError] = []
+    assert registry.list_checkpoints(object_store, damage=damage) == [registry.resolve(object_store, spec.run_id)]
+    assert damage[0].key == entries[0].key
+    with pytest.raises(DamagedObjectError, match=f"{entries[0].name}.* is damaged: step"):
+        registry.resolve(object_store, entries[0].name)

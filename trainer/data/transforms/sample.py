@@ -44,6 +44,11 @@ class SampleTransform:
             raise UsageError(
                 f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}."
             )
+        if only := config.n17_only:
+            raise UsageError(
+                f"{config.name} asks for what GR00T N1.5 can't do: {', '.join(only)}.",
+                "Use it with a base model of GR00T N1.7, or leave that out of the data config.",
+            )
         self.config = config
         self.embodiment_id = PROJECTOR_INDEX[embodiment_tag]
         self.state = StateActionTransform("state", config.state, metadata)

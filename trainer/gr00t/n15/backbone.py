@@ -15,6 +15,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from trainer.errors import UsageError
 from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.parts.trained import has_trainable
 
 _MASKED = torch.finfo(torch.bfloat16).min
 """Finite in every dtype used, and so large that adding a score to it changes nothing."""
@@ -50,11 +51,6 @@ def _attention(
 
 ATTENTION = "groot_sdpa"
 AttentionInterface.register(ATTENTION, _attention)
-
-
-def has_trainable(*modules: nn.Module) -> bool:
-    """Whether any parameter of ``modules`` is trained."""
-    return any(parameter.requires_grad for module in modules for parameter in module.parameters())
 
 
 class VisionTower(nn.Module):

@@ -6,15 +6,12 @@ are one more section of ``config.json``, ``eagle_config``; a checkpoint without 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
 from transformers import PreTrainedConfig
 
-from trainer.errors import UsageError
-from trainer.gr00t.base_model import MODEL_TYPE
+from trainer.gr00t.base_model import N15, read_config_json
 from trainer.gr00t.n15.sections import OFFICIAL_EAGLE, ActionHeadConfig, BackboneConfig, EagleConfig
 
 
@@ -25,7 +22,7 @@ class GR00TN15Config(PreTrainedConfig):
     ``eagle`` give them checked and with defaults filled in. Raises ``UsageError`` for a section that can't be built.
     """
 
-    model_type = MODEL_TYPE
+    model_type = N15.model_type
 
     backbone_cfg: dict[str, Any] | None = None
     action_head_cfg: dict[str, Any] | None = None
@@ -62,26 +59,16 @@ class GR00TN15Config(PreTrainedConfig):
         return EagleConfig.model_validate(self.eagle_config)
 
 
+def config_document(config: GR00TN15Config, dtype: str) -> dict[str, Any]:
+    """``config.json`` of ``config``, as transformers 4.51 under upstream writes it; ``dtype`` is the first weight's."""
+    document = config.to_diff_dict()
+    document.pop("dtype", None)
+    return {**document, "architectures": ["GR00T_N1_5"], "torch_dtype": dtype, "attn_implementation": None}
+
+
 def read_config(folder: Path) -> GR00TN15Config:
     """The configuration in ``folder/config.json``.
 
     Raises ``UsageError`` when the file is missing, is not JSON, or belongs to another kind of model.
     """
-    path = folder / "config.json"
-    hint = "A GR00T N1.5 base model or checkpoint is a folder with config.json and *.safetensors."
-    try:
-        values = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        reason = "is not JSON" if path.is_file() else "does not exist"
-        raise UsageError(f"{path} {reason}.", hint) from error
-    found = values.get("model_type") or values.get("type") or "nameless"
-    if found != GR00TN15Config.model_type:
-        raise UsageError(
-            f"{path} describes a {found!r} model, not {GR00TN15Config.model_type!r}.",
-            hint + " (N1, N1.6 and N1.7 have other architectures.)",
-        )
-    try:
-        return GR00TN15Config.from_dict(values)
-    except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise UsageError(f"{path} is not a configuration of GR00T N1.5: {problems}", hint) from error
+    return read_config_json(folder, N15, GR00TN15Config.from_dict)

@@ -5,21 +5,30 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
 
-from trainer.gr00t.n15.action_head import CategorySpecificLinear, FlowMatchingActionHead
+from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleBackbone
-from trainer.gr00t.n15.config import GR00TN15Config
-from trainer.gr00t.weights import load_checkpoint, resolve_folder, save_checkpoint
+from trainer.gr00t.n15.config import GR00TN15Config, config_document, read_config
+from trainer.gr00t.parts.embodiment import CategorySpecificLinear
+from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint, resolve_folder
 
 log = logging.getLogger(__name__)
 
+EMBEDDINGS = "backbone.eagle_model.language_model.model.embed_tokens.weight"
+LM_HEAD = "backbone.eagle_model.language_model.lm_head.weight"
+_VISION = "backbone.eagle_model.vision_model."
 
-class GR00TN15(PreTrainedModel):
+
+def _upstream_name(name: str) -> str:
+    """The name upstream gives a tensor that a newer transformers (SigLIP not nested) has saved."""
+    inner = name.removeprefix(_VISION)
+    return name if inner == name or inner.startswith("vision_model.") else f"{_VISION}vision_model.{inner}"
+
+
+class GR00TN15(GrootModel):
     """GR00T N1.5 (upstream's ``GR00T_N1_5``), with upstream's parameter names.
 
     ``inputs`` of ``forward`` and ``get_action`` are the collator's batch: ``eagle_input_ids`` and
@@ -31,18 +40,13 @@ class GR00TN15(PreTrainedModel):
 
     config: GR00TN15Config  # pyrefly: ignore[bad-override-mutable-attribute]
     config_class = GR00TN15Config
-    base_model_prefix = ""
-    supports_gradient_checkpointing = False
-    _supports_sdpa = True
+    layout = Layout(read_config, config_document, EMBEDDINGS, LM_HEAD, _upstream_name)
 
     def __init__(self, config: GR00TN15Config) -> None:
         super().__init__(config)
         self.backbone = EagleBackbone(config)
         self.action_head = FlowMatchingActionHead(config.action_head)
         self.post_init()
-
-    def _init_weights(self, module: torch.nn.Module) -> None:
-        """Nothing: every module has initialised itself when it was made."""
 
     @classmethod
     def from_pretrained(
@@ -66,17 +70,6 @@ class GR00TN15(PreTrainedModel):
         model.backbone.reset_buffers()
         model.set_trainable(tune_llm, tune_visual, tune_projector, tune_diffusion_model)
         return model.eval()
-
-    def save_pretrained(  # pyrefly: ignore[bad-override]
-        self,
-        save_directory: str | PathLike[str],
-        is_main_process: bool = True,
-        state_dict: dict[str, torch.Tensor] | None = None,
-        **_: Any,
-    ) -> None:
-        """Write config.json and the weights in shards (see ``weights.save_checkpoint``); what Trainer calls."""
-        if is_main_process:
-            save_checkpoint(self, Path(save_directory), state_dict=state_dict)
 
     def set_trainable(
         self, tune_llm: bool, tune_visual: bool, tune_projector: bool, tune_diffusion_model: bool

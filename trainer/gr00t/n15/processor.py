@@ -6,7 +6,6 @@ uses: a user turn with one 224x224 image per camera, then the instruction.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -14,21 +13,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
-from transformers import Qwen2Tokenizer
 
-from trainer.config.settings import hub_token
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import HUB_TOKENIZER, TOKENIZER_FILES, has_tokenizer
+from trainer.gr00t.base_model import N15
 from trainer.gr00t.n15.config import read_config
 from trainer.gr00t.n15.sections import EagleConfig
+from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
 from trainer.gr00t.weights import resolve_folder
-from trainer.hardlink import link_or_copy
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
-PAD_TOKEN = "<|endoftext|>"  # noqa: S105
 SPECIAL_TOKENS = (PAD_TOKEN, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>")
 
 
@@ -63,11 +57,11 @@ class EagleProcessor:
     def from_directory(cls, path: str | PathLike[str]) -> EagleProcessor:
         """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
 
-        A folder without tokenizer files, as the official one, gets those of ``HUB_TOKENIZER`` from the hub or its
+        A folder without tokenizer files, as the official one, gets those of ``N15.tokenizer`` from the hub or its
         cache. Raises ``UsageError`` when there is no config.json, or the tokenizer can't be had.
         """
         folder = resolve_folder(path)
-        return cls(_load_tokenizer(folder), read_config(folder).eagle)
+        return cls(load_tokenizer(folder, N15.tokenizer), read_config(folder).eagle)
 
     def save_pretrained(self, folder: str | PathLike[str], same_as: Path | None = None) -> None:
         """Write the tokenizer's files, so that a checkpoint in ``folder`` is a base model by itself.
@@ -75,19 +69,7 @@ class EagleProcessor:
         ``same_as`` is a folder that this processor was saved in before: its files are linked, not written again. The
         official tokenizer takes 0.15 s to write, and keeps Python's lock meanwhile.
         """
-        file, settings_file = Path(folder) / "tokenizer.json", Path(folder) / "tokenizer_config.json"
-        if same_as and (same_as / file.name).is_file() and (same_as / settings_file.name).is_file():
-            link_or_copy(same_as / file.name, file)
-            link_or_copy(same_as / settings_file.name, settings_file)
-            return
-        self.tokenizer.save(str(file))
-        settings = {
-            "tokenizer_class": "PreTrainedTokenizerFast",
-            "eos_token": "<|im_end|>",
-            "pad_token": PAD_TOKEN,
-            "padding_side": "left",
-        }
-        settings_file.write_text(json.dumps(settings, indent=2) + "\n")
+        save_tokenizer(self.tokenizer, Path(folder), same_as)
 
     def encode(self, texts: Sequence[str], images: Sequence[np.ndarray]) -> dict[str, Any]:
         """Inputs for a batch of B instructions and, for each, its camera images uint8 [V, H, W, 3].
@@ -143,22 +125,3 @@ class EagleProcessor:
                 )
         stacked = torch.from_numpy(np.concatenate(images)).permute(0, 3, 1, 2)
         return stacked.to(torch.float32, memory_format=torch.contiguous_format).div_(127.5).sub_(1.0)
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    if not has_tokenizer(folder):
-        try:
-            files = list(TOKENIZER_FILES)
-            folder = Path(snapshot_download(HUB_TOKENIZER, allow_patterns=files, token=hub_token()))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-            raise UsageError(
-                f"{folder} has no tokenizer.json, and {HUB_TOKENIZER} could not be had from the Hugging Face Hub "
-                f"({type(error).__name__}).",
-                f"Where there is a network, run `hf download {HUB_TOKENIZER}` and copy its files into the folder.",
-            ) from error
-    try:
-        if (folder / "tokenizer.json").is_file():
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
-        return Qwen2Tokenizer.from_pretrained(folder, local_files_only=True).backend_tokenizer
-    except Exception as error:  # tokenizers raises bare Exception for a file it can't parse
-        raise UsageError(f"The tokenizer files in {folder} can't be read ({error}).", "Copy them again.") from error

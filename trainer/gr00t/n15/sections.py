@@ -8,20 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from trainer.gr00t.parts.sections import DiTConfig, Section, TransformerConfig
 
 if TYPE_CHECKING:
     import torch
     from transformers import Qwen3Config, SiglipVisionConfig
 
 
-class _Section(BaseModel):
-    """A section of ``config.json``. Keys we don't know are upstream's and stay as they are."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
-
-
-class BackboneConfig(_Section):
+class BackboneConfig(Section):
     """``backbone_cfg``: how the features are taken from the Eagle model."""
 
     eagle_path: str = "NVEagle/eagle_er-qwen3_1_7B-Siglip2_400M_stage1_5_128gpu_er_v7_1mlp_nops"
@@ -34,34 +30,7 @@ class BackboneConfig(_Section):
     use_flash_attention: bool = True
 
 
-class TransformerConfig(_Section):
-    """``vl_self_attention_cfg``: transformer blocks over the backbone's features."""
-
-    num_layers: int = Field(default=4, ge=0)
-    num_attention_heads: int = Field(default=32, ge=1)
-    attention_head_dim: int = Field(default=64, ge=1)
-    dropout: float = Field(default=0.2, ge=0, lt=1)
-    final_dropout: bool = True
-    positional_embeddings: None = None
-
-    @property
-    def inner_dim(self) -> int:
-        """Width of the tokens."""
-        return self.num_attention_heads * self.attention_head_dim
-
-
-class DiTConfig(TransformerConfig):
-    """``diffusion_model_cfg``: the diffusion transformer."""
-
-    num_layers: int = Field(default=16, ge=1)
-    attention_head_dim: int = Field(default=48, ge=1)
-    cross_attention_dim: int = 2048
-    output_dim: int = 1024
-    interleave_self_attention: bool = True
-    norm_type: str = "ada_norm"
-
-
-class ActionHeadConfig(_Section):
+class ActionHeadConfig(Section):
     """``action_head_cfg``: the flow-matching action head."""
 
     action_dim: int = Field(default=32, ge=1)
@@ -88,7 +57,7 @@ class ActionHeadConfig(_Section):
     vl_self_attention_cfg: TransformerConfig = TransformerConfig()
 
 
-class EagleConfig(_Section):
+class EagleConfig(Section):
     """``eagle_config``: sizes of the vision tower and the language model, in the keys of upstream's packaged file."""
 
     text_config: dict[str, Any]

@@ -10,18 +10,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer
-from tokenizers.decoders import ByteLevel as ByteLevelDecoder
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers import Tokenizer
 from torch import nn
 
-from trainer.gr00t.n15.action_head import CategorySpecificLinear, FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleModel
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import IMAGE_TOKEN, SPECIAL_TOKENS, EagleProcessor
 from trainer.gr00t.n15.sections import TINY_PATCH, TINY_WIDTH, tiny_sections
+from trainer.gr00t.parts.tiny import fan_in, initialise_head, tiny_tokenizer
 from trainer.gr00t.weights import save_checkpoint
 
 _WORDS = "system You Ġare Ġa Ġhelpful Ġassistant user assistant image Ġthe Ġand Ġplace Ġit Ġin Ġpick Ġput pick"
@@ -30,12 +27,14 @@ _WORDS = "system You Ġare Ġa Ġhelpful Ġassistant user assistant image Ġthe 
 
 def make_tiny_base_model(path: Path, seed: int = 0) -> Path:
     """Write the tiny base model into folder ``path`` and return it. The same seed gives the same bytes."""
-    tokenizer = _tokenizer()
+    tokenizer = tiny_tokenizer(_WORDS, SPECIAL_TOKENS)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = GR00TN15(tiny_config(tokenizer))
         _initialise_backbone(model.backbone.eagle_model)
-        _initialise_head(model.action_head)
+        initialise_head(model.action_head, model.action_head.config.action_dim)
+        # Sines and cosines of joint angles vary little around their mean.
+        model.action_head.state_encoder.layer1.W.data.mul_(4)
     model.set_trainable(False, False, True, True)
     save_checkpoint(model, path)
     EagleProcessor(tokenizer, model.config.eagle).save_pretrained(path)
@@ -47,23 +46,6 @@ def tiny_config(tokenizer: Tokenizer) -> GR00TN15Config:
     values = tiny_sections()
     values["eagle_config"]["image_token_index"] = tokenizer.token_to_id(IMAGE_TOKEN)
     return GR00TN15Config.from_dict({"hidden_size": TINY_WIDTH, **values})
-
-
-def _tokenizer() -> Tokenizer:
-    """Byte-level BPE: 256 bytes, the words of ``_WORDS``, the special tokens."""
-    vocab = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
-    merges: list[tuple[str, str]] = []
-    for word in _WORDS.split():
-        for end in range(1, len(word)):
-            pair = (word[:end], word[end])
-            if pair not in merges:
-                merges.append(pair)
-                vocab.setdefault("".join(pair), len(vocab))
-    tokenizer = Tokenizer(BPE(vocab, merges))
-    tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = ByteLevelDecoder()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
-    return tokenizer
 
 
 @torch.no_grad()
@@ -81,44 +63,4 @@ def _initialise_backbone(eagle: EagleModel) -> None:
     nn.init.normal_(language.embed_tokens.weight)
     for layer in (*eagle.mlp1, *language.modules()):
         if isinstance(layer, nn.Linear):
-            _fan_in(layer.weight, layer.in_features)
-
-
-@torch.no_grad()
-def _initialise_head(head: FlowMatchingActionHead) -> None:
-    """Let the noisy action through to the output with its sign turned: the velocity if all actions were zero.
-
-    A network that must first learn to carry its input needs thousands of steps before it learns anything else, and a
-    base model has them behind it. The action has the first ``width`` channels of its token for itself. Layers with an
-    activation carry it twice, as x and -x: relu(x) - relu(-x) = x, and for swish likewise.
-    """
-    for layer in head.modules():
-        if isinstance(layer, CategorySpecificLinear):
-            _fan_in(layer.W, layer.W.shape[1])
-    width = head.config.action_dim
-    same = torch.eye(width)
-    plus, minus, both = slice(width), slice(width, 2 * width), slice(2 * width)
-    encoder, decoder = head.action_encoder, head.action_decoder
-    encoder.W1.W[:, :, plus] = same
-    for layer in (encoder.W2, decoder.layer1):
-        layer.W[..., both] = 0
-        layer.W[:, plus, plus], layer.W[:, plus, minus] = same, -same
-    encoder.W3.W[..., plus] = 0
-    encoder.W3.W[:, plus, plus], encoder.W3.W[:, minus, plus] = same, -same
-    decoder.layer2.W.mul_(0.1)
-    decoder.layer2.W[:, plus], decoder.layer2.W[:, minus] = -same, same
-    head.position_embedding.weight.normal_(std=0.5)[:, plus] = 0
-    head.model.proj_out_2.weight[plus] = 0
-    head.model.proj_out_2.weight[plus, plus] = same
-    for name, layer in head.model.transformer_blocks.named_modules():
-        if isinstance(layer, nn.Linear) and ".norm1." not in name:
-            _fan_in(layer.weight, layer.in_features, gain=0.5 if ".ff." in name else 1.0)
-            if name.endswith(("to_out.0", "ff.net.2")):  # what is added to the tokens
-                layer.weight[plus], layer.bias[plus] = 0, 0
-    # Sines and cosines of joint angles vary little around their mean.
-    head.state_encoder.layer1.W.mul_(4)
-
-
-def _fan_in(weight: torch.Tensor, inputs: int, gain: float = 1.0) -> None:
-    """Random weights that keep the variance of their input (upstream's fixed 0.02 suits 1536 channels)."""
-    weight.normal_(std=gain * inputs**-0.5)
+            fan_in(layer.weight, layer.in_features)

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import List, Literal  # noqa: UP035 - as upstream, for Python 3.10 and tyro
@@ -85,7 +86,9 @@ def save(folder: Path, config: ArgsConfig, weights: Weights, step: int, history:
 def save_checkpoint(output_dir: Path, config: ArgsConfig, weights: Weights, step: int, history: list[dict]) -> None:
     folder = output_dir / f"checkpoint-{step}"
     save(folder, config, weights, step, history)
-    (folder / "optimizer.pt").write_bytes(f"moments at {step}".encode() * 100)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("archive/data.pkl", f"{name} at {step}".encode() * 100)
     (folder / "scheduler.pt").write_bytes(b"scheduler")
     (folder / "rng_state.pth").write_bytes(b"random state")
     shutil.copytree(output_dir / "experiment_cfg", folder / "experiment_cfg", dirs_exist_ok=True)

@@ -7,12 +7,13 @@ Follows upstream's ``gr00t/model/action_head/cross_attention_dit.py`` and the di
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from trainer.gr00t.n15.sections import DiTConfig, TransformerConfig
+from trainer.gr00t.parts.sections import DiTConfig, TransformerConfig
 
 
 class Attention(nn.Module):
@@ -188,15 +189,20 @@ class DiT(nn.Module):
         return config.interleave_self_attention and index % 2 == 1
 
     def forward(
-        self, x: torch.Tensor, context: torch.Tensor, timesteps: torch.Tensor, mask: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        context: torch.Tensor,
+        timesteps: torch.Tensor,
+        mask: torch.Tensor | Sequence[torch.Tensor | None] | None = None,
     ) -> torch.Tensor:
         """Tokens [B, T, dim], features [B, N, cross_attention_dim], buckets [B] to [B, T, output_dim].
 
-        ``mask`` [B, N] is true for the features attended to.
+        ``mask`` [B, N] is true for the features attended to; a sequence has one for each block.
         """
         temb = self.timestep_encoder(timesteps)
-        for block, itself in zip(self.transformer_blocks, self.attends_to_itself, strict=True):
-            x = block(x, None if itself else context, temb, None if itself else mask)
+        masks = mask if isinstance(mask, Sequence) else [mask] * len(self.transformer_blocks)
+        for block, itself, keys in zip(self.transformer_blocks, self.attends_to_itself, masks, strict=True):
+            x = block(x, None if itself else context, temb, None if itself else keys)
         # Shift before scale here, unlike in AdaLayerNorm.
         shift, scale = self.proj_out_1(functional.silu(temb)).unsqueeze(1).chunk(2, dim=-1)
         return self.proj_out_2(self.norm_out(x) * (1 + scale) + shift)

@@ -1,0 +1,140 @@
+"""SIGKILL at random moments, with the real engine: each restart goes on from the last committed step, to the same bits.
+
+``PIPPA_KILLS`` is how often each part is killed, ``PIPPA_KILLS_SEED`` decides when; both are in the log (``-rA`` or
+``--log-level INFO`` shows it).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import re
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from tests.support.pippa import BarePippa, bare_pippa
+from tests.support.training import Training, assert_same_training
+from tests.support.waiting import PATIENCE, until
+from trainer.events import PhaseEvent, parse_event
+from trainer.runner.checkpoint_folder import checkpoints
+from trainer.store import registry, snapshots
+
+KILLS = int(os.environ.get("PIPPA_KILLS", "2"))
+SEED = int(os.environ.get("PIPPA_KILLS_SEED") or time.time_ns() % 100_000)
+STEPS = 400
+FLAGS = ("--max-steps", str(STEPS), "--save-steps", "10", "--batch-size", "2", "--dataloader-num-workers", "1")
+COMMANDS = {"engine": "trainer.finetune", "trainer": "trainer.cli", "tree": ""}
+LOG = logging.getLogger(__name__)
+
+
+class Killed:
+    """A training that is killed again and again."""
+
+    def __init__(self, pippa: BarePippa) -> None:
+        self.pippa = pippa
+        self.process = pippa.start("train", "smoke", *FLAGS)
+        self.find("engine")
+        self.run_id = pippa.run_id
+        self.folder = pippa.home / "runs" / self.run_id
+
+    def find(self, part: str) -> list[psutil.Process]:
+        """The processes of ``part``, once there are any; none when pippa has ended before."""
+
+        def look() -> list[psutil.Process]:
+            return [each for each in self.pippa.left() if COMMANDS[part] in _command(each)]
+
+        until(lambda: look() or self.process.poll() is not None, self.pippa.output.read_text)
+        return look()
+
+    def committed(self) -> int:
+        """The newest checkpoint that is whole on this disk."""
+        return max((step for each in self.folder.glob("*/") for step in checkpoints(each)), default=0)
+
+    def continued(self) -> list[int]:
+        """From which steps it went on, so far."""
+        lines = (self.folder / "events.jsonl").read_text().splitlines()
+        messages = [event.message for line in lines if isinstance(event := parse_event(line), PhaseEvent)]
+        return [int(found[1]) for message in messages if (found := re.match(r"Continuing from step (\d+)", message))]
+
+    def kill(self, part: str, seconds: float) -> None:
+        """SIGKILL to ``part``, ``seconds`` after there is an engine; pippa starts a lost trainer again by itself."""
+        self.find("engine")
+        time.sleep(seconds)
+        killed = self.find(part)
+        for each in killed:
+            with suppress(psutil.NoSuchProcess):
+                each.send_signal(signal.SIGKILL)
+        # An engine that lost its trainer saves and ends; the whole tree has nobody who could.
+        psutil.wait_procs(killed, timeout=PATIENCE)
+        engines = [each for each in self.pippa.left() if COMMANDS["engine"] in _command(each)]
+        psutil.wait_procs(engines, timeout=PATIENCE)
+
+    def go_on(self) -> None:
+        """Until there is an engine again: pippa starts a lost trainer by itself; else it has ended, with all else."""
+        if not self.find("engine"):
+            until(lambda: not self.pippa.left(), lambda: str([_command(each) for each in self.pippa.left()]))
+            self.process = self.pippa.start("runs", "resume", self.run_id)
+            self.find("engine")
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[BarePippa, str, float]:
+    """A home with a training that nobody disturbed, its run id, and the seconds until its engine's first checkpoint."""
+    with bare_pippa(tmp_path_factory.mktemp("kills")) as pippa:
+        for name in ("PIPPA_FINETUNE_COMMAND", "FAKE_ENGINE"):
+            del pippa.environ[name]
+        # There is no evaluation, which nothing here is about.
+        pippa.environ |= {"PIPPA_EVALUATE_COMMAND": "", "PIPPA_TRAININGS_PER_GPU": "9", "OMP_NUM_THREADS": "1"}
+        training = Killed(pippa)
+        began = time.monotonic()
+        until(training.committed, pippa.output.read_text, alive=lambda: training.process.poll() is None)
+        seconds = time.monotonic() - began
+        assert training.process.wait(PATIENCE) == 0, pippa.output.read_text()
+    return pippa, training.run_id, seconds
+
+
+def outcome(pippa: BarePippa, run_id: str) -> Training:
+    (last,) = (pippa.home / "runs" / run_id).glob(f"*/checkpoint-{STEPS}")
+    return Training({"output_dir": last.parent})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", COMMANDS)
+def test_a_training_killed_at_random_moments_ends_bit_for_bit_as_one_that_was_not(undisturbed, part):
+    pippa, reference, first_save = undisturbed
+    chance = random.Random(f"{SEED} {part}")
+    LOG.info("%s: %d kills, seed %d", part, KILLS, SEED)
+    training = Killed(pippa)
+    for _ in range(KILLS):
+        seconds, before = chance.uniform(0, 1.2 * first_save), len(training.continued())
+        training.kill(part, seconds)
+        committed = training.committed()
+        if committed == STEPS:
+            LOG.info("done before the kill, %.1f s after the engine's start", seconds)
+            break
+        training.go_on()
+        if committed:
+            assert training.continued()[before:] == [committed]
+        LOG.info("killed %.1f s after the engine's start, continued from step %d", seconds, committed)
+    code = training.process.wait(PATIENCE)
+    assert code == 0, pippa.output.read_text()
+    until(lambda: not pippa.left())
+
+    assert_same_training(outcome(pippa, training.run_id), outcome(pippa, reference), STEPS)
+    entries = registry.list_checkpoints(pippa.store, training.run_id)
+    damage = [each for entry in entries for each in snapshots.verify(pippa.store, entry.snapshot)]
+    assert entries[-1].step == STEPS and not damage
+    assert registry.resolve(pippa.store, "smoke/latest").run_id == training.run_id
+    assert "RUNNING" not in pippa.states().values()

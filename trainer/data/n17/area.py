@@ -1,0 +1,97 @@
+"""Resizing as OpenCV's ``INTER_AREA`` does, bit for bit, without OpenCV.
+
+Upstream resizes through albumentations and OpenCV 4.11. Three cases: shrinking averages the covered pixels in float32,
+shrinking to exactly half averages four in integers, and enlarging (also where one side grows) interpolates in fixed
+point. The sums run in OpenCV's order, since float32 sums depend on it.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+
+
+class _Taps(NamedTuple):
+    """What each output is made of: source positions ``[K, m]`` and their weights ``[K, m]``."""
+
+    positions: np.ndarray
+    weights: np.ndarray
+
+
+@lru_cache(maxsize=64)
+def _shrinking(n: int, m: int) -> _Taps:
+    """The pixels each of ``m`` cells of ``n`` pixels covers, weighted by how much of them lies in it; float32."""
+    scale = n / m
+    cells: list[list[tuple[int, float]]] = []
+    for cell in range(m):
+        start, end = cell * scale, cell * scale + scale
+        width = min(scale, n - start)
+        last = min(int(np.floor(end)), n - 1)
+        first = min(int(np.ceil(start)), last)
+        covered = []
+        if first - start > 1e-3:
+            covered.append((first - 1, (first - start) / width))
+        covered += [(position, 1.0 / width) for position in range(first, last)]
+        if end - last > 1e-3:
+            covered.append((last, min(min(end - last, 1.0), width) / width))
+        cells.append(covered)
+    most = max(map(len, cells))
+    positions, weights = np.zeros((most, m), dtype=np.int64), np.zeros((most, m), dtype=np.float32)
+    for cell, covered in enumerate(cells):
+        for tap, (position, weight) in enumerate(covered):
+            positions[tap, cell], weights[tap, cell] = position, weight
+    return _Taps(positions, weights)
+
+
+@lru_cache(maxsize=64)
+def _enlarging(n: int, m: int) -> _Taps:
+    """The two pixels each output lies between, with weights in 2048ths; int32."""
+    inverse = m / n
+    output = np.arange(m)
+    positions = np.floor(output * (1.0 / inverse)).astype(np.int64)
+    fraction = ((output + 1) - (positions + 1) * inverse).astype(np.float32)
+    fraction = np.where(fraction <= 0, np.float32(0), fraction - np.floor(fraction)).astype(np.float32)
+    beyond = positions >= n - 1
+    positions, fraction = np.where(beyond, n - 1, positions), np.where(beyond, np.float32(0), fraction)
+    second = np.rint(fraction * np.float32(2048)).astype(np.int32)
+    first = np.rint((np.float32(1) - fraction) * np.float32(2048)).astype(np.int32)
+    return _Taps(np.stack([positions, np.minimum(positions + 1, n - 1)]), np.stack([first, second]))
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """``image`` uint8 ``[H, W, C]`` as uint8 ``[height, width, C]``."""
+    rows, columns = image.shape[:2]
+    if (rows, columns) == (height, width):
+        return image
+    if height > rows or width > columns:
+        return _enlarged(image, _enlarging(rows, height), _enlarging(columns, width))
+    if rows == 2 * height and columns == 2 * width:
+        quads = image.reshape(height, 2, width, 2, -1).astype(np.uint16).sum(axis=(1, 3), dtype=np.uint16)
+        return ((quads + 2) >> 2).astype(np.uint8)
+    return _shrunk(image, _shrinking(rows, height), _shrinking(columns, width))
+
+
+def _shrunk(image: np.ndarray, rows: _Taps, columns: _Taps) -> np.ndarray:
+    lines = _weighted(image, columns, axis=1)
+    return np.rint(_weighted(lines, rows, axis=0)).astype(np.uint8)
+
+
+def _weighted(values: np.ndarray, taps: _Taps, axis: int) -> np.ndarray:
+    """Sums over ``taps`` along an axis, one tap after the other, float32. A weight of zero adds nothing."""
+    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
+    total = np.float32(0)
+    for positions, weights in zip(taps.positions, taps.weights, strict=True):
+        total = total + np.take(values, positions, axis=axis) * weights.reshape(shape)
+    return np.asarray(total)
+
+
+def _enlarged(image: np.ndarray, rows: _Taps, columns: _Taps) -> np.ndarray:
+    left, right = (weights[None, :, None] for weights in columns.weights)
+    source = image.astype(np.int32)
+    lines = source[:, columns.positions[0]] * left + source[:, columns.positions[1]] * right
+    above, below = (weights[:, None, None] for weights in rows.weights)
+    upper, lower = lines[rows.positions[0]] >> 4, lines[rows.positions[1]] >> 4
+    mixed = ((above * upper) >> 16) + ((below * lower) >> 16)
+    return np.clip((mixed + 2) >> 2, 0, 255).astype(np.uint8)

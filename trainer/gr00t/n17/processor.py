@@ -1,0 +1,181 @@
+"""``QwenProcessor``: instructions and images to the backbone's inputs.
+
+Follows Qwen3-VL's processor and chat template for the one case GR00T N1.7 uses: a user turn with all images, then the
+instruction, and nothing after it. ``tests/trainer/gr00t/n17`` holds it against transformers' own.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from tokenizers import Tokenizer
+from torchvision.transforms.v2 import InterpolationMode, functional
+from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+from trainer.errors import DatasetError, UsageError
+from trainer.gr00t.base_model import N17
+from trainer.gr00t.n17.config import read_config
+from trainer.gr00t.n17.sections import ModelConfig
+from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
+from trainer.gr00t.weights import resolve_folder
+
+IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - tokens of a tokenizer
+_START, _END = "<|im_start|>", "<|im_end|>"
+_VISION_START, _VISION_END = "<|vision_start|>", "<|vision_end|>"
+SPECIAL_TOKENS = (PAD_TOKEN, _START, _END, _VISION_START, _VISION_END, IMAGE_TOKEN)
+IMAGE_SETTINGS = "preprocessor_config.json"
+"""Qwen's name of the file; NVIDIA's checkpoints have none, and mean Qwen3-VL's published values."""
+
+
+class ImageSettings(BaseModel):
+    """How an image becomes patches, in Qwen's terms; the defaults are those of Qwen3-VL-2B."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    patch_size: PositiveInt = 16
+    temporal_patch_size: PositiveInt = 2
+    merge_size: PositiveInt = 2
+    size: dict[str, PositiveInt] = {"shortest_edge": 65536, "longest_edge": 16777216}
+    """Fewest and most pixels of a whole image: smaller ones are enlarged, larger ones shrunk."""
+
+    @property
+    def factor(self) -> int:
+        """What both sides of an image are multiples of."""
+        return self.patch_size * self.merge_size
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The sides an image of these sides gets. Raises ``ValueError`` where one is 200 times the other."""
+        return smart_resize(height, width, self.factor, self.size["shortest_edge"], self.size["longest_edge"])
+
+
+def prompt_text(instruction: str, image_tokens: Sequence[int]) -> str:
+    """The whole prompt of one sample, with so many placeholders for each image."""
+    images = "".join(f"{_VISION_START}{IMAGE_TOKEN * count}{_VISION_END}" for count in image_tokens)
+    return f"{_START}user\n{images}{instruction}{_END}\n"
+
+
+class QwenProcessor:
+    """Turns instructions and images into the backbone's inputs; each instruction is tokenised once."""
+
+    def __init__(self, tokenizer: Tokenizer, config: ModelConfig, images: ImageSettings | None = None) -> None:
+        """``tokenizer`` must know the image's tokens under the ids of ``config``, else ``UsageError``."""
+        qwen = config.qwen3_vl_config
+        for token, wanted in (
+            (IMAGE_TOKEN, qwen.image_token_id),
+            (_VISION_START, qwen.vision_start_token_id),
+            (_VISION_END, qwen.vision_end_token_id),
+            (PAD_TOKEN, None),
+        ):
+            found = tokenizer.token_to_id(token)
+            if found is None or (wanted is not None and found != wanted):
+                raise UsageError(
+                    f"The tokenizer gives {token} the id {found}, the model wants {wanted or 'one'}.",
+                    "Use the tokenizer files that belong to this base model.",
+                )
+        self.tokenizer = tokenizer
+        self.images = images or ImageSettings()
+        self._image_token = qwen.image_token_id
+        self._pad_token = tokenizer.token_to_id(PAD_TOKEN) or 0
+        self._prompts: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
+
+    @classmethod
+    def from_directory(cls, path: str | PathLike[str]) -> QwenProcessor:
+        """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
+
+        A folder without tokenizer files, as NVIDIA's, gets those of ``N17.tokenizer`` from the hub or its cache; one
+        without image settings has Qwen3-VL's. Raises ``UsageError`` when there is no config.json, or the tokenizer
+        can't be had.
+        """
+        folder = resolve_folder(path)
+        file = folder / IMAGE_SETTINGS
+        try:
+            images = ImageSettings.model_validate_json(file.read_text()) if file.is_file() else ImageSettings()
+        except (OSError, ValidationError) as error:
+            raise UsageError(f"{file} can't be used: {error}.", "Copy it again, or remove it.") from error
+        return cls(load_tokenizer(folder, N17.tokenizer), read_config(folder).checked, images)
+
+    def save_pretrained(self, folder: str | PathLike[str], same_as: Path | None = None) -> None:
+        """Write tokenizer and image settings, so that a checkpoint in ``folder`` is a base model by itself.
+
+        ``same_as`` is a folder that this processor was saved in before.
+        """
+        save_tokenizer(self.tokenizer, Path(folder), same_as)
+        settings = {"image_processor_type": "Qwen2VLImageProcessorFast", **self.images.model_dump()}
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+        (Path(folder) / IMAGE_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
+
+    def encode(self, texts: Sequence[str], images: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
+        """Inputs for a batch of B instructions and, for each, its images uint8 [H, W, 3], of any sizes.
+
+        ``input_ids`` int64 [B, N], left-padded, ``attention_mask`` int64 [B, N], 0 where padded, ``pixel_values``
+        float32 [P, 3 x 2 x 16 x 16], the patches of all images, and ``image_grid_thw`` int64 [images, 3]; also
+        ``unpadded``, whether no token is padding. Raises ``DatasetError`` for what is no image, or an instruction with
+        an image's token in it.
+        """
+        grids = [[self._grid(image) for image in views] for views in images]
+        merged = self.images.merge_size**2
+        prompts = [
+            self._prompt(text, tuple(height * width // merged for height, width in views))
+            for text, views in zip(texts, grids, strict=True)
+        ]
+        length = max(map(len, prompts))
+        input_ids = torch.full((len(prompts), length), self._pad_token)
+        mask = torch.zeros_like(input_ids)
+        for row, prompt in enumerate(prompts):
+            input_ids[row, length - len(prompt) :] = prompt
+            mask[row, length - len(prompt) :] = 1
+        return {
+            "input_ids": input_ids,
+            "attention_mask": mask,
+            "pixel_values": torch.cat([self._patches(image) for views in images for image in views]),
+            "image_grid_thw": torch.tensor([[1, *grid] for views in grids for grid in views]),
+            "unpadded": all(len(prompt) == length for prompt in prompts),
+        }
+
+    def _grid(self, image: np.ndarray) -> tuple[int, int]:
+        """How many patches an image has, down and across."""
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+            raise DatasetError(
+                f"An image is {image.dtype} {list(image.shape)}.", "It must be uint8 [height, width, 3]."
+            )
+        try:
+            height, width = self.images.resized(*image.shape[:2])
+        except ValueError as error:
+            raise DatasetError(
+                f"An image of {list(image.shape[:2])} pixels: {error}.", "Use another camera."
+            ) from error
+        return height // self.images.patch_size, width // self.images.patch_size
+
+    def _patches(self, image: np.ndarray) -> torch.Tensor:
+        """The patches of an image in the order of the tokens they are merged into, a frame repeated in time."""
+        size, merge, times = self.images.patch_size, self.images.merge_size, self.images.temporal_patch_size
+        rows, columns = self._grid(image)
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        if pixels.shape[1:] != (wanted := (rows * size, columns * size)):
+            pixels = functional.resize(pixels, list(wanted), InterpolationMode.BICUBIC, antialias=True)
+        pixels = (pixels.float() - 127.5) / 127.5
+        blocks = pixels.reshape(3, rows // merge, merge, size, columns // merge, merge, size)
+        blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5)
+        return blocks.expand(-1, -1, -1, -1, -1, times, -1, -1).reshape(rows * columns, 3 * times * size * size)
+
+    def _prompt(self, instruction: str, image_tokens: tuple[int, ...]) -> torch.Tensor:
+        """Token ids of one prompt; with few instructions and many steps this is nearly always a look-up."""
+        cached = self._prompts.get((instruction, image_tokens))
+        if cached is not None:
+            return cached
+        text = prompt_text(instruction, image_tokens)
+        prompt = torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
+        if int((prompt == self._image_token).sum()) != sum(image_tokens):
+            raise DatasetError(
+                f"The instruction {instruction!r} contains the model's own token {IMAGE_TOKEN}.",
+                "Write the instruction in plain words in meta/tasks.jsonl.",
+            )
+        self._prompts[instruction, image_tokens] = prompt
+        return prompt

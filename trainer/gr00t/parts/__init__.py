@@ -1,0 +1,1 @@
+"""What the generations of GR00T share: blocks of the action head, layers per embodiment, sections of config.json."""

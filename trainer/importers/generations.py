@@ -1,0 +1,73 @@
+"""Which generation of GR00T a base model is, known before it is downloaded where that can be, and what trains it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer import importers
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.data.configs import get_data_config
+from trainer.errors import StoreError, UsageError
+from trainer.gr00t.base_model import N15, Generation, generation_in, generation_of, named_generation
+from trainer.importers.names import TINY, is_folder
+from trainer.store.manifest import blob_key, read_manifest
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
+
+
+def require_trainable(
+    config: FinetuneConfig, store: ObjectStore | None = None, environ: Mapping[str, str] = os.environ
+) -> None:
+    """Raise ``UsageError`` where the base model or the data config of ``config``, which trains GR00T N1.5, is another
+    generation's, or no GR00T.
+
+    A base model is looked up in ``store``; without one, in the store of this machine, if it is a folder: no server is
+    asked. What is nowhere yet is known by its name.
+    """
+    if only := get_data_config(config.data_config).n17_only:
+        raise UsageError(
+            f"--data-config asks for what GR00T N1.5 can't do: {', '.join(only)}.",
+            "Leave that out of the data config; no preset trains GR00T N1.7 yet.",
+        )
+    if store is None and not environ.get("PIPPA_S3_ENDPOINT"):
+        store = open_store(environ)
+    found = generation_called(config.base_model_path, store)
+    if found not in (None, N15):
+        raise UsageError(
+            f"--base-model-path {config.base_model_path} is {found}; this preset trains {N15}.",
+            f"Take a base model of {N15}, such as {N15.official}. `pippa models add` keeps one of {found}, but no "
+            "preset trains it yet.",
+        )
+
+
+def generation_called(name: str, store: ObjectStore | None) -> Generation | None:
+    """The generation of the base model ``name``; None where it can't be known yet. Raises ``UsageError`` for a folder
+    or snapshot without a GR00T, and for a GR00T that pippa does not support.
+    """
+    if name.partition("@")[0] == TINY:
+        return N15
+    if is_folder(name):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise UsageError(f"{name} is not a model: it has no config.json.", "Name the folder that has one.")
+        return generation_in(folder)
+    if store is not None and (values := _stored_config(store, name)) is not None:
+        return generation_of(values, f"config.json of {name}")
+    return named_generation(name)
+
+
+def _stored_config(store: ObjectStore, name: str) -> dict[str, object] | None:
+    """``config.json`` of the snapshot that ``name`` means; None where there is none, or it can't be read: what is wrong
+    with it is said when it is used.
+    """
+    try:
+        if (ref := importers.find(store, "model", name)) is None:
+            return None
+        entry = next((file for file in read_manifest(store, ref).files if file.path == "config.json"), None)
+        values = json.loads(store.read_bytes(blob_key(entry.sha256)) or b"null") if entry else None
+    except (StoreError, ValueError):
+        return None
+    return values if isinstance(values, dict) else None

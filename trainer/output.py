@@ -1,0 +1,90 @@
+"""What pippa's programs write to stdout and stderr: no secret, and nothing that fails because the reader is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import select
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any, TextIO
+
+from trainer.masking import Masker
+
+
+class _Masked(io.TextIOBase):
+    """A stream that writes what ``masker`` leaves."""
+
+    def __init__(self, stream: TextIO, masker: Masker) -> None:
+        self._stream, self._masker = stream, masker
+
+    def write(self, text: str) -> int:
+        if ready := self._masker.feed(text):
+            self._stream.write(ready)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def finish(self) -> None:
+        try:
+            self._stream.write(self._masker.rest())
+            self._stream.flush()
+        except (OSError, ValueError):
+            # Python would try again at its end, and change the exit code.
+            silence_lost_output()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return self._stream.encoding
+
+    @property
+    def errors(self) -> str | None:  # type: ignore[override]
+        return self._stream.errors
+
+    @property
+    def buffer(self) -> Any:
+        return self._stream.buffer
+
+
+@contextlib.contextmanager
+def masked_output(environ: Mapping[str, str]) -> Iterator[None]:
+    """Write no secret of ``environ`` to stdout and stderr in this block."""
+    before = sys.stdout, sys.stderr
+    covered = [_Masked(stream, Masker.of(environ)) for stream in before]
+    sys.stdout, sys.stderr = covered
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+        for stream in covered:
+            stream.finish()
+
+
+def silence_lost_output() -> bool:
+    """Point stdout and stderr at nothing where their reader is gone, such as a closed terminal; whether one was.
+
+    Each write there would be an error, in the middle of what saves a training.
+    """
+    lost = False
+    for descriptor in (1, 2):
+        poll = select.poll()
+        with suppress(OSError, ValueError):
+            poll.register(descriptor, 0)  # what is wrong with it is told unasked
+            if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
+                nothing = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nothing, descriptor)
+                os.close(nothing)
+                lost = True
+    return lost

@@ -1,0 +1,25 @@
+"""Whether a run goes on, told from its last word in the store: by the clock of the store, which heard it.
+
+No other clock counts. A word that a machine's wrong clock puts into the future keeps no dead run alive.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from trainer.store.object_store import ObjectStore
+from trainer.store.runs import RUNS
+
+ALIVE = timedelta(seconds=60)
+"""A run that goes on renews its state twice in that time; one that was silent for longer was killed."""
+AHEAD = timedelta(seconds=5)
+"""A word may seem to come so much later than now: a store gives some times in whole seconds."""
+
+
+def is_alive(store: ObjectStore, run_id: str, now: datetime) -> bool:
+    """Whether the run ``run_id``, unfinished by its state, was heard of a moment before ``now``, the store's time."""
+    for name in ("state.json", "spec.json"):
+        if (found := store.info(f"{RUNS}{run_id}/{name}")) is not None:
+            # From before the store's clock was set back, or the folder's disk was in another machine.
+            return -AHEAD <= now - found.modified < ALIVE
+    return False
