@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from trainer.config.finetune_config import FinetuneConfig
+
+Goal: TypeAlias = Literal["generalise", "memorise"]
+"""What a training is for: a policy that acts where it never was, or one that has its demonstrations by heart."""
 
 
 class Value(NamedTuple):
@@ -27,6 +30,7 @@ class Preset:
     """How upstream's recipe installs Isaac-GR00T; decides which ``isaac`` image is its own."""
     arguments: Mapping[str, Value]
     wandb_tags: tuple[str, ...] = field(default=())
+    goal: Goal = "generalise"
 
     @cached_property
     def config(self) -> FinetuneConfig:

@@ -21,11 +21,12 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from trainer.command_line import not_among
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import field_problems
-from trainer.config.preset import Preset, Value
+from trainer.config.preset import Goal, Preset, Value
 from trainer.errors import UsageError
 
 LARGEST = 256 * 1024
@@ -33,7 +34,7 @@ LARGEST = 256 * 1024
 SETTING = "PIPPA_PRESETS"
 _DEFAULT_FILE = "pippa.toml"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
-_KEYS = ("summary", "from", "environment", "wandb_tags", "arguments")
+_KEYS = ("summary", "from", "environment", "goal", "wandb_tags", "arguments")
 _SHOWN_IN = "docs/own-presets.md shows one."
 
 
@@ -120,6 +121,8 @@ def _preset(
     summary, environment, tags = table.get("summary", ""), table.get("environment"), table.get("wandb_tags")
     if environment not in (None, "uv", "conda"):
         problems.append(f"{prefix}environment: {environment!r} is not one of uv, conda.")
+    if (goal := table.get("goal")) not in (None, *get_args(Goal)):
+        problems.append(f"{prefix}goal: {not_among(str(goal), get_args(Goal))}")
     if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
         problems.append(f"{prefix}wandb_tags: a list of texts.")
     own = {key: _value(value, file) for key, value in table["arguments"].items()}
@@ -135,6 +138,7 @@ def _preset(
         environment=environment or (start.environment if start else "uv"),
         arguments=arguments,
         wandb_tags=tuple(tags) if tags is not None else (name,),
+        goal=goal or (start.goal if start else "generalise"),
     )
 
 

@@ -11,11 +11,11 @@ import difflib
 import os
 from collections.abc import Mapping
 
-from trainer.config.preset import Preset, Value
+from trainer.config.preset import Goal, Preset, Value
 from trainer.config.preset_files import presets_file, read_presets
 from trainer.errors import UsageError
 
-__all__ = ["DEFAULT", "PRESETS", "Preset", "Value", "all_presets", "get_preset"]
+__all__ = ["DEFAULT", "PRESETS", "Goal", "Preset", "Value", "all_presets", "get_preset", "goal_of"]
 
 
 _PYAV = Value("torchvision_av", "decodes AV1 as well as h264; decord, the default of the time, can't read AV1")
@@ -54,6 +54,7 @@ _RECIPES: dict[str, Preset] = {
             name="overfit-demo",
             summary="Memorise the demo dataset in 200 steps: does the pipeline learn at all?",
             environment="uv",
+            goal="memorise",
             wandb_tags=("gr00t-overfit", "demo-data", "pick-place"),
             arguments={
                 "dataset_path": Value(["robot_sim.PickNPlace"], "five short episodes ship with Isaac-GR00T"),
@@ -79,6 +80,7 @@ _RECIPES: dict[str, Preset] = {
             name="overfit-long",
             summary="Overfit every component of the model on the demo dataset for 2,000 steps.",
             environment="uv",
+            goal="memorise",
             wandb_tags=("gr00t-overfit", "demo-data", "pick-place", "long"),
             arguments={
                 "dataset_path": Value(["robot_sim.PickNPlace"], "five short episodes ship with Isaac-GR00T"),
@@ -104,6 +106,7 @@ _RECIPES: dict[str, Preset] = {
             name="smoke",
             summary="The whole path in about a minute on a CPU, with synthetic data and a tiny model.",
             environment="uv",
+            goal="memorise",
             wandb_tags=("smoke",),
             arguments={
                 "dataset_path": Value(["synthetic.PickNPlace"], "generated here: nothing to download"),
@@ -135,7 +138,9 @@ _RECIPES: dict[str, Preset] = {
 def _changed(parent: str, name: str, summary: str, tags: tuple[str, ...], **arguments: Value) -> Preset:
     """The recipe ``parent`` with other values for ``arguments``."""
     recipe = _RECIPES[parent]
-    return Preset(name, summary, recipe.environment, {**recipe.arguments, **arguments}, (*recipe.wandb_tags, *tags))
+    return Preset(
+        name, summary, recipe.environment, {**recipe.arguments, **arguments}, (*recipe.wandb_tags, *tags), recipe.goal
+    )
 
 
 _LESSONS = (
@@ -208,3 +213,11 @@ def get_preset(name: str) -> Preset:
     near = difflib.get_close_matches(name, known, n=1)
     guess = f"Did you mean `{near[0]}`? " if near else ""
     raise UsageError(f"There is no preset called {name!r}.", f"{guess}The presets are {', '.join(known)}.")
+
+
+def goal_of(name: str) -> Goal:
+    """What the preset called ``name`` is for; one that there is no more, to generalise."""
+    try:
+        return get_preset(name).goal
+    except UsageError:
+        return "generalise"
