@@ -215,6 +215,10 @@ def _fetched(
                 if ref := _with_origin(store, kind, called, origin):
                     yield ref
                     return
+                if kind == "model":
+                    # What it is says the smallest file, before gigabytes are fetched.
+                    hub.download(source, commit, kind, folder, called, lambda _: None, only=("config.json",))
+                    models.require_supported(folder)
                 hub.download(source, commit, kind, folder, called, log, report)
                 yield folder, origin | _asked(source.revision, commit)
         case GitFolder():

@@ -16,6 +16,14 @@ from trainer.importers.names import HubRepository
 from trainer.importers.normalize_dataset import linked, refuse_pointers
 
 
+def require_supported(folder: Path) -> None:
+    """Raise ``UsageError`` where ``folder/config.json`` is that of a model pippa does not train; it may be all there is
+    yet of a download.
+    """
+    if (folder / "config.json").is_file():
+        base_model_folder.generation_in(folder)
+
+
 @contextmanager
 def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
     """``folder``, or a temporary one of links to its files and a tokenizer, and where the tokenizer came from.

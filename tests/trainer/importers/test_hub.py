@@ -55,6 +55,15 @@ def test_a_base_model_in_the_store_is_never_asked_of_the_hub_again(object_store,
         importers.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "second", refresh=True)
 
 
+def test_a_model_that_cant_be_trained_is_refused_before_its_weights_are_fetched(object_store, point_at_hub, tmp_path):
+    files = {"config.json": b'{"model_type": "Gr00tN1d6"}', "model.safetensors": b"w" * 3000}
+    with hub({"models/somebody/kitchen": files}) as (address, requests):
+        point_at_hub(address)
+        with pytest.raises(UsageError, match=r"describes GR00T N1\.6, which pippa does not support"):
+            importers.base_model(object_store, "somebody/kitchen", tmp_path / "work")
+    assert not [request for request in requests if "model.safetensors" in request]
+
+
 def test_a_killed_download_is_continued(s3_settings, object_store, table, tmp_path):
     """In a process of its own, killed while the hub stalls in the middle of a file."""
     large = "README.bin"

@@ -114,9 +114,13 @@ def of_relative(
     """
     whole = [(action, state) for action, state in episodes if len(action) >= horizon]
     if not whole:
+        raise too_short(where, horizon)
+    widths = whole[0][0].shape[1], whole[0][1].shape[1]
+    if widths[0] != widths[1]:
         raise DatasetError(
-            f"{where}: no episode is as long as the {horizon} steps that are predicted at once.",
-            "Record longer episodes, or declare a smaller action_horizon.",
+            f"{where}: action.{feature.key} has {widths[0]} dimensions, but state.{feature.relative_to}, which it is "
+            f"relative to, has {widths[1]}.",
+            "Make it relative to the state of the same joints, or leave relative_to out of the data config.",
         )
     steps = []
     for step in range(horizon):
@@ -126,6 +130,14 @@ def of_relative(
             parts.append(to_relative(feature, action[step : step + windows], state[:windows]))
         steps.append(of_values(np.concatenate(parts)))
     return KeyStatistics(**{name: np.stack([getattr(each, name) for each in steps]) for name in _NAMES})
+
+
+def too_short(where: str, horizon: int) -> DatasetError:
+    """No episode of the dataset ``where`` has a whole horizon."""
+    return DatasetError(
+        f"{where}: no episode is as long as the {horizon} steps that are predicted at once.",
+        "Record longer episodes, or declare a smaller action_horizon.",
+    )
 
 
 def to_relative(feature: Feature, action: np.ndarray, state: np.ndarray) -> np.ndarray:

@@ -1,0 +1,46 @@
+"""Batches samples of N1.7 into the model's inputs (upstream's ``Gr00tN1d7DataCollator``)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from trainer.data.n17.sample import Sample
+
+
+class PromptEncoder(Protocol):
+    """What the collator needs of ``trainer.gr00t.n17.processor.QwenProcessor``."""
+
+    def encode(self, texts: Sequence[str], images: Sequence[Sequence[np.ndarray]]) -> Mapping[str, Any]:
+        """Texts and their images to left-padded ids, mask, patches and grids."""
+        ...
+
+
+class Collator:
+    """Stacks B samples and encodes their prompts in one go."""
+
+    def __init__(self, processor: PromptEncoder) -> None:
+        self.processor = processor
+
+    def __call__(self, samples: Sequence[Sample]) -> dict[str, Any]:
+        """``input_ids``, ``attention_mask``, ``pixel_values``, ``image_grid_thw``, ``state`` ``[B, 1, 132]``,
+        ``embodiment_id`` ``[B]`` and, unless at inference, ``action`` and ``action_mask`` ``[B, 40, 132]``.
+        ``one_embodiment`` tells whether all samples have the same.
+        """
+        texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
+        batch: dict[str, Any] = dict(self.processor.encode(texts, images))
+        batch["state"] = _stack([sample["state"] for sample in samples])
+        if all("action" in sample for sample in samples):
+            batch["action"] = _stack([sample["action"] for sample in samples])
+            batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
+        embodiments = [sample["embodiment_id"] for sample in samples]
+        batch["embodiment_id"] = torch.tensor(embodiments, dtype=torch.int64)
+        batch["one_embodiment"] = len(set(embodiments)) == 1
+        return batch
+
+
+def _stack(arrays: Sequence[np.ndarray]) -> torch.Tensor:
+    return torch.from_numpy(np.stack(arrays))

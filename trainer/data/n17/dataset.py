@@ -1,0 +1,184 @@
+"""Training samples of N1.7: the usable steps of one LeRobot dataset or of several, with frames of the past.
+
+A step is usable when its whole horizon lies within its episode, as upstream has it; what is left out is counted.
+Upstream's loader (``gr00t/data/dataset/sharded_single_step_dataset.py``) keeps decoded shards in memory, repeats its
+batches over the workers and can't be resumed exactly; here an index means the same sample in every process, and frames
+come from the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from trainer.config.data_options import VideoAlignment
+from trainer.data.data_config import DataConfig
+from trainer.data.dataset import stable_hash
+from trainer.data.frames import FrameStore
+from trainer.data.n17 import statistics
+from trainer.data.n17.images import draw_augmentation
+from trainer.data.n17.sample import Sample, SampleProcessor
+from trainer.data.n17.settings import ProcessorSettings
+from trainer.data.n17.statistics import KeyStatistics, TagStatistics
+from trainer.data.reader import DatasetReader
+from trainer.data.statistics import Statistics, load_statistics
+
+
+class _Episode(NamedTuple):
+    """One episode, its table loaded: T rows."""
+
+    reader: DatasetReader
+    number: int
+    state: dict[str, np.ndarray]
+    """Raw, float32 ``[T, D]``."""
+    action: dict[str, np.ndarray]
+    positions: np.ndarray
+    """The frame each row means in each camera, ``[T, V]``."""
+    texts: list[str]
+
+    def usable(self, horizon: int) -> int:
+        """How many steps have their whole horizon in the episode."""
+        return max(len(self.texts) - horizon + 1, 0)
+
+
+class TrainingDataset(Dataset[Sample]):
+    """Training samples of N1.7, one for each usable step, in the order of the datasets and their episodes.
+
+    Statistics are computed from the data, relative ones step by step, so that they are those of this data config.
+    Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
+    whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them.
+    Raises ``DatasetError`` and ``UsageError``.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        config: DataConfig,
+        settings: ProcessorSettings,
+        embodiment_id: int,
+        *,
+        seed: int = 42,
+        frames: FrameStore | None = None,
+        alignment: VideoAlignment = "timestamp",
+        known: Sequence[Mapping[str, Statistics]] | None = None,
+        augment: bool = True,
+    ) -> None:
+        self.config, self.settings, self.seed, self.augment = config, settings, seed, augment
+        # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self.frames = frames or FrameStore()
+        readers = [DatasetReader(path, config, self.frames, alignment) for path in paths]
+        with ThreadPoolExecutor(max_workers=8) as pool:
+            parts = [list(pool.map(lambda each, r=reader: _load(r, each), reader.trajectory_ids)) for reader in readers]
+        steps = [sum(episode.usable(config.action_horizon) for episode in part) for part in parts]
+        for reader, count in zip(readers, steps, strict=True):
+            if not count:
+                raise statistics.too_short(str(reader.meta.path), config.action_horizon)
+        described = [
+            _statistics(reader, part, config, columns)
+            for reader, part, columns in zip(readers, parts, known or [None] * len(readers), strict=True)
+        ]
+        self.statistics = _merged(described, steps)
+        """What the checkpoint's ``statistics.json`` says of this embodiment."""
+        self.processor = SampleProcessor(config, settings, self.statistics, embodiment_id)
+        self._episodes = [episode for part in parts for episode in part]
+        self._ends = np.cumsum([episode.usable(config.action_horizon) for episode in self._episodes])
+        self.unused_steps = sum(len(episode.texts) for episode in self._episodes) - int(self._ends[-1])
+        """Steps that are no samples: those whose horizon goes beyond their episode's end."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other augmentations. Reaches running workers too."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        """One finished sample."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        episode = self._episodes[place]
+        row = index - int(self._ends[place - 1] if place else 0)
+        future = slice(row, row + self.config.action_horizon)
+        drawn = draw_augmentation(self.settings, self._generator(index)) if self.augment else None
+        return self.processor.sample(
+            self._frames(episode, row),
+            episode.texts[row],
+            {key: values[row : row + 1] for key, values in episode.state.items()},
+            {key: values[future] for key, values in episode.action.items()},
+            drawn,
+        )
+
+    def _frames(self, episode: _Episode, row: int) -> list[np.ndarray]:
+        """The frames at ``row`` and before it, the oldest first. Before an episode's start there is its first frame;
+        upstream takes those of its end (``upstream_exact``).
+        """
+        sources, frames = episode.reader.sources(episode.number), []
+        for delta in self.config.video_delta_indices:
+            past = row + delta
+            past = past if past >= 0 else past % len(episode.texts) if self.settings.upstream_exact else 0
+            pairs = zip(sources, episode.positions[past].tolist(), strict=True)
+            frames += [self.frames.frame(source, position) for source, position in pairs]
+        return frames
+
+    def _generator(self, index: int) -> torch.Generator:
+        seed = stable_hash(("augmentation", self.seed, int(self._epoch), index)) % 2**63
+        return torch.Generator().manual_seed(seed)
+
+
+def _load(reader: DatasetReader, number: int) -> _Episode:
+    table = reader.table(number)
+    state, action = (
+        {name.partition(".")[2]: values.astype(np.float32) for name, values in part.items()}
+        for part in (table.state, table.action)
+    )
+    return _Episode(reader, number, state, action, reader.positions(number, table), table.texts)
+
+
+def _statistics(
+    reader: DatasetReader,
+    episodes: Sequence[_Episode],
+    config: DataConfig,
+    known: Mapping[str, Statistics] | None,
+) -> TagStatistics:
+    """Those of one dataset: of its columns as ``meta/stats.json`` or a check has them, of relative actions computed."""
+    meta = reader.meta
+    columns = known if known is not None else load_statistics(meta, config)
+    groups: dict[str, dict[str, KeyStatistics]] = {"state": {}, "action": {}}
+    for modality, found in groups.items():
+        for key in config.keys(modality):
+            entry = getattr(meta.modality, modality)[key]
+            own = columns[meta.modality.column(modality, key)].slice(entry.start, entry.end)
+            found[key] = KeyStatistics(**own.model_dump())
+    relative = {
+        feature.key: statistics.of_relative(
+            feature,
+            [(each.action[feature.key], each.state[feature.relative_to]) for each in episodes],
+            config.action_horizon,
+            str(meta.path),
+        )
+        for feature in config.action
+        if feature.relative_to
+    }
+    return TagStatistics(**groups, relative_action=relative)
+
+
+def _merged(parts: Sequence[TagStatistics], steps: Sequence[int]) -> TagStatistics:
+    """Those of several datasets, weighted by their usable steps."""
+    if len(parts) == 1:
+        return parts[0]
+    groups = {
+        name: {
+            key: statistics.merged([getattr(part, name)[key] for part in parts], steps)
+            for key in getattr(parts[0], name)
+        }
+        for name in TagStatistics.model_fields
+    }
+    return TagStatistics(**groups)
