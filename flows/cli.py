@@ -34,6 +34,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("train", "PRESET [--flag …]", "train a preset, watch it, keep its checkpoints", "train:train"),
+    Command("evaluate", "NAME …", "which checkpoint, and did it learn the task?", "evaluate:evaluate"),
     Command("presets", "", "the presets", "presets:overview"),
     Command("presets compare", "A B …", "what differs between presets, and why", "presets:compare"),
     Command("data list", "", "datasets in the object store", "data:show_all"),
@@ -155,13 +156,9 @@ def _listing(commands: Sequence[Command]) -> str:
 
 
 def _unknown(words: str) -> NoReturn:
-    names = [*_BY_WORDS, *_GROUPS]
-    near = difflib.get_close_matches(words, names, n=1)
-    if not near:
-        from trainer.config.presets import PRESETS
+    from trainer.config.presets import PRESETS
 
-        if words in PRESETS:
-            near = [f"train {words}"]
+    near = [f"train {words}"] if words in PRESETS else difflib.get_close_matches(words, [*_BY_WORDS, *_GROUPS], n=1)
     hint = f"Did you mean `pippa {near[0]}`? " if near else ""
     raise UsageError(f"There is no command `pippa {words}`.", f"{hint}`pippa` alone lists the commands.")
 

@@ -32,7 +32,8 @@ ROOMS = {
     "trainer.config": {"trainer.data"},
     "trainer.store": {"trainer.config"},
     "trainer.data": {"trainer.config"},
-    "trainer.gr00t": {"trainer.config", "trainer.data"},
+    # A policy is loaded by its name in the registry as well.
+    "trainer.gr00t": {"trainer.config", "trainer.data", "trainer.store"},
     "trainer.importers": {"trainer.config", "trainer.store", "trainer.data", "trainer.gr00t"},
     # The engine reports and follows the process that started it as every engine does: with the runner's modules.
     "trainer.runner": {

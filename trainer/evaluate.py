@@ -1,4 +1,6 @@
-"""``trainer evaluate``: open-loop evaluation of a checkpoint folder, or of a registered one (``--checkpoint``)."""
+"""``trainer evaluate``: open-loop evaluation of a checkpoint folder, of registered ones (``--checkpoint``), or of those
+of a run (``--run``).
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,22 @@ from collections.abc import Sequence
 import tyro
 
 from trainer.events import Emitter
+from trainer.runner.parent_watch import die_with_parent
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Evaluate, emit an ``evaluation`` event, write the report. Returns the exit code."""
     given = list(sys.argv[1:] if argv is None else argv)
-    if any(each.partition("=")[0] == "--checkpoint" for each in given):
+    flags = {each.partition("=")[0] for each in given}
+    die_with_parent()
+    if "--checkpoint" in flags:
         from trainer.evaluation.registered import main as registered
 
         return registered(given)
+    if "--run" in flags:
+        from trainer.evaluation.run import main as run
+
+        return run(given)
     from trainer.evaluation.folder import EvaluateOptions, evaluate
 
     options = tyro.cli(EvaluateOptions, args=given, prog="trainer evaluate")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Literal, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -63,11 +63,19 @@ class CheckpointEvent(_Event):
 
 
 class EvaluationEvent(_Event):
-    """An open-loop evaluation ended; metrics are in the action's raw units."""
+    """An open-loop evaluation of a checkpoint ended; metrics are in the action's raw units."""
 
     event: Literal["evaluation"] = "evaluation"
     step: int
     metrics: dict[str, float]
+    checkpoint: str = ""
+    """Its name in the registry."""
+    on: str = ""
+    """What the metrics rest on, such as ``5 training episodes``."""
+    full: bool = True
+    """By the full protocol, or on the fewer episodes that intermediate checkpoints are compared on."""
+    evaluation: dict[str, Any] | None = None
+    """All figures (``trainer.store.evaluation``): per joint, per episode, ablations."""
 
 
 class WarningEvent(_Event):

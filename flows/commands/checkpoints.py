@@ -169,13 +169,20 @@ def gc(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
     parser.add_argument("--keep-every", type=int, metavar="N", help="also drop those whose step is no multiple of N")
+    parser.add_argument("--keep-best", action="store_true", help="with --keep: not the best of each run either")
     parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
     arguments = parser.parse_args(argv)
     store = opened_store()
     with spinner("Looking through the object store"):
         from trainer.store.gc import collect
 
-        found = collect(store, keep=arguments.keep, every=arguments.keep_every, dry_run=not arguments.delete)
+        found = collect(
+            store,
+            keep=arguments.keep,
+            every=arguments.keep_every,
+            keep_best=arguments.keep_best,
+            dry_run=not arguments.delete,
+        )
     screen = console()
     for name in found.checkpoints:
         screen.print(f"checkpoint {escape(name)}")

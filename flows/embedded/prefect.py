@@ -15,7 +15,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -93,11 +93,10 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
 
 
 @contextlib.contextmanager
-def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
+def serving() -> Iterator[PrefectApi]:
     """A server in a thread of this process, named in ``os.environ``; call it before anything imports Prefect.
 
-    ``tick`` is called all the while it starts, or waits for another one's start: a minute for a first start on a slow
-    machine. Raises ``PippaError`` when it does not start.
+    A first start takes a minute on a slow machine, and others wait for it. Raises ``PippaError`` when none starts.
     """
     folder = Path(os.environ["PREFECT_HOME"])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,13 +115,11 @@ def serving(tick: Callable[[], object] = lambda: None) -> Iterator[PrefectApi]:
         with contextlib.ExitStack() as stack:
             # One at a time: two that find no database would both make its tables.
             while not (_is_made(folder) or _taken(folder / "start.lock", stack)):
-                tick()
                 time.sleep(0.1)
             thread.start()
             while not server.started:
                 if not thread.is_alive():
                     raise PippaError("The Prefect server of this machine did not start.", f"Its database: {folder}")
-                tick()
                 time.sleep(0.1)
             (folder / _MADE).write_text(_database(folder))
         try:

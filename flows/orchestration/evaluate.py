@@ -10,12 +10,13 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.exceptions import TerminationSignal
 from prefect.logging import get_run_logger
 
-from flows.launch import GPU_VARIABLE, Job, LauncherName, machine
+from flows.launch import GPU_VARIABLE, LauncherName, machine
 from flows.launch.follow import failure, follow
 from flows.launch.launchers import get_launcher
 from flows.orchestration import gpu_leases
 from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs, supervised
+from flows.orchestration.evaluating import evaluation_job
 from flows.settings import stop_grace
 from trainer.config.settings import pippa_home
 from trainer.events import EvaluationEvent, Event
@@ -35,7 +36,13 @@ def _run_name() -> str:
     on_crashed=[stop_what_runs],
 )
 def evaluate(
-    checkpoint: str, dataset: str | None = None, trajs: int | None = None, launcher: LauncherName = "process"
+    checkpoint: str,
+    dataset: str | None = None,
+    trajs: int | None = None,
+    launcher: LauncherName = "process",
+    episodes: list[int] | None = None,
+    more: list[str] | None = None,
+    all_of_run: bool = False,
 ) -> dict[str, float]:
     """Predict the demonstrated actions with a registered checkpoint, and keep metrics and plots with it.
 
@@ -44,26 +51,29 @@ def evaluate(
         dataset: Another dataset of the object store; empty for the one it was trained on.
         trajs: Episodes to evaluate, at most; empty for as many as its run evaluated.
         launcher: Where it runs.
+        episodes: Numbers of the episodes to evaluate; empty for the usual ones.
+        more: Further checkpoints; the data is loaded once for all.
+        all_of_run: Of each RUN all checkpoints.
     """
     log, home, flow_run_id = get_run_logger(), pippa_home(), UUID(str(runtime.flow_run.id))
     # An unknown name is said before anything waits for a GPU; an alias that moves meanwhile changes nothing.
-    entry = registry.resolve(open_store(), checkpoint)
-    arguments = ["evaluate", "--checkpoint", entry.name]
+    store = open_store()
+    entry = registry.resolve(store, checkpoint)
+    others = [name if all_of_run else registry.resolve(store, name).name for name in more or []]
+    arguments = [checkpoint if all_of_run else entry.name, *others, *(["--all"] if all_of_run else [])]
     arguments += ["--dataset", dataset] if dataset else []
+    arguments += ["--episodes", *map(str, episodes)] if episodes else []
     arguments += ["--trajs", str(trajs)] if trajs else []
-    job = Job(
-        name=f"evaluate-{flow_run_id}",
-        role="evaluate",
-        arguments=arguments,
-        gpus=True,
-        labels={"run-id": str(flow_run_id), "flow-run-id": str(flow_run_id), "checkpoint": entry.name},
-    )
+    labels = {"run-id": str(flow_run_id), "flow-run-id": str(flow_run_id), "checkpoint": entry.name}
+    job = evaluation_job(f"evaluate-{flow_run_id}", arguments, labels)
     metrics: dict[str, float] = {}
+    found: list[EvaluationEvent] = []
 
     def observe(event: Event) -> None:
         log_event(log, event)
         if isinstance(event, EvaluationEvent):
             metrics.update(event.metrics)
+            found.append(event)
 
     place, share = get_launcher(launcher, home), machine.trainings_per_gpu()
     place.image(job.engine, log.info)
@@ -75,9 +85,13 @@ def evaluate(
         raise KeyboardInterrupt
     if error := failure(outcome, training):
         raise error
-    rows = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
+    pages = [
+        f"# {event.checkpoint}\n\nOn {event.on}.\n\n| metric | value |\n|---|---|\n"
+        + "\n".join(f"| {name} | {value:.6g} |" for name, value in event.metrics.items())
+        for event in found
+    ]
     create_markdown_artifact(
-        f"# {entry.name}\n\n| metric | value |\n|---|---|\n{rows}\n\n"
+        "\n\n".join(pages) + "\n\n"
         f"Plots: `runs/{entry.run_id}/report/` in the object store; `pippa runs show {entry.run_id}` lists them.\n",
         key=key_of(f"evaluation-{entry.name}"),
         description=f"Open-loop evaluation of {entry.name}",

@@ -31,6 +31,7 @@ LAST_SECONDS = 180.0
 """How long this process may go on recording after it was told everything."""
 NICE = 5
 """The training wants the processor more than its record does."""
+TICK_SECONDS = 1.0
 TAG = "bare-machine"
 """Of the flow runs that no server of a team knows: whatever of them has no process was killed."""
 
@@ -54,7 +55,9 @@ def main() -> int:
         bare = "--given" not in sys.argv[1:]
         if bare:
             os.nice(NICE)
-            stack.enter_context(serving(tick))
+            # Its server is here, and so whatever takes long is the processor's fault: eight of these at once, say.
+            threading.Thread(target=_keep_ticking, args=(tick,), name="ticks", daemon=True).start()
+            stack.enter_context(serving())
         import prefect.main  # noqa: F401 - while the training is prepared
 
         begin = messages.get()
@@ -64,6 +67,12 @@ def main() -> int:
         if bare:
             stack.enter_context(_alive(request["run_id"]))
         return _record(request, messages, tick, bare=bare)
+
+
+def _keep_ticking(tick: Callable[[], None]) -> None:
+    while True:
+        tick()
+        time.sleep(TICK_SECONDS)
 
 
 def _messages() -> SimpleQueue[Message | None]:

@@ -176,7 +176,8 @@ class Training:
             pause = next(pauses, None)
             if pause is None or not can_heal(error):
                 raise error
-            self.observe(WarningEvent(message=error.message, hint=f"Trying again in {pause:g} s."))
+            hint = f"{error.hint} Trying again in {pause:g} s.".strip()
+            self.observe(WarningEvent(message=error.message, hint=hint))
             time.sleep(pause)
 
     def _say(self, phase: str) -> Say:

@@ -10,12 +10,16 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
+from flows.views.evaluation import MARKS, evaluations_table, print_sentences
 from flows.views.presets_table import components
 from flows.views.terminal import duration, size
+from trainer.config.presets import goal_of
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
+from trainer.evaluation.verdict import Verdict, verdict
 from trainer.events import CheckpointEvent, ErrorEvent, ProgressEvent, WarningEvent, parse_event
 from trainer.store import registry, runs
+from trainer.store.evaluation import Evaluation
 from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
@@ -44,6 +48,12 @@ class Report(BaseModel):
     last_loss: float | None
     metrics: dict[str, float]
     checkpoints: list[CheckpointLine]
+    evaluations: dict[int, Evaluation] = {}
+    """Of the checkpoints that were evaluated, by step."""
+    judged: Verdict | None = None
+    """What they say; None for a run whose checkpoints have none."""
+    best_rests_on: str = ""
+    """On what the alias ``<preset>/best`` was decided, where it is one of this run's."""
     plots: list[str]
     """Files on this machine, or keys in the object store when the run was elsewhere."""
     log: str
@@ -62,6 +72,8 @@ class Report(BaseModel):
         """One sentence on what the numbers say."""
         if self.status != "done":
             return f"The run {self.status if self.status in ('failed', 'stopped') else 'is ' + self.status}."
+        if self.judged is not None:
+            return self.judged.summary
         mse, variance = self.metrics.get(MSE), self.metrics.get(VARIANCE)
         if mse is not None and variance:
             share = mse / variance
@@ -89,6 +101,9 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         names.setdefault(target, []).append(alias)
     folder = home / "runs" / run_id
     entries = registry.list_checkpoints(store, run_id)
+    evaluations = {entry.step: entry.evaluation for entry in entries if entry.evaluation}
+    best = f"{spec.preset}/best"
+    is_best = any(best in names.get(entry.name, []) for entry in entries)
     return Report(
         spec=spec,
         status=state.status if state else "preparing",
@@ -108,6 +123,9 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
             )
             for entry in entries
         ],
+        evaluations=evaluations,
+        judged=verdict(evaluations, goal_of(spec.preset)),
+        best_rests_on=registry.rests_on(store, best) if is_best else "",
         plots=_plots(store, folder, run_id),
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
         offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
@@ -151,6 +169,8 @@ def _rows(report: Report) -> Mapping[str, str]:
         variance = report.metrics.get(VARIANCE)
         against = f" (variance of the demonstrated actions: {variance:.4g})" if variance else ""
         rows["open-loop MSE"] = f"{mse:.4g}{against}"
+    if report.best_rests_on:
+        rows[f"{spec.preset}/best"] = f"decided on {report.best_rests_on}"
     if report.seconds is not None:
         rows["wall time"] = duration(report.seconds)
     return rows
@@ -160,6 +180,8 @@ def next_command(report: Report) -> str:
     """What most people do next."""
     if report.status in ("failed", "stopped"):
         return f"pippa runs resume {report.run_id}"
+    if report.judged is not None and report.judged.take is not None:
+        return f"pippa checkpoints pull {report.run_id}/{report.judged.take} ./{report.spec.preset}-checkpoint"
     if report.checkpoints:
         return f"pippa checkpoints pull {report.checkpoints[-1].name} ./{report.spec.preset}-checkpoint"
     return f"pippa runs show {report.run_id}"
@@ -182,8 +204,10 @@ def _looks(report: Report) -> Mapping[str, str]:
 
 def print_report(console: Console, report: Report) -> None:
     """The summary in a terminal."""
-    mark = {"done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(report.status, "[yellow]![/]")
-    console.print(f"\n{mark} [bold]{escape(report.verdict)}[/]")
+    console.print(f"\n{_mark(report)} [bold]{escape(report.verdict)}[/]", soft_wrap=True)
+    if report.status == "done" and report.judged is not None:
+        print_sentences(console, report.judged.reasons)
+        print_sentences(console, report.judged.advice, "→")
     if report.message and report.status == "failed":
         console.print(f"  {escape(report.message)}", soft_wrap=True)
         if report.hint:
@@ -198,6 +222,8 @@ def print_report(console: Console, report: Report) -> None:
     rows["checkpoints"] = "\n".join(lines) or "none"
     rows |= {title: escape(value) for title, value in _looks(report).items()}
     rows["next"] = f"[bold]{escape(next_command(report))}[/]"
+    if len(report.evaluations) > 1:
+        console.print(evaluations_table([(str(step), each) for step, each in report.evaluations.items()]))
     # Not a table: rich would fold a path, and it could not be copied any more.
     width = max(map(len, rows))
     for title, value in rows.items():
@@ -205,11 +231,20 @@ def print_report(console: Console, report: Report) -> None:
             console.print(f"[dim]{'' if index else title:<{width}}[/]  {line}", soft_wrap=True)
 
 
+def _mark(report: Report) -> str:
+    if report.status == "done" and report.judged is not None:
+        return MARKS[report.judged.level]
+    return {"done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(report.status, "[yellow]![/]")
+
+
 def to_markdown(report: Report) -> str:
     """The report as a page."""
     lines = [f"# {report.run_id}", "", f"**{report.verdict}**", ""]
     if report.message and report.status == "failed":
         lines += [report.message, "", report.hint, ""]
+    if report.status == "done" and report.judged is not None:
+        lines += [*(f"- {reason}" for reason in report.judged.reasons), ""]
+        lines += [*(f"- **{advice}**" for advice in report.judged.advice), ""]
     lines += ["| | |", "|---|---|"]
     cells = {**_rows(report), **_looks(report), "next": f"`{next_command(report)}`"}
     lines += [f"| {title} | {value.replace(chr(10), '<br>')} |" for title, value in cells.items()]
@@ -219,9 +254,21 @@ def to_markdown(report: Report) -> str:
         f"| {', '.join(line.aliases)} |"
         for line in report.checkpoints
     ]
+    if report.evaluations:
+        lines += ["", "## Open-loop error", "", "| step | MSE | of holding still | of the mean action | on |"]
+        lines += ["|---|---|---|---|---|"]
+        lines += [
+            f"| {step} | {each.mse:.4g} | {_percent(each.over_hold_still)} | {_percent(each.over_variance)} "
+            f"| {each.on} |"
+            for step, each in report.evaluations.items()
+        ]
     if report.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in report.warnings)]
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.0%}"
 
 
 def shown(path: str) -> str:

@@ -64,8 +64,7 @@ class Terminal:
                     f"{size(event.bytes_uploaded)} uploaded in {event.seconds:.1f} s"
                 )
             case EvaluationEvent():
-                metrics = ", ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
-                self.say(f"[green]✓[/] evaluation of step {event.step}: {escape(metrics)}")
+                self.say(f"[green]✓[/] evaluation of step {event.step}: {escape(_figures_of(event))}")
             case WarningEvent():
                 self.say(f"[yellow]![/] {escape(event.message)}")
                 if event.hint:
@@ -122,6 +121,14 @@ class _Figures(ProgressColumn):
         if task.total is None:
             return Text(duration(task.elapsed or 0), style="dim")
         return Text(f"{int(task.completed)}/{int(task.total)}  {task.fields.get('figures', '')}")
+
+
+def _figures_of(event: EvaluationEvent) -> str:
+    """The error of an evaluation on one line; all metrics where they are of another kind."""
+    still, mse = event.metrics.get("open_loop_mse_over_hold_still"), event.metrics.get("open_loop_mse")
+    if still is None or mse is None:
+        return ", ".join(f"{name} {value:.4g}" for name, value in event.metrics.items())
+    return f"open-loop MSE {mse:.4g}, {still:.0%} of holding still, on {event.on}"
 
 
 def figures(event: ProgressEvent, loss: float | None) -> str:

@@ -26,7 +26,7 @@ from trainer.store import registry, snapshots
 
 KILLS = int(os.environ.get("PIPPA_KILLS", "2"))
 SEED = int(os.environ.get("PIPPA_KILLS_SEED") or time.time_ns() % 100_000)
-STEPS = 400
+STEPS = 600
 FLAGS = ("--max-steps", str(STEPS), "--save-steps", "10", "--batch-size", "2", "--dataloader-num-workers", "1")
 COMMANDS = {"engine": "trainer.finetune", "trainer": "trainer.cli", "tree": ""}
 LOG = logging.getLogger(__name__)
@@ -61,10 +61,8 @@ class Killed:
         messages = [event.message for line in lines if isinstance(event := parse_event(line), PhaseEvent)]
         return [int(found[1]) for message in messages if (found := re.match(r"Continuing from step (\d+)", message))]
 
-    def kill(self, part: str, seconds: float) -> None:
-        """SIGKILL to ``part``, ``seconds`` after there is an engine; pippa starts a lost trainer again by itself."""
-        self.find("engine")
-        time.sleep(seconds)
+    def kill(self, part: str) -> None:
+        """SIGKILL to ``part``; pippa starts a lost trainer again by itself."""
         killed = self.find(part)
         for each in killed:
             with suppress(psutil.NoSuchProcess):
@@ -118,16 +116,19 @@ def test_a_training_killed_at_random_moments_ends_bit_for_bit_as_one_that_was_no
     LOG.info("%s: %d kills, seed %d", part, KILLS, SEED)
     training = Killed(pippa)
     for _ in range(KILLS):
-        seconds, before = chance.uniform(0, 1.2 * first_save), len(training.continued())
-        training.kill(part, seconds)
+        training.find("engine")
+        before, committed = len(training.continued()), training.committed()
+        # Half of them at any moment until it saves, half around its saving.
+        if after_a_save := chance.random() < 0.5:
+            until(lambda: training.committed() > committed)  # noqa: B023
+        seconds = chance.uniform(0, 0.5 if after_a_save else first_save)
+        time.sleep(seconds)
+        training.kill(part)
         committed = training.committed()
-        if committed == STEPS:
-            LOG.info("done before the kill, %.1f s after the engine's start", seconds)
-            break
         training.go_on()
-        if committed:
-            assert training.continued()[before:] == [committed]
-        LOG.info("killed %.1f s after the engine's start, continued from step %d", seconds, committed)
+        assert training.continued()[before:] == ([committed] if committed else [])
+        moment = f"{seconds:.2f} s after {'a save' if after_a_save else 'the start'}"
+        LOG.info("%s killed %s: it continued from step %d", part, moment, committed)
     code = training.process.wait(PATIENCE)
     assert code == 0, pippa.output.read_text()
     until(lambda: not pippa.left())

@@ -132,6 +132,8 @@ def main() -> None:
         recorded = Path(os.environ["WANDB_DIR"]) / "wandb" / f"offline-run-{os.getpid()}-{os.environ['WANDB_RUN_ID']}"
         recorded.mkdir(parents=True)
         (recorded / "run.wandb").write_bytes(b"recorded")
+        (recorded / "logs").mkdir()
+        (recorded / "logs" / "debug-core.log").symlink_to(output_dir / "elsewhere.log")
         link = recorded.with_name("latest-run")
         link.unlink(missing_ok=True)
         link.symlink_to(recorded.name)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,22 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from trainer.data.config_file import to_toml
+from trainer.data.configs import DATA_CONFIGS
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata, write_metadata
+from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
+from trainer.data.reader import DatasetReader
 from trainer.data.synthetic import make_synthetic
-from trainer.errors import UsageError
+from trainer.errors import DatasetError, UsageError
+from trainer.evaluation.fits import swapped
 from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.policy import Policy
 
 Asked = list[tuple[dict[str, Any], dict[str, np.ndarray]]]
+CONFIG = "fourier_gr1_arms_only"
 COLUMNS = {"right_hand": slice(29, 35), "left_arm": slice(0, 7)}
 """Of the demo dataset's action column (reference, 6)."""
 
@@ -66,6 +73,7 @@ def test_protocol_and_error_are_upstreams(demo_dataset: Path, tiny: Path, asked:
     checkpoint = checkpoint_for(demo_dataset, tiny, tmp_path)
     options = EvaluateOptions(
         model_path=checkpoint,
+        data_config=CONFIG,
         dataset_path=demo_dataset,
         modality_keys=("right_hand", "left_arm"),
         steps=40,
@@ -75,18 +83,15 @@ def test_protocol_and_error_are_upstreams(demo_dataset: Path, tiny: Path, asked:
     )
     metrics = evaluate(options, Emitter())
     frames = [0, 16, 32]
-    assert len(asked) == 2 * len(frames)
+    assert len(asked) == 2  # the questions of an episode are one batch
     errors = []
     for position, episode in enumerate((1, 2)):
         table = pq.read_table(demo_dataset / f"data/chunk-000/episode_{episode:06d}.parquet")
         state, action = (np.stack(table[name].to_numpy()) for name in ("observation.state", "action"))
-        calls = asked[position * 3 : position * 3 + 3]
-        for frame, (observation, _) in zip(frames, calls, strict=True):
-            np.testing.assert_array_equal(observation["state.left_arm"], state[frame : frame + 1, 0:7])
-            assert not [name for name in observation if name.startswith("action.")]
-        predicted = np.concatenate(
-            [np.concatenate([answer[f"action.{key}"] for key in COLUMNS], axis=1) for _, answer in calls]
-        )[:40]
+        observation, answer = asked[position]
+        np.testing.assert_array_equal(observation["state.left_arm"][:, 0], state[frames, 0:7])
+        assert not [name for name in observation if name.startswith("action.")]
+        predicted = np.concatenate([np.concatenate(answer[f"action.{key}"]) for key in COLUMNS], axis=1)[:40]
         demonstrated = np.concatenate([action[:40, columns] for columns in COLUMNS.values()], axis=1)
         errors.append(((demonstrated - predicted) ** 2).mean())
     assert metrics["open_loop_mse"] == pytest.approx(np.mean(errors), rel=1e-12)
@@ -106,16 +111,20 @@ def test_an_episode_is_compared_over_its_own_length(
     length = DatasetMeta.load(dataset).episodes[0].length
     checkpoint = checkpoint_for(dataset, tiny, tmp_path)
     options = EvaluateOptions(
-        model_path=checkpoint, dataset_path=dataset, steps=10_000, action_horizon=12, denoising_steps=1
+        model_path=checkpoint,
+        dataset_path=dataset,
+        data_config=CONFIG,
+        steps=10_000,
+        action_horizon=12,
+        denoising_steps=1,
     )
     metrics = evaluate(options, Emitter())
-    assert len(asked) == -(-length // 12) and length % 12
+    ((_, answer),) = asked
+    assert len(answer["action.left_arm"]) == -(-length // 12) and length % 12
     action = np.stack(pq.read_table(next(dataset.glob("data/*/*.parquet")))["action"].to_numpy())
     entries = DatasetMeta.load(dataset).modality.action
     keys = ("left_arm", "right_arm", "left_hand", "right_hand")
-    predicted = np.concatenate(
-        [np.concatenate([answer[f"action.{key}"] for key in keys], axis=1)[:12] for _, answer in asked]
-    )[:length]
+    predicted = np.concatenate([np.concatenate(answer[f"action.{key}"][:, :12]) for key in keys], axis=1)[:length]
     demonstrated = np.concatenate([action[:, entries[key].start : entries[key].end] for key in keys], axis=1)
     assert metrics["open_loop_mse"] == pytest.approx(((demonstrated - predicted) ** 2).mean(), rel=1e-9)
     assert metrics["action_variance"] == pytest.approx(demonstrated.var(axis=0).mean(), rel=1e-9)
@@ -142,5 +151,105 @@ def test_what_can_not_be_meant_is_refused(tiny: Path, tmp_path: Path, change: di
     dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
     checkpoint = checkpoint_for(dataset, tiny, tmp_path)
     with pytest.raises(UsageError) as caught:
-        evaluate(EvaluateOptions(model_path=checkpoint, dataset_path=dataset, **change), Emitter())
+        options: dict[str, Any] = {"data_config": CONFIG, **change}
+        evaluate(EvaluateOptions(model_path=checkpoint, dataset_path=dataset, **options), Emitter())
     assert message in str(caught.value)
+
+
+SWAPPED = replace(
+    DATA_CONFIGS[CONFIG],
+    name="swapped",
+    action=tuple(DATA_CONFIGS[CONFIG].action[position] for position in (1, 0, 2, 3)),
+)
+
+
+def knowing(checkpoint: Path, dataset: Path) -> Path:
+    """The same checkpoint as pippa trains it: with its own record."""
+    meta, config = DatasetMeta.load(dataset), DATA_CONFIGS[CONFIG]
+    cameras, joints = sources(meta, config)
+    known = PolicyConfig(
+        data_config=config,
+        embodiment_tag="new_embodiment",
+        action_horizon=16,
+        denoising_steps=4,
+        cameras=cameras,
+        joints=joints,
+    )
+    write_policy_config(checkpoint / "experiment_cfg", known)
+    return checkpoint
+
+
+def test_a_checkpoint_that_knows_itself_needs_no_telling_and_takes_no_contradiction(tiny: Path, tmp_path: Path) -> None:
+    dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
+    stranger = checkpoint_for(dataset, tiny, tmp_path)
+    told = EvaluateOptions(model_path=stranger, dataset_path=dataset, data_config=CONFIG, steps=20)
+    with pytest.raises(UsageError, match="does not say which data config"):
+        evaluate(replace(told, data_config=None), Emitter())
+    expected = evaluate(told, Emitter())
+    knowing(stranger, dataset)
+    assert evaluate(replace(told, data_config=None), Emitter()) == expected
+    assert Policy(stranger).data_config == DATA_CONFIGS[CONFIG]
+    (tmp_path / "swapped.toml").write_text(to_toml(SWAPPED))
+    with pytest.raises(UsageError, match=r"action left_arm, .*, not right_arm, left_arm") as caught:
+        evaluate(replace(told, data_config=str(tmp_path / "swapped.toml")), Emitter())
+    assert "was trained with the data config fourier_gr1_arms_only, not with swapped" in caught.value.message
+    with pytest.raises(UsageError, match="the embodiment tag new_embodiment, not gr1"):
+        Policy(stranger, embodiment_tag="gr1")
+
+
+def rewritten(dataset: Path, to: Path, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of the dataset with another ``modality.json``."""
+    shutil.copytree(dataset, to)
+    modality = json.loads((to / "meta/modality.json").read_text())
+    change(modality)
+    (to / "meta/modality.json").write_text(json.dumps(modality))
+    return to
+
+
+def test_a_dataset_that_contradicts_the_checkpoint_is_refused(tiny: Path, tmp_path: Path) -> None:
+    dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
+    checkpoint = knowing(checkpoint_for(dataset, tiny, tmp_path), dataset)
+
+    def swap_arms(modality: dict[str, Any]) -> None:
+        action = modality["action"]
+        action["left_arm"], action["right_arm"] = action["right_arm"], action["left_arm"]
+
+    def shorten(modality: dict[str, Any]) -> None:
+        modality["state"]["left_arm"]["end"] -= 1
+
+    for change, message in (
+        (swap_arms, "action.left_arm is motor_22, motor_23"),
+        (shorten, "state.left_arm has 6 dimensions, not 7"),
+    ):
+        other = rewritten(dataset, tmp_path / change.__name__, change)
+        with pytest.raises(DatasetError, match="contradicts what the checkpoint was trained on") as caught:
+            evaluate(EvaluateOptions(model_path=checkpoint, dataset_path=other), Emitter())
+        assert message in caught.value.message
+
+
+def test_swapped_cameras_are_refused_and_other_names_are_not() -> None:
+    trained = {"front": "observation.images.front", "wrist": "observation.images.wrist"}
+    assert swapped("video.", {"front": trained["wrist"], "wrist": trained["front"]}, trained) == [
+        "video.front is observation.images.wrist, which the training had as video.wrist",
+        "video.wrist is observation.images.front, which the training had as video.front",
+    ]
+    assert not swapped("video.", {"front": "observation.images.cam_high", "wrist": trained["wrist"]}, trained)
+
+
+def test_images_of_another_size_are_resized_with_one_warning(
+    tiny: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
+    policy = Policy(knowing(checkpoint_for(dataset, tiny, tmp_path), dataset), denoising_steps=1, device="cpu")
+    step = DatasetReader(dataset, policy.data_config).get_step_data(0, 30)
+    noise = np.zeros((16, 32))
+    true = policy.get_action(step, noise)
+    assert not caplog.records
+    larger = {**step, "video.ego_view": step["video.ego_view"].repeat(2, axis=1).repeat(2, axis=2)}
+    for _ in range(3):
+        resized = policy.get_action(larger, noise)
+    assert [record.message for record in caplog.records] == [
+        "The camera ego_view gives images of 512x512; it was trained on 256x256, and they are resized."
+    ]
+    for name, value in true.items():
+        np.testing.assert_allclose(resized[name], value, atol=1e-3)

@@ -90,7 +90,7 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
             "are declarations; upstream knows the built-in ones alone."
         )
     problems += [
-        f"{flag(name)}: upstream reads a dataset as its timestamps and its meta/stats.json say."
+        f"{flag(name)}: upstream trains on every episode, as its timestamps and meta/stats.json say."
         for name in OWN_FIELDS
         if name not in RUN_FIELDS and getattr(config, name) != _FIELDS[name].default
     ]

@@ -1,7 +1,8 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``: how a dataset is read that contradicts itself, and (``RUN_FIELDS``) what the run keeps.
+them ``OWN_FIELDS``: how a dataset is read that contradicts itself, what is held out, and (``RUN_FIELDS``) what the
+run keeps and evaluates.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -18,10 +19,12 @@ from pydantic.json_schema import SkipJsonSchema
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.config_file import from_text, to_document
 from trainer.data.data_config import DataConfig
+from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
 ReportTo = Literal["wandb", "tensorboard", "azure_ml"]
+Evaluate = Literal["every", "last", "none"]
 
 LOGGING_STEPS = 10
 """Steps between two logged losses, of every engine: upstream's script sets it, and has no flag for it."""
@@ -123,6 +126,14 @@ class FinetuneConfig(BaseModel):
     recompute_statistics: bool = False
     """Normalise with statistics computed from the data, though meta/stats.json has some."""
 
+    holdout: str = NO_HOLDOUT
+    """Episodes to keep out of training and statistics and to evaluate on: a share (`0.1`), a count (`5`) or a list
+    (`3,17`). Each is chosen by its own content, so that added data moves none across."""
+
+    evaluate: Evaluate = "every"
+    """Checkpoints to evaluate after the training: every one of them (intermediate ones on two episodes), the last, or
+    none."""
+
     keep_last: Annotated[int, Field(ge=0)] = 0
     """Keep the newest K of the run's checkpoints in the object store, and those with an alias; 0 keeps all."""
 
@@ -141,14 +152,20 @@ class FinetuneConfig(BaseModel):
         text = isinstance(value, str) and value.lstrip().startswith("{")
         return from_text(str(value), "data_config") if text else value
 
+    @field_validator("holdout")
+    @classmethod
+    def _is_a_rule(cls, value: str) -> str:
+        parse_holdout(value)
+        return value
+
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
 
 
-RUN_FIELDS = ("keep_last", "keep_every")
+RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 """For the run around the engine, which never hears of them."""
-OWN_FIELDS = ("video_alignment", "recompute_statistics", *RUN_FIELDS)
+OWN_FIELDS = ("video_alignment", "recompute_statistics", "holdout", *RUN_FIELDS)
 """What upstream's script doesn't take."""
 
 

@@ -10,10 +10,13 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import UsageError
+
+Goal: TypeAlias = Literal["generalise", "memorise"]
+"""What a training is for: a policy that acts where it never was, or one that has its demonstrations by heart."""
 
 
 class Value(NamedTuple):
@@ -33,6 +36,7 @@ class Preset:
     """How upstream's recipe installs Isaac-GR00T; decides which ``isaac`` image is its own."""
     arguments: Mapping[str, Value]
     wandb_tags: tuple[str, ...] = field(default=())
+    goal: Goal = "generalise"
 
     @cached_property
     def config(self) -> FinetuneConfig:
@@ -85,6 +89,7 @@ PRESETS: dict[str, Preset] = {
             name="overfit-demo",
             summary="Memorise the demo dataset in 200 steps: does the pipeline learn at all?",
             environment="uv",
+            goal="memorise",
             wandb_tags=("gr00t-overfit", "demo-data", "pick-place"),
             arguments={
                 "dataset_path": Value(["robot_sim.PickNPlace"], "five short episodes ship with Isaac-GR00T"),
@@ -110,6 +115,7 @@ PRESETS: dict[str, Preset] = {
             name="overfit-long",
             summary="Overfit every component of the model on the demo dataset for 2,000 steps.",
             environment="uv",
+            goal="memorise",
             wandb_tags=("gr00t-overfit", "demo-data", "pick-place", "long"),
             arguments={
                 "dataset_path": Value(["robot_sim.PickNPlace"], "five short episodes ship with Isaac-GR00T"),
@@ -135,6 +141,7 @@ PRESETS: dict[str, Preset] = {
             name="smoke",
             summary="The whole path in about a minute on a CPU, with synthetic data and a tiny model.",
             environment="uv",
+            goal="memorise",
             wandb_tags=("smoke",),
             arguments={
                 "dataset_path": Value(["synthetic.PickNPlace"], "generated here: nothing to download"),
@@ -170,3 +177,8 @@ def get_preset(name: str) -> Preset:
     near = difflib.get_close_matches(name, PRESETS, n=1)
     guess = f"Did you mean `{near[0]}`? " if near else ""
     raise UsageError(f"There is no preset called {name!r}.", f"{guess}The presets are {', '.join(PRESETS)}.")
+
+
+def goal_of(name: str) -> Goal:
+    """What the preset called ``name`` is for; one that there is no more, to generalise."""
+    return PRESETS[name].goal if name in PRESETS else "generalise"

@@ -19,11 +19,13 @@ from torch.utils.data import Dataset
 from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig, get_data_config
 from trainer.data.frames import FrameStore, Source
+from trainer.data.holdout import choose, episode_hash
+from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.image_columns import ImageColumn
 from trainer.data.memory import Memory
 from trainer.data.metadata import build_metadata, merge_metadata
 from trainer.data.reader import DatasetReader
-from trainer.data.statistics import Statistics
+from trainer.data.statistics import Statistics, compute_statistics, needed_columns
 from trainer.data.transforms.augment import jitter_array
 from trainer.data.transforms.images import Augmentation, check_resolutions, crop_size, draw_augmentation
 from trainer.data.transforms.sample import Sample, SampleTransform
@@ -54,6 +56,7 @@ class _Part:
         with ThreadPoolExecutor(max_workers=8) as pool:
             tables = list(pool.map(reader.table, self.episodes))
             positions = list(pool.map(reader.positions, self.episodes, tables))
+        self.hashes = [episode_hash(table) for table in tables]
         self.state = np.concatenate([transform.state.forward(table.state) for table in tables], dtype=np.float32)
         self.action = np.concatenate([transform.action.forward(table.action) for table in tables], dtype=np.float32)
         self.positions = np.concatenate(positions)
@@ -98,6 +101,8 @@ class TrainingDataset(Dataset[Sample]):
     whatever the number of workers. (Without workers torch may use several threads, and colours may differ by 1/255.)
     ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them, and leaves ``spare_bytes`` of its disk.
     ``statistics`` are those of each dataset's columns where a check has them already, and ``memory`` is what it left.
+    ``holdout`` says which episodes of each dataset to leave out (``trainer.data.holdout``); statistics are then those
+    of the others.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -116,6 +121,7 @@ class TrainingDataset(Dataset[Sample]):
         alignment: VideoAlignment = "timestamp",
         statistics: Sequence[Mapping[str, Statistics]] | None = None,
         memory: Memory | None = None,
+        holdout: str = NO_HOLDOUT,
     ) -> None:
         self.config = get_data_config(data_config) if isinstance(data_config, str) else data_config
         self.seed = seed
@@ -124,6 +130,12 @@ class TrainingDataset(Dataset[Sample]):
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = FrameStore(cache_dir, cache_bytes, spare_bytes, memory)
         self.readers = [DatasetReader(path, self.config, self.frames, alignment) for path in paths]
+        known = list(statistics or [None] * len(self.readers))
+        self.held_out = [{} if holdout == NO_HOLDOUT else _hold_out(reader, holdout) for reader in self.readers]
+        """Of each dataset, the episodes that are not trained on, and their hashes."""
+        for position, reader in enumerate(self.readers):
+            if self.held_out[position]:
+                known[position] = compute_statistics(reader.meta, needed_columns(reader.meta, self.config), self.config)
         lengths = np.array([reader.meta.total_frames for reader in self.readers], dtype=np.float64)
         weights = lengths if balance_dataset_weights else np.ones(len(self.readers))
         self.dataset_weights = weights / weights.sum()
@@ -131,8 +143,8 @@ class TrainingDataset(Dataset[Sample]):
         # As long as it takes to draw every step of the least sampled dataset once, on average.
         self._length = int((lengths / self.dataset_weights).max())
         described = [
-            build_metadata(reader.meta, embodiment_tag, self.config, known)
-            for reader, known in zip(self.readers, statistics or [None] * len(self.readers), strict=True)
+            build_metadata(reader.meta, embodiment_tag, self.config, each)
+            for reader, each in zip(self.readers, known, strict=True)
         ]
         merged = len(described) > 1
         self.metadata = merge_metadata(described, self.dataset_weights, self.config) if merged else described[0]
@@ -159,6 +171,11 @@ class TrainingDataset(Dataset[Sample]):
                     count = length if isinstance(source, ImageColumn) else len(self.frames.index(source).pts)
                     videos.append((source, count * width * height * 3))
         return videos
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The hash of every episode that is trained on."""
+        return [each for part in self._parts for each in part.hashes]
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Decode all videos into the cache now, instead of each at its first use; ``progress(done, of)``."""
@@ -247,6 +264,16 @@ class TrainingDataset(Dataset[Sample]):
     def _generator(self, index: int) -> torch.Generator:
         seed = stable_hash(("augmentation", self.seed, int(self._epoch), index)) % 2**63
         return torch.Generator().manual_seed(seed)
+
+
+def _hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
+    """Leave the episodes that ``holdout`` chooses out of ``reader``; returns them with their hashes."""
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        tables = pool.map(reader.table, reader.trajectory_ids)
+        hashes = dict(zip(reader.trajectory_ids, map(episode_hash, tables), strict=True))
+    chosen = choose(hashes, holdout, reader.meta.path.name)
+    reader.leave_out(chosen)
+    return {episode: hashes[episode] for episode in chosen}
 
 
 def _resolutions(reader: DatasetReader) -> list[tuple[int, int]]:

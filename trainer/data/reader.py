@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -44,6 +45,12 @@ class DatasetReader:
     def trajectory_ids(self) -> list[int]:
         """The episodes, in the order of ``meta/episodes.jsonl``."""
         return list(self.lengths)
+
+    def leave_out(self, episodes: Collection[int]) -> None:
+        """Go on as if the dataset did not have these ``episodes``."""
+        kept = [each for each in self.meta.episodes if each.episode_index not in episodes]
+        self.meta = replace(self.meta, episodes=kept)
+        self.lengths = {episode.episode_index: episode.length for episode in kept}
 
     def table(self, episode: int) -> EpisodeTable:
         """Read the table of ``episode``. Raises ``DatasetError`` for the first thing that is wrong with it."""

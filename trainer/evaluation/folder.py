@@ -1,6 +1,6 @@
 """``trainer evaluate`` of a folder: open-loop evaluation in upstream's terms (``scripts/eval_policy.py``).
 
-``trainer.evaluation.registered`` evaluates one of the registry.
+``trainer.evaluation.registered`` evaluates those of the registry.
 """
 
 from __future__ import annotations
@@ -9,13 +9,19 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from trainer.config.data_options import VideoAlignment
 from trainer.config.finetune_config import EmbodimentTag
-from trainer.data.configs import DataConfig, get_data_config
+from trainer.data.configs import DataConfig
 from trainer.errors import UsageError
+from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
+from trainer.evaluation.dataset import EvaluationDataset, named
+from trainer.evaluation.report import write_report
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
-from trainer.runner.parent_watch import die_with_parent
+
+if TYPE_CHECKING:
+    from trainer.data.policy_config import PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -30,11 +36,10 @@ class EvaluateOptions:
     """Checkpoint folder, with its experiment_cfg/metadata.json."""
     dataset_path: Path
     """Dataset folder."""
-    data_config: str = "fourier_gr1_arms_only"
-    """Data config the checkpoint was trained with: a name, or a file that declares it."""
-    embodiment_tag: EmbodimentTag = "new_embodiment"
-    """Embodiment tag the checkpoint was trained with (upstream's default here is gr1, which finds no statistics in a
-    checkpoint trained with defaults)."""
+    data_config: str | None = None
+    """Data config of a checkpoint that does not know its own (Isaac-GR00T's): a name, or a file that declares it."""
+    embodiment_tag: EmbodimentTag | None = None
+    """Embodiment tag of a checkpoint that does not know its own and has statistics of several."""
     modality_keys: tuple[str, ...] = ()
     """Action keys to compare, such as right_arm; default: all of the data config's."""
     steps: int = 150
@@ -47,62 +52,73 @@ class EvaluateOptions:
     """Actions taken from each predicted chunk; default: all 16."""
     denoising_steps: int | None = None
     """Steps of the flow-matching sampler; default: the checkpoint's (4)."""
-    video_alignment: VideoAlignment = "timestamp"
-    """A row's frame, as in the training: the one at its timestamp, or by index."""
+    video_alignment: VideoAlignment | None = None
+    """A row's frame: the one at its timestamp, or by index; default: as in the training."""
     seed: int = 0
     """Seed of the sampler's noise, so that two evaluations of a checkpoint agree."""
+    ablations: bool = False
+    """Also evaluate with each input taken away: does it look, does it listen?"""
     report_dir: Path | None = None
     """Where plots and evaluation.json go; default: nothing is written."""
 
 
 def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
-    """Run the evaluation ``options`` describe and return its metrics (``open_loop.summarise``).
+    """Run the evaluation ``options`` describe and return its metrics (``Evaluation.metrics``).
 
     Raises:
-        DatasetError: when the dataset lacks what the data config needs.
-        UsageError: when the dataset has no such episode, the folder is no checkpoint, or lacks the tag's statistics.
+        DatasetError: when the dataset lacks what the data config needs, or contradicts the checkpoint.
+        UsageError: when the dataset has no such episode, the folder is no checkpoint, or options contradict it.
 
     """
-    die_with_parent()
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
-    import torch
-
-    from trainer.data.dataset import DatasetReader
-    from trainer.evaluation.open_loop import evaluate_episodes, summarise
+    from trainer.data.metadata import read_metadata
+    from trainer.evaluation.fits import require_fit
+    from trainer.gr00t.checkpoint import find_checkpoint
     from trainer.gr00t.policy import Policy
 
-    torch.manual_seed(options.seed)
-    data_config = get_data_config(options.data_config)
-    _check(options, data_config)
-    source = DatasetReader(options.dataset_path, data_config, alignment=options.video_alignment)
-    policy = Policy(
-        options.model_path,
-        data_config=data_config,
-        embodiment_tag=options.embodiment_tag,
-        denoising_steps=options.denoising_steps,
-    )
-    episodes = source.trajectory_ids[options.start_traj : options.start_traj + options.trajs]
-    if not episodes:
+    checkpoint = find_checkpoint(options.model_path, options.data_config, options.embodiment_tag)
+    known = checkpoint.known
+    _check(options, checkpoint.data_config)
+    alignment = _alignment(options, known)
+    data = EvaluationDataset(options.dataset_path)
+    reader = data.reader(checkpoint.data_config, alignment)
+    trained = read_metadata(checkpoint.folder / "experiment_cfg", checkpoint.embodiment_tag)
+    for warning in require_fit(reader.meta, checkpoint, trained):
+        emit(warning)
+    numbers = reader.trajectory_ids[options.start_traj : options.start_traj + options.trajs]
+    if not numbers:
         raise UsageError(
-            f"--start-traj {options.start_traj}: {options.dataset_path} has {len(source.trajectory_ids)} episodes.",
+            f"--start-traj {options.start_traj}: {options.dataset_path} has {len(reader.trajectory_ids)} episodes.",
             "Count from 0.",
         )
-    trajectories = evaluate_episodes(
+    everything = data.all_of(checkpoint.data_config, alignment, (known and known.trained_on) or None)
+    policy = Policy(checkpoint, denoising_steps=options.denoising_steps)
+    found, trajectories = evaluate_checkpoint(
         policy,
-        source,
-        episodes,
-        keys=options.modality_keys or data_config.keys("action"),
-        steps=options.steps,
-        action_horizon=options.action_horizon or data_config.action_horizon,
-        on_episode=lambda trajectory: print(  # noqa: T201 - a person reads stderr
-            f"episode {trajectory.episode}: MSE {trajectory.mse:.6g}", file=sys.stderr
-        ),
+        data,
+        named(everything, numbers, str(options.dataset_path)),
+        Protocol(options.steps, options.action_horizon, options.modality_keys, options.seed, full=False),
+        alignment=alignment,
+        all_count=True,
+        ablate=options.ablations,
+        say=lambda what: print(what, file=sys.stderr),  # noqa: T201 - a person reads stderr
     )
-    metrics = summarise(trajectories)
     if options.report_dir:
-        _write_report(options.report_dir, options.model_path, trajectories, metrics)
-    emit(EvaluationEvent(step=checkpoint_step(options.model_path), metrics=metrics))
-    return metrics
+        write_report(options.report_dir, options.model_path, found, trajectories)
+    emit(
+        EvaluationEvent(
+            step=checkpoint_step(options.model_path),
+            metrics=found.metrics(),
+            on=found.on,
+            full=False,
+            evaluation=found.model_dump(mode="json"),
+        )
+    )
+    return found.metrics()
+
+
+def _alignment(options: EvaluateOptions, known: PolicyConfig | None) -> VideoAlignment:
+    return options.video_alignment or (known.video_alignment if known else "timestamp")
 
 
 def _check(options: EvaluateOptions, data_config: DataConfig) -> None:
@@ -129,21 +145,3 @@ def checkpoint_step(folder: Path) -> int:
     """The step a checkpoint was saved at, from its ``trainer_state.json``; 0 where there is none."""
     state = folder / "trainer_state.json"
     return int(json.loads(state.read_text())["global_step"]) if state.is_file() else 0
-
-
-def _write_report(folder: Path, model_path: Path, trajectories: list, metrics: dict[str, float]) -> None:
-    from trainer.evaluation.plots import loss_history, plot_loss, plot_open_loop
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for trajectory in trajectories:
-        plot_open_loop(trajectory, folder / f"open_loop_episode_{trajectory.episode}.png")
-    state = model_path / "trainer_state.json"
-    history = loss_history(state) if state.is_file() else []
-    if history:
-        plot_loss(history, folder / "loss.png")
-    document = {
-        "metrics": metrics,
-        "episodes": [{"episode": trajectory.episode, "mse": trajectory.mse} for trajectory in trajectories],
-        "loss": history,
-    }
-    (folder / "evaluation.json").write_text(json.dumps(document, indent=2) + "\n")

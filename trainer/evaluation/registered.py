@@ -1,8 +1,9 @@
-"""``trainer evaluate --checkpoint NAME``: open-loop evaluation of a registered checkpoint, kept in the registry.
+"""``trainer evaluate --checkpoint NAME …``: open-loop evaluation of registered checkpoints, kept in the registry.
 
-Checkpoint and dataset come from the object store into the cache that all runs of the machine share. What its run itself
-would have measured is added to the checkpoint's metrics under the same names; on another dataset, or another stretch of
-it, numbers mean something else and get names that say so, since the lowest ``open_loop_mse`` decides ``<preset>/best``.
+Checkpoints and dataset come from the object store into the cache that all runs of the machine share; the data is loaded
+once for all of them. What is measured as a run measures it, on a checkpoint's own dataset and by the full protocol,
+becomes its evaluation, and decides ``<preset>/best``. On another dataset, or another stretch of it, numbers mean
+something else: their metrics get names that say so.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ import tyro
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
-from trainer.data.config_file import as_argument
-from trainer.data.configs import DATA_CONFIGS
+from trainer.data.policy_config import recorded_data_config
 from trainer.errors import UsageError
-from trainer.evaluation.folder import EvaluateOptions, evaluate
-from trainer.events import Emitter, EvaluationEvent, Event, PhaseEvent
-from trainer.runner.run import EVALUATED_EPISODES, EVALUATED_STEPS
-from trainer.runner.workspace import cached
+from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
+from trainer.evaluation.dataset import Chosen, EvaluationDataset, first_of_each, named
+from trainer.evaluation.report import write_report
+from trainer.events import Emitter, EvaluationEvent, PhaseEvent
 from trainer.store import registry, runs
+from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS, Evaluation, merged
+from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
 from trainer.store.stores import open_store
@@ -33,18 +35,24 @@ from trainer.store.stores import open_store
 
 @dataclass(frozen=True)
 class RegisteredOptions:
-    """Open-loop evaluation of a registered checkpoint. Its metrics and plots are kept with it in the object store."""
+    """Open-loop evaluation of registered checkpoints. Metrics and plots are kept with them in the object store."""
 
-    checkpoint: str
-    """RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best."""
+    checkpoint: tuple[str, ...]
+    """RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best; several to compare them."""
+    all: bool = False
+    """Of each RUN all checkpoints."""
     dataset: str | None = None
     """Another dataset of the object store, as NAME or NAME@DIGEST; default: the (first) one it was trained on."""
-    trajs: int = EVALUATED_EPISODES
+    episodes: tuple[int, ...] = ()
+    """Numbers of the episodes to evaluate; default: the first that were held out of the training, or else its first."""
+    trajs: int = FULL_EPISODES
     """Episodes to evaluate, at most."""
-    steps: int = EVALUATED_STEPS
+    steps: int = FULL_STEPS
     """Frames of each episode to compare, at most."""
     denoising_steps: int | None = None
     """Steps of the flow-matching sampler; default: the checkpoint's (4)."""
+    ablations: bool = True
+    """Also evaluate with each input taken away: does it look, does it listen?"""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -53,42 +61,173 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, float]:
-    """Evaluate and keep what came out; the metrics, under the names they are kept by.
+def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, dict[str, float]]:
+    """Evaluate and keep what came out; the metrics of each checkpoint, under the names they are kept by.
 
-    Raises ``UsageError`` for an unknown checkpoint or dataset, ``StoreError``, and what ``evaluate`` raises.
+    Raises ``UsageError`` for an unknown checkpoint or dataset, ``DatasetError`` for a dataset that contradicts a
+    checkpoint, ``StoreError``, and ``EngineError``.
     """
     store = open_store()
-    entry = registry.resolve(store, options.checkpoint)
-    dataset = _dataset(store, entry, options.dataset)
-    emit(PhaseEvent(phase="prepare", message=f"Fetching {entry.name} and {dataset} from the store."))
+    entries = named_entries(store, options.checkpoint, all_of=options.all)
+    refs = [dataset_of(store, entry, options.dataset) for entry in entries]
+    for entry in entries:  # before gigabytes are fetched
+        recorded_data_config(entry.spec.config.data_config, entry.name)
+    if options.episodes and options.trajs != FULL_EPISODES:
+        raise UsageError("--episodes and --trajs both say which episodes.", "Give one of them.")
+    places = Places(store, emit)
+    return {entry.name: evaluate_entry(places, entry, ref, options) for entry, ref in zip(entries, refs, strict=True)}
 
-    def log(line: str) -> None:
-        sys.stderr.write(line + "\n")
 
-    home = pippa_home()
-    folder = cached(store, entry.snapshot, home, log)
-    label = label_of(entry, dataset, options)
-    (home / "tmp").mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=home / "tmp", prefix="evaluate-") as report:
-        found = evaluate(
-            EvaluateOptions(
-                model_path=folder,
-                dataset_path=cached(store, dataset, home, log),
-                data_config=_data_config(entry),
-                embodiment_tag=entry.spec.config.embodiment_tag,
-                video_alignment=entry.spec.config.video_alignment,
-                trajs=options.trajs,
-                steps=options.steps,
-                denoising_steps=options.denoising_steps,
-                report_dir=Path(report),
-            ),
-            _Named(emit, entry.step, label),
+def named_entries(store: ObjectStore, names: Sequence[str], *, all_of: bool) -> list[CheckpointEntry]:
+    """The checkpoints that ``names`` mean, with ``all_of`` all those of each run that is named; each of them once.
+
+    Raises ``UsageError``.
+    """
+    found: dict[str, CheckpointEntry] = {}
+    for name in names:
+        entry = registry.resolve(store, name)
+        several = all_of and entry.run_id == name
+        for each in registry.list_checkpoints(store, name) if several else [entry]:
+            found[each.name] = each
+    return list(found.values())
+
+
+class Places:
+    """Where checkpoints and datasets lie on this machine; each dataset is opened once."""
+
+    def __init__(self, store: ObjectStore, emit: Emitter) -> None:
+        self.store = store
+        self.emit = emit
+        self.home = pippa_home()
+        self._datasets: dict[SnapshotRef, EvaluationDataset] = {}
+
+    def dataset(self, ref: SnapshotRef) -> EvaluationDataset:
+        """The dataset ``ref``, from the store if need be."""
+        if ref not in self._datasets:
+            self._datasets[ref] = EvaluationDataset(self._fetched(ref), ref)
+        return self._datasets[ref]
+
+    def checkpoint(self, entry: CheckpointEntry) -> Path:
+        """The folder of a checkpoint, from the store if need be."""
+        return self._fetched(entry.snapshot)
+
+    def say(self, message: str) -> None:
+        """Tell how far it is."""
+        sys.stderr.write(message + "\n")
+        self.emit(PhaseEvent(phase="evaluate", message=message))
+
+    def _fetched(self, ref: SnapshotRef) -> Path:
+        return cached(self.store, ref, self.home, self.say)
+
+
+def evaluate_entry(
+    places: Places, entry: CheckpointEntry, ref: SnapshotRef, options: RegisteredOptions
+) -> dict[str, float]:
+    """Evaluate one checkpoint on the dataset ``ref`` and keep what came out."""
+    store, label = places.store, label_of(entry, ref, options)
+    (places.home / "tmp").mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=places.home / "tmp", prefix="evaluate-") as report:
+        found = measure(
+            places,
+            entry,
+            places.checkpoint(entry),
+            ref,
+            Protocol(steps=options.steps, full=not label),
+            count=options.trajs,
+            numbers=options.episodes,
+            denoising_steps=options.denoising_steps,
+            ablate=options.ablations,
+            report=Path(report),
         )
-        metrics = {f"{name}{label}": value for name, value in found.items()}
-        registry.add_metrics(store, entry.run_id, entry.step, metrics)
+        metrics = {f"{name}{label}": value for name, value in found.metrics().items()}
+        if not label:
+            compare_with_best(places, entry, ref, found)
+        registry.add_metrics(store, entry.run_id, entry.step, metrics, found if not label else None)
         runs.upload_folder(store, entry.run_id, Path(report), f"report/checkpoint-{entry.step}{label}")
+    places.emit(event_of(entry, found, metrics))
     return metrics
+
+
+def event_of(entry: CheckpointEntry, found: Evaluation, metrics: dict[str, float]) -> EvaluationEvent:
+    """What is said of an evaluation."""
+    return EvaluationEvent(
+        step=entry.step,
+        metrics=metrics,
+        checkpoint=entry.name,
+        on=found.on,
+        full=found.full,
+        evaluation=found.model_dump(mode="json"),
+    )
+
+
+def measure(
+    places: Places,
+    entry: CheckpointEntry,
+    folder: Path,
+    ref: SnapshotRef,
+    protocol: Protocol,
+    *,
+    count: int = FULL_EPISODES,
+    numbers: Sequence[int] = (),
+    hashes: Sequence[str] = (),
+    denoising_steps: int | None = None,
+    ablate: bool = False,
+    report: Path | None = None,
+) -> Evaluation:
+    """Evaluate the checkpoint ``entry``, whose files are in ``folder``, on ``ref``: on the episodes with these
+    ``numbers`` or ``hashes``, or on the first ``count`` that it was not trained on and as many that it was.
+    """
+    from trainer.data.metadata import read_metadata
+    from trainer.evaluation.fits import require_fit
+    from trainer.gr00t.checkpoint import described
+    from trainer.gr00t.policy import Policy
+
+    checkpoint = described(folder, entry.name, entry)
+    data, alignment = places.dataset(ref), entry.spec.config.video_alignment
+    reader = data.reader(checkpoint.data_config, alignment)
+    trained = read_metadata(folder / "experiment_cfg", checkpoint.embodiment_tag)
+    for warning in require_fit(reader.meta, checkpoint, trained):
+        places.emit(warning)
+    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref))
+    episodes: list[Chosen]
+    if numbers:
+        episodes = named(everything, numbers, data.name)
+    elif hashes:
+        episodes = [each for each in everything if each.hash in hashes]
+    else:
+        episodes = first_of_each(everything, count)
+    policy = Policy(checkpoint, denoising_steps=denoising_steps)
+    found, trajectories = evaluate_checkpoint(
+        policy,
+        data,
+        episodes,
+        protocol,
+        alignment=alignment,
+        all_count=bool(numbers),
+        ablate=ablate,
+        say=lambda what: places.say(f"{entry.name}: {what}"),
+    )
+    if report is not None:
+        write_report(report, folder, found, trajectories)
+    return found
+
+
+def compare_with_best(places: Places, entry: CheckpointEntry, ref: SnapshotRef, found: Evaluation) -> None:
+    """Evaluate the best checkpoint so far on the episodes of ``found`` where it was evaluated on none of them, as when
+    the dataset has grown: only on the same episodes can it be told which is better.
+    """
+    from trainer.store.best import compare_evaluations
+
+    best = registry.best_of_track(places.store, entry)
+    if best is None or best.name == entry.name or best.evaluation is None:
+        return
+    if compare_evaluations(found, best.evaluation) is not None:
+        return
+    places.say(f"{best.name}, the best so far, is evaluated on the same episodes.")
+    again = measure(
+        places, best, places.checkpoint(best), ref, Protocol(), hashes=[each.hash for each in found.episodes]
+    )
+    registry.add_metrics(places.store, best.run_id, best.step, {}, merged(best.evaluation, again))
 
 
 def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOptions) -> str:
@@ -96,9 +235,11 @@ def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOp
     parts = []
     if dataset != entry.spec.datasets[0]:
         parts.append(f"{dataset.name.replace('/', '_')}-{dataset.digest[:12]}")
+    if options.episodes:
+        parts.append(f"episodes-{'-'.join(map(str, options.episodes))}")
     for name, value, usual in (
-        ("trajs", options.trajs, EVALUATED_EPISODES),
-        ("steps", options.steps, EVALUATED_STEPS),
+        ("trajs", options.trajs, FULL_EPISODES),
+        ("steps", options.steps, FULL_STEPS),
         ("denoising-steps", options.denoising_steps, None),
     ):
         if value != usual:
@@ -106,21 +247,8 @@ def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOp
     return f"@{','.join(parts)}" if parts else ""
 
 
-def _data_config(entry: CheckpointEntry) -> str:
-    """The data config a checkpoint was trained with. Raises ``UsageError`` for one that is a program: whoever wrote
-    into the store does not decide what runs here.
-    """
-    config = entry.spec.config.data_config
-    if isinstance(config, str) and config not in DATA_CONFIGS:
-        raise UsageError(
-            f"{entry.name} was trained with the data config {config}, a Python module, which is not run from a store.",
-            f"Pull it, and where the module is: `trainer evaluate --model-path FOLDER --dataset-path FOLDER "
-            f"--data-config {config}`.",
-        )
-    return as_argument(config)
-
-
-def _dataset(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> SnapshotRef:
+def dataset_of(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> SnapshotRef:
+    """The dataset to evaluate ``entry`` on. Raises ``UsageError`` for an unknown one."""
     if name is None:
         return entry.spec.datasets[0]
     if ref := importers.find(store, "dataset", name):
@@ -128,14 +256,10 @@ def _dataset(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> Sn
     raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
 
 
-class _Named(Emitter):
-    """Passes events on, those of an evaluation with the step and the names they are kept by."""
+def _trained_on(entry: CheckpointEntry, known: object, ref: SnapshotRef) -> Sequence[str] | None:
+    """The hashes of the episodes that a checkpoint has seen; None for all of the dataset."""
+    from trainer.data.policy_config import PolicyConfig
 
-    def __init__(self, emit: Emitter, step: int, label: str) -> None:
-        self._emit, self._step, self._label = emit, step, label
-
-    def __call__(self, event: Event) -> None:
-        if isinstance(event, EvaluationEvent):
-            metrics = {f"{name}{self._label}": value for name, value in event.metrics.items()}
-            event = event.model_copy(update={"step": self._step, "metrics": metrics})
-        self._emit(event)
+    if isinstance(known, PolicyConfig) and known.trained_on:
+        return known.trained_on
+    return None if ref.name in {each.name for each in entry.spec.datasets} else ()

@@ -25,6 +25,8 @@ from trainer.errors import EngineError, PippaError
 from trainer.events import Emitter, EvaluationEvent
 from trainer.runner.parent_watch import die_with_parent
 
+_HORIZON = 16
+"""Of upstream's script, unless it is told otherwise."""
 _EPISODE_MSE = re.compile(r"^MSE: (\S+)$")
 
 
@@ -36,6 +38,8 @@ class Compared:
     steps: int
     variance: float
     """Mean over dimensions of the demonstrated actions' variance over these frames."""
+    hold_still: float
+    """The error of holding still, asked as upstream asks."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,9 +72,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"eval_policy.py printed {len(errors)} errors for {len(compared.episodes)} episodes.",
             "Its output is in the run's log.txt.",
         )
-    metrics = {"open_loop_mse": float(np.mean(errors)), "action_variance": compared.variance}
-    if compared.variance > 0:
-        metrics["open_loop_mse_over_variance"] = metrics["open_loop_mse"] / compared.variance
+    mse = float(np.mean(errors))
+    metrics = {"open_loop_mse": mse, "action_variance": compared.variance, "hold_still_mse": compared.hold_still}
+    for name, baseline in (("variance", compared.variance), ("hold_still", compared.hold_still)):
+        if baseline > 0:
+            metrics[f"open_loop_mse_over_{name}"] = mse / baseline
     options.report_dir.mkdir(parents=True, exist_ok=True)
     episodes = [{"episode": episode, "mse": mse} for episode, mse in zip(compared.episodes, errors, strict=True)]
     document = {"metrics": metrics, "episodes": episodes, "steps": compared.steps}
@@ -98,7 +104,16 @@ def what_is_compared(meta: DatasetMeta, keys: Sequence[str], trajs: int, steps: 
             entry = meta.modality.action[key]
             parts.append(as_matrix(columns[meta.modality.column("action", key)])[:steps, entry.start : entry.end])
         rows.append(np.concatenate(parts, axis=1))
-    return Compared(episodes, steps, float(np.concatenate(rows).var(axis=0).mean()))
+    widths = [meta.modality.action[key].width for key in keys]
+    absolute = np.repeat([float(meta.modality.action[key].absolute) for key in keys], widths)
+    variance = float(np.concatenate(rows).var(axis=0).mean())
+    return Compared(episodes, steps, variance, float(np.mean([_hold_still(each, absolute) for each in rows])))
+
+
+def _hold_still(rows: np.ndarray, absolute: np.ndarray) -> float:
+    """The error of going on with the action before each question, or with none where it is relative (0)."""
+    asked = np.arange(len(rows)) // _HORIZON * _HORIZON
+    return float(np.mean((rows - rows[np.maximum(asked - 1, 0)] * absolute) ** 2))
 
 
 def _run(command: Sequence[str]) -> list[float]:

@@ -15,6 +15,7 @@ dropped, said with a warning each time; never the newest.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import threading
@@ -24,6 +25,8 @@ from pathlib import Path
 
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import upload_queue
+from trainer.data.configs import get_data_config
+from trainer.data.policy_config import PolicyConfig, read_policy_config, write_policy_config
 from trainer.disk import says_full
 from trainer.errors import DamagedObjectError, DiskFullError, PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
@@ -40,6 +43,7 @@ POLL_SECONDS = 0.2
 QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
+UPSTREAM_DENOISING_STEPS = 4
 STATE_PAUSE = 10
 """After training state was sent, or old checkpoints removed, it isn't done again for so many times as it took."""
 
@@ -106,6 +110,8 @@ class Uploader:
         """Why a checkpoint can't be set aside for the time being: this disk is full or in trouble."""
         self.outage: str = ""
         """Why what was set aside can't be uploaded for the time being."""
+        self.cure: str = ""
+        """What helps against the outage."""
         self._watcher = threading.Thread(target=self._watch, name="checkpoint-watch", daemon=True)
         self._worker = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
 
@@ -230,6 +236,8 @@ class Uploader:
         shutil.rmtree(staging, ignore_errors=True)
         try:
             shutil.copytree(folder, staging, copy_function=link_or_copy)
+            if not self._atomic:
+                _describe(staging, self._spec)
             staging.rename(self.pending_dir / folder.name)
         except OSError:
             shutil.rmtree(staging, ignore_errors=True)
@@ -277,6 +285,7 @@ class Uploader:
                     continue
             except Exception as error:  # a checkpoint is never given up, whatever went wrong
                 reason = str(error).partition("\n")[0]
+                self.cure = error.hint if isinstance(error, PippaError) else ""
                 self._warn_once(self.outage, reason)
                 self.outage = reason
                 self._abandoned.wait(delay)
@@ -342,7 +351,12 @@ class Uploader:
         registry.register(
             self._store,
             registry.CheckpointEntry(
-                run_id=spec.run_id, step=step, snapshot=pushed.ref, spec=spec, wandb_run=_wandb(spec)
+                run_id=spec.run_id,
+                step=step,
+                snapshot=pushed.ref,
+                spec=spec,
+                wandb_run=_wandb(spec),
+                held_out=_held_out(folder),
             ),
         )
         self.registered.append(step)
@@ -416,7 +430,8 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
     kind = DiskFullError if says_full(reason) or "is full" in reason else StoreError
     return kind(
         f"Checkpoints of {run_id} could not be uploaded{steps and f' (step {steps})'}: {reason.rstrip('.')}.",
-        f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
+        (f"{uploader.cure}\n" if uploader.outage and uploader.cure else "")
+        + f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
 
 
@@ -424,6 +439,27 @@ def _wandb(spec: RunSpec) -> str | None:
     if spec.config.report_to != "wandb":
         return None
     return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+
+
+def _describe(folder: Path, spec: RunSpec) -> None:
+    """Let a checkpoint of Isaac-GR00T know its data config and tag, as far as the run's spec has them."""
+    with contextlib.suppress(ValueError, KeyError, TypeError, PippaError):
+        head = json.loads((folder / "config.json").read_text()).get("action_head_cfg", {})
+        config = get_data_config(spec.config.data_config)
+        known = PolicyConfig(
+            data_config=config,
+            embodiment_tag=spec.config.embodiment_tag,
+            action_horizon=config.action_horizon,
+            denoising_steps=head.get("num_inference_timesteps", UPSTREAM_DENOISING_STEPS),
+        )
+        write_policy_config(folder / "experiment_cfg", known)
+
+
+def _held_out(folder: Path) -> list[str]:
+    with contextlib.suppress(PippaError, OSError):
+        known = read_policy_config(folder)
+        return known.held_out if known else []
+    return []
 
 
 def _training_state_bytes(folder: Path) -> int:

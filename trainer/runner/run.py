@@ -16,7 +16,7 @@ from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer.config.argv import require_engine_can, resolve, to_argv
-from trainer.config.finetune_config import RUN_FIELDS
+from trainer.config.finetune_config import RUN_FIELDS, FinetuneConfig
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.data.config_file import to_json
@@ -34,12 +34,10 @@ from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.run_log import RunLog
 from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
 from trainer.store import registry, resume_points, runs
+from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS
+from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store
-
-EVALUATED_EPISODES = 5
-EVALUATED_STEPS = 1000
-"""At most. Upstream's defaults, the first 150 frames of one episode, end before the hand of the demo data closes."""
 
 USAGE = """\
 usage: trainer run PRESET [--flag …]   train a preset; `trainer run PRESET --help` lists the flags
@@ -53,7 +51,6 @@ def main(argv: Sequence[str]) -> int:
         sys.stdout.write(USAGE)
         return ExitCode.DONE if argv else ExitCode.USAGE
     die_with_parent()
-    private_folder(pippa_home())
     with Signals() as signals:
         try:
             return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
@@ -66,6 +63,7 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
+    private_folder(pippa_home())
     store = open_store()
     store.open()
     emit = Emitter()
@@ -84,6 +82,7 @@ def _stored(argv: Sequence[str], signals: Signals) -> int:
     store = open_store()
     spec = runs.read_spec(store, rest[0])
     require_engine_here(spec.engine, spec.run_id)
+    private_folder(pippa_home())
     return Run(spec, store, signals).run()
 
 
@@ -150,8 +149,8 @@ class Run:
         )
 
         emit(PhaseEvent(phase="prepare", message="Fetching dataset and base model from the store."))
-        datasets = [workspace.cached(self.store, ref, self.home, log) for ref in spec.datasets]
-        base_model = workspace.cached(self.store, spec.base_model, self.home, log)
+        datasets = [cached(self.store, ref, self.home, log) for ref in spec.datasets]
+        base_model = cached(self.store, spec.base_model, self.home, log)
 
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
         check_datasets(named, spec.config, emit)
@@ -184,18 +183,20 @@ class Run:
             if self.signals.impatient:
                 raise Interrupted
             problem = checkpoint_uploader.failure(uploader, spec.run_id)
-        self._keep_wandb()
         if (
             problem is None
             and self.signals.received is None
             and not workspace.registered_steps(self.store, spec.run_id)
         ):
             problem = EngineError("The engine ended well but left no whole checkpoint.", "Its output is in log.txt.")
-        if problem is not None:
-            raise problem
-        if self.signals.received is None:
-            emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
-            self._evaluate(datasets[0], foreign)
+        try:
+            if problem is not None:
+                raise problem
+            if self.signals.received is None and spec.config.evaluate != "none":
+                emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
+                self._evaluate(datasets[0], foreign)
+        finally:
+            self._keep_wandb()
 
     def _train(
         self,
@@ -214,7 +215,7 @@ class Run:
                 "base_model_path": str(base_model),
                 "output_dir": str(self.output_dir),
                 "resume": resume,
-                **dict.fromkeys(RUN_FIELDS, 0),
+                **{name: FinetuneConfig.model_fields[name].default for name in RUN_FIELDS},
             }
         )
         command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
@@ -261,67 +262,86 @@ class Run:
         return str(file)
 
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
-        """Open-loop evaluation of the newest checkpoint. What goes wrong here is a warning: the training is safe."""
+        """Open-loop evaluation of the run's checkpoints. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
         try:
-            step = checkpoint_folder.newest(self.output_dir, without=foreign)
-        except OSError as error:
-            record.emit(_not_evaluated(str(error)))
-            return
-        command = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "trainer.evaluate")
-        if step is None or not command:
-            return
-        report = self.folder / "report"
-        report.mkdir(exist_ok=True)
-        flags = {
-            "--model-path": self.output_dir / f"checkpoint-{step}",
-            "--dataset-path": dataset,
-            "--data-config": self._data_config(),
-            "--embodiment-tag": spec.config.embodiment_tag,
-            "--report-dir": report,
-            "--trajs": EVALUATED_EPISODES,
-            "--steps": EVALUATED_STEPS,
-        }
-        if spec.config.video_alignment != "timestamp":
-            flags["--video-alignment"] = spec.config.video_alignment
-        metrics: dict[str, float] = {}
+            newest = checkpoint_folder.newest(self.output_dir, without=foreign)
+            report = self.folder / "report"
+            report.mkdir(exist_ok=True)
+            theirs = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "")
+            if theirs:
+                if newest is None:
+                    return
+                command = [*theirs, *self._flags_for_one(newest, dataset, report)]
+                environ = _engine_environ(self.environ)
+            else:
+                command, environ = self._flags_for_all(report, foreign), self._evaluation_environ()
+            found: dict[int, dict[str, float]] = {}
 
-        def emit(event: Event) -> None:
-            if isinstance(event, EvaluationEvent):
-                event = event.model_copy(update={"step": step})
-                metrics.update(event.metrics)
-            record.emit(event)
+            def emit(event: Event) -> None:
+                if isinstance(event, EvaluationEvent):
+                    if theirs and newest is not None:
+                        event = event.model_copy(update={"step": newest})
+                    found[event.step] = event.metrics
+                record.emit(event)
 
-        try:
-            outcome = run_child(
-                [*command, *(str(part) for pair in flags.items() for part in pair)],
-                _engine_environ(self.environ),
-                self.signals,
-                emit=emit,
-                log=record.log,
-            )
+            outcome = run_child(command, environ, self.signals, emit=emit, log=record.log)
             if self.signals.received is not None:
                 return
             if problem := outcome.problem():
                 raise problem
-            if metrics:
-                record.update(metrics={**record.state.metrics, **metrics})
-                registry.add_metrics(self.store, spec.run_id, step, metrics)  # also moves `<preset>/best`
+            if found:
+                last = max(found)
+                record.update(metrics={**record.state.metrics, **found[last]})
+                if theirs:  # pippa's own has done it
+                    registry.add_metrics(self.store, spec.run_id, last, found[last])  # also moves `<preset>/best`
             runs.upload_folder(self.store, spec.run_id, report, "report")
         except (PippaError, OSError) as error:
             record.emit(_not_evaluated(error.message if isinstance(error, PippaError) else str(error)))
 
+    def _flags_for_all(self, report: Path, foreign: set[int]) -> list[str]:
+        """The command that evaluates every checkpoint of the run in one process (``trainer.evaluation.run``)."""
+        steps = ["--foreign", *map(str, sorted(foreign))] if foreign else []
+        return [
+            *(sys.executable, "-m", "trainer.evaluate", "--run", self.spec.run_id),
+            *("--output-dir", str(self.output_dir), "--report-dir", str(report)),
+            *("--which", self.spec.config.evaluate, *steps),
+        ]
+
+    def _flags_for_one(self, step: int, dataset: Path, report: Path) -> list[str]:
+        """What any other ``PIPPA_EVALUATE_COMMAND`` gets, such as Isaac-GR00T's: the last checkpoint's folder."""
+        flags = {
+            "--model-path": self.output_dir / f"checkpoint-{step}",
+            "--dataset-path": dataset,
+            "--data-config": self._data_config(),
+            "--embodiment-tag": self.spec.config.embodiment_tag,
+            "--report-dir": report,
+            "--trajs": FULL_EPISODES,
+            "--steps": FULL_STEPS,
+        }
+        if self.spec.config.video_alignment != "timestamp":
+            flags["--video-alignment"] = self.spec.config.video_alignment
+        return [str(part) for pair in flags.items() for part in pair]
+
+    def _evaluation_environ(self) -> dict[str, str]:
+        """Unlike an engine the evaluation reads and writes the store; and it adds its figures to the run's W&B run."""
+        variables: dict[str, str] = {}
+        if self.spec.config.report_to == "wandb" and (self.folder / "wandb").is_dir():
+            variables, _ = wandb_setup.wandb_environment(self.spec, self.folder, self.environ)
+        return {**self.environ, **child_environment(), **variables, "PYTHONUNBUFFERED": "1"}
+
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""
         if wandb_setup.offline_runs(self.folder):
+            recorded = self.folder / "wandb"
             try:
-                # Without its `latest-run` and the like, links for people.
+                # Without `latest-run`, `logs/debug-core.log` and the like, links for people.
                 runs.upload_folder(
                     self.store,
                     self.spec.run_id,
-                    self.folder / "wandb",
+                    recorded,
                     "wandb",
-                    ignore=lambda path: not path.startswith("offline-run-"),
+                    ignore=lambda path: not path.startswith("offline-run-") or (recorded / path).is_symlink(),
                 )
             except PippaError as error:
                 self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
@@ -340,9 +360,10 @@ class Run:
             where = self.uploader.pending_dir.parent
             self.record.emit(
                 WarningEvent(
-                    message=f"On this disk only: step {', '.join(map(str, steps))} of {self.spec.run_id}, in {where}.",
-                    hint=f"`trainer run --run-id {self.spec.run_id}` on this machine uploads it, and so does "
-                    f"`pippa runs resume {self.spec.run_id}`.",
+                    message=f"Not in the store yet: {', '.join(f'{self.spec.run_id}/{step}' for step in steps)}. "
+                    f"On this disk: {where}",
+                    hint=f"`trainer run --run-id {self.spec.run_id}` or `pippa runs resume {self.spec.run_id}` on this "
+                    "machine uploads it.",
                 )
             )
         message = f"Stopped by a signal. `trainer run --run-id {self.spec.run_id}` continues it."
@@ -362,7 +383,9 @@ def _engine_environ(environ: Mapping[str, str], keep: Collection[str] = ()) -> d
 
 
 def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:
-    return shlex.split(environ[variable]) if variable in environ else [sys.executable, "-m", module]
+    if variable in environ:
+        return shlex.split(environ[variable])
+    return [sys.executable, "-m", module] if module else []
 
 
 def _not_evaluated(reason: str) -> WarningEvent:

@@ -87,14 +87,6 @@ def _machine() -> str:
     return f"{socket.gethostname()}/{boot}"
 
 
-def cached(store: ObjectStore, ref: SnapshotRef, home: Path, log: Callable[[str], None]) -> Path:
-    """The snapshot's files in the cache that all runs of this machine share; pulled and verified if need be."""
-    folder = home / "cache" / ref.kind / ref.digest
-    if not folder.exists():
-        log(f"Fetching {ref} from the store.")
-    return snapshots.pull(store, ref, folder)
-
-
 def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool, registered: bool) -> set[int]:
     """Make ``output_dir`` the run's; returns the steps of checkpoints in it that another training left.
 

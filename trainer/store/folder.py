@@ -151,6 +151,8 @@ class FolderStore(ObjectStore):
             descriptor = os.open(self._path(key), flags)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                if not self.root.is_dir():
+                    raise self._gone(f"read {key}") from None
                 raise self._missing(key) from None
             raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -252,6 +254,12 @@ class FolderStore(ObjectStore):
                 removed += 1
         return removed
 
+    def _gone(self, what: str) -> StoreError:
+        return StoreError(
+            f"The object store {self.root} is not there; could not {what}.",
+            "Its folder was moved or deleted, or its disk is not mounted: bring it back.",
+        )
+
     @contextlib.contextmanager
     def _explained(self, action: str, key: str = "") -> Iterator[None]:
         """Raise ``StoreError`` with its cure for what the file system raises in the block."""
@@ -273,10 +281,7 @@ class FolderStore(ObjectStore):
                     "folder that you may write to.",
                 ) from error
             if isinstance(error, FileNotFoundError) and not self._temporary_folder.is_dir():
-                raise StoreError(
-                    f"The object store {self.root} is gone; could not {what}.",
-                    "Its folder was moved or deleted, or its disk is not mounted: bring it back.",
-                ) from error
+                raise self._gone(what) from error
             raise StoreError(
                 f"The object store {self.root}: could not {what} ({said}).", "Is its disk all right, and the name?"
             ) from error

@@ -14,18 +14,20 @@ new since, and deletes; when a writer comes, it lets it through and begins anoth
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.errors import DamagedObjectError, UsageError
+from trainer.store.best import best_of_each_run
 from trainer.store.clock import CLOCK, store_time
 from trainer.store.damage import QUARANTINE
 from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
 from trainer.store.gc_roots import Entry, Memory, Pause, Roots, blob_keys, read_roots
 from trainer.store.manifest import BLOBS, manifest_key
 from trainer.store.object_store import ObjectInfo, ObjectStore, damaged
+from trainer.store.registry import list_checkpoints
 from trainer.store.resume_points import snapshot_name
 from trainer.store.retention import Retention
 from trainer.store.snapshots import latest
@@ -68,18 +70,20 @@ def collect(
     *,
     keep: int | None = None,
     every: int | None = None,
+    keep_best: bool = False,
     grace: timedelta = GRACE,
     dry_run: bool = False,
 ) -> Collected:
     """Delete what nothing refers to any more; with ``dry_run`` only say what that would be.
 
     ``keep`` and ``every`` also remove checkpoints that such a ``Retention`` doesn't keep, except those that have an
-    alias or belong to a run that goes on. ``grace`` protects what was written lately, such as a snapshot not yet
-    registered. Raises ``UsageError`` for a number below 1.
+    alias or belong to a run that goes on; ``keep_best`` spares the best of each run too. ``grace`` protects what was
+    written lately, such as a snapshot not yet registered. Raises ``UsageError`` for a number below 1.
     """
     if keep is not None and keep < 1:
         raise UsageError(f"keep={keep} would delete every checkpoint.", "Keep at least the newest one of each run.")
-    collection = _Collection(store, Retention(keep, every), grace)
+    spared = best_of_each_run(list_checkpoints(store)) if keep_best else set()
+    collection = _Collection(store, Retention(keep, every), grace, spared=spared)
     plan = collection.plan(store_time(store), lambda: None)
     return _outcome(plan) if dry_run else collection.carry_out()
 
@@ -103,7 +107,9 @@ class _Collection:
         grace: timedelta,
         run_id: str | None = None,
         memory: Memory | None = None,
+        spared: Collection[str] = (),
     ) -> None:
+        self.spared = spared
         self.store = store
         self.retention = retention
         self.grace = grace
@@ -174,6 +180,7 @@ class _Collection:
             for entry in roots.entries
             if entry.key in surplus
             and entry.name not in roots.aliased
+            and entry.name not in self.spared
             and entry.key not in intended
             and self._may_thin(entry, roots)
         ]

@@ -8,56 +8,31 @@ entry hurts only who asks for it: it is left out of lists, and replaced by what 
 from __future__ import annotations
 
 import difflib
-import math
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from types import MappingProxyType
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
-from trainer.config.run_spec import RUN_ID, RunSpec, SnapshotRef
+from trainer.config.run_spec import RUN_ID
 from trainer.errors import DamagedObjectError, StoreError, UsageError
+from trainer.store.best import Best, best_of, replaces, track
 from trainer.store.damage import quarantine, read_good
+from trainer.store.evaluation import Evaluation
 from trainer.store.gc_barrier import relying_on
 from trainer.store.manifest import manifest_key, parse_manifest_key, read_manifest
 from trainer.store.object_store import ObjectStore, damaged
+from trainer.store.registry_entry import BEST_METRIC, CHECKPOINTS, CheckpointEntry
 from trainer.store.snapshots import unsound_blobs
 
-CHECKPOINTS = "checkpoints/"
+__all__ = ["BEST_METRIC", "CheckpointEntry"]
+
 ALIASES = "aliases/"
-BEST_METRIC = "open_loop_mse"
-"""The metric whose lowest value makes ``<preset>/best``."""
 
 _ALIAS = re.compile(r"[a-z0-9][a-z0-9._-]*(/[a-z0-9][a-z0-9._-]*)?")
 _KEY = re.compile(rf"{CHECKPOINTS}({RUN_ID.pattern})/(\d+)\.json")
-
-
-class CheckpointEntry(BaseModel):
-    """One registered checkpoint."""
-
-    model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
-
-    run_id: Annotated[str, Field(pattern=rf"^{RUN_ID.pattern}$")]
-    step: Annotated[int, Field(ge=0)]
-    snapshot: SnapshotRef
-    spec: RunSpec
-    """Lineage: preset, resolved configuration, datasets, base model, engine, code and image."""
-    metrics: dict[str, float] = {}
-    created: datetime = Field(default_factory=lambda: datetime.now(UTC))
-    wandb_run: str | None = None
-    """Address or path of the W&B run."""
-    bytes_total: int = 0
-    """Size of the checkpoint's files; ``register`` fills it in."""
-
-    @property
-    def name(self) -> str:
-        """``<run id>/<step>``, which ``resolve`` takes."""
-        return f"{self.run_id}/{self.step}"
-
-    @property
-    def key(self) -> str:
-        """Where it lies in the store."""
-        return f"{CHECKPOINTS}{self.name}.json"
 
 
 def register(store: ObjectStore, entry: CheckpointEntry) -> None:
@@ -93,8 +68,15 @@ def register(store: ObjectStore, entry: CheckpointEntry) -> None:
         _move_best(store, complete)
 
 
-def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, float]) -> CheckpointEntry:
-    """Add (or replace) metrics of a checkpoint; a better ``open_loop_mse`` moves ``<preset>/best``.
+def add_metrics(
+    store: ObjectStore,
+    run_id: str,
+    step: int,
+    metrics: dict[str, float],
+    evaluation: Evaluation | None = None,
+) -> CheckpointEntry:
+    """Add (or replace) metrics and the evaluation of a checkpoint; a lower error moves ``<preset>/best``
+    (``trainer.store.best``).
 
     Meant for the run that made the checkpoint: of two processes that do it at once, one may be lost. Raises
     ``UsageError`` when there is no such checkpoint.
@@ -105,7 +87,8 @@ def add_metrics(store: ObjectStore, run_id: str, step: int, metrics: dict[str, f
         entry = read_entry(store, key)
         if entry is None:
             raise UsageError(f"There is no checkpoint {run_id}/{step}.", "`pippa checkpoints` lists them.")
-        entry = entry.model_copy(update={"metrics": {**entry.metrics, **metrics}})
+        changes: dict[str, Any] = {"metrics": {**entry.metrics, **metrics}}
+        entry = entry.model_copy(update=changes | ({"evaluation": evaluation} if evaluation else {}))
         store.write_json(key, entry.model_dump(mode="json"))
         _move_best(store, entry)
     return entry
@@ -202,6 +185,24 @@ def parse_entry_key(key: str) -> tuple[str, int] | None:
     return (found[1], int(found[2])) if found else None
 
 
+def best_of_track(store: ObjectStore, entry: CheckpointEntry) -> CheckpointEntry | None:
+    """The best checkpoint of the preset of ``entry`` on the same dataset name and data config; None for none."""
+    alias = f"{entry.spec.preset}/best"
+    try:
+        current = _aliased(store, alias)
+    except DamagedObjectError:
+        current = restore_alias(store, alias)
+    if current is not None and track(current) == track(entry):
+        return current
+    target = _best(store, alias).of.get(track(entry))
+    return read_entry(store, f"{CHECKPOINTS}{target}.json") if target else None
+
+
+def rests_on(store: ObjectStore, alias: str) -> str:
+    """On what an alias that pippa moves by errors was decided, for people; empty for another one."""
+    return _best(store, alias).rests_on
+
+
 def parse_alias_key(key: str) -> str | None:
     """The alias whose object a key names; None for another key."""
     name = key.removeprefix(ALIASES).removesuffix(".json")
@@ -215,10 +216,7 @@ def moved_by_pippa(store: ObjectStore, alias: str) -> CheckpointEntry | None:
     if kind == "latest":
         return max(entries, key=lambda entry: (entry.created, entry.step), default=None)
     if kind == "best" and preset:
-        measured = [entry for entry in entries if math.isfinite(entry.metrics.get(BEST_METRIC, math.nan))]
-        newest = max(measured, key=lambda entry: entry.created, default=None)
-        same_data = [entry for entry in measured if newest and entry.spec.datasets == newest.spec.datasets]
-        return min(same_data, key=lambda entry: entry.metrics[BEST_METRIC], default=None)
+        return best_of(entries)
     return None
 
 
@@ -234,23 +232,26 @@ def restore_alias(store: ObjectStore, alias: str) -> CheckpointEntry | None:
 
 
 def _move_best(store: ObjectStore, entry: CheckpointEntry) -> None:
-    value = entry.metrics.get(BEST_METRIC, math.nan)
-    if math.isfinite(value):
+    reason = replaces(entry, best_of_track(store, entry))
+    if reason is not None:
         alias = f"{entry.spec.preset}/best"
-        try:
-            best = _aliased(store, alias)
-        except DamagedObjectError:
-            best = moved_by_pippa(store, alias)
-            if best is not None:
-                _write_alias(store, alias, best)
-        # Errors on two datasets can't be compared; the one trained on last counts.
-        same_data = best is not None and best.spec.datasets == entry.spec.datasets
-        if best is None or not same_data or not best.metrics.get(BEST_METRIC, math.inf) <= value:
-            _write_alias(store, alias, entry)
+        known = _best(store, alias)
+        best = Best(rests_on=reason, of={**known.of, track(entry): entry.name})
+        _write_alias(store, alias, entry, best.model_dump())
 
 
-def _write_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None:
-    store.write_json(f"{ALIASES}{alias}.json", {"checkpoint": entry.name, "set": datetime.now(UTC).isoformat()})
+def _best(store: ObjectStore, alias: str) -> Best:
+    try:
+        return Best.model_validate(store.read_json(f"{ALIASES}{alias}.json") or {})
+    except (ValidationError, DamagedObjectError):
+        return Best()
+
+
+def _write_alias(
+    store: ObjectStore, alias: str, entry: CheckpointEntry, more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    document = {"checkpoint": entry.name, "set": datetime.now(UTC).isoformat(), **more}
+    store.write_json(f"{ALIASES}{alias}.json", document)
 
 
 def alias_target(store: ObjectStore, alias: str) -> str | None:

@@ -15,6 +15,7 @@ from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.memory import Memory
 from trainer.data.metadata import write_metadata
+from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, PhaseEvent
 from trainer.forecast import room_for_checkpoints
@@ -68,7 +69,12 @@ def train(
         alignment=config.video_alignment,
         statistics=[each.statistics for each in checked],
         memory=Memory(pippa_home() / "cache" / "data.sqlite"),
+        holdout=config.holdout,
     )
+    for path, held_out in zip(config.dataset_path, dataset.held_out, strict=True):
+        if held_out:
+            named = f"{'episode' if len(held_out) == 1 else 'episodes'} {', '.join(map(str, held_out))}"
+            emit(PhaseEvent(phase="load", message=f"Held out of {Path(path).name}: {named}"))
     if missing := dataset.frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
     dataset.prepare()
@@ -95,6 +101,19 @@ def train(
         model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
     processor = EagleProcessor.from_directory(source)
     write_metadata(output_dir / "experiment_cfg", dataset.metadata)
+    cameras, joints = sources(dataset.readers[0].meta, data_config)
+    policy_config = PolicyConfig(
+        data_config=data_config,
+        embodiment_tag=config.embodiment_tag,
+        action_horizon=data_config.action_horizon,
+        denoising_steps=model.action_head.num_inference_timesteps,
+        video_alignment=config.video_alignment,
+        cameras=cameras,
+        joints=joints,
+        held_out=[each for held_out in dataset.held_out for each in held_out.values()],
+        trained_on=dataset.trained_on,
+    )
+    write_policy_config(output_dir / "experiment_cfg", policy_config)
 
     set_seed(SEED)
     if config.lora_rank:

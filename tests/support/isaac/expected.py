@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from trainer.config.run_spec import Engine
+from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata
+from trainer.data.policy_config import read_policy_config
 from trainer.events import CheckpointEvent, EvaluationEvent, Event, ProgressEvent, parse_event
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.tiny import make_tiny_base_model
@@ -47,6 +49,7 @@ def check_run(store: ObjectStore, events: list[Event], engine: Engine, folder: P
     assert evaluation.step == 30
     assert evaluation.metrics["open_loop_mse"] == pytest.approx(0.03)  # the mean of the stand-in's 0.01 to 0.05
     assert 0.1 < evaluation.metrics["action_variance"] < 10
+    assert 0.1 < evaluation.metrics["hold_still_mse"] < 10
     assert events[-1].event == "done"
 
     (run,) = [run for run in runs.list_runs(store) if run.spec.engine == engine]
@@ -65,6 +68,8 @@ def check_run(store: ObjectStore, events: list[Event], engine: Engine, folder: P
     names = {file.name for file in checkpoint.iterdir()}
     assert {"config.json", "trainer_state.json", "experiment_cfg"} <= names
     assert not [name for name in names if is_training_state(name)]
+    known = read_policy_config(checkpoint)
+    assert known is not None and known.data_config == get_data_config(newest.spec.config.data_config)
     dataset = snapshots.pull(store, run.spec.datasets[0], folder / "dataset")
     ours = json.loads(build_metadata(DatasetMeta.load(dataset), "new_embodiment").model_dump_json())
     theirs = json.loads((checkpoint / "experiment_cfg" / "metadata.json").read_text())["new_embodiment"]

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
 from trainer.errors import EngineError
-from trainer.evaluation.open_loop import evaluate_episode, evaluate_episodes, summarise
+from trainer.evaluation.open_loop import BATCH, Step, evaluate_episode, evaluate_episodes, summarise
 from trainer.evaluation.plots import loss_history, plot_loss, plot_open_loop
 
 HORIZON = 4
@@ -32,12 +33,15 @@ class Offset:
         self.seen: list[dict[str, Any]] = []
         self.source = Demonstrations()
 
-    def get_action(self, observation: dict[str, Any]) -> dict[str, Any]:
-        self.seen.append(observation)
-        arm = observation["state.arm"][0, 0]
-        episode, frame = divmod(arm, 100)
-        chunk = self.source.get_step_data(int(episode), int(frame))
-        return {name: value + self.offset for name, value in chunk.items() if name.startswith("action.")}
+    def predict(self, steps: Sequence[Step], frames: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+        self.seen += [dict(step) for step in steps]
+        chunks = []
+        for step, asked in zip(steps, frames, strict=True):
+            episode, frame = divmod(int(step["state.arm"][0, 0]), 100)
+            assert (episode, frame) == asked
+            chunk = self.source.get_step_data(episode, frame)
+            chunks.append({name: value + self.offset for name, value in chunk.items() if name.startswith("action.")})
+        return chunks
 
 
 def test_chunks_are_put_end_to_end_and_cut_to_the_episode():
@@ -64,6 +68,46 @@ def test_metrics():
     assert metrics["open_loop_mse"] == pytest.approx(4.0)
     assert metrics["action_variance"] == pytest.approx(np.var(np.arange(6) * 10.0))
     assert metrics["open_loop_mse_over_variance"] == pytest.approx(4.0 / np.var(np.arange(6) * 10.0))
+
+
+def test_holding_still_goes_on_with_the_action_before_each_question():
+    def still(relative: tuple[str, ...] = ()) -> np.ndarray:
+        return evaluate_episode(
+            Offset(0.0),
+            Demonstrations(),
+            7,
+            keys=["hand", "arm"],
+            steps=150,
+            action_horizon=HORIZON,
+            relative=relative,
+        ).held
+
+    assert still()[:, 0].tolist() == [0] * 4 + [30] * 4 + [70] * 2  # of frames 0, 3 and 7
+    assert still()[:, 1].tolist() == [700] * 4 + [703] * 4 + [707] * 2
+    assert not still(("hand",))[:, 0].any()  # a relative action of zero is no motion
+    trajectory = evaluate_episode(Offset(1.0), Demonstrations(), 9, keys=["hand"], steps=6, action_horizon=HORIZON)
+    assert trajectory.hold_still_mse == pytest.approx(np.mean(np.array([0, 10, 20, 30, 10, 20]) ** 2))
+
+
+def test_questions_are_asked_in_batches_that_change_nothing():
+    long = Demonstrations()
+    long.lengths = {7: 90}
+    policy = Offset(0.0)
+    policy.source = long
+    trajectory = evaluate_episode(policy, long, 7, keys=["arm"], steps=90, action_horizon=HORIZON)
+    assert len(policy.seen) == 23 > BATCH and trajectory.mse == 0
+
+
+def test_what_is_shown_may_be_changed_and_the_answer_stays():
+    def change(episode: int, frame: int, step: Step) -> Step:
+        return {**step, "state.arm": step["state.arm"] + 0.25, "action.hand": step["action.hand"] * 0}
+
+    policy = Offset(0.0)
+    trajectory = evaluate_episode(
+        policy, Demonstrations(), 9, keys=["hand"], steps=6, action_horizon=HORIZON, change=change
+    )
+    assert policy.seen[0]["state.arm"][0, 0] == 900.25
+    assert trajectory.demonstrated[:, 0].tolist() == [0, 10, 20, 30, 40, 50]
 
 
 def test_nan_predictions_are_an_error_that_says_what_to_do():

@@ -2,49 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.run_spec import RunSpec, WandbSpec, new_run_id
-from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.metadata import build_metadata, write_metadata
-from trainer.data.synthetic import make_synthetic
-from trainer.events import EvaluationEvent, parse_event
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.store import registry, runs, snapshots
+from tests.support.registered import another, tiny_checkpoint
+from trainer.config.run_spec import new_run_id
+from trainer.errors import UsageError
+from trainer.evaluation.run import RunOptions, evaluate_run
+from trainer.evaluation.verdict import on_common
+from trainer.events import Emitter, EvaluationEvent, parse_event
+from trainer.gr00t.policy import Policy
+from trainer.store import registry, runs
+from trainer.store.manifest import blob_key, read_manifest
 from trainer.store.object_store import ObjectStore
 
 
 @pytest.fixture
 def entry(object_store: ObjectStore, tmp_path: Path) -> registry.CheckpointEntry:
-    """A registered checkpoint of the tiny model, and its dataset beside it."""
-    dataset = make_synthetic(tmp_path / "data", episodes=2)
-    tiny = make_tiny_base_model(tmp_path / "tiny")
-    checkpoint = Path(shutil.copytree(tiny, tmp_path / "checkpoint-30"))
-    write_metadata(checkpoint / "experiment_cfg", build_metadata(DatasetMeta.load(dataset), "new_embodiment"))
-    run_id = new_run_id("smoke")
-    spec = RunSpec(
-        run_id=run_id,
-        preset="smoke",
-        config=FinetuneConfig(dataset_path=["own"], data_config="fourier_gr1_arms_only"),
-        provenance={},
-        datasets=[snapshots.push(object_store, dataset, "dataset", "own").ref],
-        base_model=snapshots.push(object_store, tiny, "model", "tiny").ref,
-        wandb=WandbSpec(entity="e", project="p", name="n", run_id=run_id, group="g"),
-    )
-    ref = snapshots.push(object_store, checkpoint, "checkpoint", run_id).ref
-    found = registry.CheckpointEntry(run_id=run_id, step=30, snapshot=ref, spec=spec)
-    runs.write_spec(object_store, spec)
-    registry.register(object_store, found)
-    shutil.rmtree(dataset)
-    return found
+    return tiny_checkpoint(object_store, tmp_path)
 
 
 def evaluate(store_environ: dict[str, str], home: Path, *flags: str) -> subprocess.CompletedProcess[str]:
@@ -60,7 +41,13 @@ def test_what_the_run_would_measure_joins_its_metrics(entry, object_store, s3_se
     [event] = [e for line in done.stdout.splitlines() if isinstance(e := parse_event(line), EvaluationEvent)]
     kept = registry.resolve(object_store, entry.name)
     assert event.step == 30 and kept.metrics == event.metrics and kept.metrics["open_loop_mse"] > 0
-    assert registry.aliases(object_store)["smoke/best"] == entry.name
+    assert (event.checkpoint, event.on, event.full) == (entry.name, "2 training episodes", True)
+    found = kept.evaluation
+    assert found is not None and found.metrics() == kept.metrics and found.dataset == entry.spec.datasets[0]
+    assert len(found.joints) == 26 and len({each.hash for each in found.episodes}) == 2
+    assert {each.input for each in found.ablations} == {"instruction", "camera.ego_view", "state"}
+    # It was never trained, and is worse than holding still.
+    assert found.mse > found.hold_still_mse and "smoke/best" not in registry.aliases(object_store)
     report = runs.list_files(object_store, entry.run_id, "report")
     assert "report/checkpoint-30/evaluation.json" in report and any(name.endswith("_0.png") for name in report)
 
@@ -69,8 +56,60 @@ def test_what_the_run_would_measure_joins_its_metrics(entry, object_store, s3_se
     assert other.returncode == 0, other.stderr
     both = registry.resolve(object_store, entry.name).metrics
     assert both["open_loop_mse"] == kept.metrics["open_loop_mse"] and "open_loop_mse@trajs-1" in both
+    assert registry.resolve(object_store, entry.name).evaluation == found
     content = runs.read_file(object_store, entry.run_id, "report/checkpoint-30@trajs-1/evaluation.json")
     assert content is not None and len(json.loads(content)["episodes"]) == 1
+
+
+def test_every_checkpoint_of_a_run_is_evaluated_the_last_one_in_full(
+    entry, object_store, s3_settings, tmp_path, monkeypatch
+):
+    another(entry, object_store, tmp_path, 60)
+    for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    printed = io.StringIO()
+    options = RunOptions(run=entry.run_id, output_dir=tmp_path / "nothing-here", report_dir=tmp_path / "report")
+    found = evaluate_run(options, Emitter(printed))
+    events = [e for line in printed.getvalue().splitlines() if isinstance(e := parse_event(line), EvaluationEvent)]
+    assert {event.step: event.metrics for event in events} == {step: each.metrics() for step, each in found.items()}
+    kept = {each.step: each.evaluation for each in registry.list_checkpoints(object_store, entry.run_id)}
+    assert kept == found and found[60].full
+    best = min(found, key=lambda step: on_common(found)[step])
+    assert found[best].full and found[best].ablations
+    if best == 60:
+        assert not found[30].full
+    report = json.loads((tmp_path / "report/evaluations.json").read_text())
+    assert report["verdict"]["level"] == "not" and set(report["checkpoints"]) == {"30", "60"}
+    assert (tmp_path / "report/open_loop_episode_0.png").is_file()
+    # What was pulled for it is gone, the dataset stays in the cache.
+    assert not list((tmp_path / "home/tmp").iterdir()) and not (tmp_path / "home/cache/checkpoint").exists()
+
+
+def test_a_checkpoint_that_is_damaged_costs_its_own_evaluation_alone(
+    entry, object_store, s3_settings, tmp_path, monkeypatch
+):
+    another(entry, object_store, tmp_path, 60)
+    later = read_manifest(object_store, registry.resolve(object_store, f"{entry.run_id}/60").snapshot)
+    weights = {each.sha256 for each in read_manifest(object_store, entry.snapshot).files}
+    own = weights - {each.sha256 for each in later.files}
+    object_store.delete(blob_key(next(iter(own))))
+    for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    printed = io.StringIO()
+    options = RunOptions(run=entry.run_id, output_dir=tmp_path / "nothing-here", report_dir=tmp_path / "report")
+    assert set(evaluate_run(options, Emitter(printed))) == {60}
+    assert "Step 30 was not evaluated" in printed.getvalue()
+
+
+def test_a_policy_is_loaded_by_its_name_in_the_registry(entry, s3_settings, tmp_path, monkeypatch):
+    for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    policy = Policy("smoke/latest", device="cpu")  # an entry of an earlier pippa: its lineage has the data config
+    assert policy.data_config.name == "fourier_gr1_arms_only"
+    with pytest.raises(UsageError, match="There is no checkpoint"):
+        Policy("smoke/best", device="cpu")
+    with pytest.raises(UsageError, match="was trained with the data config fourier_gr1_arms_only"):
+        Policy(entry.name, "so100", device="cpu")
 
 
 def test_a_module_that_a_spec_names_is_not_run(entry, object_store, s3_settings, tmp_path):

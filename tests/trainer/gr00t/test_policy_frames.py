@@ -30,6 +30,7 @@ from trainer.data.configs import get_data_config
 from trainer.data.metadata import build_metadata, write_metadata
 from trainer.data.reader import DatasetReader
 from trainer.evaluation.open_loop import evaluate_episode
+from trainer.evaluation.predictor import Predictor
 from trainer.gr00t.policy import Policy
 
 CASES: dict[str, tuple[Change, VideoAlignment, int]] = {
@@ -70,6 +71,6 @@ def test_the_model_gets_the_frame_of_the_row(tiny: Path, tmp_path: Path, name: s
         return collate(samples)
 
     policy._collate = collated  # type: ignore[assignment]
-    evaluate_episode(policy, reader, 1, keys=config.keys("action"), steps=FRAMES, action_horizon=1)
+    evaluate_episode(Predictor(policy), reader, 1, keys=config.keys("action"), steps=FRAMES, action_horizon=1)
     assert seen == [[step * row] * len(CAMERAS) for row in range(FRAMES)]
     assert seen == frames_trained_on(folder, video_alignment=alignment)[1]

@@ -34,6 +34,7 @@ MODEL = {
     "tokenizer.json",
     "tokenizer_config.json",
 }
+EXPERIMENT = {"experiment_cfg/metadata.json", "experiment_cfg/policy.json"}
 
 
 def files(folder: Path) -> set[str]:
@@ -44,12 +45,13 @@ def files(folder: Path) -> set[str]:
 
 def test_the_output_folder_is_upstreams(training: MakeTraining) -> None:
     """The layout of reference §9, but for ``training_args.bin``: a pickle of transformers' class, which only the very
-    version that wrote it can read, and nothing does. The arguments are in the run's spec.
+    version that wrote it can read, and nothing does. The arguments are in the run's spec. And there is one more:
+    ``policy.json``, by which a checkpoint knows itself.
     """
     seven = training("seven", max_steps=7, save_steps=1)
     assert seven.run() == 0
-    assert files(seven.output_dir) == {*MODEL, "trainer_state.json", "experiment_cfg/metadata.json"}
-    resumable = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "experiment_cfg/metadata.json"}
+    assert files(seven.output_dir) == {*MODEL, *EXPERIMENT, "trainer_state.json"}
+    resumable = {"optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", *EXPERIMENT}
     for step in seven.steps:
         assert files(seven.checkpoint(step)) == MODEL | resumable
         assert checkpoint_folder.problem(seven.checkpoint(step), step) is None

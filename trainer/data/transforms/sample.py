@@ -113,6 +113,10 @@ class SampleTransform:
         text = observation.get(self.config.language, DEFAULT_INSTRUCTION)
         return self.sample(views, text if isinstance(text, str) else str(text[0]), self.state.forward(observation))
 
+    def padded_action(self, step: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """The actions ``[H, D]`` of a step, normalised and padded to ``[H, max_action_dim]``, and their mask."""
+        return _pad(self.action.forward(step), self.config.max_action_dim)
+
     def unapply(self, action: np.ndarray) -> dict[str, np.ndarray]:
         """Predicted actions ``[..., H, max_action_dim]`` as raw ``action.<key>`` ``[..., H, D]``, float64."""
         return self.action.inverse(action)

@@ -1,0 +1,91 @@
+"""``pippa evaluate``: which checkpoint, and did it learn the task."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Sequence
+
+from rich.markup import escape
+
+from flows.cli import Parser
+from flows.commands import console, notes, opened_store
+from flows.commands.checkpoints import NAME_HELP
+from flows.commands.train import chosen_launcher
+from trainer.config.settings import pippa_home
+from trainer.errors import ExitCode, UsageError
+from trainer.events import EvaluationEvent, Event, PhaseEvent, WarningEvent
+
+
+def evaluate(argv: Sequence[str]) -> int:
+    """``pippa evaluate CHECKPOINT|RUN|ALIAS …``"""
+    parser = Parser(
+        "pippa evaluate",
+        description="Predict the demonstrated actions open loop, and compare the error with holding still. Figures and "
+        "plots are kept with the checkpoints.",
+    )
+    add_arguments(parser)
+    return run(parser.parse_args(argv))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of ``pippa evaluate``."""
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"{NAME_HELP}; several to compare them")
+    parser.add_argument("--all", action="store_true", help="all checkpoints of each RUN that is named")
+    parser.add_argument("--dataset", help="another dataset of the object store (default: the one it was trained on)")
+    parser.add_argument("--episodes", nargs="+", type=int, metavar="N", help="episodes to evaluate, by number")
+    parser.add_argument("--no-ablations", action="store_true", help="leave out: does it look, does it listen?")
+    parser.add_argument("--launcher", choices=("process", "docker"), help="where it runs; default: PIPPA_LAUNCHER")
+    parser.add_argument("--json", action="store_true", help="the figures, per joint and per episode, as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate, and print a table or JSON."""
+    from flows.orchestration.evaluating import evaluate_here
+    from flows.views.evaluation import MARKS, evaluations_table, joints_table, print_sentences
+    from trainer.config.presets import goal_of
+    from trainer.evaluation.verdict import verdict
+    from trainer.store import registry
+    from trainer.store.evaluation import Evaluation
+
+    launcher = chosen_launcher(arguments.launcher)
+    if launcher == "remote":
+        raise UsageError(
+            "`pippa evaluate` runs on this machine.", "The deployment `evaluate` does the same where a worker is."
+        )
+    store = opened_store()
+    # Unknown names are said before anything starts.
+    presets = {registry.resolve(store, name).spec.preset for name in arguments.names}
+    screen = notes()
+
+    def tell(event: Event) -> None:
+        if isinstance(event, PhaseEvent):
+            screen.print(f"[dim]{escape(event.message)}[/]", soft_wrap=True)
+        elif isinstance(event, WarningEvent):
+            screen.print(f"[yellow]![/] {escape(event.message)} {escape(event.hint)}", soft_wrap=True)
+
+    options = [*arguments.names, *(["--all"] if arguments.all else [])]
+    options += ["--dataset", arguments.dataset] if arguments.dataset else []
+    options += ["--episodes", *map(str, arguments.episodes)] if arguments.episodes else []
+    options += ["--no-ablations"] if arguments.no_ablations else []
+    events: list[EvaluationEvent] = evaluate_here(launcher, pippa_home(), options, dict(os.environ), tell)
+    if arguments.json:
+        documents = [
+            {"checkpoint": each.checkpoint, "on": each.on, "metrics": each.metrics, **(each.evaluation or {})}
+            for each in events
+        ]
+        console().file.write(json.dumps(documents, indent=2) + "\n")
+        return ExitCode.DONE
+    named = [(each.checkpoint, Evaluation.model_validate(each.evaluation)) for each in events]
+    output = console()
+    output.print(evaluations_table(named))
+    if len(named) == 1:
+        output.print()
+        output.print(joints_table(named[0][1]))
+    goal = goal_of(next(iter(presets))) if len(presets) == 1 else "generalise"
+    if len(named) == 1 and (judged := verdict({events[0].step: named[0][1]}, goal)):
+        output.print(f"\n{MARKS[judged.level]} [bold]{escape(judged.summary)}[/]", soft_wrap=True)
+        print_sentences(output, judged.reasons)
+        print_sentences(output, judged.advice, "→")
+    return ExitCode.DONE
