@@ -3,20 +3,24 @@
 Upstream's ``--modality-config-path`` imports a module that builds ``ModalityConfig`` objects and registers them. Such a
 file holds hardly more than literals, so its syntax tree says it all: names, lists, ``list(range(16))``, the two classes
 and their enums. Anything else is refused with its line.
+
+``python -m trainer.data.n17.upstream_file FILE.py`` prints the data config as TOML.
 """
 
 from __future__ import annotations
 
 import ast
 import stat
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.data.config_file import LARGEST
+from trainer.data.config_file import LARGEST, to_toml
 from trainer.data.data_config import DataConfig
 from trainer.data.n17.embodiments import tag_of
 from trainer.data.n17.modality_config import from_upstream
-from trainer.errors import UsageError
+from trainer.errors import PippaError, UsageError
 
 _FIELDS = {
     "ModalityConfig": (
@@ -153,3 +157,22 @@ class _Reader:
 def _name(node: ast.expr) -> str:
     """The last part of a dotted name; empty for another expression."""
     return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def main(argv: Sequence[str]) -> int:
+    """Print the data configs of a file, each under its embodiment tag; returns the exit code."""
+    if len(argv) != 1:
+        sys.stderr.write("usage: python -m trainer.data.n17.upstream_file FILE.py\n")
+        return 2
+    try:
+        found = read_file(Path(argv[0]))
+    except PippaError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    for tag, config in found.items():
+        sys.stdout.write(f"# embodiment tag: {tag}\n{to_toml(config)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trainer.data.config_file import from_text
 from trainer.data.n17.embodiments import registered
-from trainer.data.n17.upstream_file import read_file
+from trainer.data.n17.upstream_file import main, read_file
 from trainer.errors import UsageError
 
 HEAD = '''"""A config."""
@@ -100,6 +101,15 @@ def test_what_is_no_literal_is_refused_with_its_line(tmp_path: Path, old: str, n
     assert old in SO100
     with pytest.raises(UsageError, match=problem):
         read_file(written(tmp_path, SO100.replace(old, new)))
+
+
+def test_the_command_prints_toml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(written(tmp_path, SO100))]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("# embodiment tag: new_embodiment\n")
+    assert from_text(printed, "printed", toml=True) == registered()["so100"]
+    assert main([str(tmp_path / "absent.py")]) == 2 and "There is no file" in capsys.readouterr().err
+    assert main([]) == 2
 
 
 def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
