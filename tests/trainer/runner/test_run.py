@@ -375,7 +375,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
     broken = shutil.copytree(synthetic, tmp_path / "broken")
     (broken / "meta" / "modality.json").unlink()
     cases: list[tuple[list[str], dict[str, str], int, str]] = [
-        (["smok"], {}, 2, "Did you mean `smoke`?"),
+        (["smok"], {}, 2, "Did you mean smoke?"),
         (["smoke", "--tune-llm", "false"], {}, 2, "write --no-tune-llm"),
         (["--run-id", "smoke-20260101-000000-abcd"], {}, 2, "smoke-20260101-000000-abcd"),
         (["smoke", "--dataset-path", "synthetc.PickNPlace"], {}, 2, "Did you mean synthetic.PickNPlace?"),
