@@ -138,7 +138,10 @@ def show(arguments: Namespace) -> int:
         "engine": f"{spec.engine}, pippa {spec.git_sha or 'of unknown commit'}"
         + (f", image {spec.image}" if spec.image else ""),
         "W&B": entry.wandb_run or spec.wandb.path,
+        **({"held out": f"{len(entry.held_out)} episodes"} if entry.held_out else {}),
+        **({"evaluated": f"on {entry.evaluation.on}"} if entry.evaluation else {}),
         **{name: f"{value:.6g}" for name, value in entry.metrics.items()},
+        **{name: f"decided on {why}" for name in names if (why := registry.rests_on(store, name))},
     }.items():
         table.add_row(f"[dim]{escape(title)}[/]", escape(value))
     screen.print(table)

@@ -14,7 +14,9 @@ from flows.views.terminal import size
 from trainer.store.registry import BEST_METRIC, CheckpointEntry
 
 LOSS = "loss"
-_COLUMNS = ("step", "loss", "open-loop MSE", "size", "created", "aliases")
+STILL = "open_loop_mse_over_hold_still"
+_COLUMNS = ("step", "loss", "open-loop MSE", "of still", "size", "created", "aliases")
+"""``of still``: as a share of the error of holding still."""
 
 
 def print_list(console: Console, entries: Sequence[CheckpointEntry], aliases: Mapping[str, Sequence[str]]) -> None:
@@ -27,7 +29,7 @@ def print_list(console: Console, entries: Sequence[CheckpointEntry], aliases: Ma
         console.print(f"  [dim]{escape(spec.preset)} on {escape(datasets)}[/]", soft_wrap=True)
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for heading in ("", *_COLUMNS):
-            right = heading in ("step", "loss", "open-loop MSE", "size")
+            right = heading in ("step", "loss", "open-loop MSE", "of still", "size")
             table.add_column(heading, justify="right" if right else "left", no_wrap=heading != "aliases")
         for entry in of_run:
             table.add_row(
@@ -35,6 +37,7 @@ def print_list(console: Console, entries: Sequence[CheckpointEntry], aliases: Ma
                 str(entry.step),
                 _figure(entry.metrics.get(LOSS)),
                 _figure(entry.metrics.get(BEST_METRIC)),
+                f"{entry.metrics[STILL]:.0%}" if STILL in entry.metrics else "",
                 size(entry.bytes_total),
                 f"{entry.created:%m-%d %R}",
                 f"[cyan]{escape(' '.join(aliases.get(entry.name, [])))}[/]",
@@ -55,6 +58,7 @@ def as_documents(entries: Sequence[CheckpointEntry], aliases: Mapping[str, Seque
             "bytes": entry.bytes_total,
             "created": entry.created.isoformat(),
             "metrics": entry.metrics,
+            "evaluated_on": entry.evaluation.on if entry.evaluation else None,
             "aliases": list(aliases.get(entry.name, [])),
         }
         for entry in entries

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from flows import cli
+from tests.support.evaluations import evaluation
 from tests.support.registered import another, tiny_checkpoint
 from trainer.errors import ExitCode
 from trainer.store import registry
@@ -38,6 +39,13 @@ def test_checkpoints_of_a_run_are_compared_on_chosen_episodes(entry, object_stor
     shown = capsys.readouterr().out
     assert later.name in shown and "of holding still" in shown and "RMS error" in shown
     assert "✗ It has not learned the task" in shown
+    evaluated = evaluation({"a": 0.1, "b": 0.3}, {"a"}, still=0.4)
+    registry.add_metrics(object_store, entry.run_id, entry.step, evaluated.metrics(), evaluated)
+    assert cli.main(["checkpoints", "show", "smoke/best"]) == ExitCode.DONE
+    shown = capsys.readouterr().out
+    assert "on 1 held-out episode" in shown and "decided on 1 held-out episode of its own" in shown
+    assert cli.main(["checkpoints", "list"]) == ExitCode.DONE
+    assert " 75% " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -45,7 +53,7 @@ def test_checkpoints_of_a_run_are_compared_on_chosen_episodes(entry, object_stor
     [
         (["nobody/best"], "There is no checkpoint 'nobody/best'"),
         (["latest", "--dataset", "elsewhere"], "There is no dataset 'elsewhere'"),
-        (["latest", "--launcher", "remote"], "invalid choice"),
+        (["latest", "--launcher", "remote"], "is not one of process, docker"),
     ],
 )
 def test_what_does_not_exist_is_said(entry, capsys, argv, message):
