@@ -141,6 +141,11 @@ def evaluate_entry(
             report=Path(report),
         )
         metrics = {f"{name}{label}": value for name, value in found.metrics().items()}
+        if (before := entry.evaluation) is not None:
+            # What was measured before and isn't now stays.
+            found = found.model_copy(
+                update={"ablations": found.ablations or before.ablations, "compared": before.compared}
+            )
         if not label:
             compare_with_best(places, entry, ref, found)
         registry.add_metrics(store, entry.run_id, entry.step, metrics, found if not label else None)
