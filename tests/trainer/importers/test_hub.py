@@ -51,7 +51,7 @@ def test_a_base_model_in_the_store_is_never_asked_of_the_hub_again(object_store,
     assert (
         snapshots.pull(object_store, ref, tmp_path / "model").joinpath("model.safetensors").read_bytes() == b"w" * 3000
     )
-    with pytest.raises(UsageError, match="can't be had from the Hugging Face hub"):
+    with pytest.raises(UsageError, match="the Hugging Face hub does not provide it"):
         importers.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "second", refresh=True)
 
 

@@ -90,8 +90,8 @@ class QwenProcessor:
         """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
 
         A folder without tokenizer files, as NVIDIA's, gets those of ``N17.tokenizer`` from the hub or its cache; one
-        without image settings has Qwen3-VL's. Raises ``UsageError`` when there is no config.json, or the tokenizer
-        can't be had.
+        without image settings has Qwen3-VL's. Raises ``UsageError`` when there is no config.json, or no
+        tokenizer is available.
         """
         folder = resolve_folder(path)
         file = folder / IMAGE_SETTINGS
