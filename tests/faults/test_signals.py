@@ -91,9 +91,8 @@ def test_nohup_outlives_the_terminal(pippa):
     nothing_is_left(pippa)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGHUP, signal.SIGINT))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ENDS)
 def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s3_settings: S3Settings, number):
     host, port = s3_settings.host.split(":")
     with proxy(host, int(port)) as way:
