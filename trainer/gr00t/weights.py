@@ -96,8 +96,11 @@ def _shards(folder: Path) -> dict[str, Path]:
     hint = "Download or copy the model again: the folder is incomplete."
     if (index := folder / INDEX).is_file():
         try:
-            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            named = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+            if outside := [name for name in named if Path(name).name != name]:
+                raise ValueError(f"{outside[0]!r} is no file of the folder")
+            files = [folder / name for name in named]
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
             raise UsageError(f"{index} is not an index of safetensors shards.", hint) from error
     else:
         files = [folder / SINGLE]

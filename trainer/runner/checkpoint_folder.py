@@ -41,7 +41,7 @@ def problem(folder: Path, step: int) -> str | None:
         if state.get("global_step") != step:
             return f"trainer_state.json is of step {state.get('global_step')}"
         return weights_problem(folder)
-    except (*_NOT_AS_SAVED, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (*_NOT_AS_SAVED, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         return f"{type(error).__name__}: {error}"
 
 
