@@ -100,7 +100,7 @@ def _fill(store: ObjectStore, spec: RunSpec) -> None:
         store.write_json(manifest_key(manifest.ref), manifest.model_dump(mode="json"))
         entry = CheckpointEntry(run_id=spec.run_id, step=step, snapshot=manifest.ref, spec=spec)
         store.write_json(entry.key, entry.model_dump(mode="json"))
-    store.write_json("aliases/latest.json", {"checkpoint": entry.name})
+    store.write_json("aliases/latest.json", {"checkpoint": f"{spec.run_id}/{RUN_STEPS}"})
 
 
 def _file(store: ObjectStore, name: str, content: bytes) -> FileRecord:
