@@ -1,4 +1,4 @@
-"""``pippa``: the command of the host side. Each command's module is imported only when the command is called."""
+"""``pippa``: the command of the host side. A command's module is imported only when one of its commands is called."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from trainer.command_line import Parser
 from trainer.config.settings import pippa_home
-from trainer.disk import as_disk_full
+from trainer.disk import as_disk_full, unwritable
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.output import masked_output, silence_lost_output
 from trainer.stop_signals import stop_signals
@@ -24,55 +25,100 @@ from trainer.version import version
 
 @dataclass(frozen=True)
 class Command:
-    """A command as it is typed after ``pippa``, and the function ``module:function(argv) -> exit code`` behind it."""
+    """A command as it is typed after ``pippa``. ``flows.commands.<module>`` has its arguments and what it does."""
 
     words: str
     arguments: str
     summary: str
-    target: str
+    module: str = ""
+    """By default the first word."""
+
+    @property
+    def group(self) -> str:
+        """Its first word where there are two; empty otherwise."""
+        return self.words.rpartition(" ")[0]
 
 
 COMMANDS: tuple[Command, ...] = (
-    Command("train", "PRESET [--flag …]", "train a preset, watch it, keep its checkpoints", "train:train"),
-    Command("evaluate", "NAME …", "which checkpoint, and did it learn the task?", "evaluate:evaluate"),
-    Command("presets", "", "the presets", "presets:overview"),
-    Command("presets compare", "A B …", "what differs between presets, and why", "presets:compare"),
-    Command("data list", "", "datasets in the object store", "data:show_all"),
-    Command("data check", "PATH --data-config X", "would training on this dataset fail?", "data:check"),
-    Command("data add", "NAME", "a dataset of the hub, git or S3 into the object store", "data:add"),
-    Command("data push", "PATH [--name NAME]", "a dataset folder into the object store", "data:push"),
-    Command("data pull", "NAME FOLDER", "a dataset out of the object store", "data:pull"),
-    Command("models list", "", "base models in the object store", "models:show_all"),
-    Command("models add", "NAME", "a base model of the hub, git, S3 or a folder into the object store", "models:add"),
-    Command("checkpoints list", "[RUN]", "registered checkpoints", "checkpoints:show_all"),
-    Command("checkpoints show", "NAME", "one checkpoint: lineage and metrics", "checkpoints:show"),
-    Command("checkpoints pull", "NAME FOLDER", "a checkpoint's files, verified", "checkpoints:pull"),
-    Command("checkpoints verify", "NAME", "read and hash every file in the store", "checkpoints:verify"),
-    Command("checkpoints alias", "ALIAS NAME", "a name of your own for a checkpoint", "checkpoints:alias"),
-    Command("checkpoints gc", "[--delete]", "what nothing refers to any more", "checkpoints:gc"),
-    Command("store check", "[--repair]", "what is damaged in the object store, and repairing it", "store:check"),
-    Command("store create", "", "the bucket that PIPPA_S3_BUCKET names", "store:create"),
-    Command("server", "", "the Prefect server of a team, with the web UI", "server:server"),
-    Command("worker", "", "run here what is started or scheduled in Prefect", "worker:worker"),
-    Command("runs list", "", "runs and how they ended", "runs:show_all"),
-    Command("runs show", "RUN", "the report of a run", "runs:show"),
-    Command("runs pull", "RUN FOLDER", "a run's plots, log, events and W&B files", "runs:pull"),
-    Command("runs sync", "RUN", "upload to W&B what was recorded offline", "runs:sync"),
-    Command("runs resume", "RUN", "continue a run from its last checkpoint", "runs:resume"),
-    Command("runs follow", "RUN", "watch a run on another machine", "runs:follow"),
-    Command("runs cancel", "RUN", "end a run on another machine", "runs:cancel"),
+    Command("train", "PRESET [--flag …]", "train a preset, keep every checkpoint"),
+    Command("evaluate", "NAME …", "evaluate checkpoints: did they learn the task?"),
+    Command("presets list", "", "list the presets"),
+    Command("presets show", "PRESET", "show every value of a preset, and why"),
+    Command("presets compare", "A B …", "show what differs between presets"),
+    Command("data list", "", "list datasets in the object store"),
+    Command("data check", "PATH --data-config X", "validate a dataset"),
+    Command("data add", "NAME", "import a dataset of the hub, git or S3"),
+    Command("data push", "PATH [--name NAME]", "import a dataset folder"),
+    Command("data pull", "NAME FOLDER", "copy a dataset out of the object store"),
+    Command("models list", "", "list base models in the object store"),
+    Command("models add", "NAME", "import a base model"),
+    Command("checkpoints list", "[RUN]", "list registered checkpoints"),
+    Command("checkpoints show", "NAME", "show a checkpoint's lineage and metrics"),
+    Command("checkpoints pull", "NAME FOLDER", "download a checkpoint, verified"),
+    Command("checkpoints verify", "NAME", "hash a checkpoint's files in the store"),
+    Command("checkpoints alias", "ALIAS NAME", "give a checkpoint a name"),
+    Command("checkpoints gc", "[--delete]", "remove what nothing refers to"),
+    Command("store check", "[--repair]", "find what is damaged in the store"),
+    Command("store create", "", "create the bucket PIPPA_S3_BUCKET names"),
+    Command("runs list", "", "list runs and how they ended"),
+    Command("runs show", "RUN", "show a run's report"),
+    Command("runs pull", "RUN FOLDER", "download a run's plots, log and events"),
+    Command("runs sync", "RUN", "upload an offline run to W&B"),
+    Command("runs resume", "RUN", "continue a run from its last checkpoint"),
+    Command("runs follow", "RUN", "watch a run on another machine"),
+    Command("runs cancel", "RUN", "stop a run on another machine"),
+    Command("server", "", "run a team's Prefect server and its UI"),
+    Command("worker", "", "run what is started or scheduled in Prefect"),
+    Command("doctor", "[PRESET]", "check this machine before a training"),
+    Command("completion", "bash", "print completions for bash, zsh or tcsh"),
 )
 _BY_WORDS = {command.words: command for command in COMMANDS}
-# `pippa data` means `pippa data list`.
-_GROUPS = {command.words.split()[0] for command in COMMANDS if " " in command.words}
+_GROUPS = dict.fromkeys(command.group for command in COMMANDS if command.group)
+GROUP_TITLES = {
+    "presets": "named, complete sets of training arguments",
+    "data": "datasets in the object store",
+    "models": "base models in the object store",
+    "checkpoints": "the checkpoint registry",
+    "store": "the object store itself",
+    "runs": "trainings, and how they went",
+}
 
 
-class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are ``UsageError`` like all others."""
+class _Tree:
+    """The ``flows.commands.Add`` of the parser."""
 
-    def error(self, message: str) -> NoReturn:
-        """Raise ``message`` as a ``UsageError`` with the command's usage."""
-        raise UsageError(f"{self.prog}: {message}", self.format_usage().strip())
+    def __init__(self, root: Any) -> None:
+        self._parents = {"": root}
+
+    def group(self, word: str, parent: Any) -> None:
+        """Let commands that begin with ``word`` come under ``parent``."""
+        self._parents[word] = parent
+
+    def __call__(
+        self, words: str, run: Callable[[argparse.Namespace], int], *, description: str = "", **options: Any
+    ) -> Parser:
+        """The parser of the command ``words``."""
+        command = _BY_WORDS[words]
+        parser = self._parents[command.group].add_parser(
+            words.rpartition(" ")[2],
+            prog=f"pippa {words}",
+            help=command.summary,
+            description=description or f"{command.summary[:1].upper()}{command.summary[1:]}.",
+            **options,
+        )
+        parser.set_defaults(call=run)
+        return parser
+
+
+class _Root(Parser):
+    """The parser of ``pippa`` itself."""
+
+    def format_help(self) -> str:
+        return overview()
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            _unknown(str(value))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,6 +145,10 @@ def _answered(argv: list[str]) -> int:
         return int(dispatch(argv))
     except PippaError as error:
         return _complain(error.message, error.hint, error.exit_code)
+    except SystemExit as end:
+        if end.code:
+            raise
+        return ExitCode.DONE  # argparse's way of ending after --help and --version
     except KeyboardInterrupt:
         return _complain("Stopped by Ctrl-C.", "", ExitCode.INTERRUPTED)
     except BrokenPipeError:
@@ -108,10 +158,10 @@ def _answered(argv: list[str]) -> int:
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EIO and silence_lost_output():
             return ExitCode.HANGUP  # the terminal is gone, and its signal is still to come
-        if (full := as_disk_full(error, pippa_home())) is not None:
-            return _complain(full.message, full.hint, full.exit_code)
         if os.environ.get("PIPPA_DEBUG") == "1":
             raise
+        if known := _known(error):
+            return _complain(known.message, known.hint, known.exit_code)
         return _complain(
             f"A defect of pippa: {type(error).__name__}: {error}", "PIPPA_DEBUG=1 shows where.", ExitCode.FAILED
         )
@@ -119,48 +169,72 @@ def _answered(argv: list[str]) -> int:
 
 def dispatch(argv: list[str]) -> int:
     """Call the command that ``argv`` names. Raises ``UsageError`` with the nearest one for an unknown command."""
-    if not argv or argv[0] in ("-h", "--help", "help"):
-        sys.stdout.write(overview())
-        return ExitCode.DONE
-    if argv[0] in ("-V", "--version", "version"):
-        sys.stdout.write(f"pippa {version()}\n")
-        return ExitCode.DONE
-    word, rest = argv[0], argv[1:]
-    if word in _GROUPS:
-        if rest[:1] in (["-h"], ["--help"]):
-            sys.stdout.write(_listing([command for command in COMMANDS if command.words.split()[0] == word]))
-            return ExitCode.DONE
-        if rest and not rest[0].startswith("-"):
-            word, rest = f"{word} {rest[0]}", rest[1:]
-        elif word not in _BY_WORDS:
-            word = f"{word} list"
-    command = _BY_WORDS.get(word) or _unknown(word)
-    module, _, function = command.target.partition(":")
-    return getattr(importlib.import_module(f"flows.commands.{module}"), function)(rest)
+    words = _complete(argv)
+    arguments = build_parser(words).parse_args(words)
+    return arguments.call(arguments)
+
+
+def build_parser(words: Sequence[str] | None = None) -> Parser:
+    """The parser of all commands, with the arguments of those that begin as ``words`` do; None gives all of them."""
+    root = _Root("pippa")
+    root.add_argument("-V", "--version", action="version", version=f"pippa {version()}")
+    first = root.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    add = _Tree(first)
+    names = dict.fromkeys(command.words.split()[0] for command in COMMANDS)
+    for name in names:
+        wanted = words is None or list(words[:1]) == [name]
+        if name in _GROUPS:
+            group = first.add_parser(name, help=GROUP_TITLES.get(name), description=f"{name}: {GROUP_TITLES.get(name)}")
+            if wanted:
+                add.group(name, group.add_subparsers(title="commands", metavar="COMMAND", required=True))
+        elif not wanted:
+            first.add_parser(name)
+        if wanted:
+            modules = dict.fromkeys(command.module or name for command in COMMANDS if command.words.split()[0] == name)
+            for module in modules:
+                importlib.import_module(f"flows.commands.{module}").commands(add, list(words or ())[1:])
+    return root
+
+
+def _complete(argv: list[str]) -> list[str]:
+    """``argv`` with what may be left out: `pippa data` means `pippa data list`."""
+    if not argv or argv[0] == "help":
+        return ["--help"]
+    if argv[0] == "version":
+        return ["--version"]
+    if argv[0] in _GROUPS and (len(argv) == 1 or (argv[1].startswith("-") and argv[1] not in ("-h", "--help"))):
+        return [argv[0], "list", *argv[1:]]
+    return argv
 
 
 def overview() -> str:
     """What ``pippa`` alone prints."""
+    calls = [f"{command.words} {command.arguments}".rstrip() for command in COMMANDS]
+    width = max(map(len, calls))
+    lines = [f"  {call:<{width}}  {command.summary}\n" for call, command in zip(calls, COMMANDS, strict=True)]
     return (
-        "pippa fine-tunes NVIDIA GR00T N1.5 on your demonstrations, and keeps every result.\n\n"
-        f"{_listing(COMMANDS)}\n"
+        "usage: pippa COMMAND …\n\n"
+        "pippa fine-tunes NVIDIA GR00T on your demonstrations, and keeps every result.\n\n"
+        f"{''.join(lines)}\n"
+        "`pippa COMMAND --help` explains a command, `pippa train PRESET --help` every flag.\n\n"
         "Try it, with no GPU and no account:  pippa train smoke\n"
         "See what a training would do:        pippa train blog --dry-run\n"
     )
 
 
-def _listing(commands: Sequence[Command]) -> str:
-    calls = [f"pippa {command.words} {command.arguments}".rstrip() for command in commands]
-    width = max(map(len, calls))
-    return "".join(f"  {call:<{width}}   {command.summary}\n" for call, command in zip(calls, commands, strict=True))
-
-
-def _unknown(words: str) -> NoReturn:
+def _unknown(word: str) -> NoReturn:
+    names = dict.fromkeys(command.words.split()[0] for command in COMMANDS)
     from trainer.config.presets import PRESETS
 
-    near = [f"train {words}"] if words in PRESETS else difflib.get_close_matches(words, [*_BY_WORDS, *_GROUPS], n=1)
+    near = [f"train {word}"] if word in PRESETS else difflib.get_close_matches(word, names, n=1)
+    near = near or [command.words for command in COMMANDS if command.words.split()[-1] == word]
     hint = f"Did you mean `pippa {near[0]}`? " if near else ""
-    raise UsageError(f"There is no command `pippa {words}`.", f"{hint}`pippa` alone lists the commands.")
+    raise UsageError(f"There is no command `pippa {word}`.", f"{hint}`pippa` alone lists the commands.")
+
+
+def _known(error: Exception) -> PippaError | None:
+    """``error`` as one that a user can cure: a full disk, a path that can't be written."""
+    return as_disk_full(error, pippa_home()) or unwritable(error, pippa_home())
 
 
 def _complain(message: str, hint: str, code: int) -> int:

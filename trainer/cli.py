@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 
+from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
@@ -18,14 +18,16 @@ from trainer.version import version
 USAGE = """\
 usage: trainer COMMAND …
 
-  run PRESET [--flag …]       train, upload checkpoints while it goes on, evaluate
-  run --run-id RUN            the same for a run whose spec is in the object store; continues where it stopped
-  prepare dataset NAME        import a dataset into the object store (hub id, git+…, s3://…, a folder, a known name)
-  prepare base-model NAME     import a base model into the object store (a folder, a hub id, tiny)
-  finetune [--flag …]         the native engine alone, with the flags of Isaac-GR00T's gr00t_finetune.py
-  evaluate [--flag …]         open-loop evaluation of one checkpoint
-  doctor                      what this machine has: versions, devices, object store
+  run PRESET [--flag …]    train, upload checkpoints meanwhile, evaluate
+  run --run-id RUN         carry out or continue a run of the object store
+  prepare dataset NAME     import a dataset into the object store
+  prepare base-model NAME  import a base model into the object store
+  finetune [--flag …]      the native engine alone, with upstream's flags
+  evaluate [--flag …]      evaluate one checkpoint, open loop
+  doctor                   check this machine: devices, versions, object store
   --version
+
+`trainer COMMAND --help` explains a command.
 """
 
 
@@ -72,9 +74,9 @@ def report(error: PippaError) -> None:
 
 def _known(error: Exception) -> PippaError | None:
     from trainer.config.settings import pippa_home
-    from trainer.disk import as_disk_full
+    from trainer.disk import as_disk_full, unwritable
 
-    return as_disk_full(error, pippa_home())
+    return as_disk_full(error, pippa_home()) or unwritable(error, pippa_home())
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -89,10 +91,7 @@ def _dispatch(argv: list[str]) -> int:
         case "finetune" | "evaluate":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
-            argparse.ArgumentParser("trainer doctor", description="Print what this machine has.").parse_args(rest)
-            from trainer.runner.doctor import main as doctor
-
-            return doctor()
+            return _doctor(rest)
         case "-h" | "--help" | "help":
             sys.stdout.write(USAGE)
             return ExitCode.DONE
@@ -106,10 +105,25 @@ def _dispatch(argv: list[str]) -> int:
     raise UsageError(f"There is no command `trainer {command}`.", hint)
 
 
+def _doctor(argv: list[str]) -> int:
+    from trainer.config.presets import all_presets
+
+    parser = Parser("trainer doctor", description="Say what stands between this machine and a training, with cures.")
+    known = all_presets()
+    parser.add_argument(
+        "preset", metavar="PRESET", nargs="?", choices=list(known), help="compare with this preset's needs"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+    arguments = parser.parse_args(argv)
+    from trainer.runner.doctor import main
+
+    return main(known[arguments.preset] if arguments.preset else None, as_json=arguments.json)
+
+
 def _prepare(argv: list[str]) -> int:
     from trainer.data.configs import declared
 
-    parser = argparse.ArgumentParser("trainer prepare", description="Import a dataset or base model into the store.")
+    parser = Parser("trainer prepare", description="Import a dataset or base model into the store.")
     parser.add_argument("kind", choices=["dataset", "base-model"])
     parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
     parser.add_argument("--name", dest="store_name", help="its name in the store")

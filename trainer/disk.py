@@ -8,12 +8,14 @@ import fcntl
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TypeGuard
 
-from trainer.errors import DiskFullError, UsageError
+from trainer.errors import DiskFullError, PippaError, UsageError
 
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 _FULL = re.compile(r"No space left on device|Errno 28|Disk quota exceeded|ENOSPC|disk is full", re.IGNORECASE)
 
 
@@ -53,6 +55,54 @@ def disk_full(where: Path | str) -> DiskFullError:
         "Free some: `cache/` and finished runs under PIPPA_HOME can go (what the store has is pulled again when "
         "needed), or set PIPPA_HOME to a larger disk, or save less often (--save-steps).",
     )
+
+
+def require_writable(folder: Path, what: str, cure: str) -> None:
+    """Raise ``UsageError`` unless files can be written in ``folder``, or it can be made; leaves nothing.
+
+    Permissions alone don't tell: root may write everywhere, and yet not in /proc or on a read-only file system.
+    ``what`` names the setting or flag. Raises ``DiskFullError`` for a full disk.
+    """
+    existing = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".pippa-"):
+            pass
+    except OSError as error:
+        if full := as_disk_full(error, existing):
+            raise full from None
+        reason = "it is a file" if existing.is_file() else error.strerror
+        raise UsageError(f"{what}: can't write to {folder} ({reason}).", cure) from None
+
+
+def require_home(home: Path) -> None:
+    """Raise ``UsageError`` unless ``home``, the folder ``PIPPA_HOME``, can be written in or made."""
+    require_writable(home, "PIPPA_HOME", "Set PIPPA_HOME to a folder that you may write to.")
+
+
+def unwritable(error: BaseException, home: Path) -> PippaError | None:
+    """``error`` as a user's to cure, if it says that a path can't be written or read."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):
+        return None
+    path = Path(os.fsdecode(error.filename))
+    # A folder could not be made: a file has its name, or its parent takes none, as /proc. A file that is merely not
+    # there is somebody's defect.
+    taken = error.errno == errno.EEXIST and path.is_file()
+    refused = error.errno == errno.ENOENT and not _takes_folders(path.parent)
+    if error.errno not in _FORBIDDEN and not taken and not refused:
+        return None
+    if path.absolute().is_relative_to(home):
+        return UsageError(
+            f"{path}: {error.strerror}.", f"PIPPA_HOME is {home}: set it to a folder that you may write to."
+        )
+    return UsageError(f"{path}: {error.strerror}.", "Name a path that you may use.")
+
+
+def _takes_folders(folder: Path) -> bool:
+    try:
+        require_writable(folder, "", "")
+    except PippaError:
+        return False
+    return True
 
 
 def size_of(folder: Path) -> int:

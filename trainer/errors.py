@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from enum import IntEnum
 
 
@@ -67,6 +68,12 @@ class StoreError(PippaError):
     exit_code = ExitCode.STORE
 
 
+class ServerError(PippaError):
+    """A server that pippa needs, Prefect's or Docker's, can't be reached or denies access."""
+
+    exit_code = ExitCode.STORE
+
+
 class DamagedObjectError(StoreError):
     """An object in the store is not what was written: ``key``. Only what needs it is hurt."""
 
@@ -99,3 +106,17 @@ def from_exit_code(code: int, message: str, hint: str = "", otherwise: type[Pipp
     """The error another process ended with, by its exit code; ``otherwise`` where the code is no error's."""
     kinds = (UsageError, DatasetError, StoreError, OutOfMemoryError, DiskFullError, EngineError, DamagedObjectError)
     return next((kind for kind in kinds if kind.exit_code == code), otherwise)(message, hint)
+
+
+def require_all(checks: Iterable[Callable[[], object]]) -> None:
+    """Call every one of ``checks`` and raise one error that says all their ``PippaError``, of the kind of the first."""
+    errors: list[PippaError] = []
+    for check in checks:
+        try:
+            check()
+        except PippaError as error:
+            errors.append(error)
+    if len(errors) > 1:
+        raise type(errors[0])("\n".join(f"- {error.message} {error.hint}".rstrip() for error in errors))
+    if errors:
+        raise errors[0]

@@ -7,8 +7,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-import tyro
-
 from trainer.events import Emitter
 from trainer.runner.parent_watch import die_with_parent
 
@@ -26,10 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from trainer.evaluation.run import main as run
 
         return run(given)
+    from trainer.config.flags import parse
     from trainer.evaluation.folder import EvaluateOptions, evaluate
 
-    options = tyro.cli(EvaluateOptions, args=given, prog="trainer evaluate")
-    evaluate(options, Emitter())
+    evaluate(parse(EvaluateOptions, given, "trainer evaluate"), Emitter())
     return 0
 
 

@@ -33,14 +33,6 @@ from trainer.training.stop_signal import StopSignal
 if TYPE_CHECKING:
     from trainer.data.checks import Checked
 
-UPSTREAM_EXACT = "--upstream-exact"
-_OWN_HELP = f"""
-the native engine's own:
-  {UPSTREAM_EXACT}  do as upstream does even where that is worse: attend to padding tokens, so that a sample's
-                    result depends on its batch (recorded in config.json), and with --lora-rank don't train
-                    the embodiment's projector beside the adapters
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train as ``argv`` says. Returns 0, or 128 + the signal that stopped the training after a checkpoint.
@@ -50,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config, given, upstream_exact = _parse(argv)
+    config, given = parse_flags(argv, FinetuneConfig(dataset_path=["…"]))
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
@@ -64,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(config, emit)  # once, not by every rank at the same time
         return run_under_torchrun(config.num_gpus, argv)
     try:
-        return finetune(config, emit, upstream_exact=upstream_exact)
+        return finetune(config, emit)
     except (RuntimeError, MemoryError, OSError) as error:
         less = advice(config, read_sections(Path(config.base_model_path)))
         problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"], advice=less)
@@ -73,29 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise problem from error
 
 
-def _parse(argv: Sequence[str]) -> tuple[FinetuneConfig, set[str], bool]:
-    """The configuration, the fields that were given, and whether ``--upstream-exact`` was.
-
-    That flag is the native engine's own: ``FinetuneConfig`` has upstream's arguments, which every engine takes.
-    """
-    own = {argument for argument in argv if argument.replace("_", "-") == UPSTREAM_EXACT}
-    try:
-        config, given = parse_flags(
-            [argument for argument in argv if argument not in own],
-            FinetuneConfig(dataset_path=["…"]),
-            prog="trainer finetune",
-        )
-    except SystemExit:
-        sys.stdout.write(_OWN_HELP)
-        raise
-    return config, given, bool(own)
-
-
-def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_exact: bool = False) -> int:
+def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     """Check the data, load it and the model, train, and leave upstream's files in ``config.output_dir``.
 
     Returns the exit code.
-    ``upstream_exact`` keeps upstream's behaviour where it differs from what is right (see ``--help``).
     """
     output_dir = Path(config.output_dir).absolute()
     resume_from = next(reversed(checkpoint_folder.checkpoints(output_dir).values()), None) if config.resume else None
@@ -111,7 +84,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None], *, upstream_
     emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
     from trainer.training.finetuning import train
 
-    return train(config, checked, resume_from, stop, emit, upstream_exact=upstream_exact)
+    return train(config, checked, resume_from, stop, emit)
 
 
 def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Event], None]) -> bool:

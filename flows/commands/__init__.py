@@ -1,12 +1,19 @@
-"""The commands of ``pippa``, one module per first word: ``function(argv) -> exit code``. What they share is here."""
+"""The commands of ``pippa``, one module per first word, and what they share.
+
+A module's ``commands(add, words)`` declares its commands: ``add`` gives each its parser and the function behind it,
+``function(namespace) -> exit code``; ``words`` are those typed after the first.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -15,6 +22,7 @@ from rich.table import Table
 
 from flows import compose_discovery, earlier_store
 from flows.views.terminal import PLAIN_SECONDS, waiting
+from trainer.command_line import Parser
 from trainer.config.settings import pippa_home
 from trainer.disk import private_folder
 from trainer.errors import DamagedObjectError
@@ -23,6 +31,8 @@ from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store, store_folder
 
 PIPE_WIDTH = 160
+
+T = TypeVar("T")
 
 
 def console() -> Console:
@@ -43,6 +53,37 @@ def columns(*headings: str) -> Table:
         table.add_column(heading, overflow="fold")
     table.columns[0].no_wrap = True
     return table
+
+
+class Add(Protocol):
+    """Adds a command to the parser of all commands."""
+
+    def __call__(self, words: str, run: Callable[[Namespace], int], *, description: str = "", **options: Any) -> Parser:
+        """The parser of the command ``words``, for its arguments; ``run(namespace)`` returns the exit code.
+
+        ``description`` stands in for the command's summary, ``options`` are those of ``Parser``.
+        """
+        ...
+
+
+def add_json(parser: Parser) -> None:
+    """``--json``, which every list and show has."""
+    parser.add_argument("--json", action="store_true", help="print JSON for programs")
+
+
+def print_json(document: Any) -> None:
+    """Write ``document`` to stdout."""
+    sys.stdout.write(json.dumps(document, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def add_last(parser: Parser) -> None:
+    """``--last``, which the lists that grow have."""
+    parser.add_argument("--last", type=int, metavar="N", help="only the N newest")
+
+
+def newest(found: Sequence[T], count: int | None) -> Sequence[T]:
+    """The last ``count`` of what is listed the oldest first; None means all."""
+    return found if count is None else found[max(len(found) - count, 0) :]
 
 
 def nothing_stored() -> bool:

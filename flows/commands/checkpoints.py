@@ -2,60 +2,114 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from rich.markup import escape
 
-from flows.cli import Parser
-from flows.commands import ByteBar, columns, console, note_damage, notes, nothing_stored, opened_store, spinner
+from flows.commands import (
+    Add,
+    ByteBar,
+    add_json,
+    add_last,
+    columns,
+    console,
+    newest,
+    note_damage,
+    notes,
+    nothing_stored,
+    opened_store,
+    print_json,
+    spinner,
+)
 from flows.views.terminal import size
 from trainer.errors import DamagedObjectError, ExitCode, StoreError, UsageError
 
 NAME_HELP = "RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best"
 
 
-def show_all(argv: Sequence[str]) -> int:
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The commands of ``pippa checkpoints``."""
+    parser = add("checkpoints list", show_all, description="List registered checkpoints by run, the oldest first.")
+    parser.add_argument("run", metavar="RUN", nargs="?", help="only those of this run")
+    parser.add_argument("--preset", help="only those of this preset")
+    parser.add_argument("--dataset", help="only those trained on this dataset")
+    parser.add_argument("--alias", help="only those with this alias, or one below it (smoke for smoke/best)")
+    add_last(parser)
+    add_json(parser)
+    parser = add("checkpoints show", show, description="Show a checkpoint: its lineage and metrics.")
+    parser.add_argument("name", metavar="NAME", help=NAME_HELP)
+    add_json(parser)
+    parser = add("checkpoints pull", pull, description="Download a checkpoint; every file is verified.")
+    parser.add_argument("name", metavar="NAME", help=NAME_HELP)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; must not exist yet")
+    parser.add_argument(
+        "--fallback", action="store_true", help="where it is damaged, take the newest good one before it of its run"
+    )
+    parser = add("checkpoints verify", verify, description="Read and hash every file of a checkpoint in the store.")
+    parser.add_argument("name", metavar="NAME", help=NAME_HELP)
+    parser = add(
+        "checkpoints alias", alias, description="Give a checkpoint a name. Garbage collection keeps what has one."
+    )
+    parser.add_argument("alias", metavar="ALIAS", help="such as table-cleanup/good")
+    parser.add_argument("name", metavar="NAME", nargs="?", help=NAME_HELP)
+    parser.add_argument("--remove", action="store_true", help="remove the alias; the checkpoint stays")
+    parser = add("checkpoints gc", gc, description=GC)
+    parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
+    parser.add_argument("--keep-every", type=int, metavar="N", help="also drop those whose step is no multiple of N")
+    parser.add_argument("--keep-best", action="store_true", help="with --keep: not the best of each run either")
+    parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
+
+
+GC = """\
+List what nothing in the object store refers to any more, and with --delete remove it. Checkpoints with an alias, those
+of active runs and the newest of each run always stay.
+
+Files younger than the grace period stay too: they may belong to an upload that is not registered yet.
+"""
+
+
+def show_all(arguments: Namespace) -> int:
     """``pippa checkpoints list``"""
-    parser = Parser("pippa checkpoints list", description="List registered checkpoints, the oldest first.")
-    parser.add_argument("run", nargs="?", help="only those of this run")
-    arguments = parser.parse_args(argv)
-    screen = console()
-    if nothing_stored():
-        screen.print("No checkpoints yet. `pippa train smoke` makes some.")
-        return ExitCode.DONE
-    store = opened_store()
+    from flows.views.checkpoint_list import as_documents, print_list
     from trainer.store import registry, runs
 
-    if arguments.run:
-        runs.read_spec(store, arguments.run)
+    found, names = [], {}
     damage: list[DamagedObjectError] = []
-    entries = registry.list_checkpoints(store, arguments.run, damage)
-    names: dict[str, list[str]] = {}
-    for alias, target in sorted(registry.aliases(store, damage).items()):
-        names.setdefault(target, []).append(alias)
-    table = columns("checkpoint", "size", "created", "open-loop MSE", "aliases")
-    for entry in entries:
-        mse = entry.metrics.get(registry.BEST_METRIC)
-        table.add_row(
-            escape(entry.name),
-            size(entry.bytes_total),
-            f"{entry.created:%F %R}",
-            f"{mse:.4g}" if mse is not None else "",
-            f"[cyan]{escape(', '.join(names.get(entry.name, [])))}[/]",
-        )
-    screen.print(table)
+    if not nothing_stored():
+        store = opened_store()
+        if arguments.run:
+            runs.read_spec(store, arguments.run)
+        for name, target in sorted(registry.aliases(store, damage).items()):
+            names.setdefault(target, []).append(name)
+        found = [
+            entry
+            for entry in registry.list_checkpoints(store, arguments.run, damage)
+            if arguments.preset in (None, entry.spec.preset)
+            and (arguments.dataset is None or arguments.dataset in [ref.name for ref in entry.spec.datasets])
+            and (arguments.alias is None or _has_alias(names.get(entry.name, []), arguments.alias))
+        ]
+    found = newest(found, arguments.last)
+    if arguments.json:
+        print_json(as_documents(found, names))
+    elif found:
+        print_list(console(), found, names)
+    elif arguments.preset or arguments.dataset or arguments.alias:
+        console().print("No checkpoint matches. `pippa checkpoints list` lists all.")
+    else:
+        console().print("No checkpoints yet. `pippa train smoke` makes some.")
     note_damage(damage)
     return ExitCode.DONE
 
 
-def show(argv: Sequence[str]) -> int:
+def _has_alias(names: Sequence[str], wanted: str) -> bool:
+    return any(name == wanted or name.startswith(f"{wanted}/") for name in names)
+
+
+def show(arguments: Namespace) -> int:
     """``pippa checkpoints show NAME``"""
-    parser = Parser("pippa checkpoints show", description="One checkpoint: its lineage and metrics.")
-    parser.add_argument("name", help=NAME_HELP)
-    parser.add_argument("--json", action="store_true", help="the registry's own document")
-    arguments = parser.parse_args(argv)
     store = opened_store()
     from trainer.store import manifest, registry
 
@@ -83,7 +137,7 @@ def show(argv: Sequence[str]) -> int:
         "base model": f"{spec.base_model.name}@{spec.base_model.digest}" + (f", {license_}" if license_ else ""),
         "engine": f"{spec.engine}, pippa {spec.git_sha or 'of unknown commit'}"
         + (f", image {spec.image}" if spec.image else ""),
-        "W&B": entry.wandb_run or f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}",
+        "W&B": entry.wandb_run or spec.wandb.path,
         **{name: f"{value:.6g}" for name, value in entry.metrics.items()},
     }.items():
         table.add_row(f"[dim]{escape(title)}[/]", escape(value))
@@ -91,15 +145,8 @@ def show(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def pull(argv: Sequence[str]) -> int:
+def pull(arguments: Namespace) -> int:
     """``pippa checkpoints pull NAME FOLDER``"""
-    parser = Parser("pippa checkpoints pull", description="Download a checkpoint; every file is verified.")
-    parser.add_argument("name", help=NAME_HELP)
-    parser.add_argument("folder", type=Path, help="where to; must not exist yet")
-    parser.add_argument(
-        "--fallback", action="store_true", help="where it is damaged, take the newest good one before it of its run"
-    )
-    arguments = parser.parse_args(argv)
     store, folder = opened_store(), arguments.folder.expanduser()
     from trainer.store import fallback, registry, snapshots
 
@@ -117,11 +164,8 @@ def _skipped(name: str, error: StoreError) -> None:
     notes().print(f"[yellow]skipped {escape(name)}:[/] {escape(error.message)}", soft_wrap=True)
 
 
-def verify(argv: Sequence[str]) -> int:
+def verify(arguments: Namespace) -> int:
     """``pippa checkpoints verify NAME``"""
-    parser = Parser("pippa checkpoints verify", description="Read and hash every file of a checkpoint in the store.")
-    parser.add_argument("name", help=NAME_HELP)
-    arguments = parser.parse_args(argv)
     store = opened_store()
     from trainer.store import registry, snapshots
 
@@ -137,21 +181,19 @@ def verify(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def alias(argv: Sequence[str]) -> int:
+def alias(arguments: Namespace) -> int:
     """``pippa checkpoints alias ALIAS NAME``"""
-    parser = Parser("pippa checkpoints alias", description="Give a checkpoint a name; gc keeps what has one.")
-    parser.add_argument("alias", help="such as table-cleanup/good")
-    parser.add_argument("name", nargs="?", help=NAME_HELP)
-    parser.add_argument("--remove", action="store_true", help="forget the alias; the checkpoint stays")
-    arguments = parser.parse_args(argv)
     if (arguments.name is None) != arguments.remove:
-        raise UsageError("Name the checkpoint, or --remove the alias.", parser.format_usage().strip())
+        raise UsageError(
+            "Name the checkpoint, or --remove the alias.",
+            "`pippa checkpoints alias ALIAS NAME`, or `pippa checkpoints alias ALIAS --remove`.",
+        )
     store = opened_store()
     from trainer.store import registry
 
     if arguments.remove:
         registry.remove_alias(store, arguments.alias)
-        console().print(f"[green]✓[/] {escape(arguments.alias)} is no name any more")
+        console().print(f"[green]✓[/] {escape(arguments.alias)} is removed")
         return ExitCode.DONE
     registry.check_alias(arguments.alias)
     entry = registry.resolve(store, arguments.name)
@@ -160,18 +202,8 @@ def alias(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def gc(argv: Sequence[str]) -> int:
+def gc(arguments: Namespace) -> int:
     """``pippa checkpoints gc``"""
-    parser = Parser(
-        "pippa checkpoints gc",
-        description="What nothing refers to any more. Checkpoints with an alias, those of running runs, and the newest "
-        "of each run always stay.",
-    )
-    parser.add_argument("--keep", type=int, metavar="N", help="also drop all but the N newest checkpoints of each run")
-    parser.add_argument("--keep-every", type=int, metavar="N", help="also drop those whose step is no multiple of N")
-    parser.add_argument("--keep-best", action="store_true", help="with --keep: not the best of each run either")
-    parser.add_argument("--delete", action="store_true", help="delete it; without this nothing is touched")
-    arguments = parser.parse_args(argv)
     store = opened_store()
     with spinner("Looking through the object store"):
         from trainer.store.gc import collect

@@ -10,9 +10,21 @@ from typing import Literal, NamedTuple
 from rich.console import Console
 from rich.markup import escape
 
-from flows.cli import Parser
-from flows.commands import ByteBar, FileBar, columns, console, note_damage, notes, nothing_stored, opened_store
+from flows.commands import (
+    Add,
+    ByteBar,
+    FileBar,
+    add_json,
+    columns,
+    console,
+    note_damage,
+    notes,
+    nothing_stored,
+    opened_store,
+    print_json,
+)
 from flows.views.terminal import size
+from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.configs import DataConfig, declared
@@ -20,27 +32,64 @@ from trainer.data.problem import Problem
 from trainer.errors import DamagedObjectError, ExitCode, UsageError
 from trainer.importers.origin import changes_text, origin_text
 
+SOURCES = (
+    "OWNER/NAME[@REVISION] of the Hugging Face hub, git+https://…@REF#FOLDER, s3://BUCKET/PREFIX, ./FOLDER, "
+    "robot_sim.PickNPlace (Isaac-GR00T's demo data), synthetic.PickNPlace"
+)
 
-def show_all(argv: Sequence[str]) -> int:
+
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The commands of ``pippa data``."""
+    parser = add("data list", show_all, description="List the datasets in the object store.")
+    add_json(parser)
+    parser = add("data check", check, description="Check a dataset folder against a data config, before training.")
+    parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
+    parser.add_argument("--data-config", required=True, type=declared, help="name, or a file such as my_robot.toml")
+    DataOptions.add_to(parser)
+    parser = add("data push", push, description="Import a dataset folder into the object store.")
+    parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
+    _add_options(parser)
+    parser = add("data add", add_dataset, description="Import a dataset of the hub, git or S3 into the object store.")
+    parser.add_argument("source", metavar="NAME", help=SOURCES)
+    _add_options(parser)
+    parser.add_argument("--refresh", action="store_true", help="ask the source for a newer version")
+    parser = add("data pull", pull, description="Download a dataset from the object store; every file is verified.")
+    parser.add_argument("name", help="NAME, or NAME@DIGEST for an older one")
+    parser.add_argument("folder", type=Path, help="where to; must not exist yet")
+
+
+def show_all(arguments: Namespace) -> int:
     """``pippa data list``"""
-    Parser("pippa data list", description="List the datasets in the object store.").parse_args(argv)
     return show_snapshots(
-        "dataset", "No datasets yet. `pippa data add NAME` imports one, `pippa train smoke` makes one."
+        "dataset",
+        "No datasets yet. `pippa data add NAME` imports one, `pippa train smoke` makes one.",
+        as_json=arguments.json,
     )
 
 
-def show_snapshots(kind: Literal["dataset", "model"], nothing: str) -> int:
+def show_snapshots(kind: Literal["dataset", "model"], nothing: str, *, as_json: bool) -> int:
     """List the snapshots of ``kind``, with where each came from; ``nothing`` says what to do when there is none."""
-    screen = console()
-    if nothing_stored():
-        screen.print(nothing)
-        return ExitCode.DONE
-    store = opened_store()
     from trainer.store.snapshots import list_snapshots
 
+    screen = console()
     damage: list[DamagedObjectError] = []
-    found = list_snapshots(store, kind, damage)
+    found = [] if nothing_stored() else list_snapshots(opened_store(), kind, damage)
     note_damage(damage)
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": info.ref.name,
+                    "digest": info.ref.digest,
+                    "files": info.files,
+                    "bytes": info.bytes_total,
+                    "created": info.created.isoformat(),
+                    "origin": info.origin,
+                }
+                for info in found
+            ]
+        )
+        return ExitCode.DONE
     if not found:
         screen.print(nothing)
         return ExitCode.DONE
@@ -57,13 +106,8 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str) -> int:
     return ExitCode.DONE
 
 
-def check(argv: Sequence[str]) -> int:
+def check(arguments: Namespace) -> int:
     """``pippa data check PATH --data-config X``"""
-    parser = Parser("pippa data check", description="Check a dataset against a data config, in seconds.")
-    parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    parser.add_argument("--data-config", required=True, type=declared, help="name, or a file such as my_robot.toml")
-    DataOptions.add_to(parser)
-    arguments = parser.parse_args(argv)
     found = check_folder(str(arguments.path), arguments.data_config, DataOptions.of(arguments))
     screen = console()
     screen.print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
@@ -73,29 +117,14 @@ def check(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def push(argv: Sequence[str]) -> int:
+def push(arguments: Namespace) -> int:
     """``pippa data push PATH``"""
-    parser = Parser("pippa data push", description="Put a dataset folder into the object store.")
-    parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    _add_options(parser)
-    arguments = parser.parse_args(argv)
     return _bring(str(arguments.path.expanduser().absolute()), arguments, refresh=False)
 
 
-def add(argv: Sequence[str]) -> int:
+def add_dataset(arguments: Namespace) -> int:
     """``pippa data add NAME``"""
-    parser = Parser("pippa data add", description="Import a dataset from the hub, git or S3 into the object store.")
-    parser.add_argument("source", metavar="NAME", help=SOURCES)
-    _add_options(parser)
-    parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
-    arguments = parser.parse_args(argv)
     return _bring(arguments.source, arguments, refresh=arguments.refresh)
-
-
-SOURCES = (
-    "OWNER/NAME[@REVISION] of the Hugging Face hub, git+https://…@REF#FOLDER, s3://BUCKET/PREFIX, ./FOLDER, "
-    "robot_sim.PickNPlace (Isaac-GR00T's demo data), synthetic.PickNPlace"
-)
 
 
 def _add_options(parser: Parser) -> None:
@@ -170,12 +199,8 @@ def print_warnings(screen: Console, warnings: Sequence[Problem]) -> None:
         screen.print(f"[yellow]![/] {escape(warning.message)}\n  [dim]{escape(warning.fix)}[/]", soft_wrap=True)
 
 
-def pull(argv: Sequence[str]) -> int:
+def pull(arguments: Namespace) -> int:
     """``pippa data pull NAME FOLDER``"""
-    parser = Parser("pippa data pull", description="Download a dataset from the object store, verified.")
-    parser.add_argument("name", help="NAME, or NAME@DIGEST for an older one")
-    parser.add_argument("folder", type=Path, help="where to; must not exist yet")
-    arguments = parser.parse_args(argv)
     store = opened_store()
     with ByteBar(f"pulling {arguments.name}") as progress:
         from trainer.store import snapshots

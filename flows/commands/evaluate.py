@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
+from argparse import Namespace
 from collections.abc import Sequence
 
 from rich.markup import escape
 
-from flows.cli import Parser
-from flows.commands import console, notes, opened_store
+from flows.commands import Add, add_json, console, notes, opened_store, print_json
 from flows.commands.checkpoints import NAME_HELP
 from flows.commands.train import chosen_launcher
 from trainer.config.settings import pippa_home
@@ -18,29 +16,24 @@ from trainer.errors import ExitCode, UsageError
 from trainer.events import EvaluationEvent, Event, PhaseEvent, WarningEvent
 
 
-def evaluate(argv: Sequence[str]) -> int:
-    """``pippa evaluate CHECKPOINT|RUN|ALIAS …``"""
-    parser = Parser(
-        "pippa evaluate",
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The command ``pippa evaluate``."""
+    parser = add(
+        "evaluate",
+        run,
         description="Predict the demonstrated actions open loop, and compare the error with holding still. Figures and "
         "plots are kept with the checkpoints.",
     )
-    add_arguments(parser)
-    return run(parser.parse_args(argv))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of ``pippa evaluate``."""
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"{NAME_HELP}; several to compare them")
     parser.add_argument("--all", action="store_true", help="all checkpoints of each RUN that is named")
     parser.add_argument("--dataset", help="another dataset of the object store (default: the one it was trained on)")
     parser.add_argument("--episodes", nargs="+", type=int, metavar="N", help="episodes to evaluate, by number")
     parser.add_argument("--no-ablations", action="store_true", help="leave out: does it look, does it listen?")
     parser.add_argument("--launcher", choices=("process", "docker"), help="where it runs; default: PIPPA_LAUNCHER")
-    parser.add_argument("--json", action="store_true", help="the figures, per joint and per episode, as JSON")
+    add_json(parser)
 
 
-def run(arguments: argparse.Namespace) -> int:
+def run(arguments: Namespace) -> int:
     """Evaluate, and print a table or JSON."""
     from flows.orchestration.evaluating import evaluate_here
     from flows.views.evaluation import MARKS, evaluations_table, joints_table, print_sentences
@@ -75,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             {"checkpoint": each.checkpoint, "on": each.on, "metrics": each.metrics, **(each.evaluation or {})}
             for each in events
         ]
-        console().file.write(json.dumps(documents, indent=2) + "\n")
+        print_json(documents)
         return ExitCode.DONE
     named = [(each.checkpoint, Evaluation.model_validate(each.evaluation)) for each in events]
     output = console()

@@ -20,7 +20,6 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, UsageError
-from trainer.importers import is_folder
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -28,12 +27,14 @@ if TYPE_CHECKING:
 
 
 def submit_and_follow(
-    preset: str, overrides: dict[str, Any], engine: Engine | None, run_id: str, config: FinetuneConfig | None
+    preset: str | None, overrides: dict[str, Any], engine: Engine | None, run_id: str, config: FinetuneConfig | None
 ) -> int:
-    """Submit the training to the Prefect server and follow it; returns its exit code."""
+    """Submit the training to the Prefect server and follow it; returns its exit code.
+
+    Without ``preset`` it is a run to resume, of the preset it was submitted with.
+    """
     from flows.views.forecast import plan, print_needs
 
-    _require_reachable(config)
     screen = console()
     screen.print(f"[bold]{escape(run_id)}[/]")
     if config is not None and (found := plan(config, "remote", engine or "native", None)):
@@ -84,23 +85,6 @@ def watch(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> Any:
             )
         except KeyboardInterrupt:
             return None
-
-
-def _require_reachable(config: FinetuneConfig | None) -> None:
-    """Raise ``UsageError`` for folders of this machine, which the other one does not have."""
-    if config is None:
-        return
-    here = [name for name in config.dataset_path if is_folder(name)]
-    if here:
-        raise UsageError(
-            f"{', '.join(here)}: a folder of this machine, and the training runs on another one.",
-            f"Push it first: `pippa data push {here[0]} --name NAME`, then --dataset-path NAME.",
-        )
-    if is_folder(config.base_model_path):
-        raise UsageError(
-            f"{config.base_model_path}: a folder of this machine, and the training runs on another one.",
-            f"Push it first: `pippa models add {config.base_model_path} --name NAME`.",
-        )
 
 
 def _server() -> str:

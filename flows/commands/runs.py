@@ -1,4 +1,4 @@
-"""``pippa runs``: what was trained here, how it went, and going on with it."""
+"""``pippa runs``: what was trained, how it went, and continuing it."""
 
 from __future__ import annotations
 
@@ -6,21 +6,30 @@ import os
 import subprocess
 import sys
 import tempfile
+from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 
-from flows.cli import Parser
-from flows.commands import columns, console, note_damage, nothing_stored, opened_store
+from flows.commands import (
+    Add,
+    add_json,
+    add_last,
+    console,
+    newest,
+    note_damage,
+    nothing_stored,
+    opened_store,
+    print_json,
+)
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
-from flows.views.terminal import duration
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, UsageError
@@ -29,74 +38,120 @@ from trainer.runner.wandb_setup import SECRETS
 from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from trainer.store.runs import RunState
+    from trainer.store.runs import Run, RunState
 
 
-def show_all(argv: Sequence[str]) -> int:
+RUN_HELP = "run id, as `pippa runs list` lists them"
+STATUSES = ("preparing", "running", "done", "failed", "stopped", "lost")
+
+
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The commands of ``pippa runs``."""
+    parser = add("runs list", show_all, description="List runs, the oldest first.")
+    parser.add_argument("--status", choices=STATUSES, help="only those of this status")
+    parser.add_argument("--preset", help="only those of this preset")
+    parser.add_argument("--dataset", help="only those on this dataset")
+    add_last(parser)
+    add_json(parser)
+    parser = add("runs show", show, description="Show the report of a run.")
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
+    add_json(parser)
+    parser = add("runs pull", pull, description="Copy what a run left in the object store, except checkpoints.")
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; must not exist yet")
+    parser = add("runs sync", sync, description="Upload to W&B what a run recorded offline.")
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser = add(
+        "runs resume", resume, description="Continue a run from its last checkpoint, with the configuration it had."
+    )
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="as of `pippa train`; by default docker for a run that was trained in an image",
+    )
+    parser.add_argument(
+        "--force",
+        action="store_true",
+        help="also a run that reported within the last minute: only where you know that nothing of it is alive, such "
+        "as when its machine is off. Otherwise it is trained twice.",
+    )
+    parser = add("runs follow", follow, description="Watch a run on another machine. Ctrl-C stops watching.")
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+    parser = add("runs cancel", cancel, description="Stop a training; it saves and uploads a last checkpoint first.")
+    parser.add_argument("run", metavar="RUN", help=RUN_HELP)
+
+
+def show_all(arguments: Namespace) -> int:
     """``pippa runs list``"""
-    Parser("pippa runs list", description="List runs, the oldest first.").parse_args(argv)
-    screen = console()
-    if nothing_stored():
-        screen.print("No runs yet. `pippa train smoke` is one.")
-        return ExitCode.DONE
-    store = opened_store()
-    from trainer.store import clock
+    from flows.views.run_list import as_documents, print_list
     from trainer.store.runs import list_runs
 
     damage: list[DamagedObjectError] = []
-    found = list_runs(store, damage)
-    table = columns("run", "status", "step", "loss", "took", "")
-    colours = {"done": "green", "failed": "red", "running": "cyan"}
-    now = cache(lambda: clock.store_time(store))
-    for run in found:
-        state = run.state
-        status = state.status if state else "preparing"
-        if state is None or state.active:
-            with suppress(StoreError):  # a full one has no time to tell
-                status = status if _lives(store, run.spec.run_id, state, now) else "lost"
-        loss = state.metrics.get("loss") if state else None
-        took = (
-            duration(((state.ended or state.updated) - state.started).total_seconds())
-            if state and state.started
-            else ""
-        )
-        table.add_row(
-            escape(run.spec.run_id),
-            f"[{colours.get(status, 'yellow')}]{status}[/]",
-            f"{state.step}/{state.of}" if state else "",
-            f"{loss:.4f}" if loss is not None else "",
-            took,
-            escape(state.message.partition("\n")[0]) if state and status == "failed" else "",
-        )
-    screen.print(table)
+    found, status_of = [], _status_in(None)
+    if not nothing_stored():
+        store = opened_store()
+        found, status_of = list_runs(store, damage), _status_in(store)
+    found = [
+        run
+        for run in found
+        if arguments.status in (None, status_of(run))
+        and arguments.preset in (None, run.spec.preset)
+        and (arguments.dataset is None or arguments.dataset in [ref.name for ref in run.spec.datasets])
+    ]
+    found = newest(found, arguments.last)
+    if arguments.json:
+        print_json(as_documents(found, status_of))
+    elif found:
+        print_list(console(), found, status_of)
+    elif arguments.status or arguments.preset or arguments.dataset:
+        console().print("No run matches. `pippa runs list` lists all.")
+    else:
+        console().print("No runs yet. `pippa train smoke` is one.")
     note_damage(damage)
     return ExitCode.DONE
 
 
-def show(argv: Sequence[str]) -> int:
+def _status_in(store: ObjectStore | None) -> Callable[[Run], str]:
+    """What tells the status of a run of ``store``; ``lost`` is one that says it is active and is not alive."""
+    from trainer.store import clock
+
+    @cache
+    def now() -> datetime:
+        assert store is not None  # noqa: S101 - nothing is listed without one
+        return clock.store_time(store)
+
+    def status(run: Run) -> str:
+        state = run.state
+        if store is not None and (state is None or state.active):
+            with suppress(StoreError):  # a full one has no time to tell
+                if not _lives(store, run.spec.run_id, state, now):
+                    return "lost"
+        return state.status if state else "preparing"
+
+    known: dict[str, str] = {}
+    return lambda run: known.get(run.spec.run_id) or known.setdefault(run.spec.run_id, status(run))
+
+
+def show(arguments: Namespace) -> int:
     """``pippa runs show RUN``"""
-    parser = Parser("pippa runs show", description="The report of a run.")
-    parser.add_argument("run", help="run id, as `pippa runs` lists them")
-    parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
-    arguments = parser.parse_args(argv)
     store = opened_store()
     from flows.views.report import build_report, print_report, to_markdown
 
     report = build_report(store, arguments.run)
     screen = console()
-    if arguments.markdown:
+    if arguments.json:
+        print_json(report.model_dump(mode="json"))
+    elif arguments.markdown:
         screen.file.write(to_markdown(report) + "\n")
     else:
         print_report(screen, report)
     return ExitCode.DONE
 
 
-def pull(argv: Sequence[str]) -> int:
+def pull(arguments: Namespace) -> int:
     """``pippa runs pull RUN FOLDER``"""
-    parser = Parser("pippa runs pull", description="Copy what a run left in the object store, but for checkpoints.")
-    parser.add_argument("run", help="run id, as `pippa runs` lists them")
-    parser.add_argument("folder", type=Path, help="where to; must not exist yet")
-    arguments = parser.parse_args(argv)
     folder = arguments.folder.expanduser()
     if folder.exists():
         raise UsageError(f"{folder} exists already.", "Name a folder that does not.")
@@ -109,11 +164,8 @@ def pull(argv: Sequence[str]) -> int:
     return ExitCode.DONE
 
 
-def sync(argv: Sequence[str]) -> int:
+def sync(arguments: Namespace) -> int:
     """``pippa runs sync RUN``"""
-    parser = Parser("pippa runs sync", description="Upload to W&B what a run recorded offline.")
-    parser.add_argument("run", help="run id, as `pippa runs` lists them")
-    arguments = parser.parse_args(argv)
     store = opened_store()
     with tempfile.TemporaryDirectory() as temporary:
         from trainer.store import runs
@@ -129,33 +181,19 @@ def sync(argv: Sequence[str]) -> int:
         environ = {**without_secrets(os.environ, SECRETS), **({"WANDB_API_KEY": key} if key else {})}
         uploaded = _wandb_sync(parts, environ)
     if not uploaded:
-        raise PippaError("W&B did not take it.", "`wandb login`, or set WANDB_API_KEY; its files stay in the store.")
+        raise PippaError(
+            "The upload to W&B failed.",
+            "Run `wandb login`, or set WANDB_API_KEY, and try again; the run's files stay in the store.",
+        )
     return ExitCode.DONE
 
 
-def resume(argv: Sequence[str]) -> int:
+def resume(arguments: Namespace) -> int:
     """``pippa runs resume RUN``"""
-    parser = Parser(
-        "pippa runs resume", description="Continue a run from its last checkpoint, with the configuration it had."
-    )
-    parser.add_argument("run", help="run id, as `pippa runs` lists them")
-    parser.add_argument(
-        "--launcher",
-        choices=LAUNCHERS,
-        help="as of `pippa train`; by default docker for a run that was trained in an image",
-    )
-    parser.add_argument(
-        "--force",
-        action="store_true",
-        help="also a run that was heard of within the last minute: only where you know that nothing of it is alive, "
-        "its machine is off for example. Else it is trained twice.",
-    )
-    arguments = parser.parse_args(argv)
     if chosen_launcher(arguments.launcher) == "remote":
         if not RUN_ID.fullmatch(arguments.run):
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
-        preset = arguments.run.rsplit("-", 3)[0]
-        return submit_and_follow(preset, {}, None, arguments.run, None)
+        return submit_and_follow(None, {}, None, arguments.run, None)
     store = opened_store()
     spec, state = _resumable(store, arguments.run)
     launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
@@ -165,22 +203,16 @@ def resume(argv: Sequence[str]) -> int:
     return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
 
 
-def follow(argv: Sequence[str]) -> int:
+def follow(arguments: Namespace) -> int:
     """``pippa runs follow RUN``"""
-    parser = Parser("pippa runs follow", description="Watch a run on another machine. Ctrl-C stops watching.")
-    parser.add_argument("run", help="run id")
-    arguments = parser.parse_args(argv)
     with connected() as client:
         from flows.orchestration import remote
 
         return follow_to_end(client, remote.find(client, arguments.run), console())
 
 
-def cancel(argv: Sequence[str]) -> int:
+def cancel(arguments: Namespace) -> int:
     """``pippa runs cancel RUN``"""
-    parser = Parser("pippa runs cancel", description="End a training; it saves and uploads a last checkpoint first.")
-    parser.add_argument("run", help="run id")
-    arguments = parser.parse_args(argv)
     screen = console()
     with connected() as client:
         from flows.orchestration import remote
@@ -212,7 +244,7 @@ def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
 
 
 def _lives(store: ObjectStore, run_id: str, state: RunState | None, now: Callable[[], datetime]) -> bool:
-    """Whether an unfinished run goes on. Where it runs or ran is known best; from elsewhere its last word tells.
+    """Whether an unfinished run is alive. Where it runs or ran is known best; from elsewhere its last report tells.
 
     ``now`` asks for the store's time. Raises ``StoreError``.
     """
@@ -234,7 +266,7 @@ def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | Non
 
 
 def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
-    """Raise ``UsageError`` for a run that goes on where ``launcher`` would not find it: it would be trained twice."""
+    """Raise ``UsageError`` for an active run that ``launcher`` would not find: it would be trained twice."""
     from trainer.store import clock
 
     now = partial(clock.store_time, store)
@@ -246,10 +278,11 @@ def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | 
         if DockerLauncher(pippa_home()).knows(spec.run_id):
             return
     attach = f"`pippa runs resume {spec.run_id} --launcher docker` on its machine attaches to its container. "
+    silent = (datetime.now(UTC) - state.updated).total_seconds()
     raise UsageError(
-        f"{spec.run_id} still trains: it was heard of a moment ago, at step {state.step}/{state.of}.",
+        f"{spec.run_id} is still training: it reported {silent:.0f} s ago, at step {state.step}/{state.of}.",
         f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
         + (attach if spec.image else "")
-        + f"One that was killed can be resumed a minute after its last word, or, where nothing of it can be alive "
-        f"(its machine is off), at once: `pippa runs resume {spec.run_id} --force`.",
+        + "A killed run can be resumed a minute after its last report or, where nothing of it can be alive (its "
+        f"machine is off), at once: `pippa runs resume {spec.run_id} --force`.",
     )

@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
+import socket
 import sys
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.cli import Parser
+from flows.commands import Add
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import pippa_home, secret_from
-from trainer.disk import private_folder
-from trainer.errors import UsageError
+from trainer.disk import private_folder, require_home
+from trainer.errors import UsageError, require_all
 from trainer.masking import without_secrets
 
 HOST = "127.0.0.1"
 PORT = 4200
 
 
-def server(argv: Sequence[str]) -> int:
-    """``pippa server``"""
-    parser = Parser(
-        "pippa server",
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The command ``pippa server``."""
+    parser = add(
+        "server",
+        server,
         description="Run the Prefect server, with the web UI, until it is stopped. Its database is the Postgres of "
         "PIPPA_POSTGRES_HOST, else a file in PIPPA_HOME/prefect.",
     )
@@ -30,11 +34,19 @@ def server(argv: Sequence[str]) -> int:
         "--host", default=HOST, help=f"address to listen on (default: {HOST}; 0.0.0.0 is all, and needs a password)"
     )
     parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on (default: {PORT})")
-    arguments = parser.parse_args(argv)
+
+
+def server(arguments: Namespace) -> int:
+    """``pippa server``"""
     home = pippa_home()
     keep = [name for name in os.environ if name.startswith("PREFECT_")]
     environ = {**without_secrets(os.environ, keep), **server_environment(home)}
-    _require_password(arguments.host, environ)
+    checks = (
+        lambda: _require_password(arguments.host, environ),
+        lambda: _require_port(arguments.host, arguments.port),
+        lambda: require_home(home),
+    )
+    require_all(checks)
     private_folder(home)
     private_folder(Path(environ["PREFECT_HOME"]))
     os.umask(0o077)  # its database holds what every training said
@@ -53,6 +65,24 @@ def _require_password(host: str, environ: Mapping[str, str]) -> None:
             "Set one, PREFECT_API_AUTH_STRING=user:password (or …_FILE with the path of a secret file), here and where "
             f"the server is used; or leave --host at {HOST} and come through a tunnel: ssh -L {PORT}:{HOST}:{PORT}.",
         )
+
+
+def _require_port(host: str, port: int) -> None:
+    """Raise ``UsageError`` for a port that can't be listened on: Prefect itself would say so after seconds."""
+    if not 0 < port < 65536:
+        raise UsageError(f"--port {port}: a port is a number from 1 to 65535.", f"Leave it out for {PORT}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as listening:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise UsageError(
+                f"--port {port}: another program listens on {host}:{port} already.",
+                "Stop it, or choose another port; PREFECT_API_URL must then name that one.",
+            ) from None
+        # Of another host it is Prefect that says what is wrong.
 
 
 def _is_loopback(host: str) -> bool:

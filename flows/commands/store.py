@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from collections.abc import Sequence
 
 from rich.markup import escape
 
-from flows.cli import Parser
-from flows.commands import ByteBar, console, opened_store
+from flows.commands import Add, ByteBar, console, opened_store
 from trainer.errors import ExitCode
 from trainer.store.stores import open_store
 
 
-def check(argv: Sequence[str]) -> int:
-    """``pippa store check``"""
-    parser = Parser(
-        "pippa store check",
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The commands of ``pippa store``."""
+    parser = add(
+        "store check",
+        check,
         description="Look for what is damaged in the object store. Exit code 8 says that something is.",
     )
     parser.add_argument(
         "--repair", action="store_true", help="restore what can be, and move the rest to quarantine/ in the store"
     )
     parser.add_argument("--contents", action="store_true", help="also read and hash every file, not only its size")
-    arguments = parser.parse_args(argv)
+    add("store create", create, description="Create the bucket (or folder) of the settings.")
+
+
+def check(arguments: Namespace) -> int:
+    """``pippa store check``"""
     store = opened_store()
     from trainer.store.check import Check
 
@@ -40,9 +45,8 @@ def check(argv: Sequence[str]) -> int:
     return ExitCode.DAMAGED if left else ExitCode.DONE
 
 
-def create(argv: Sequence[str]) -> int:
+def create(arguments: Namespace) -> int:  # noqa: ARG001
     """``pippa store create``"""
-    Parser("pippa store create", description="Create the bucket (or folder) of the settings.").parse_args(argv)
     store = open_store()
     store.create()
     console().print(f"[green]✓[/] {escape(store.address)} is there.", soft_wrap=True)

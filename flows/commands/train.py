@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -12,70 +12,88 @@ from typing import Any, Literal, TypeAlias, get_args
 from rich.console import Console
 from rich.markup import escape
 
-from flows.cli import Parser
-from flows.commands import console
+from flows import preflight
+from flows.commands import Add, console
 from flows.commands.data import check_folder, print_warnings
 from flows.launch import LauncherName
-from trainer.config.argv import Resolved, require_engine_can, resolve
+from flows.views.failure import after_failure
+from trainer.config.argv import Resolved
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.presets import PRESETS
+from trainer.config.presets import DEFAULT, PRESETS
 from trainer.config.run_spec import Engine, new_run_id
 from trainer.config.settings import pippa_home
+from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.data.config_file import as_argument
 from trainer.data.problem import Problem
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Event
-from trainer.runner.run_spec_builder import engine_from, require_engine_here
+from trainer.importers import is_folder
+from trainer.runner.run_spec_builder import engine_from
 
 Where: TypeAlias = LauncherName | Literal["remote"]
 LAUNCHERS: tuple[Where, ...] = ("process", "docker", "remote")
 
-HELP = """\
-usage: pippa train PRESET [--flag …] [--dry-run] [--launcher {launchers}] [--engine {engines}]
-
-  --dry-run     show what would be trained and the engine's command line; touch nothing
-  --launcher    where the trainer runs: process (here, with this Python), docker (in its image, on this engine) or
-                remote (where a `pippa worker` of the Prefect server PREFECT_API_URL is); default: PIPPA_LAUNCHER
-  --engine      what trains: pippa's own engine, or Isaac-GR00T in its image; default: PIPPA_ENGINE
-
-Every argument of the preset can be given as a flag: `pippa train PRESET --help` lists them.
-The presets are {presets}.
-"""
+_EXAMPLES = (
+    "pippa train smoke --max-steps 20",
+    "pippa train blog --dataset-path ./my-robot --name kitchen --dry-run",
+)
 
 
-def train(argv: Sequence[str]) -> int:
-    """``pippa train PRESET [--flag …]``"""
-    if not argv or argv[0].startswith("-"):
-        if argv and argv[0] in ("-h", "--help"):
-            words = {"launchers": ", ".join(LAUNCHERS), "engines": ", ".join(get_args(Engine))}
-            sys.stdout.write(HELP.format(**words, presets=", ".join(PRESETS)))
-            return ExitCode.DONE
-        raise UsageError("Name a preset first: pippa train PRESET [--flag …]", f"The presets are {', '.join(PRESETS)}.")
-    name, own, flags = argv[0], *_own_flags(argv[1:])
-    resolved = preset, config, provenance = resolve(name, flags, "pippa train")
-    warnings = _check_folders(config)
-    engine = _engine(own.engine)
-    require_engine_can(config, engine)
-    if own.launcher == "process":
-        require_engine_here(engine)
-    if own.dry_run:
-        from flows.launch.machine import cards
-        from flows.views.dry_run import print_plan
-        from flows.views.forecast import plan
+def commands(add: Add, words: Sequence[str]) -> None:
+    """The command ``pippa train``."""
+    description = f"Train a preset, show how it goes, and keep every checkpoint. {DESCRIPTION}"
+    parser = add("train", train, collects=True, description=description)
+    group = add_training_flags(parser, words, _EXAMPLES)
+    group.add_argument(
+        "--dry-run", action="store_true", help="show what would be trained and the engine's command; touch nothing"
+    )
+    group.add_argument(
+        "--launcher",
+        choices=LAUNCHERS,
+        help="where it trains: process (here, with this Python), docker (in its image, on this machine) or remote "
+        "(where a `pippa worker` of the Prefect server PREFECT_API_URL is) [PIPPA_LAUNCHER, or process]",
+    )
+    group.add_argument(
+        "--engine",
+        choices=get_args(Engine),
+        help="what trains it: pippa's own engine, or Isaac-GR00T in its image [PIPPA_ENGINE, or native]",
+    )
 
-        needs = plan(config, own.launcher, engine, cards(own.launcher))
-        print_plan(console(), preset, config, provenance, own.launcher, engine, needs)
-        print_warnings(console(), warnings)
-        return ExitCode.DONE
-    print_warnings(console(), warnings)
+
+def train(arguments: Namespace) -> int:
+    """``pippa train [PRESET] [--flag …]``"""
+    resolved, name = asked(arguments, "pippa train")
+    preset, config, provenance = resolved
+    launcher, engine = chosen_launcher(arguments.launcher), arguments.engine or engine_from()
+    if arguments.dry_run:
+        preflight.require_resolvable(config, launcher, engine)
+        return _dry_run(resolved, launcher, engine, _check_folders(config))
+    preflight.require_startable(config, launcher, engine)
+    print_warnings(console(), _check_folders(config))
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
     if "data_config" in overrides:
         overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
-    if own.launcher == "remote":
+    run_id = new_run_id(name)
+    if launcher == "remote":
         from flows.commands.remote import submit_and_follow
 
-        return submit_and_follow(name, overrides, engine if own.engine else None, new_run_id(name), config)
-    return run_training(name, overrides, own.launcher, new_run_id(name), resolved, engine)
+        if preset.name not in PRESETS:
+            # The worker does not know it: its values travel instead of its name.
+            preset, overrides = DEFAULT, {**preset.values, **overrides}
+        return submit_and_follow(preset.name, overrides, arguments.engine, run_id, config)
+    return run_training(preset.name, overrides, launcher, run_id, resolved, engine)
+
+
+def _dry_run(resolved: Resolved, launcher: Where, engine: Engine, warnings: Sequence[Problem]) -> int:
+    from flows.launch.machine import cards
+    from flows.views.dry_run import print_plan
+    from flows.views.forecast import plan
+
+    preset, config, provenance = resolved
+    needs = plan(config, launcher, engine, cards(launcher))
+    print_plan(console(), preset, config, provenance, launcher, engine, needs)
+    print_warnings(console(), warnings)
+    return ExitCode.DONE
 
 
 def run_training(
@@ -126,17 +144,6 @@ def run_training(
         return ExitCode.DONE
 
 
-def _own_flags(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """``dry_run``, ``launcher`` and ``engine``, and the flags of the configuration that are left."""
-    parser = Parser("pippa train", add_help=False, allow_abbrev=False)
-    parser.add_argument("--dry-run", action="store_true")
-    parser.add_argument("--launcher", choices=LAUNCHERS)
-    parser.add_argument("--engine", choices=get_args(Engine))
-    own, rest = parser.parse_known_args(argv)
-    own.launcher = chosen_launcher(own.launcher)
-    return own, rest
-
-
 def chosen_launcher(name: str | None, default: Where = "process") -> Where:
     """``name``, else ``PIPPA_LAUNCHER``, else ``default``. Raises ``UsageError`` for an unknown one."""
     name = name or os.environ.get("PIPPA_LAUNCHER") or default
@@ -146,19 +153,11 @@ def chosen_launcher(name: str | None, default: Where = "process") -> Where:
     raise UsageError(f"PIPPA_LAUNCHER is {name!r}.", f"The launchers are {', '.join(LAUNCHERS)}.")
 
 
-def _engine(name: str | None) -> Engine:
-    return next((engine for engine in get_args(Engine) if engine == name), None) or engine_from()
-
-
 def _check_folders(config: FinetuneConfig) -> list[Problem]:
     """Check datasets that are folders here and now; what is odd about those that will do.
 
     Raises ``DatasetError`` with every problem and its fix.
     """
-    from trainer.importers import is_folder
-    from trainer.importers.generations import require_trainable
-
-    require_trainable(config)
     warnings = []
     for name in config.dataset_path:
         if is_folder(name):
@@ -177,4 +176,4 @@ def _say_failure(screen: Console, home: Path, run_id: str, error: PippaError) ->
     logs = [file for name in ("log.txt", "trainer.log") if (file := folder / name).is_file()]
     if logs:
         screen.print(f"log   {escape(str(logs[0]))}", soft_wrap=True)
-        screen.print(f"next  once that is mended: [bold]pippa runs resume {run_id}[/]", soft_wrap=True)
+        screen.print(f"next  {after_failure(run_id, error.exit_code)}", soft_wrap=True)

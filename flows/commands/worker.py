@@ -5,30 +5,33 @@ from __future__ import annotations
 import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
 from rich.console import Console
 
-from flows.cli import Parser
-from flows.commands import console
+from flows.commands import Add, console
 from flows.commands.train import chosen_launcher
 from flows.embedded.prefect import answers, given_api
 from flows.launch import LauncherName
 from flows.settings import keep_bytecode, prefect_environment
+from trainer.config.preset_files import SETTING as PRESETS_SETTING
+from trainer.config.preset_files import presets_file
 from trainer.config.settings import S3Settings, pippa_home
 from trainer.disk import private_folder
-from trainer.errors import PippaError, UsageError
+from trainer.errors import ServerError, UsageError
 from trainer.runner.run_spec_builder import engine_from
 
 WAIT_SECONDS = 180.0
 
 
-def worker(argv: Sequence[str]) -> int:
-    """``pippa worker``"""
-    parser = Parser(
-        "pippa worker",
+def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
+    """The command ``pippa worker``."""
+    parser = add(
+        "worker",
+        worker,
         description="Register pippa's deployments with the Prefect server of PREFECT_API_URL, and run on this machine "
         "what is started or scheduled there, until it is stopped.",
     )
@@ -36,7 +39,10 @@ def worker(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--launcher", choices=get_args(LauncherName), help="what the forms propose (default: PIPPA_LAUNCHER, or docker)"
     )
-    arguments = parser.parse_args(argv)
+
+
+def worker(arguments: Namespace) -> int:
+    """``pippa worker``"""
     launcher = chosen_launcher(arguments.launcher, "docker")
     if launcher == "remote":
         raise UsageError("PIPPA_LAUNCHER is remote, and a worker is where trainings run.", "Use docker or process.")
@@ -63,6 +69,8 @@ def _environment(home: Path) -> None:
         )
     S3Settings.from_environ()
     private_folder(home)
+    if file := presets_file():
+        os.environ[PRESETS_SETTING] = str(file)  # flows run in another folder
     os.environ["PIPPA_HOME"] = str(home)
     keep_bytecode(home)
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
@@ -79,7 +87,7 @@ def _wait_for_server(screen: Console) -> None:
     told = False
     while not _answers(url):
         if time.monotonic() > deadline:
-            raise PippaError(
+            raise ServerError(
                 f"The Prefect server {url} does not answer.", "Is PREFECT_API_URL right, and `pippa server` running?"
             )
         if not told:

@@ -14,7 +14,7 @@ from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 
 from flows.launch import LauncherName
 from flows.orchestration.parameters import described
-from trainer.config.presets import PRESETS, Preset
+from trainer.config.presets import DEFAULT, Preset, all_presets
 from trainer.config.run_spec import Engine
 
 POOL = "pippa"
@@ -66,7 +66,7 @@ def deployments(launcher: LauncherName, engine: Engine) -> list[Deployment]:
     """Every deployment; ``launcher`` and ``engine`` are what their forms propose."""
     where = {"launcher": launcher, "engine": engine}
     return [
-        *(_training(preset, where) for preset in PRESETS.values()),
+        *(_training(preset, where) for preset in (*all_presets().values(), DEFAULT)),
         Deployment(
             entrypoint="flows.orchestration.import_flows.pull_dataset",
             name="pull-dataset",

@@ -9,12 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.presets import PRESETS, Preset
+from trainer.config.presets import DEFAULT, Preset, all_presets
 
 if TYPE_CHECKING:
     PresetName: TypeAlias = str
 else:
-    PresetName = Literal[tuple(PRESETS)]
+    PresetName = Literal[(*all_presets(), DEFAULT.name)]
+
+AS_THE_PRESET = "preset"
+Choice = Literal["preset", "yes", "no"]
+"""What a form asks for what is on or off: Prefect draws a switch as off where the preset, left alone, has it on."""
+
+_SWITCHES = {name for name, field in FinetuneConfig.model_fields.items() if field.annotation is bool}
 
 
 def _plain(schema: dict[str, Any]) -> None:
@@ -24,6 +30,8 @@ def _plain(schema: dict[str, Any]) -> None:
 
 def _optional(name: str) -> Any:
     field = FinetuneConfig.model_fields[name]
+    if name in _SWITCHES:
+        return Choice, Field(default=AS_THE_PRESET, title=name, description=field.description)
     kind: Any = field.annotation
     for constraint in field.metadata:
         kind = Annotated[kind, constraint]
@@ -48,7 +56,19 @@ else:
 def given(overrides: Overrides | dict[str, Any] | None) -> dict[str, Any]:
     """The arguments that ``overrides`` really sets, as ``trainer.config.argv.resolve_values`` takes them."""
     values = overrides.model_dump(exclude_unset=True) if isinstance(overrides, BaseModel) else overrides or {}
-    return {name: value for name, value in values.items() if value is not None}
+    return {
+        name: {"yes": True, "no": False}.get(value, value) if name in _SWITCHES else value
+        for name, value in values.items()
+        if value is not None and not (name in _SWITCHES and value == AS_THE_PRESET)
+    }
+
+
+def as_form(overrides: dict[str, Any]) -> dict[str, Any]:
+    """``overrides`` as a form has them; ``given`` takes them back."""
+    return {
+        name: ("yes" if value else "no") if name in _SWITCHES and isinstance(value, bool) else value
+        for name, value in overrides.items()
+    }
 
 
 def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
@@ -56,7 +76,10 @@ def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
     schema = deepcopy(schema)
     properties = schema["definitions"][Overrides.__name__]["properties"]
     for name, prop in properties.items():
-        value = getattr(preset.config, name)
-        shown = " ".join(map(str, value)) if isinstance(value, list) else value
+        if name not in preset.known:
+            continue
+        value = preset.known[name]
+        shown = ("yes" if value else "no") if isinstance(value, bool) else value
+        shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
         prop["description"] = f"{prop['description']} In {preset.name}: {shown}."
     return schema

@@ -11,7 +11,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectAlreadyExists
 
-from trainer.errors import PippaError
+from trainer.errors import ServerError
 
 BUSY_SECONDS = 0.1
 
@@ -48,19 +48,19 @@ def unless_there() -> Iterator[None]:
 
 @contextmanager
 def prefect_client() -> Iterator[SyncPrefectClient]:
-    """``sync_client`` for commands. Raises ``PippaError`` where it is refused, or nothing answers."""
+    """``sync_client`` for commands. Raises ``ServerError`` where it is refused, or nothing answers."""
     try:
         with sync_client() as client:
             yield client
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise PippaError(
+            raise ServerError(
                 "The Prefect server refuses the password.",
                 "Set PREFECT_API_AUTH_STRING (or …_FILE) to the server's own: user:password.",
             ) from None
         raise
     except httpx.TransportError as error:
-        raise PippaError(
+        raise ServerError(
             f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer: {error}",
             "Is the address right, and the tunnel to it open?",
         ) from error

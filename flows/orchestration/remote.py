@@ -22,6 +22,7 @@ from prefect.states import Cancelling
 
 from flows.orchestration.artifacts import EVENT, resource_of
 from flows.orchestration.deployments import POOL
+from flows.orchestration.parameters import as_form
 from trainer.config.run_spec import Engine
 from trainer.errors import ExitCode, UsageError
 from trainer.events import DoneEvent, ErrorEvent, Event, parse_event
@@ -45,20 +46,23 @@ class End:
 
 
 def submit(
-    client: SyncPrefectClient, preset: str, overrides: dict[str, Any], engine: Engine | None, run_id: str
+    client: SyncPrefectClient, preset: str | None, overrides: dict[str, Any], engine: Engine | None, run_id: str
 ) -> FlowRun:
-    """Start the deployment ``train/<preset>`` as ``run_id``.
+    """Start the deployment ``train/<preset>`` as ``run_id``; without ``preset``, that which the run had before.
 
     Raises ``UsageError`` when the run goes on already, and when the server has no such deployment or does not take the
     parameters.
     """
-    if unfinished := [run for run in _flow_runs(client, run_id) if run.state is None or not run.state.is_final()]:
+    earlier = _flow_runs(client, run_id)
+    if unfinished := [run for run in earlier if run.state is None or not run.state.is_final()]:
         state = unfinished[0].state
         raise UsageError(
             f"{run_id} has not ended: its flow run is {state.name if state else 'about to begin'}.",
             f"`pippa runs follow {run_id}` watches it, `pippa runs cancel {run_id}` ends it. If its process was "
             "killed, its machine's worker says so within four minutes; without one, set its state on Prefect's page.",
         )
+    if preset is None:
+        preset = str(earlier[0].parameters["preset"]) if earlier else run_id.rsplit("-", 3)[0]
     try:
         deployment = client.read_deployment_by_name(f"train/{preset}")
     except ObjectNotFound:
@@ -66,7 +70,7 @@ def submit(
             f"The Prefect server has no deployment train/{preset}.",
             "`pippa worker` on the machine that trains registers them; is its version the same as yours?",
         ) from None
-    parameters: dict[str, Any] = {"overrides": overrides, "run_id": run_id}
+    parameters: dict[str, Any] = {"overrides": as_form(overrides), "run_id": run_id}
     if engine is not None:
         parameters["engine"] = engine
     try:

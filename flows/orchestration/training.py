@@ -111,7 +111,7 @@ class Training:
         if runs.read_file(self.store, request.run_id, "spec.json") is None:
             return None
         known = runs.read_spec(self.store, request.run_id)
-        wanted = request.overrides and resolve_values(request.preset, request.overrides)[1]
+        wanted = request.overrides and (self.resolved or resolve_values(request.preset, request.overrides))[1]
         if known.preset != request.preset or (wanted and known.config != wanted):
             raise UsageError(
                 f"{request.run_id} exists already, as a run of {known.preset}.",

@@ -13,8 +13,9 @@ from rich.table import Table
 
 from flows.views.forecast import Plan, print_forecast
 from flows.views.presets_table import cameras, components
-from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, flag, pinned, to_argv
+from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, pinned, to_argv
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home, secret_from
@@ -35,6 +36,7 @@ def print_plan(
 ) -> None:
     """Print what it will need, the resolved configuration with the origin of each value, and the engine's command."""
     wandb = default_wandb(preset, f"{preset.name}-", environ)
+    entity = wandb.entity or "your default entity"
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
@@ -48,7 +50,7 @@ def print_plan(
         "engine": engine,
         "object store": environ.get("PIPPA_S3_ENDPOINT") or f"the folder {store_folder(pippa_home(environ))}",
         "Prefect": environ.get("PREFECT_API_URL") or f"embedded, in {pippa_home(environ) / 'prefect'}",
-        "W&B": f"{wandb.entity}/{wandb.project}, tags {', '.join(wandb.tags)}; {_wandb_mode(config, environ)}",
+        "W&B": f"{entity}/{wandb.project}, tags {', '.join(wandb.tags)}; {_wandb_mode(config, environ)}",
     }.items():
         table.add_row(title, escape(value))
     console.print(table)

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.views.terminal import size
-from trainer.config.argv import flag
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.data.configs import get_data_config
 from trainer.forecast import forecast, model_of, smallest_card
@@ -113,6 +113,19 @@ def comparison_markdown(presets: Sequence[Preset]) -> str:
         cells = [f"{cell.value}<br>*{cell.reason}*" if cell.reason else cell.value for cell in row.cells]
         lines.append([row.title, row.default, *cells])
     return "\n".join("| " + " | ".join(text.replace("|", "\\|") for text in line) + " |" for line in lines)
+
+
+def as_document(preset: Preset) -> dict[str, object]:
+    """A preset for programs: every value, and the reason of those it sets."""
+    reasons = {name: preset.reason(name) for name in preset.arguments}
+    return {
+        "name": preset.name,
+        "summary": preset.summary,
+        "environment": preset.environment,
+        "wandb_tags": list(preset.wandb_tags),
+        "config": preset.config.model_dump(mode="json"),
+        "reasons": reasons,
+    }
 
 
 def overview_table(presets: Sequence[Preset]) -> Table:

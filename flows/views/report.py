@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from flows.views.evaluation import MARKS, evaluations_table, print_sentences
+from flows.views.failure import can_be_resumed
 from flows.views.presets_table import components
 from flows.views.terminal import duration, size
 from trainer.config.presets import goal_of
@@ -18,6 +19,7 @@ from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.events import CheckpointEvent, ErrorEvent, ProgressEvent, WarningEvent, parse_event
+from trainer.runner.wandb_setup import URL_FILE
 from trainer.store import registry, runs
 from trainer.store.evaluation import Evaluation
 from trainer.store.object_store import ObjectStore
@@ -61,6 +63,7 @@ class Report(BaseModel):
     """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
     wandb_url: str | None
     warnings: list[str]
+    exit_code: int | None = None
 
     @property
     def run_id(self) -> str:
@@ -130,6 +133,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
         offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
+        exit_code=state.exit_code if state else None,
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
     )
 
@@ -150,8 +154,8 @@ def _wandb_url(spec: RunSpec, folder: Path) -> str | None:
     """The page of the W&B run; known only where it ran online, which leaves a folder ``run-*``."""
     if not list((folder / "wandb").glob("run-*")):
         return None
-    wandb = spec.wandb
-    return f"https://wandb.ai/{wandb.entity}/{wandb.project}/runs/{wandb.run_id}"
+    told = folder / "wandb" / URL_FILE
+    return told.read_text().strip() if told.is_file() else spec.wandb.url
 
 
 def _rows(report: Report) -> Mapping[str, str]:
@@ -178,6 +182,8 @@ def _rows(report: Report) -> Mapping[str, str]:
 
 def next_command(report: Report) -> str:
     """What most people do next."""
+    if report.status == "failed" and not can_be_resumed(report.exit_code):
+        return f"pippa train {report.spec.preset} --help"
     if report.status in ("failed", "stopped"):
         return f"pippa runs resume {report.run_id}"
     if report.judged is not None and report.judged.take is not None:

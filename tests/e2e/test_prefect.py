@@ -62,7 +62,7 @@ def test_every_preset_and_chore_is_a_deployment(stack: Stack) -> None:
     with stack.api() as api:
         found = api.post("/deployments/filter", json={}).raise_for_status().json()
     names = {each["name"] for each in found}
-    assert names == {*PRESETS, "pull-dataset", "pull-base-model", "evaluate", "gc"}
+    assert names == {*PRESETS, "default", "pull-dataset", "pull-base-model", "evaluate", "gc"}
     assert not any(schedule["active"] for each in found for schedule in each["schedules"])
 
 

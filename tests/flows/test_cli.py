@@ -50,15 +50,12 @@ def test_alone_it_says_what_to_try(capsys):
     code, out, _ = pippa(capsys)
     assert code == 0 and "pippa train smoke" in out
     for command in cli.COMMANDS:
-        assert f"pippa {command.words}" in out
+        assert f"  {command.words}" in out
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: command.words)
 def test_every_command_has_help(capsys, command):
-    try:
-        code = cli.main([*command.words.split(), "--help"])
-    except SystemExit as end:  # argparse's way
-        code = end.code
+    code = cli.main([*command.words.split(), "--help"])
     assert code == 0 and f"pippa {command.words}" in capsys.readouterr().out
 
 
@@ -156,7 +153,15 @@ class TestDryRun:
             assert provenance[name] in rows[name].split(), rows[name]
         assert provenance["batch_size"] == "flag" and provenance["max_steps"] == "preset"
         assert provenance["lora_rank"] == "default"
-        for word in ("ego_view", "tiny (generated)", "process", "native", "wild-ai/pippa", "the folder", "embedded"):
+        for word in (
+            "ego_view",
+            "tiny (generated)",
+            "process",
+            "native",
+            "your default entity/pippa",
+            "the folder",
+            "embedded",
+        ):
             assert word in out
         assert config.batch_size == 4
 
@@ -191,9 +196,47 @@ def test_light_commands_import_nothing_heavy(tmp_path):
 
 
 def test_help_of_train_lists_every_flag(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["train", "smoke", "--help"])
+    assert cli.main(["train", "smoke", "--help"]) == 0
     out = capsys.readouterr().out
     for name in FinetuneConfig.model_fields:
         assert f"--{name.replace('_', '-')}" in out
     assert Path.cwd().is_dir() and list(Path.cwd().iterdir()) == []
+
+
+def completions(script: Path, *words: str) -> list[str]:
+    """What bash proposes for the last of ``words``."""
+    asked = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; COMP_LINE='{' '.join(words)}'"
+    call = f'source {script}; {asked}; _shtab_pippa pippa {words[-1]}; printf "%s\\n" "${{COMPREPLY[@]}}"'
+    return subprocess.run(["bash", "-c", call], capture_output=True, text=True, check=True).stdout.split()
+
+
+def test_bash_completes_commands_presets_and_flags(capsys, tmp_path):
+    code, out, _ = pippa(capsys, "completion", "bash")
+    assert code == 0
+    (tmp_path / "script").write_text(out)
+    assert completions(tmp_path / "script", "pippa", "check") == ["checkpoints"]
+    assert completions(tmp_path / "script", "pippa", "checkpoints", "ver") == ["verify"]
+    assert completions(tmp_path / "script", "pippa", "train", "low") == ["low-vram"]
+    assert completions(tmp_path / "script", "pippa", "train", "blog", "--learn") == ["--learning-rate"]
+
+
+@pytest.mark.parametrize("words", ["train blog", "checkpoints list", "data push"])
+def test_help_fits_80_columns_without_split_words(capsys, monkeypatch, words):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert cli.main([*words.split(), "--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    known = set(" ".join(lines).split())
+    if "train" in words:
+        assert {"[so100_dualcam]", "--no-tune-diffusion-model", "num_gpus"} <= known
+        assert {"data:", "model:", "optimisation:", "machine:", "examples:", "--dry-run", "--upstream-exact,"} <= known
+
+
+def test_every_list_and_show_prints_json(capsys):
+    for words in ("presets", "data", "models", "runs", "checkpoints"):
+        code, out, _ = pippa(capsys, words, "--json")
+        assert code == 0 and isinstance(json.loads(out), list)
+    assert json.loads(pippa(capsys, "presets", "show", "lora", "--json")[1])["config"]["lora_rank"] == 32
+    for command in cli.COMMANDS:
+        if command.words.endswith((" list", " show")):
+            assert "--json" in pippa(capsys, *command.words.split(), "--help")[1], command.words

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.views.dry_run import upstream_command_text
-from trainer.config.argv import UPSTREAM_DEFAULTS, flag, resolve
+from trainer.config.argv import UPSTREAM_DEFAULTS, resolve
+from trainer.config.flags import flag
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "docker" / f"{engine}.Dockerfile" for engine in ("isaac-uv", "isaac-conda")]

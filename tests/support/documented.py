@@ -45,7 +45,14 @@ NAMES = {
     *(("trainer", word) for word in PROGRAMS["trainer"]),
 }
 SUBSTITUTES = {"{launchers}": "docker", "{engines}": "native", "{_KINDS[kind]}": "dataset", "$FLAGS": ""}
-TAKE_PRESETS = {("pippa", "train"), ("trainer", "run"), ("pippa", "presets", "compare")}
+TAKE_PRESETS = {
+    ("pippa", "train"),
+    ("trainer", "run"),
+    ("pippa", "presets", "show"),
+    ("pippa", "doctor"),
+    ("trainer", "doctor"),
+    ("pippa", "presets", "compare"),
+}
 
 _FENCE = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _SPAN = re.compile(r"(`+)(.+?)\1", re.DOTALL)

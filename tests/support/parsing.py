@@ -7,7 +7,6 @@ handles signals from its first line on. Nothing is executed: wherever arguments 
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -73,21 +72,23 @@ def _stop_when_parsed(function: Callable[..., Any]) -> Callable[..., NoReturn]:
 
 
 def _stop_everything() -> None:
-    import tyro
-
-    from trainer.config import argv
+    from trainer.command_line import Parser
+    from trainer.config import argv, flags
     from trainer.store import stores
 
-    def tyro_cli(form: Any, *arguments: Any, **options: Any) -> Any:
-        result = real_tyro_cli(form, *arguments, **options)
-        if form is argv._form():  # the values are still to be validated
-            return result
+    parse_args = Parser.parse_args
+
+    def parse(parser: Parser, *arguments: Any, **options: Any) -> Any:
+        found = parse_args(parser, *arguments, **options)
+        # A command that collects its problems has them still to say, when it validates its values.
+        if hasattr(found, "problems"):
+            return found
         raise Parsed
 
-    real_tyro_cli, tyro.cli = tyro.cli, tyro_cli
-    argparse.ArgumentParser.parse_args = _stop_when_parsed(argparse.ArgumentParser.parse_args)
+    Parser.parse_args = parse  # pyrefly: ignore[bad-assignment]
     argv._validated = _stop_when_parsed(argv._validated)
-    # `trainer run --run-id` has nothing to parse, and asks the store next.
+    flags.validated = _stop_when_parsed(flags.validated)
+    # `trainer run --run-id` has nothing to validate, and asks the store next.
     stores.open_store = _stop_when_parsed(lambda *_: None)
 
 

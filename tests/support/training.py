@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.waiting import PATIENCE, until
-from trainer.config.argv import flag
+from trainer.config.flags import flag
 from trainer.events import Event, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 

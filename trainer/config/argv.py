@@ -1,24 +1,18 @@
 """Flags and configurations: ``FinetuneConfig`` as upstream's command line, and back.
 
-Flags are written as upstream's tyro takes them: ``--kebab-case`` (an underscore does as well), several values after one
+Flags are written as upstream's: ``--kebab-case`` (an underscore does as well), several values after one
 ``--dataset-path``, and ``--flag`` / ``--no-flag`` for what is on or off.
 """
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import difflib
-import functools
-import io
 import os
-import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from trainer.config.finetune_config import OWN_FIELDS, RUN_FIELDS, FinetuneConfig, field_help
+from trainer.command_line import Parser
+from trainer.config.finetune_config import GROUPS, OWN_FIELDS, RUN_FIELDS, FinetuneConfig
+from trainer.config.flags import add_flags, field_problems, flag, given_values, refusal
 from trainer.config.presets import Preset, get_preset
 from trainer.config.run_spec import Engine
 from trainer.data.config_file import as_argument
@@ -36,10 +30,15 @@ UPSTREAM_DEFAULTS: dict[str, object] = {
 }
 """Upstream's defaults today (branch ``n1.5-release``) that are not those of ``FinetuneConfig``."""
 
+UPSTREAMS_FLAGS = "Flags are those of Isaac-GR00T's scripts/gr00t_finetune.py, in the same form."
+
 _FIELDS = FinetuneConfig.model_fields
-_SWITCHES = {name for name, field in _FIELDS.items() if field.annotation is bool}
-_TRUTH = re.compile(r"true|false|yes|no|on|off|0|1", re.IGNORECASE)
-_NUMBER = re.compile(r"-\.?\d")
+_NOT_UPSTREAMS = {
+    "video_alignment": "upstream finds a row's frame by its timestamp.",
+    "recompute_statistics": "upstream normalises with what meta/stats.json says.",
+    "holdout": "upstream trains on every episode.",
+    "upstream_exact": "upstream's engine is that already: leave the flag out.",
+}
 
 
 def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> list[str]:
@@ -90,7 +89,7 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
             "are declarations; upstream knows the built-in ones alone."
         )
     problems += [
-        f"{flag(name)}: upstream trains on every episode, as its timestamps and meta/stats.json say."
+        f"{flag(name)}: {_NOT_UPSTREAMS[name]}"
         for name in OWN_FIELDS
         if name not in RUN_FIELDS and getattr(config, name) != _FIELDS[name].default
     ]
@@ -98,158 +97,72 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
         raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")
 
 
-def flag(name: str, *, on: bool = True) -> str:
-    """The flag of a field: ``tune_llm`` is ``--tune-llm``, switched off ``--no-tune-llm``."""
-    return f"--{'' if on else 'no-'}{name.replace('_', '-')}"
-
-
 def parse_flags(
     argv: Sequence[str], base: FinetuneConfig, prog: str = "trainer finetune"
 ) -> tuple[FinetuneConfig, set[str]]:
     """``base`` with the flags of ``argv`` applied, and the names of the fields they set.
 
-    ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. Anything wrong
-    is a ``UsageError`` that names the flag and the right form.
+    ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. Whatever is
+    wrong is in one ``UsageError`` that names each flag and its right form.
     """
-    values, given = _parsed(argv, base, prog)
-    return _validated(values, prog), given
+    given, problems = _parsed(argv, {name: getattr(base, name) for name in _FIELDS}, prog)
+    values = {**base.model_dump(), "data_config": as_argument(base.data_config), **given}
+    return _validated(values, prog, problems), set(given)
 
 
 def resolve(
     preset_name: str, argv: Sequence[str], prog: str = "trainer run", environ: Mapping[str, str] = os.environ
 ) -> Resolved:
     """``resolve_values`` with the flags of ``argv``, those that ``parse_flags`` takes."""
-    prog = f"{prog} {preset_name}"
-    values, given = _parsed(argv, get_preset(preset_name).config, prog)
-    return resolve_values(preset_name, {name: values[name] for name in given}, prog, environ)
+    preset, prog = get_preset(preset_name), f"{prog} {preset_name}"
+    given, problems = _parsed(argv, preset.known, prog)
+    return resolve_values(preset, given, prog, environ, problems)
 
 
 def resolve_values(
-    preset_name: str,
+    preset: str | Preset,
     overrides: Mapping[str, Any],
     prog: str = "pippa train PRESET",
     environ: Mapping[str, str] = os.environ,
+    problems: Sequence[str] = (),
 ) -> Resolved:
     """The preset, its configuration with ``overrides`` applied, and where each field's value came from.
 
     ``PIPPA_BASE_MODEL`` stands in for a base model that they leave open. Raises ``UsageError`` for an unknown preset or
-    field, or a value out of bounds, naming all that is wrong.
+    field, or a value out of bounds, naming all that is wrong; ``problems`` are those that are known already.
     """
-    preset = get_preset(preset_name)
+    preset = get_preset(preset) if isinstance(preset, str) else preset
     if base_model := environ.get("PIPPA_BASE_MODEL"):
         overrides = {"base_model_path": base_model, **overrides}
-    config = _validated({**preset.values, **overrides}, prog)
+    config = _validated({**preset.values, **overrides}, prog, problems)
     provenance: Provenance = {
         name: "flag" if name in overrides else "preset" if name in preset.arguments else "default" for name in _FIELDS
     }
     return preset, config, provenance
 
 
-def _parsed(argv: Sequence[str], base: FinetuneConfig, prog: str) -> tuple[dict[str, Any], set[str]]:
-    """The value of every field, not validated, and the names of those that ``argv`` sets."""
-    if {"-h", "--help"} & set(argv):
-        _tyro(argv, base, prog)
-    given = _given(argv)
-    return _tyro(argv, base, prog), given
+def add_config_flags(parser: Parser, values: Mapping[str, Any]) -> None:
+    """Let ``parser`` take every argument of a fine-tuning; help shows ``values`` in brackets."""
+    add_flags(parser, FinetuneConfig, values, GROUPS)
 
 
-def _validated(values: Mapping[str, Any], prog: str) -> FinetuneConfig:
+def _parsed(argv: Sequence[str], shown: Mapping[str, Any], prog: str) -> tuple[dict[str, Any], list[str]]:
+    """The values that ``argv`` sets, not validated, and what is wrong with its form."""
+    parser = Parser(prog, collects=True, usage=f"{prog} [--flag …]", description=UPSTREAMS_FLAGS)
+    add_config_flags(parser, shown)
+    arguments = parser.parse_args(argv)
+    return given_values(FinetuneConfig, arguments), arguments.problems
+
+
+def _validated(values: Mapping[str, Any], prog: str, problems: Sequence[str] = ()) -> FinetuneConfig:
+    found = [*problems, *field_problems(FinetuneConfig, values)]
     try:
-        config = FinetuneConfig.model_validate(values)
-    except ValidationError as error:
-        # One line for a field, though it may be of several kinds and then be wrong as each of them.
-        first = {str(e["loc"][0]): e for e in reversed(error.errors())}
-        problems = [f"{flag(name)}: {_sentence(e['msg'])} (got {e['input']!r})" for name, e in reversed(first.items())]
-        raise UsageError("\n".join(problems), f"`{prog} --help` explains every flag.") from None
-    # A file or a module is read here, where its name was typed; from here on the declaration itself travels.
+        # A file or a module is read here, where its name was typed; from here on the declaration itself travels.
+        if isinstance(name := values.get("data_config"), str):
+            values = {**values, "data_config": declared(name)}
+    except UsageError as error:
+        found.append(f"--data-config: {error.message} {error.hint}".rstrip())
+    if found:
+        raise refusal(found, prog)
+    config = FinetuneConfig.model_validate(values)
     return config.model_copy(update={"data_config": declared(config.data_config)})
-
-
-def _given(argv: Sequence[str]) -> set[str]:
-    """The fields that ``argv`` names. Refuses what tyro would refuse with less help, or take in silence."""
-    given: set[str] = set()
-    takes: str | None = None  # the field whose value may come next; "" after a switch
-    for token in argv:
-        if not token.startswith("-") or _NUMBER.match(token):
-            if takes in _SWITCHES and _TRUTH.fullmatch(token):
-                _refuse_value(takes, token)
-            if takes is None or takes in _SWITCHES:
-                raise UsageError(f"{token!r} belongs to no flag.", "Flags come as `--name value`.")
-            if takes != "dataset_path":
-                takes = None
-            continue
-        text, equals, value = token.partition("=")
-        name = text[2:].replace("-", "_")
-        off = name.startswith("no_") and name[3:] in _SWITCHES
-        name = name[3:] if off else name
-        if not token.startswith("--") or name not in _FIELDS:
-            raise UsageError(f"There is no flag {text}.", _nearest(text))
-        if equals and name in _SWITCHES:
-            _refuse_value(name, value)
-        if name == "dataset_path" and name in given:
-            # tyro, upstream's as ours, would keep the last and drop the others without a word.
-            raise UsageError("--dataset-path is given twice.", "Name all datasets after one: --dataset-path A B")
-        given.add(name)
-        takes = None if equals and name != "dataset_path" else name
-    return given
-
-
-def _refuse_value(name: str, value: str) -> None:
-    on = value.lower() in ("true", "yes", "on", "1")
-    raise UsageError(
-        f"{flag(name)} takes no value (got {value!r}).",
-        f"To switch it {'on' if on else 'off'}, write {flag(name, on=on)}",
-    )
-
-
-def _nearest(text: str) -> str:
-    flags = [flag(name) for name in _FIELDS] + [flag(name, on=False) for name in _SWITCHES]
-    near = difflib.get_close_matches("--" + text.lstrip("-").replace("_", "-").lower(), flags, n=1)
-    return f"Did you mean {near[0]}?" if near else "`--help` lists every flag."
-
-
-@functools.cache
-def _form() -> type[Any]:
-    """A dataclass of the same fields without their bounds, so that pydantic reports all that are broken, not tyro."""
-    import tyro
-
-    help_of = field_help()
-    types: dict[str, Any] = {name: info.annotation for name, info in _FIELDS.items()}
-    types["data_config"] = str
-    return dataclasses.make_dataclass(
-        "Flags", [(name, Annotated[type_, tyro.conf.arg(help=help_of[name])]) for name, type_ in types.items()]
-    )
-
-
-def _tyro(argv: Sequence[str], base: FinetuneConfig, prog: str) -> dict[str, Any]:
-    import tyro
-
-    form = _form()
-    printed = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(printed):
-            flags = tyro.cli(
-                form,
-                args=list(argv),
-                default=form(**{**base.model_dump(), "data_config": as_argument(base.data_config)}),
-                prog=prog,
-                description="Arguments as in Isaac-GR00T's scripts/gr00t_finetune.py.",
-            )
-    except SystemExit as exit_:
-        if not exit_.code:
-            raise
-        raise UsageError(_unboxed(printed.getvalue()), f"`{prog} --help` explains every flag.") from None
-    return dataclasses.asdict(flags)
-
-
-def _unboxed(text: str) -> str:
-    """The first paragraph in tyro's box of an error, as one line."""
-    lines = [line.strip("│ \r") for line in text.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if line.startswith("─")), len(lines))
-    line = " ".join(lines[:rule]) or text.strip()
-    line = re.sub(r"invalid literal for int\(\) with base 10: (.+)", r"\1 is not a whole number", line)
-    return re.sub(r"could not convert string to float: (.+)", r"\1 is not a number", line)
-
-
-def _sentence(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -1,8 +1,7 @@
 """``FinetuneConfig``: every argument of a fine-tuning, declared once.
 
 The fields are those of ``ArgsConfig`` in upstream's ``scripts/gr00t_finetune.py`` (branch ``n1.5-release``), and after
-them ``OWN_FIELDS``: how a dataset is read that contradicts itself, what is held out, and (``RUN_FIELDS``) what the
-run keeps and evaluates.
+them ``OWN_FIELDS``, which upstream lacks; of those, ``RUN_FIELDS`` say what the run keeps and evaluates.
 The flags of ``pippa train`` and ``trainer finetune``, the form in the Prefect UI, the argv an engine gets, the table of
 ``pippa presets compare`` and the docs all come from this class. Defaults are upstream's of mid-2025, when the recipes
 were written; upstream has since moved ``save_steps`` to 3000, ``dataloader_num_workers`` to 12 and ``video_backend``
@@ -126,6 +125,10 @@ class FinetuneConfig(BaseModel):
     recompute_statistics: bool = False
     """Normalise with statistics computed from the data, though meta/stats.json has some."""
 
+    upstream_exact: bool = False
+    """Do as upstream does even where that is worse: attend to padding tokens, so that a sample's result depends on its
+    batch, and with lora_rank leave the embodiment's projector untrained. Native engine only."""
+
     holdout: str = NO_HOLDOUT
     """Episodes to keep out of training and statistics and to evaluate on: a share (`0.1`), a count (`5`) or a list
     (`3,17`). Each is chosen by its own content, so that added data moves none across."""
@@ -165,8 +168,52 @@ class FinetuneConfig(BaseModel):
 
 RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 """For the run around the engine, which never hears of them."""
-OWN_FIELDS = ("video_alignment", "recompute_statistics", "holdout", *RUN_FIELDS)
+OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact", "holdout", *RUN_FIELDS)
 """What upstream's script doesn't take."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": (
+        "dataset_path",
+        "data_config",
+        "embodiment_tag",
+        "video_alignment",
+        "recompute_statistics",
+        "holdout",
+        "balance_dataset_weights",
+        "balance_trajectory_weights",
+    ),
+    "model": (
+        "base_model_path",
+        "tune_llm",
+        "tune_visual",
+        "tune_projector",
+        "tune_diffusion_model",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_full_model",
+        "upstream_exact",
+    ),
+    "optimisation": (
+        "batch_size",
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "warmup_ratio",
+        "gradient_accumulation_steps",
+    ),
+    "machine": ("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "checkpoints and reports": (
+        "output_dir",
+        "save_steps",
+        "keep_last",
+        "keep_every",
+        "evaluate",
+        "resume",
+        "report_to",
+    ),
+}
+"""Every field, in the groups that ``--help`` shows."""
 
 
 def field_help() -> dict[str, str]:

@@ -17,12 +17,13 @@ from trainer.config.finetune_config import FinetuneConfig
 Engine = Literal["native", "isaac-uv", "isaac-conda"]
 SnapshotKind = Literal["dataset", "model", "checkpoint"]
 
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")
 RUN_ID = re.compile(r"[a-z0-9][a-z0-9-]*-\d{8}-\d{6}-[0-9a-f]{4}")
 
 
-def new_run_id(preset: str, now: datetime | None = None) -> str:
-    """``<preset>-<UTC yyyymmdd-hhmmss>-<4 hex>``."""
-    return f"{preset}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+def new_run_id(name: str, now: datetime | None = None) -> str:
+    """``<name>-<UTC yyyymmdd-hhmmss>-<4 hex>``; the name is the user's, or else the preset's."""
+    return f"{name}-{(now or datetime.now(UTC)):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
 class SnapshotRef(BaseModel):
@@ -44,11 +45,24 @@ class WandbSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     entity: str
+    """Empty for the default entity of whoever the key belongs to."""
     project: str
     name: str
     run_id: str
     group: str
     tags: list[str] = []
+    site: str = "https://wandb.ai"
+    """Address of W&B's pages."""
+
+    @property
+    def path(self) -> str:
+        """``entity/project/run id``, as far as it is known."""
+        return "/".join(part for part in (self.entity, self.project, self.run_id) if part)
+
+    @property
+    def url(self) -> str | None:
+        """The page of the run; None where the entity is not known."""
+        return f"{self.site}/{self.entity}/{self.project}/runs/{self.run_id}" if self.entity else None
 
 
 class RunSpec(BaseModel):
@@ -71,3 +85,8 @@ class RunSpec(BaseModel):
     """Commit of pippa's own checkout or image."""
     image: str | None = None
     """Digest of the training image; None for a process."""
+
+    @property
+    def name(self) -> str:
+        """What its id begins with: ``--name``, or else the preset."""
+        return self.run_id.rsplit("-", 3)[0]

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, ConfigDict
 
 from trainer.config.data_options import VideoAlignment
 from trainer.config.finetune_config import EmbodimentTag
@@ -24,13 +25,14 @@ if TYPE_CHECKING:
     from trainer.data.policy_config import PolicyConfig
 
 
-@dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(BaseModel):
     """Open-loop evaluation: predicted against demonstrated actions.
 
     Of a checkpoint folder on a dataset folder. `trainer evaluate --checkpoint NAME` takes both from the object store:
     `trainer evaluate --checkpoint NAME --help`.
     """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model_path: Path
     """Checkpoint folder, with its experiment_cfg/metadata.json."""

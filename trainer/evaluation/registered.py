@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import tyro
+from pydantic import BaseModel, ConfigDict
 
 from trainer import importers
+from trainer.config.flags import parse
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
 from trainer.data.policy_config import recorded_data_config
@@ -33,9 +33,10 @@ from trainer.store.registry import CheckpointEntry
 from trainer.store.stores import open_store
 
 
-@dataclass(frozen=True)
-class RegisteredOptions:
+class RegisteredOptions(BaseModel):
     """Open-loop evaluation of registered checkpoints. Metrics and plots are kept with them in the object store."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     checkpoint: tuple[str, ...]
     """RUN/STEP, RUN (its newest), or an alias such as latest or smoke/best; several to compare them."""
@@ -57,7 +58,7 @@ class RegisteredOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate as ``argv`` says, with events on stdout. Returns the exit code."""
-    evaluate_registered(tyro.cli(RegisteredOptions, args=argv, prog="trainer evaluate"), Emitter())
+    evaluate_registered(parse(RegisteredOptions, argv, "trainer evaluate"), Emitter())
     return 0
 
 
@@ -140,6 +141,11 @@ def evaluate_entry(
             report=Path(report),
         )
         metrics = {f"{name}{label}": value for name, value in found.metrics().items()}
+        if (before := entry.evaluation) is not None:
+            # What was measured before and isn't now stays.
+            found = found.model_copy(
+                update={"ablations": found.ablations or before.ablations, "compared": before.compared}
+            )
         if not label:
             compare_with_best(places, entry, ref, found)
         registry.add_metrics(store, entry.run_id, entry.step, metrics, found if not label else None)

@@ -11,12 +11,12 @@ import json
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from pydantic import BaseModel, ConfigDict
 
 from trainer.config.finetune_config import Evaluate
+from trainer.config.flags import parse
 from trainer.config.presets import goal_of
 from trainer.errors import PippaError
 from trainer.evaluation.checkpoint import Protocol
@@ -31,9 +31,10 @@ from trainer.store.registry import CheckpointEntry
 from trainer.store.stores import open_store
 
 
-@dataclass(frozen=True)
-class RunOptions:
+class RunOptions(BaseModel):
     """Evaluation of a run's checkpoints on its own dataset."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     run: str
     """The run's id."""
@@ -49,7 +50,7 @@ class RunOptions:
 
 def main(argv: Sequence[str]) -> int:
     """Evaluate as ``argv`` says, with events on stdout. Returns the exit code."""
-    evaluate_run(tyro.cli(RunOptions, args=argv, prog="trainer evaluate"), Emitter())
+    evaluate_run(parse(RunOptions, argv, "trainer evaluate"), Emitter())
     return 0
 
 

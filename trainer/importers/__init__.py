@@ -16,7 +16,7 @@ What the store has is never asked of its source again, unless ``refresh`` says s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,6 +60,7 @@ __all__ = [
     "downloads_folder",
     "find",
     "is_folder",
+    "require_known",
     "require_valid",
 ]  # fmt: skip
 
@@ -143,6 +144,19 @@ def find(store: ObjectStore, kind: Kind, name: str, store_name: str | None = Non
     """
     source = parse(kind, name)
     return None if source is None else _found(store, kind, source, store_name)
+
+
+def require_known(kind: Kind, names: Sequence[str], store: Callable[[], ObjectStore | None]) -> None:
+    """Raise ``UsageError`` for the first of ``names`` that must be in the store and is not, or that means nothing.
+
+    ``store`` opens it, and is called only if need be; None stands for an empty one.
+    """
+    for name in names:
+        source = parse(kind, name)
+        if source is None or isinstance(source, Stored):
+            opened = store()
+            if source is None or opened is None or _found(opened, kind, source, None) is None:
+                raise _unknown(opened, kind, name)
 
 
 def _looked_up(
@@ -275,12 +289,13 @@ def _push(
     return result.ref
 
 
-def _unknown(store: ObjectStore, kind: Kind, name: str) -> UsageError:
+def _unknown(store: ObjectStore | None, kind: Kind, name: str) -> UsageError:
     what = "dataset" if kind == "dataset" else "base model"
     if Path(name).is_dir():
         return UsageError(f"There is no {what} called {name!r} in the store.", f"For the folder, write ./{name}")
     generator = generated.NAMES[kind]
-    known = sorted({info.ref.name for info in snapshots.list_snapshots(store, kind)} | {generator})
+    stored = [] if store is None else snapshots.list_snapshots(store, kind)
+    known = sorted({info.ref.name for info in stored} | {generator})
     what_else = (
         "`pippa data push PATH --name NAME` adds a folder, `pippa data add` one of the hub, git or S3."
         if kind == "dataset"

@@ -438,7 +438,7 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
 def _wandb(spec: RunSpec) -> str | None:
     if spec.config.report_to != "wandb":
         return None
-    return f"{spec.wandb.entity}/{spec.wandb.project}/{spec.wandb.run_id}"
+    return spec.wandb.url or spec.wandb.path
 
 
 def _describe(folder: Path, spec: RunSpec) -> None:

@@ -9,16 +9,19 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
-from trainer.config.argv import require_engine_can, resolve, to_argv
+from trainer.command_line import Parser
+from trainer.config.argv import require_engine_can, to_argv
 from trainer.config.finetune_config import RUN_FIELDS, FinetuneConfig
-from trainer.config.run_spec import RunSpec
+from trainer.config.run_spec import RunSpec, new_run_id
 from trainer.config.settings import pippa_home, upload_patience
+from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.data.config_file import to_json
 from trainer.disk import private_folder
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
@@ -39,27 +42,25 @@ from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store
 
-USAGE = """\
-usage: trainer run PRESET [--flag …]   train a preset; `trainer run PRESET --help` lists the flags
-       trainer run --run-id RUN        carry out or continue a run whose spec is in the object store
-"""
+_EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
 
 
 def main(argv: Sequence[str]) -> int:
     """Carry out ``trainer run`` with ``argv`` and return the exit code. Raises ``PippaError`` before a run exists."""
-    if not argv or argv[0] in ("-h", "--help"):
-        sys.stdout.write(USAGE)
-        return ExitCode.DONE if argv else ExitCode.USAGE
+    parser = Parser("trainer run", collects=True, description=f"Train, upload checkpoints, evaluate. {DESCRIPTION}")
+    group = add_training_flags(parser, argv, _EXAMPLES)
+    group.add_argument("--run-id", metavar="RUN", help="carry out or continue a run whose spec is in the object store")
+    arguments = parser.parse_args(argv)
     die_with_parent()
     with Signals() as signals:
         try:
-            return _stored(argv, signals) if argv[0].startswith("-") else _preset(argv[0], argv[1:], signals)
+            return _stored(arguments, signals) if arguments.run_id else _new(arguments, signals)
         except Interrupted:
             return signals.exit_code
 
 
-def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
-    preset, config, provenance = resolve(name, flags)
+def _new(arguments: Namespace, signals: Signals) -> int:
+    (preset, config, provenance), name = asked(arguments, "trainer run")
     engine = engine_from()
     require_engine_can(config, engine)
     require_engine_here(engine)
@@ -67,20 +68,22 @@ def _preset(name: str, flags: Sequence[str], signals: Signals) -> int:
     store = open_store()
     store.open()
     emit = Emitter()
-    emit(PhaseEvent(phase="prepare", message="Bringing dataset and base model into the store."))
+    emit(PhaseEvent(phase="prepare", message="Importing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
-    spec = new_spec(preset, config, provenance, datasets, base_model, engine)
+    spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=new_run_id(name))
     runs.write_spec(store, spec)
     return Run(spec, store, signals).run()
 
 
-def _stored(argv: Sequence[str], signals: Signals) -> int:
-    option, equals, value = argv[0].partition("=")
-    rest = [*([value] if equals else []), *argv[1:]]
-    if option.replace("_", "-") != "--run-id" or len(rest) != 1:
-        raise UsageError(f"trainer run {shlex.join(argv)}: this is neither a preset nor --run-id RUN.", USAGE.strip())
+def _stored(arguments: Namespace, signals: Signals) -> int:
+    others = {name: value for name, value in vars(arguments).items() if name not in ("run_id", "problems") and value}
+    if others or arguments.problems:
+        raise UsageError(
+            "\n".join([*arguments.problems, "--run-id takes nothing beside it: a run keeps what it was started with."]),
+            f"`trainer run --run-id {arguments.run_id}` continues it.",
+        )
     store = open_store()
-    spec = runs.read_spec(store, rest[0])
+    spec = runs.read_spec(store, arguments.run_id)
     require_engine_here(spec.engine, spec.run_id)
     private_folder(pippa_home())
     return Run(spec, store, signals).run()
@@ -176,7 +179,7 @@ class Run:
             self.record.update(status="running", step=step or 0)
             problem = self._train(datasets, base_model, lock, uploader, resume=step is not None)
 
-        emit(PhaseEvent(phase="upload", message="Uploading what is left."))
+        emit(PhaseEvent(phase="upload", message="Finishing uploads."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
         over = problem is None and self.signals.received is None
         if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:

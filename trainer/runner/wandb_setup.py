@@ -28,10 +28,11 @@ from trainer.events import Event, WarningEvent
 if TYPE_CHECKING:
     from wandb import Run
 
-ENTITY = "wild-ai"
 PROJECT = "pippa"
 INIT_TIMEOUT_SECONDS = 30
 PROBE_TIMEOUT_SECONDS = 10
+URL_FILE = "url.txt"
+"""In the folder ``wandb`` of a run that is online: the address of its page."""
 LINEAGE = "PIPPA_LINEAGE"
 """JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
 SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
@@ -42,12 +43,13 @@ _NO_NETWORK = ("offline", "disabled", "dryrun")
 def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ) -> WandbSpec:
     """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, grouped by preset."""
     return WandbSpec(
-        entity=environ.get("WANDB_ENTITY") or ENTITY,
+        entity=environ.get("WANDB_ENTITY") or "",
         project=environ.get("WANDB_PROJECT") or PROJECT,
         name=run_id.rsplit("-", 1)[0],
         run_id=run_id,
         group=preset.name,
         tags=list(preset.wandb_tags),
+        site=_site(environ),
     )
 
 
@@ -61,7 +63,7 @@ def wandb_environment(
     """
     run = spec.wandb
     variables = {
-        "WANDB_ENTITY": run.entity,
+        **({"WANDB_ENTITY": run.entity} if run.entity else {}),
         "WANDB_PROJECT": run.project,
         "WANDB_NAME": run.name,
         "WANDB_RUN_ID": run.run_id,
@@ -137,6 +139,9 @@ def start_run(
         emit,
         environ,
     )
+    if run is not None and isinstance(url := getattr(run, "url", None), str):
+        # For the report, which does not know the entity that W&B chose.
+        Path(run.dir).parent.with_name(URL_FILE).write_text(url + "\n")
     if run is not None and alone:
         kept.write_text(json.dumps({"project": project, "run_id": run.id}, indent=2) + "\n")
     return run
@@ -179,12 +184,18 @@ def _lineage(spec: RunSpec) -> dict[str, object]:
 def _offline(reason: str) -> WarningEvent:
     return WarningEvent(
         message=f"{reason.rstrip('.')}: this run is recorded offline.",
-        hint="Its files are kept with the run; `pippa runs sync RUN` uploads them later. WANDB_API_KEY reports live.",
+        hint="`pippa runs sync RUN` uploads it later; its files are kept with the run. Set WANDB_API_KEY to log live.",
     )
 
 
 def _base_url(environ: Mapping[str, str]) -> str:
     return (environ.get("WANDB_BASE_URL") or "https://api.wandb.ai").rstrip("/")
+
+
+def _site(environ: Mapping[str, str]) -> str:
+    """Where a server's pages are: W&B's own API has a host apart, one's own server has not."""
+    base = _base_url(environ)
+    return "https://wandb.ai" if base == "https://api.wandb.ai" else base
 
 
 def netrc_key(environ: Mapping[str, str]) -> str | None:

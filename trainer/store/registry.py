@@ -60,7 +60,7 @@ def register(store: ObjectStore, entry: CheckpointEntry) -> None:
                     f"{f' ({existing.snapshot.digest[:12]}, not {entry.snapshot.digest[:12]})' if existing else ''}.",
                     "A registered checkpoint never changes: train into a new run.",
                 )
-        for alias in ("latest", f"{entry.spec.preset}/latest"):
+        for alias in dict.fromkeys(("latest", f"{entry.spec.preset}/latest", f"{entry.spec.name}/latest")):
             current = _unless_damaged(store, alias)
             # A late registration of an older checkpoint does not move them back.
             if current is None or (current.created, current.step) <= (entry.created, entry.step):

@@ -38,8 +38,6 @@ def train(
     resume_from: Path | None,
     stop: StopSignal,
     emit: Callable[[Event], None],
-    *,
-    upstream_exact: bool = False,
 ) -> int:
     """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code.
 
@@ -95,7 +93,7 @@ def train(
             f"Set max_state_dim to {width}: states are padded to it.",
         )
     resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
-    if upstream_exact:
+    if config.upstream_exact:
         model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
     if torch.cuda.is_available():
         model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
@@ -123,7 +121,7 @@ def train(
             alpha=config.lora_alpha,
             dropout=config.lora_dropout,
             full_model=config.lora_full_model,
-            train_projector=config.tune_projector and not upstream_exact,
+            train_projector=config.tune_projector and not config.upstream_exact,
         )
         if resume_from:
             load_adapter(model, resume_from)

@@ -15,7 +15,7 @@ import requests
 import urllib3
 from docker.context import ContextAPI
 
-from trainer.errors import PippaError
+from trainer.errors import ServerError
 
 REQUEST_SECONDS = 60
 UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
@@ -25,7 +25,7 @@ UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPErro
 def connect(environ: Mapping[str, str] = os.environ) -> docker.DockerClient:
     """A client of the daemon that ``docker`` itself would use: ``DOCKER_HOST``, else the CLI's context.
 
-    Raises ``PippaError`` that says how to get access when no daemon answers.
+    Raises ``ServerError`` that says how to get access when no daemon answers.
     """
     address = daemon_address(environ)
     try:
@@ -59,11 +59,11 @@ def in_container() -> bool:
     return Path("/.dockerenv").exists() or Path("/run/.containerenv").exists()
 
 
-def unreachable(address: str, error: Exception) -> PippaError:
+def unreachable(address: str, error: Exception) -> ServerError:
     """Why the daemon at ``address`` can't be used by this process, and what gives it access."""
     url = urlsplit(address)
     if url.scheme not in ("unix", "http+unix"):
-        return PippaError(
+        return ServerError(
             f"The Docker daemon at {address} (DOCKER_HOST) does not answer: {_reason(error)}",
             "Check DOCKER_HOST with `docker version`; without it, this machine's own daemon is used.",
         )
@@ -73,11 +73,11 @@ def unreachable(address: str, error: Exception) -> PippaError:
         status = socket.stat()
     except OSError:
         if inside:
-            return PippaError(
+            return ServerError(
                 f"There is no Docker daemon in this container: {socket} is missing.",
                 f"Mount the host's: `-v {socket}:{socket}`, as compose.yaml does for the worker.",
             )
-        return PippaError(
+        return ServerError(
             f"There is no Docker daemon on this machine: {socket} is missing.",
             "Start it (`sudo systemctl start docker`) or install it (https://docs.docker.com/engine/install), name "
             "another one by DOCKER_HOST, or train without: `--launcher process`.",
@@ -90,12 +90,12 @@ def unreachable(address: str, error: Exception) -> PippaError:
             if inside
             else f"`sudo usermod -aG {group} $USER`, then log out and in again (or `newgrp {group}`)."
         )
-        return PippaError(
+        return ServerError(
             f"The user {_user()} may not use the Docker daemon: {socket} belongs to the group {group} "
             f"(group id {status.st_gid}).",
             cure,
         )
-    return PippaError(
+    return ServerError(
         f"The Docker daemon behind {socket} does not answer: {_reason(error)}",
         "Start it: `sudo systemctl start docker`; `docker version` shows when it is there.",
     )

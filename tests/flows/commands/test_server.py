@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.commands.server import server, server_environment
+from flows.cli import dispatch
+from flows.commands.server import server_environment
 from flows.embedded.prefect import answers
 from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
@@ -57,6 +58,12 @@ def test_postgres_without_a_password_is_refused(tmp_path):
         server_environment(tmp_path, {"PIPPA_POSTGRES_HOST": "postgres"})
 
 
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
+
+
 @pytest.fixture
 def becomes(tmp_path, monkeypatch) -> list[list[str]]:
     """The command of each server that `pippa server` would become."""
@@ -69,27 +76,27 @@ def becomes(tmp_path, monkeypatch) -> list[list[str]]:
 
 
 def test_by_default_it_is_this_machines_own(becomes):
-    server([])
+    dispatch(["server", "--port", str(free_port())])
     assert becomes[0][becomes[0].index("--host") + 1] == "127.0.0.1"
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "my-machine"])
 def test_others_reach_it_with_a_password_only(becomes, monkeypatch, tmp_path, host):
     with pytest.raises(UsageError, match="no password") as refused:
-        server(["--host", host])
+        dispatch(["server", "--host", host, "--port", str(free_port())])
     assert "PREFECT_API_AUTH_STRING=user:password" in refused.value.hint and becomes == []
     monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", "team:secret")
-    server(["--host", host])
+    dispatch(["server", "--host", host, "--port", str(free_port())])
     monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
     (tmp_path / "auth").write_text("team:secret\n")
     monkeypatch.setenv("PREFECT_API_AUTH_STRING_FILE", str(tmp_path / "auth"))
-    server(["--host", host])
+    dispatch(["server", "--host", host, "--port", str(free_port())])
     assert [command[command.index("--host") + 1] for command in becomes] == [host, host]
 
 
 @pytest.mark.parametrize("host", ["localhost", "::1", "127.0.0.2"])
 def test_on_loopback_it_needs_none(becomes, host):
-    server(["--host", host])
+    dispatch(["server", "--host", host, "--port", str(free_port())])
     assert len(becomes) == 1
 
 

@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 from prefect.utilities.callables import parameter_schema
 
-from flows.orchestration.parameters import Overrides, described, given
+from flows.orchestration.parameters import Overrides, as_form, described, given
 from flows.orchestration.train import train
 from trainer.config.finetune_config import FinetuneConfig, field_help
 from trainer.config.presets import PRESETS
@@ -24,7 +24,7 @@ def fields(schema) -> dict:
 
 def test_presets_launchers_and_engines_are_choices(schema):
     properties = schema["properties"]
-    assert properties["preset"]["enum"] == list(PRESETS) and schema["required"] == ["preset"]
+    assert properties["preset"]["enum"] == [*PRESETS, "default"] and schema["required"] == ["preset"]
     assert set(properties["launcher"]["enum"]) == {"process", "docker"}
     assert properties["engine"]["enum"] == ["native", "isaac-uv", "isaac-conda"]
     assert all(properties[name].get("description") for name in properties)
@@ -36,7 +36,8 @@ def test_every_argument_is_there_with_its_help_and_its_limits(schema, fields):
     assert fields["batch_size"]["minimum"] == 1 and fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["report_to"]["enum"] == ["wandb", "tensorboard", "azure_ml"]
     # A form with a null in every field asks for each whether it is there.
-    assert not any("anyOf" in field or "default" in field for field in fields.values())
+    assert not any("anyOf" in field for field in fields.values())
+    assert {field["default"] for field in fields.values() if "default" in field} == {"preset"}
     assert "required" not in schema["definitions"]["Overrides"]
 
 
@@ -56,6 +57,22 @@ def test_the_form_of_a_preset_says_what_it_has(schema):
     assert form["dataset_path"]["description"].endswith("In blog: youliangtan/so101-table-cleanup.")
     # The next preset's form starts from the schema as it was.
     assert "blog" not in schema["definitions"]["Overrides"]["properties"]["batch_size"]["description"]
+
+
+def test_what_is_on_or_off_is_a_choice_that_begins_as_the_preset(schema, fields):
+    switches = {name for name, field in FinetuneConfig.model_fields.items() if field.annotation is bool}
+    assert {name for name, field in fields.items() if "default" in field} == switches
+    assert all(fields[name]["enum"] == ["preset", "yes", "no"] for name in switches)
+    form = described(schema, PRESETS["blog"])["definitions"]["Overrides"]["properties"]
+    assert form["tune_projector"]["description"].endswith("In blog: yes.")
+    left_alone = dict.fromkeys(switches, "preset")
+    assert given({**left_alone, "tune_llm": "yes", "tune_projector": "no"}) == {
+        "tune_llm": True,
+        "tune_projector": False,
+    }
+    # As a schedule of an earlier version has it, and as the command line submits it.
+    assert given({"tune_llm": True}) == {"tune_llm": True} == given(as_form({"tune_llm": True}))
+    jsonschema.validate({"preset": "smoke", "overrides": as_form({"tune_llm": False, "batch_size": 2})}, schema)
 
 
 def test_only_what_was_given_counts():

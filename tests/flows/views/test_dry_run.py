@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from flows.commands.train import train
+from flows.cli import dispatch
 from flows.views.dry_run import print_plan, upstream_command_text
 from trainer.config.argv import resolve
 from trainer.errors import UsageError
@@ -94,7 +94,7 @@ def test_the_plan_of_upstreams_engine(engine):
 def test_what_the_engine_cant_do_is_refused_before_anything_starts(tmp_path, monkeypatch, dry_run):
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     with pytest.raises(UsageError, match="prefetch factor"):
-        train(["blog", "--engine", "isaac-uv", "--dataloader-num-workers", "0", *dry_run])
+        dispatch(["train", "blog", "--engine", "isaac-uv", "--dataloader-num-workers", "0", *dry_run])
     assert not (tmp_path / "home").exists()
 
 
@@ -103,17 +103,17 @@ def test_an_engine_that_is_not_here_is_refused_before_anything_starts(tmp_path, 
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("PIPPA_FINETUNE_COMMAND", raising=False)
     with pytest.raises(UsageError, match="PIPPA_FINETUNE_COMMAND") as refused:
-        train(["blog", "--engine", "isaac-uv", *dry_run])
+        dispatch(["train", "blog", "--engine", "isaac-uv", *dry_run])
     assert "--launcher docker" in refused.value.hint
     # As a setting it would else be pippa's own engine that trains, under the other's name.
     monkeypatch.setenv("PIPPA_ENGINE", "isaac-uv")
     with pytest.raises(UsageError, match="isaac-uv is not here"):
-        train(["blog", *dry_run])
+        dispatch(["train", "blog", *dry_run])
     with pytest.raises(UsageError, match="a run of the engine native"):
-        train(["blog", "--engine", "native", *dry_run])
+        dispatch(["train", "blog", "--engine", "native", *dry_run])
     assert not (tmp_path / "home").exists()
 
-    assert train(["blog", "--launcher", "docker", "--dry-run"]) == 0
+    assert dispatch(["train", "blog", "--launcher", "docker", "--dry-run"]) == 0
     monkeypatch.setenv("PIPPA_FINETUNE_COMMAND", "python scripts/gr00t_finetune.py")
-    assert train(["blog", "--dry-run"]) == 0
+    assert dispatch(["train", "blog", "--dry-run"]) == 0
     assert capsys.readouterr().out.count("in a checkout of Isaac-GR00T") == 2

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from flows.views.presets_table import compare, comparison_markdown, comparison_table, overview_table
-from trainer.config.argv import flag
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.presets import PRESETS, Preset, Value
 from trainer.data.configs import get_data_config
 
@@ -34,7 +34,7 @@ def test_every_difference_has_a_row_with_both_values(pair):
 
 def test_what_is_the_default_everywhere_has_no_row():
     rows = {row.title for row in compare(list(PRESETS.values()))}
-    assert "--lora-rank" not in rows and "--resume" not in rows
+    assert "--lora-dropout" not in rows and "--resume" not in rows
     assert "--video-backend" in rows  # the presets agree, but differ from the default
 
 

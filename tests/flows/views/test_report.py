@@ -8,10 +8,12 @@ import pytest
 from rich.console import Console
 
 from flows.views.report import build_report, next_command, print_report, to_markdown
+from tests.support.evaluations import evaluation
 from trainer.config.presets import PRESETS
 from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec
 from trainer.errors import UsageError
 from trainer.store import registry, runs, snapshots
+from trainer.store.evaluation import Ablation
 
 RUN = "smoke-20260101-000000-abcd"
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -131,3 +133,36 @@ def test_a_run_that_has_said_nothing_yet_has_a_report(object_store, spec, tmp_pa
 def test_an_unknown_run_is_an_error(object_store, tmp_path):
     with pytest.raises(UsageError, match="smoke-20260101-000000-ffff"):
         build_report(object_store, "smoke-20260101-000000-ffff", tmp_path)
+
+
+def evaluated(object_store, figures: dict[int, dict[str, float]], **changes) -> None:
+    for step, errors in figures.items():
+        found = evaluation(errors, dataset="synthetic.PickNPlace", full=step == 120, **changes)
+        registry.add_metrics(object_store, RUN, step, found.metrics(), found)
+
+
+def test_a_cross_is_a_cross_with_reasons_and_what_to_do(recorded, object_store, tmp_path):
+    recorded()
+    ignored = Ablation(input="instruction", change="swapped", mse=1.2, relative=0.004)
+    evaluated(object_store, {30: {"a": 2.0}, 120: {"a": 1.2, "b": 1.4}}, variance=4.0, ablations=[ignored])
+    report = build_report(object_store, RUN, tmp_path / "home")
+    for text in (printed(report), to_markdown(report)):
+        assert "holding still predicts the demonstrations as well (checkpoint 120, on 2 training episodes)." in text
+        assert "The open-loop error is 130% of the error of holding still and 32% of the error of" in text
+        assert "still improving at the end: 2 at step 30, 1.2 at 120" in text
+        assert "Ignores the instruction: swapping it changes the error by 0.4%." in text
+        assert "Train longer: raise --max-steps above 120." in text
+    assert "✗" in printed(report) and "✓" not in printed(report)
+    assert "smoke/best" not in registry.aliases(object_store)
+
+
+def test_the_checkpoint_to_take_is_the_best_not_the_last(recorded, object_store, tmp_path):
+    recorded()
+    evaluated(object_store, {30: {"a": 0.2, "b": 0.2}, 120: {"a": 0.4, "b": 0.5}})
+    found = evaluation({"a": 0.2, "b": 0.2}, dataset="synthetic.PickNPlace")
+    registry.add_metrics(object_store, RUN, 30, found.metrics(), found)
+    report = build_report(object_store, RUN, tmp_path / "home")
+    shown = printed(report)
+    assert "✓ It has learned the task" in shown and "It got worse since step 30" in shown and "Take step 30." in shown
+    assert next_command(report) == f"pippa checkpoints pull {RUN}/30 ./smoke-checkpoint"
+    assert f"decided on 2 episodes that both were trained on: 0.2 instead of 0.45 of {RUN}/120" in shown

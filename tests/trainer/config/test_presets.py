@@ -106,8 +106,27 @@ lora_dropout lora_full_model dataloader_num_workers gradient_accumulation_steps 
 embodiment_tag video_backend balance_dataset_weights balance_trajectory_weights""".split()
 
 
+LESSONS = {
+    "overfit-best": ("overfit-demo", {"learning_rate": 1e-4, "batch_size": 1, "max_steps": 2000}),
+    "overfit-batch8": ("overfit-demo", {"learning_rate": 5e-4, "batch_size": 8, "max_steps": 1000}),
+    "low-vram": ("blog", {"tune_diffusion_model": False}),
+    "lora": ("blog", {"lora_rank": 32, "lora_alpha": 64}),
+}
+"""What the team measured later: the recipe each starts from, and what it changes."""
+LATER = ("output_dir", "save_steps")
+"""What a lesson may change besides: where and how often it saves."""
+
+
 def test_there_are_exactly_these_presets():
-    assert list(PRESETS) == list(RECIPES)
+    assert list(PRESETS) == [*RECIPES, *LESSONS]
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_a_lesson_changes_what_was_measured_and_nothing_else(name):
+    recipe, changes = LESSONS[name]
+    before, after = PRESETS[recipe].config.model_dump(), PRESETS[name].config.model_dump()
+    assert {field: after[field] for field in changes} == changes
+    assert {field for field in after if after[field] != before[field]} <= {*changes, *LATER}
 
 
 @pytest.mark.parametrize("name", RECIPES)

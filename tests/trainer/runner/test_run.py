@@ -193,6 +193,15 @@ def test_how_the_data_is_read_reaches_engine_and_evaluation_and_is_in_the_lineag
     assert config.video_alignment == "index" and config.recompute_statistics
 
 
+def test_a_run_that_is_not_to_be_evaluated_is_not_and_its_engine_hears_nothing_of_it(trainer):
+    code, events = trainer.finish(trainer.preset("--evaluate", "none", "--holdout", "0.2"))
+    assert code == 0, trainer.stderr
+    assert "evaluate" not in {event.phase for event in events if event.event == "phase"}
+    assert "open_loop_mse" not in registry.resolve(trainer.store, "smoke/latest").metrics
+    (call,) = trainer.calls
+    assert "--evaluate" not in call["argv"] and call["argv"][call["argv"].index("--holdout") + 1] == "0.2"
+
+
 def test_what_is_odd_about_a_dataset_is_said_once_and_does_not_stop_it(trainer, tmp_path):
     dataset = Path(shutil.copytree(trainer.dataset, tmp_path / "odd"))
     info = json.loads((dataset / "meta/info.json").read_text())
@@ -366,7 +375,7 @@ def test_bad_input_is_refused_before_anything_starts(trainer, tmp_path, syntheti
     broken = shutil.copytree(synthetic, tmp_path / "broken")
     (broken / "meta" / "modality.json").unlink()
     cases: list[tuple[list[str], dict[str, str], int, str]] = [
-        (["smok"], {}, 2, "Did you mean `smoke`?"),
+        (["smok"], {}, 2, "Did you mean smoke?"),
         (["smoke", "--tune-llm", "false"], {}, 2, "write --no-tune-llm"),
         (["--run-id", "smoke-20260101-000000-abcd"], {}, 2, "smoke-20260101-000000-abcd"),
         (["smoke", "--dataset-path", "synthetc.PickNPlace"], {}, 2, "Did you mean synthetic.PickNPlace?"),

@@ -65,10 +65,22 @@ def wandb_server():
 
 def test_the_run_is_named_after_preset_and_time(spec):
     run = spec.wandb
-    assert (run.entity, run.project, run.group, run.tags) == ("wild-ai", "pippa", "smoke", ["smoke"])
+    assert (run.entity, run.project, run.group, run.tags) == ("", "pippa", "smoke", ["smoke"])
     assert run.name == "smoke-20261122-143000" and spec.run_id.startswith(run.name)
     ours = wandb_setup.default_wandb(SMOKE, spec.run_id, {"WANDB_ENTITY": "us", "WANDB_PROJECT": "arms"})
     assert (ours.entity, ours.project) == ("us", "arms")
+
+
+def test_links_lead_to_the_server_that_the_settings_name(spec):
+    assert spec.wandb.url is None and spec.wandb.path == f"pippa/{spec.run_id}"
+    for base, site in ((None, "https://wandb.ai"), ("https://wandb.our-lab.org/", "https://wandb.our-lab.org")):
+        environ = {"WANDB_ENTITY": "us", **({"WANDB_BASE_URL": base} if base else {})}
+        ours = wandb_setup.default_wandb(SMOKE, spec.run_id, environ)
+        assert ours.url == f"{site}/us/pippa/runs/{spec.run_id}"
+
+
+def test_without_an_entity_the_key_decides(spec, home):
+    assert "WANDB_ENTITY" not in wandb_setup.wandb_environment(spec, home, {})[0]
 
 
 def test_without_a_key_it_is_offline_and_says_so_once(spec, home):

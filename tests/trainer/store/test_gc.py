@@ -16,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tests.support.evaluations import evaluation
 from tests.support.fake_store import FakeStore
 from tests.support.waiting import PATIENCE
 from tests.trainer.store.conftest import a_spec
@@ -93,6 +94,18 @@ def test_keeping_the_newest_few_spares_aliases_and_runs_that_go_on(object_store:
         assert snapshots.verify(object_store, entry.snapshot) == []
     with pytest.raises(UsageError, match="would delete every checkpoint"):
         gc.collect(object_store, keep=0)
+
+
+def test_the_best_of_each_run_is_spared_too_when_asked(object_store: ObjectStore) -> None:
+    runs_ = [a_run(object_store) for _ in range(2)]
+    for spec in runs_:
+        for step in (1, 2, 3):
+            checkpoint(object_store, spec, step)
+    for step, error, full in ((1, 0.1, False), (2, 0.3, True), (3, 0.5, True)):  # what is best was evaluated in full
+        found = evaluation({"a": error}, full=full, still=0.01)
+        registry.add_metrics(object_store, runs_[0].run_id, step, found.metrics(), found)
+    gone = gc.collect(object_store, keep=1, keep_best=True, grace=NOW).checkpoints
+    assert sorted(gone) == sorted([f"{runs_[0].run_id}/1", *(f"{runs_[1].run_id}/{step}" for step in (1, 2))])
 
 
 def test_a_live_run_keeps_what_it_has_not_registered_yet() -> None:

@@ -84,7 +84,7 @@ def test_with_a_spec_the_run_has_its_configuration_and_lineage(
         provenance={},
         datasets=[ref],
         base_model=ref,
-        wandb=default_wandb(preset, run_id, {}),
+        wandb=default_wandb(preset, run_id, {"WANDB_ENTITY": "us"}),
     )
     for part, steps in (("first", 10), ("resumed", 20)):
         folder = tmp_path / part
@@ -98,7 +98,7 @@ def test_with_a_spec_the_run_has_its_configuration_and_lineage(
         found = records(folder)
         (recorded,) = [record.run for record in found if record.HasField("run")]
         assert (recorded.run_id, recorded.display_name) == (run_id, spec.wandb.name)
-        assert (recorded.project, recorded.entity, recorded.run_group) == ("pippa", "wild-ai", "smoke")
+        assert (recorded.project, recorded.entity, recorded.run_group) == ("pippa", "us", "smoke")
         assert list(recorded.tags) == list(preset.wandb_tags)
         config = config_of(found)
         assert config["lineage"]["datasets"] == [str(ref)]

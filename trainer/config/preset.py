@@ -1,0 +1,53 @@
+"""What a preset is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, NamedTuple, TypeAlias
+
+from trainer.config.finetune_config import FinetuneConfig
+
+Goal: TypeAlias = Literal["generalise", "memorise"]
+"""What a training is for: a policy that acts where it never was, or one that has its demonstrations by heart."""
+
+
+class Value(NamedTuple):
+    """The value a preset gives an argument, and why."""
+
+    value: object
+    reason: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A named set of arguments. Arguments it does not name keep the defaults of ``FinetuneConfig``."""
+
+    name: str
+    summary: str
+    environment: Literal["uv", "conda"]
+    """How upstream's recipe installs Isaac-GR00T; decides which ``isaac`` image is its own."""
+    arguments: Mapping[str, Value]
+    wandb_tags: tuple[str, ...] = field(default=())
+    goal: Goal = "generalise"
+
+    @cached_property
+    def config(self) -> FinetuneConfig:
+        """The preset as a complete configuration."""
+        return FinetuneConfig.model_validate(self.values)
+
+    @property
+    def known(self) -> dict[str, object]:
+        """The value of every argument; without ``dataset_path`` where it names none."""
+        defaults = {name: each.default for name, each in FinetuneConfig.model_fields.items() if not each.is_required()}
+        return {**defaults, **self.values}
+
+    @property
+    def values(self) -> dict[str, object]:
+        """What it sets, by argument."""
+        return {name: argument.value for name, argument in self.arguments.items()}
+
+    def reason(self, argument: str) -> str:
+        """Why the preset sets ``argument``; empty where it keeps the default."""
+        return self.arguments[argument].reason if argument in self.arguments else ""
