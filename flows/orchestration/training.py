@@ -23,7 +23,7 @@ from trainer.config.argv import Resolved, require_engine_can, resolve_values
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
-from trainer.errors import UsageError
+from trainer.errors import StoreError, UsageError
 from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.importers.generations import require_trainable
 from trainer.runner.run_spec_builder import new_spec
@@ -96,14 +96,20 @@ class Training:
         """Train, and report.
 
         A run that the object store knows is continued from its last checkpoint, with the spec it was started with.
-        Raises the trainer's ``PippaError``, and ``KeyboardInterrupt`` when Ctrl-C came before there was a trainer.
+        Raises the trainer's ``PippaError``, and ``KeyboardInterrupt`` when Ctrl-C ended it without a report: it came
+        before there was a trainer, or the store is away.
         """
         request = self.request
         spec = self._known_spec() or self._new_spec()
         share = machine.trainings_per_gpu()
         with self.hold(machine.gpus(request.launcher), spec.config.num_gpus, share, self._say("wait")) as gpus:
             interrupted = self.step("training", f"training {spec.run_id}", lambda: self._launch(spec, gpus))
-        return Trained(build_report(self.store, spec.run_id), interrupted)
+        try:
+            return Trained(build_report(self.store, spec.run_id), interrupted)
+        except StoreError:
+            if not interrupted:
+                raise
+            raise KeyboardInterrupt from None  # it ended by Ctrl-C, and the store was away before
 
     def _known_spec(self) -> RunSpec | None:
         """The spec of a run that the store knows; the very same request again is the same run, started once more."""

@@ -10,6 +10,7 @@ from tests.faults.conftest import fill
 from tests.support.waiting import PATIENCE, until
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_a_dataset_is_made_is_named_and_heals(pippa, small_disk):
     cache = small_disk(pippa.home / "cache", "256k")
     ballast = fill(cache)
@@ -34,6 +35,7 @@ def test_a_full_cache_while_a_run_is_prepared_is_named_and_heals(pippa, small_di
     assert pippa.train("--max-steps", "2").wait(PATIENCE) == 0, pippa.output.read_text()
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_the_checkpoints_is_named_and_heals(pippa, small_disk, tmp_path):
     pippa.environ["FAKE_ENGINE"] = json.dumps({**json.loads(pippa.environ["FAKE_ENGINE"]), "step_seconds": 0.01})
     output = small_disk(tmp_path / "checkpoints", "4m")
@@ -51,6 +53,7 @@ def test_a_full_disk_under_the_checkpoints_is_named_and_heals(pippa, small_disk,
     assert pippa.steps(run_id) == [4, 8, 12]
 
 
+@pytest.mark.slow
 def test_a_full_store_holds_up_no_training_and_catches_up(pippa, small_disk):
     store = small_disk(pippa.home / "store", "8m")
     process = pippa.train("--save-steps", "4", "--max-steps", "12")
@@ -65,6 +68,7 @@ def test_a_full_store_holds_up_no_training_and_catches_up(pippa, small_disk):
     assert pippa.steps(pippa.run_id) == [4, 8, 12]
 
 
+@pytest.mark.slow
 def test_a_store_that_stays_full_ends_the_run_as_full(pippa, small_disk):
     store = small_disk(pippa.home / "store", "8m")
     pippa.environ["PIPPA_UPLOAD_PATIENCE"] = "2"
@@ -81,6 +85,7 @@ def test_a_store_that_stays_full_ends_the_run_as_full(pippa, small_disk):
     assert pippa.steps(pippa.run_id) == [4, 8, 12]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
 def test_a_full_disk_of_prefect_costs_the_record_only(new_pippa, small_disk, when):
     pippa = new_pippa

@@ -55,7 +55,7 @@ def test_the_settings_that_are_secret_are_known_by_their_names():
     }
 
 
-@pytest.mark.parametrize("ends", ["well", "badly"])
+@pytest.mark.parametrize("ends", [pytest.param("well", marks=pytest.mark.slow), "badly"])
 def test_no_secret_is_in_anything_a_run_leaves(pippa, tmp_path, ends):
     given = planted(tmp_path)
     found = values(given)
@@ -97,6 +97,7 @@ def test_no_secret_is_in_anything_a_run_leaves(pippa, tmp_path, ends):
     assert not leaked and any(file.suffix == ".db" for file in files)
 
 
+@pytest.mark.slow
 def test_what_pippa_keeps_on_a_machine_is_its_owners_alone(new_pippa):
     pippa = new_pippa
     pippa.go_on()

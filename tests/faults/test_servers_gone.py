@@ -9,6 +9,7 @@ import pytest
 from tests.support.waiting import PATIENCE, until
 
 
+@pytest.mark.slow
 def test_a_store_whose_folder_goes_away_costs_no_checkpoint(pippa):
     process = pippa.train("--save-steps", "4", "--max-steps", "12")
     pippa.wait_for_pause(process)

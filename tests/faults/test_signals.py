@@ -19,7 +19,7 @@ from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer.config.settings import S3Settings
 from trainer.runner.checkpoint_folder import checkpoints
-from trainer.store import registry
+from trainer.store.registry import steps_of
 from trainer.store.s3 import S3Store
 
 ENDS = {signal.SIGHUP: 129, signal.SIGINT: 130, signal.SIGTERM: 143}
@@ -91,9 +91,8 @@ def test_nohup_outlives_the_terminal(pippa):
     nothing_is_left(pippa)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGHUP, signal.SIGINT))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", ENDS)
 def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s3_settings: S3Settings, number):
     host, port = s3_settings.host.split(":")
     with proxy(host, int(port)) as way:
@@ -101,7 +100,7 @@ def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s
         process = pippa.train("--save-steps", "4")
         pippa.wait_for_pause(process)
         store = S3Store(s3_settings)
-        until(lambda: [entry.step for entry in registry.list_checkpoints(store, pippa.run_id)] == [4])
+        until(lambda: steps_of(store, pippa.run_id) == [4], pippa.output.read_text)
         way.cut()
         os.kill(process.pid, number)
         pippa.wait_for("can't be uploaded yet", process)
@@ -117,8 +116,7 @@ def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s
     pippa.environ |= s3_settings.to_environ()
     run_id, resumed = pippa.run_id, pippa.start("runs", "resume", pippa.run_id)
     assert resumed.wait(PATIENCE) == 0, pippa.output.read_text()
-    steps = {entry.step for entry in registry.list_checkpoints(store, run_id)}
-    assert {4, step, 60} <= steps
+    assert {4, step, 60} <= {*steps_of(store, run_id)}
 
 
 def starting(pippa: BarePippa, process: subprocess.Popen[bytes]) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.support.waiting import PATIENCE
 from trainer.errors import ExitCode
 from trainer.events import ProgressEvent
+from trainer.runner import child_process
 from trainer.runner.child_process import Interrupted, Signals, run_child
 
 
@@ -82,7 +83,8 @@ def test_a_signal_reaches_the_child_once_as_sigterm(number):
     assert outcome.returncode == 143 and signals.exit_code == 128 + number and not signals.impatient
 
 
-def test_a_second_signal_kills_the_whole_group():
+def test_a_second_signal_kills_the_whole_group(monkeypatch):
+    monkeypatch.setattr(child_process, "ECHO_SECONDS", 0.0)
     seen, signals = Seen(), Signals()
     code = """
 import signal, subprocess, sys, time
@@ -104,6 +106,20 @@ while True: time.sleep(1)
     assert outcome.returncode == -signal.SIGKILL and signals.impatient
     psutil.wait_procs([psutil.Process(pid) for pid in [int(seen.lines[0])] if psutil.pid_exists(pid)], timeout=PATIENCE)
     assert not psutil.pid_exists(int(seen.lines[0])) or psutil.Process(int(seen.lines[0])).status() == "zombie"
+
+
+def test_an_echo_of_a_signal_is_no_second_one(monkeypatch):
+    monkeypatch.setattr(child_process, "ECHO_SECONDS", 3600.0)
+    seen, signals = Seen(), Signals()
+
+    def send():
+        seen.arrived.wait()
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=send).start()
+    outcome, _ = run(SAVES_ON_SIGTERM, signals, seen)
+    assert outcome.returncode == 143 and seen.lines == ["up", "saving", "saved"] and not signals.impatient
 
 
 def test_what_the_child_leaves_behind_is_killed():
