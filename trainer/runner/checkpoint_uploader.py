@@ -357,6 +357,7 @@ class Uploader:
                 spec=spec,
                 wandb_run=_wandb(spec),
                 held_out=_held_out(folder),
+                metrics=_loss(folder),
             ),
         )
         self.registered.append(step)
@@ -453,6 +454,15 @@ def _describe(folder: Path, spec: RunSpec) -> None:
             denoising_steps=head.get("num_inference_timesteps", UPSTREAM_DENOISING_STEPS),
         )
         write_policy_config(folder / "experiment_cfg", known)
+
+
+def _loss(folder: Path) -> dict[str, float]:
+    """The loss that was logged last before the checkpoint, for lists; empty where none was, or the file is odd."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
+        losses = [float(row["loss"]) for row in history if "loss" in row]
+        return {"loss": losses[-1]} if losses else {}
+    return {}
 
 
 def _held_out(folder: Path) -> list[str]:
