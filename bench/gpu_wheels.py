@@ -17,7 +17,6 @@ from bench.drill.carried import CARRIED, GOLDEN, PACKAGES, REPOSITORY
 PYTHON, PLATFORM = "3.12", "x86_64-manylinux_2_28"
 WANTED = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection"),
-    *("tyro", "docstring-parser", "typeguard"),
     *("tensorboardx", "protobuf"),
 )
 """What ``trainer run`` and TensorBoard's writer import beside torch and transformers. The store is a folder, so that no

@@ -26,7 +26,7 @@ PREFECT_QUIET = {
 
 
 KEEP_LEASES = {
-    # In memory, a server that ends would forget who holds a GPU, and the GPU would stay taken for ever.
+    # In memory, a server that ends would forget who holds a GPU, and the GPU would stay taken forever.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
 }
 
@@ -59,7 +59,7 @@ def prefect_environment(home: Path, environ: Mapping[str, str] = os.environ) -> 
 def keep_bytecode(home: Path, environ: MutableMapping[str, str] = os.environ) -> None:
     """Where Python is told not to write bytecode (container images often do), cache it in ``home`` instead.
 
-    Compiling prefect, torch and transformers anew takes ten to twenty seconds per start, in each process.
+    Compiling prefect, torch and transformers again takes ten to twenty seconds per start, in each process.
     """
     if not environ.pop("PYTHONDONTWRITEBYTECODE", None):
         return

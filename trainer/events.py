@@ -41,6 +41,8 @@ class ProgressEvent(_Event):
     loss: float | None = None
     lr: float | None = None
     grad_norm: float | None = None
+    epoch: float | None = None
+    """Times the data was gone through; a share of them at first."""
     samples_per_second: float | None = None
     eta_seconds: float | None = None
 

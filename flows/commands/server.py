@@ -61,7 +61,7 @@ def _require_password(host: str, environ: Mapping[str, str]) -> None:
     """Raise ``UsageError`` for a server that others reach and that does what anybody tells it."""
     if not _is_loopback(host) and not environ.get("PREFECT_SERVER_API_AUTH_STRING"):
         raise UsageError(
-            f"--host {host}: whoever reaches this machine could start trainings on its workers; there is no password.",
+            f"--host {host}: there is no password, and anyone who reaches this machine could start trainings.",
             "Set one, PREFECT_API_AUTH_STRING=user:password (or …_FILE with the path of a secret file), here and where "
             f"the server is used; or leave --host at {HOST} and come through a tunnel: ssh -L {PORT}:{HOST}:{PORT}.",
         )

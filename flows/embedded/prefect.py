@@ -1,4 +1,4 @@
-"""The Prefect server of a machine that has none: SQLite, one random port of 127.0.0.1, no telemetry, no web page.
+"""The Prefect server of a machine that has none: SQLite, one random port of 127.0.0.1, no telemetry, no web UI.
 
 It runs in a thread of the process that records a training (``flows.orchestration.recording``), and so ends with it.
 Several of them, one per training, share one database.

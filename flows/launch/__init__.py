@@ -26,7 +26,7 @@ class Job(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=200)]
-    """Names the job everywhere and for ever: starting a job of this name again re-attaches to the one that runs.
+    """Names the job everywhere and forever: starting a job of this name again re-attaches to the one that runs.
 
     For a training it is the run id.
     """

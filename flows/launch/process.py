@@ -121,7 +121,7 @@ class TrainerProcess:
         self._process.wait()
 
     def _unblock(self) -> None:
-        """A process the trainer left behind may hold its stdout open, and the reader would wait for it for ever."""
+        """A process the trainer left behind may hold its stdout open, and the reader would wait for it forever."""
         if self._process.poll() is None:
             return
         self._kill_group()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -15,6 +16,7 @@ from rich.text import Text
 
 from trainer.events import CheckpointEvent, ErrorEvent, EvaluationEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
+_LEVELS = "▁▂▃▄▅▆▇█"
 PLAIN_SECONDS = 15.0
 """Without a terminal, progress is a line this often at most, and at every tenth of the way."""
 
@@ -38,6 +40,7 @@ class Terminal:
         )
         self._task: TaskID | None = None
         self._loss: float | None = None
+        self._losses: list[float] = []
         self._last_line = 0.0
         self._last_tenth = 0
         self._started = time.monotonic()
@@ -87,6 +90,8 @@ class Terminal:
             self.say(escape(text))
 
     def _step(self, event: ProgressEvent) -> None:
+        if event.loss is not None and event.loss != self._loss:
+            self._losses.append(event.loss)
         self._loss = event.loss if event.loss is not None else self._loss
         if self._console.is_terminal:
             if self._task is None:
@@ -96,7 +101,7 @@ class Terminal:
                 description="train",
                 completed=event.step,
                 total=event.of,
-                figures=figures(event, self._loss),
+                figures=_two_lines(event, self._loss, self._losses),
             )
             return
         tenth, now = 10 * event.step // max(event.of, 1), time.monotonic()
@@ -110,7 +115,7 @@ class _StepBar(ProgressColumn):
 
     def __init__(self) -> None:
         super().__init__()
-        self._bar = BarColumn(bar_width=24)
+        self._bar = BarColumn(bar_width=16)
 
     def render(self, task: Task) -> RenderableType:
         return self._bar.render(task) if task.total is not None else ""
@@ -132,12 +137,40 @@ def _figures_of(event: EvaluationEvent) -> str:
 
 
 def figures(event: ProgressEvent, loss: float | None) -> str:
-    """Loss, speed and what is left, as far as ``event`` knows."""
-    parts = [
-        f"loss {loss:.4f}" if loss is not None else "",
-        f"{event.samples_per_second:.1f} samples/s" if event.samples_per_second is not None else "",
-        f"{duration(event.eta_seconds)} left" if event.eta_seconds is not None and event.step < event.of else "",
-    ]
+    """Loss, learning rate, gradient norm, epoch, speed and what is left, as far as ``event`` knows."""
+    return _joined(f"loss {loss:.4f}" if loss is not None else "", *_rates(event), _left(event))
+
+
+def sparkline(values: Sequence[float], width: int = 8) -> str:
+    """``values`` as a curve of at most ``width`` characters, each the mean of its share; on a scale of their own."""
+    finite = [value for value in values if math.isfinite(value)]
+    count = min(len(finite), width)
+    shares = [finite[len(finite) * at // count : len(finite) * (at + 1) // count] for at in range(count)]
+    means = [sum(share) / len(share) for share in shares]
+    low, high = min(means, default=0.0), max(means, default=0.0)
+    return "".join(
+        _LEVELS[round((mean - low) / (high - low) * (len(_LEVELS) - 1))] if high > low else "" for mean in means
+    )
+
+
+def _two_lines(event: ProgressEvent, loss: float | None, losses: Sequence[float]) -> str:
+    """What stands beside the bar, in 80 columns: the loss, its curve and what is left; below it the rates."""
+    known = f"loss {loss:.4f} {sparkline(losses)}".rstrip() if loss is not None else ""
+    return _joined(known, _left(event)) + "\n" + _joined(*_rates(event))
+
+
+def _rates(event: ProgressEvent) -> Iterator[str]:
+    yield f"lr {event.lr:.2g}" if event.lr is not None else ""
+    yield f"grad norm {event.grad_norm:.2g}" if event.grad_norm is not None else ""
+    yield f"epoch {event.epoch:.1f}" if event.epoch is not None else ""
+    yield f"{event.samples_per_second:.1f} samples/s" if event.samples_per_second is not None else ""
+
+
+def _left(event: ProgressEvent) -> str:
+    return f"{duration(event.eta_seconds)} left" if event.eta_seconds is not None and event.step < event.of else ""
+
+
+def _joined(*parts: str) -> str:
     return "  ".join(part for part in parts if part)
 
 

@@ -184,14 +184,14 @@ def test_a_checkpoint_that_knows_itself_needs_no_telling_and_takes_no_contradict
     stranger = checkpoint_for(dataset, tiny, tmp_path)
     told = EvaluateOptions(model_path=stranger, dataset_path=dataset, data_config=CONFIG, steps=20)
     with pytest.raises(UsageError, match="does not say which data config"):
-        evaluate(replace(told, data_config=None), Emitter())
+        evaluate(told.model_copy(update={"data_config": None}), Emitter())
     expected = evaluate(told, Emitter())
     knowing(stranger, dataset)
-    assert evaluate(replace(told, data_config=None), Emitter()) == expected
+    assert evaluate(told.model_copy(update={"data_config": None}), Emitter()) == expected
     assert Policy(stranger).data_config == DATA_CONFIGS[CONFIG]
     (tmp_path / "swapped.toml").write_text(to_toml(SWAPPED))
     with pytest.raises(UsageError, match=r"action left_arm, .*, not right_arm, left_arm") as caught:
-        evaluate(replace(told, data_config=str(tmp_path / "swapped.toml")), Emitter())
+        evaluate(told.model_copy(update={"data_config": str(tmp_path / "swapped.toml")}), Emitter())
     assert "was trained with the data config fourier_gr1_arms_only, not with swapped" in caught.value.message
     with pytest.raises(UsageError, match="the embodiment tag new_embodiment, not gr1"):
         Policy(stranger, embodiment_tag="gr1")

@@ -45,7 +45,7 @@ class WandbSpec(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     entity: str
-    """Empty for the default entity of whoever the key belongs to."""
+    """Empty for the key's default entity."""
     project: str
     name: str
     run_id: str

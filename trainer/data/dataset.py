@@ -94,7 +94,7 @@ class TrainingDataset(Dataset[Sample]):
     """Training samples of one dataset, or of a mixture when there are several paths.
 
     One dataset: sample ``i`` is step ``i`` of all episodes, in the order of ``meta/episodes.jsonl``. A mixture: ``i``
-    only seeds a draw of dataset, trajectory and step, anew in every epoch, with ``balance_dataset_weights`` in
+    only seeds a draw of dataset, trajectory and step, again in every epoch, with ``balance_dataset_weights`` in
     proportion to the datasets' lengths and with ``balance_trajectory_weights`` to the trajectories' (else uniform).
 
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
@@ -205,7 +205,7 @@ class TrainingDataset(Dataset[Sample]):
         located = [self._locate(self._checked(index)) for index in indices]
         frames: np.ndarray | None = None
         drawn: dict[int, Augmentation] = {}
-        # In the order of the videos: an open decoder, where frames are not cached, goes on instead of starting anew.
+        # In the order of the videos: an open decoder, where frames are not cached, goes on instead of starting again.
         for sample in sorted(range(len(located)), key=lambda each: (id(located[each][0]), located[each][1])):
             part, row = located[sample]
             views = part.views(row)

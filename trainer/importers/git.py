@@ -15,23 +15,28 @@ from trainer.masking import without_our_secrets
 _OTHER_REPOSITORY = {"GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR"}
 
 
-def require_tools() -> None:
-    """Raise ``UsageError`` unless git and git-lfs are installed."""
-    missing = [tool for tool in ("git", "git-lfs") if shutil.which(tool) is None]
-    if missing:
+_POINTER = b"version https://git-lfs.github.com/spec/"
+_WITHOUT_LFS = [part for name in ("process", "smudge", "clean") for part in ("-c", f"filter.lfs.{name}=")]
+"""A user's settings may call a git-lfs that is not installed."""
+
+
+def require(tool: str, source: GitFolder, why: str = "") -> None:
+    """Raise ``UsageError`` unless ``tool`` is installed."""
+    if shutil.which(tool) is None:
         raise UsageError(
-            f"{' and '.join(missing)} {'are' if len(missing) > 1 else 'is'} not installed here.",
-            f"`apt-get install {' '.join(missing)}` (or your system's way). The trainer image has both: the deployment "
-            "`pull-dataset` of the compose stack and `pippa train PRESET --launcher docker` import a dataset there.",
+            f"{tool} is not installed here{why}.",
+            f"`apt-get install {tool}` (or your system's way). On a machine that has it: clone {source.url}, and "
+            f"`pippa data push CLONE/{source.path} --name {source.store_name}`. The trainer image has it too: "
+            "`pippa train PRESET --launcher docker` imports a dataset there.",
         )
 
 
 def fetch(source: GitFolder, folder: Path, log: Log) -> str:
     """Fetch what ``source.ref`` is now into the repository ``folder``, without any file; returns its commit.
 
-    Raises ``UsageError`` when the repository, the ref or the folder in it can't be had.
+    Raises ``UsageError`` when the repository, the ref or the folder in it is not available.
     """
-    require_tools()
+    require("git", source)
     log(f"Fetching {source.ref} of {source.url} with git.")
     if not (folder / ".git/HEAD").is_file():
         _git(source, folder, "init", "--quiet")
@@ -57,17 +62,34 @@ def fetch(source: GitFolder, folder: Path, log: Log) -> str:
 def check_out(source: GitFolder, folder: Path, commit: str, log: Log, report: Report | None) -> Path:
     """Fetch the files of ``source.path`` at ``commit``, git-lfs pointers resolved; returns where they are.
 
+    git-lfs is needed only where there are pointers: Isaac-GR00T's demo data lies in plain git.
+
     Contents that an earlier attempt fetched are not fetched again; git and git-lfs verify each by its hash. Raises
     ``UsageError`` and ``DiskFullError``.
     """
     # git-lfs as a filter sees just the files that are checked out, and downloads them side by side. Its own `pull`
     # would look at every blob of the repository, and so fetch them all.
-    _git(source, folder, "lfs", "install", "--local", "--skip-repo")
+    has_lfs = shutil.which("git-lfs") is not None
+    if has_lfs:
+        _git(source, folder, "lfs", "install", "--local", "--skip-repo")
     pattern = f"/{source.path}/" if source.path else "/*"
     _git(source, folder, "sparse-checkout", "set", "--no-cone", pattern)
     with watched(folder, source.store_name, 0, log, report):
-        _git(source, folder, "checkout", "--quiet", "--force", "--detach", commit)
+        options = [] if has_lfs else [*_WITHOUT_LFS, "-c", "filter.lfs.required=false"]
+        _git(source, folder, *options, "checkout", "--quiet", "--force", "--detach", commit)
+    if not has_lfs and (pointer := _first_pointer(folder / source.path)):
+        require("git-lfs", source, f", and {pointer.relative_to(folder)} of {source.url} lies in git-lfs")
     return folder / source.path
+
+
+def _first_pointer(folder: Path) -> Path | None:
+    """A file under ``folder`` that git-lfs would have to replace; None where there is none."""
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and ".git" not in file.relative_to(folder).parts:
+            with file.open("rb") as stream:
+                if stream.read(len(_POINTER)) == _POINTER:
+                    return file
+    return None
 
 
 def _require_folder(source: GitFolder, folder: Path, commit: str) -> None:

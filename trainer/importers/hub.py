@@ -143,7 +143,7 @@ def _explained(repository: HubRepository, kind: Kind, store_name: str) -> Iterat
             raise
         push = {"dataset": "pippa data push", "model": "pippa models add"}[kind]
         raise UsageError(
-            f"{repository.id} is not in the store, and it can't be had from the Hugging Face hub ({reason(error)}).",
+            f"{repository.id} is not in the store, and the Hugging Face hub does not provide it ({reason(error)}).",
             f"On a machine with network: `hf download {repository.id} --repo-type {kind} --local-dir FOLDER`; then "
             f"here: `{push} ./FOLDER --name {store_name}`.",
         ) from error

@@ -52,7 +52,7 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
             hub.download(repository, commit, "model", whole, tokenizer, log, only=base_model_folder.TOKENIZER_FILES)
         except UsageError as error:
             raise UsageError(
-                f"The model has no tokenizer.json, and {tokenizer} can't be had from the Hugging Face hub "
+                f"The model has no tokenizer.json, and {tokenizer} is not available from the Hugging Face hub "
                 f"({hub.reason(error.__cause__ or error)}).",
                 f"On a machine with network: `hf download {tokenizer} --local-dir TOKENIZER`; copy its *.json (not "
                 "config.json) and merges.txt beside the model's files, then `pippa models add ./FOLDER`.",

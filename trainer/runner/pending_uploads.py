@@ -14,22 +14,24 @@ from trainer.store.retention import Retention
 def make_room(
     pending: Path, output_dir: Path, most: int, retention: Retention, busy: Callable[[], int | None]
 ) -> Iterator[tuple[int, str]]:
-    """Drop checkpoints while more than ``most`` wait, or the disk has no room for two more; yields each and why.
+    """Drop checkpoints while more than ``most`` are nowhere but here, or the disk has no room for two more; yields each
+    and why.
 
     Those go first that ``retention`` would not keep, then the oldest; never the newest, and not ``busy()``, which is
     being uploaded. Raises ``OSError`` as listing the folder does.
     """
     while waiting := checkpoint_folder.checkpoints(pending):
         newest = max(waiting)
-        why = ""
-        candidates = [step for step in waiting if step not in (newest, busy())]
-        if len(waiting) > most:
-            why = f"{len(waiting)} wait for the object store"
+        # A link to what the engine still keeps costs nothing.
+        alone = [step for step in waiting if not (output_dir / waiting[step].name).exists()]
+        if len(alone) > most:
+            why = f"{len(alone)} wait for the object store"
         elif shutil.disk_usage(pending).free < 2 * size_of(waiting[newest]):
             why = "this disk is nearly full"
-            # Deleting a link to what the engine still keeps would free nothing.
-            candidates = [step for step in candidates if not (output_dir / waiting[step].name).exists()]
-        if not why or not candidates:
+        else:
+            return
+        candidates = [step for step in alone if step not in (newest, busy())]
+        if not candidates:
             return
         surplus = retention.surplus(waiting)
         step = min(candidates, key=lambda step: (step not in surplus, step))

@@ -329,9 +329,11 @@ class Run:
     def _evaluation_environ(self) -> dict[str, str]:
         """Unlike an engine the evaluation reads and writes the store; and it adds its figures to the run's W&B run."""
         variables: dict[str, str] = {}
+        keep = ["PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY"]
         if self.spec.config.report_to == "wandb" and (self.folder / "wandb").is_dir():
             variables, _ = wandb_setup.wandb_environment(self.spec, self.folder, self.environ)
-        return {**self.environ, **child_environment(), **variables, "PYTHONUNBUFFERED": "1"}
+            keep += [] if "WANDB_MODE" in variables else wandb_setup.SECRETS
+        return {**without_secrets(self.environ, keep), **child_environment(), **variables, "PYTHONUNBUFFERED": "1"}
 
     def _keep_wandb(self) -> None:
         """Offline W&B runs go into the store with the run."""

@@ -14,9 +14,10 @@ new since, and deletes; when a writer comes, it lets it through and begins anoth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.errors import DamagedObjectError, UsageError
@@ -27,6 +28,7 @@ from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, i
 from trainer.store.gc_roots import Entry, Memory, Pause, Roots, blob_keys, read_roots
 from trainer.store.manifest import BLOBS, manifest_key
 from trainer.store.object_store import ObjectInfo, ObjectStore, damaged
+from trainer.store.parallel import for_each
 from trainer.store.registry import list_checkpoints
 from trainer.store.resume_points import snapshot_name
 from trainer.store.retention import Retention
@@ -35,6 +37,12 @@ from trainer.store.snapshots import latest
 GRACE = timedelta(hours=24)
 QUARANTINED = timedelta(days=30)
 """How long what was taken out of the way stays."""
+_DELETES = 8
+"""At once."""
+_BATCH = 64
+"""Deletes after which the collector looks whether somebody waits."""
+
+Item = TypeVar("Item")
 
 
 @dataclass
@@ -232,27 +240,32 @@ class _Collection:
 
     def _delete(self, sweep: Sweep, plan: _Plan, done: Collected) -> bool:
         """Carry out the plan; False when it was left for a writer, with something of it done."""
-        for entry in plan.entries:
-            sweep.delete(entry.key)
-            done.checkpoints.append(entry.name)
+        for entries in _batches(plan.entries):
+            for_each(sweep.delete, [entry.key for entry in entries], workers=_DELETES)
+            done.checkpoints += [entry.name for entry in entries]
             if sweep.writer_waits():
                 return False
-        for key, ref in plan.manifests:
-            sweep.delete(key)
-            done.snapshots.append(ref)
+        for manifests in _batches(plan.manifests):
+            for_each(sweep.delete, [key for key, _ in manifests], workers=_DELETES)
+            done.snapshots += [ref for _, ref in manifests]
             if sweep.writer_waits():
                 return False
-        for blob in plan.blobs:
-            sweep.delete(blob.key)
-            if self.candidates is not None:
-                self.candidates.pop(blob.key, None)
-            done.blobs += 1
-            done.bytes_freed += blob.size
+        for blobs in _batches(plan.blobs):
+            for_each(sweep.delete, [blob.key for blob in blobs], workers=_DELETES)
+            for blob in blobs:
+                if self.candidates is not None:
+                    self.candidates.pop(blob.key, None)
+                done.blobs += 1
+                done.bytes_freed += blob.size
             if sweep.writer_waits():
                 return False
-        for key in plan.litter:
-            sweep.delete(key)
+        for_each(sweep.delete, plan.litter, workers=_DELETES)
         return True
+
+
+def _batches(items: list[Item]) -> Iterator[list[Item]]:
+    for start in range(0, len(items), _BATCH):
+        yield items[start : start + _BATCH]
 
 
 def _latest_of_each(store: ObjectStore, roots: Roots) -> set[str]:

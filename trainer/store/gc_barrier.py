@@ -119,7 +119,7 @@ class Sweep:
         self._writers = {found.key for found in store.list(INTENTS)}
         self._looked = _clocks()
         self._in_doubt = False
-        """A delete was sent and not answered."""
+        """A delete failed, and may yet happen."""
 
     def __enter__(self) -> Sweep:
         return self
@@ -129,11 +129,13 @@ class Sweep:
             self.end()
 
     def delete(self, key: str) -> None:
-        """Delete an object, if this sweep still may. Raises ``StoreError``; a delete that failed may yet happen."""
+        """Delete an object, if this sweep still may; from any thread. Raises ``StoreError``."""
         self.check()
-        self._in_doubt = True
-        self._deleting.delete(key)
-        self._in_doubt = False
+        try:
+            self._deleting.delete(key)
+        except BaseException:
+            self._in_doubt = True
+            raise
 
     def writer_waits(self) -> bool:
         """Whether a writer has come since the sweep began; asks the store now and then."""

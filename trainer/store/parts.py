@@ -65,7 +65,7 @@ def in_order(buffers: Buffers, fetch: Callable[[int, memoryview], int], offset: 
         window: deque = deque()
         try:
             while True:
-                # Waits for memory only while it holds none itself: two that wait for each other would wait for ever.
+                # Waits for memory only while it holds none itself: two that wait for each other would wait forever.
                 while offset < end and len(window) < PARTS_PER_FILE:
                     size = min(PART_BYTES, end - offset)
                     buffer = buffers.take(size, wait=not window)

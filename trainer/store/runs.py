@@ -48,7 +48,7 @@ class RunState(BaseModel):
 
     @property
     def active(self) -> bool:
-        """Whether the run says that it still goes on; one that was killed says so for ever."""
+        """Whether the run says that it still goes on; one that was killed says so forever."""
         return self.status in ACTIVE
 
 

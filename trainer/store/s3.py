@@ -176,11 +176,14 @@ class S3Store(ObjectStore):
         Whether it changed meanwhile: a small one is hashed again; of a large one the time of its last change is looked
         at with each part, and a server that verifies what it is sent (MinIO and S3 do, SeaweedFS does not) holds each
         part against its hash.
+
+        Where an upload of the same content was killed or cut off, the parts that arrived are not sent again: those
+        whose ETag is the MD5 of our part.
         """
         with self._explained("upload", key), path.open("rb", buffering=0) as file:
 
-            def send(number: int, upload_id: str | None) -> str:
-                """Send a part, numbered from 0; its ETag."""
+            def send(number: int, upload_id: str | None, there: str = "") -> str:
+                """Send a part, numbered from 0, unless it is ``there``, an ETag; its ETag."""
                 if advance is not None:
                     advance(0)  # where a stopped upload ends
                 offset = number * hashed.part_bytes
@@ -194,7 +197,10 @@ class S3Store(ObjectStore):
                         same = False
                     if not same:
                         raise changed(path)
-                    etag = self._send(path, key, part, hashed.parts[number], upload_id, number + 1)
+                    if there and hashlib.md5(part, usedforsecurity=False).hexdigest() == there:
+                        etag = there
+                    else:
+                        etag = self._send(path, key, part, hashed.parts[number], upload_id, number + 1)
                 if advance is not None:
                     advance(size)
                 return etag
@@ -204,22 +210,39 @@ class S3Store(ObjectStore):
             else:
                 self._send_parts(key, hashed, send)
 
-    def _send_parts(self, key: str, hashed: Hashed, send: Callable[[int, str | None], str]) -> None:
-        from minio.error import S3Error
+    def _send_parts(self, key: str, hashed: Hashed, send: Callable[[int, str | None, str], str]) -> None:
+        import urllib3
+        from minio.error import MinioException, S3Error
 
         bucket = self.settings.bucket
-        upload_id = self._client.begin_upload(bucket, key)
+        upload_id, there = self._left_over(key) or (self._client.begin_upload(bucket, key), {})
         try:
-            etags = for_each(lambda number: send(number, upload_id), range(len(hashed.parts)), workers=PARTS_PER_FILE)
+            etags = for_each(
+                lambda number: send(number, upload_id, there.get(number, "")),
+                range(len(hashed.parts)),
+                workers=PARTS_PER_FILE,
+            )
             self._client.complete_upload(bucket, key, upload_id, etags)
         except S3Error as error:
-            # The answer to "complete" was lost and the repeated request found the upload gone: done already.
+            # Done already: the answer to "complete" was lost and the repeated request found the upload gone, or
+            # somebody else completed it, who sends the same content.
             if error.code != "NoSuchUpload" or self.size(key) != hashed.size:
-                self._abort(key, upload_id)
                 raise
+        except (MinioException, urllib3.exceptions.HTTPError):
+            raise  # what arrived is of use when it is tried again; else garbage collection frees it
         except BaseException:
             self._abort(key, upload_id)
             raise
+
+    def _left_over(self, key: str) -> tuple[str, dict[int, str]] | None:
+        """An upload of the same content that never ended: its id, and the ETag of each part, numbered from 0."""
+        from minio.error import MinioException
+
+        try:
+            found = self._client.parts_of(self.settings.bucket, key)
+        except MinioException:  # a server, or keys, that may not list them
+            return None
+        return found and (found[0], {number - 1: part.etag for number, part in found[1].items()})
 
     def _send(self, path: Path, key: str, part: memoryview, sha256: str, upload_id: str | None, number: int) -> str:
         from minio.error import S3Error

@@ -69,10 +69,11 @@ def train(
         memory=Memory(pippa_home() / "cache" / "data.sqlite"),
         holdout=config.holdout,
     )
-    for path, held_out in zip(config.dataset_path, dataset.held_out, strict=True):
+    for number, held_out in enumerate(dataset.held_out, start=1):
         if held_out:
             named = f"{'episode' if len(held_out) == 1 else 'episodes'} {', '.join(map(str, held_out))}"
-            emit(PhaseEvent(phase="load", message=f"Held out of {Path(path).name}: {named}"))
+            which = f" of dataset {number}" if len(dataset.held_out) > 1 else ""
+            emit(PhaseEvent(phase="load", message=f"Held out{which}: {named}"))
     if missing := dataset.frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
     dataset.prepare()

@@ -26,7 +26,7 @@ class StopOnSignal(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         stop = self._signal.received is not None
         if args.world_size > 1:
-            # Signals reach the ranks at different steps; a rank that stops alone leaves the others waiting for ever.
+            # Signals reach the ranks at different steps; a rank that stops alone leaves the others waiting forever.
             flag = torch.tensor(int(stop))
             torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._ranks)
             stop = bool(flag.item())

@@ -29,11 +29,9 @@ class EmitProgress(TrainerCallback):
         self._warned = False
         self._grad_norm: float | None = None
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self._ends.append((state.global_step, time.monotonic()))
-
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         now = time.monotonic()
+        # The speed is measured from the end of the first step on, which is far slower than those after it.
         self._ends.append((state.global_step, now))
         if now - self._last_emitted >= SECONDS_BETWEEN_EVENTS:
             self._send(args, state)
@@ -59,8 +57,10 @@ class EmitProgress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         self._last_emitted = time.monotonic()
-        (first_step, first_time), (last_step, last_time) = self._ends[0], self._ends[-1]
-        seconds_per_step = (last_time - first_time) / max(last_step - first_step, 1)
+        seconds_per_step = 0.0
+        if self._ends:
+            (first_step, first_time), (last_step, last_time) = self._ends[0], self._ends[-1]
+            seconds_per_step = (last_time - first_time) / max(last_step - first_step, 1)
         samples_per_step = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
         known = seconds_per_step > 0
         self._emit(
@@ -70,6 +70,7 @@ class EmitProgress(TrainerCallback):
                 loss=self._loss,
                 lr=self._lr,
                 grad_norm=self._grad_norm,
+                epoch=round(state.epoch, 2) if state.epoch is not None else None,
                 samples_per_second=round(samples_per_step / seconds_per_step, 2) if known else None,
                 eta_seconds=round((state.max_steps - state.global_step) * seconds_per_step, 1) if known else None,
             )

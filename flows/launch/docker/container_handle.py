@@ -23,7 +23,7 @@ DAEMON_PATIENCE_SECONDS = 600.0
 """How long a daemon may be away; a restart takes seconds, an upgrade of its package a minute."""
 RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 180.0
-"""Without a line for so long the connection is made anew: a router may have forgotten it without telling."""
+"""Without a line for so long the connection is made again: a router may have forgotten it without telling."""
 KILL_SECONDS = 15.0
 LOST = -signal.SIGKILL
 _ENDED = ("exited", "dead")

@@ -215,7 +215,7 @@ class DockerLauncher:
         if place.store:
             labels["store"] = place.store
         # An image built by compose hands its labels on, and compose would take this for a container of its service:
-        # `up` would make it anew and `down` remove it, in the middle of a training.
+        # `up` would recreate it and `down` remove it, in the middle of a training.
         inherited = dict.fromkeys(
             (name for name in image.attrs["Config"].get("Labels") or {} if name.startswith("com.docker.compose.")), ""
         )

@@ -60,7 +60,7 @@ def test_a_collection_in_the_middle_of_its_deletes_lets_a_writer_through(tmp_pat
         def delete(self, key: str) -> None:
             if key.startswith(BLOBS):
                 self.deleted += 1
-                time.sleep(0.01)
+                time.sleep(0.05)
             super().delete(key)
 
     store = Slow()

@@ -45,7 +45,7 @@ def test_checkpoints_of_a_run_are_compared_on_chosen_episodes(entry, object_stor
     [
         (["nobody/best"], "There is no checkpoint 'nobody/best'"),
         (["latest", "--dataset", "elsewhere"], "There is no dataset 'elsewhere'"),
-        (["latest", "--launcher", "remote"], "invalid choice"),
+        (["latest", "--launcher", "remote"], "is not one of process, docker"),
     ],
 )
 def test_what_does_not_exist_is_said(entry, capsys, argv, message):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 
-from flows.views.terminal import Terminal, duration, size
+from flows.views.terminal import Terminal, duration, size, sparkline
 from trainer.events import CheckpointEvent, EvaluationEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
 RUN = "smoke-20260101-000000-abcd"
@@ -63,3 +64,32 @@ def test_durations(seconds, text):
 )
 def test_sizes(count, text):
     assert size(count) == text
+
+
+def test_the_curve_of_the_loss_falls_with_it_and_needs_no_numbers():
+    assert sparkline([8.0, 7, 6, 5, 4, 3, 2, 1]) == "█▇▆▅▄▃▂▁"
+    assert len(sparkline([1 / step for step in range(1, 1000)])) == 8
+    assert sparkline([]) == sparkline([0.5]) == sparkline([0.5, 0.5]) == ""
+    assert sparkline([1.0, float("nan"), 0.0]) == "█▁"
+
+
+def test_in_80_columns_the_bar_has_everything_on_two_lines():
+    file = io.StringIO()
+    event = ProgressEvent(
+        step=9846,
+        of=10_000,
+        loss=0.0123,
+        lr=1.234e-5,
+        grad_norm=0.512,
+        epoch=6.61,
+        samples_per_second=123.4,
+        eta_seconds=4000,
+    )
+    with Terminal(RUN, Console(file=file, force_terminal=True, width=80, highlight=False)) as screen:
+        for loss in (0.5, 0.3, 0.2, 0.1):
+            screen(event.model_copy(update={"loss": loss}))
+        screen(event)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", file.getvalue())
+    shown = [line for line in re.split(r"[\r\n]+", text) if "loss 0.0123" in line][-1]
+    assert "9846/10000" in shown and "█▅▄▂▁" in shown and "1:06:40 left" in shown and len(shown.rstrip()) <= 80
+    assert "lr 1.2e-05  grad norm 0.51  epoch 6.6  123.4 samples/s" in text

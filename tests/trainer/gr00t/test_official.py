@@ -173,7 +173,7 @@ def test_what_is_no_whole_base_model_is_not_taken_in(tiny: Path, object_store: O
     cut = refusal("cut", lambda folder: (folder / shard).write_bytes(files[shard][:-100]))
     assert f"{shard} has {len(files[shard]) - 100} bytes instead of {len(files[shard])}" in cut.message
     other = refusal("other", lambda folder: (folder / "config.json").write_text('{"model_type": "gr00t_n1_6"}'))
-    assert "'gr00t_n1_6' model, not 'gr00t_n1_5'" in other.message and "nvidia/GR00T-N1.5-3B" in other.hint
+    assert "GR00T N1.6, which pippa does not support" in other.message and "nvidia/GR00T-N1.5-3B" in other.hint
     garbled = refusal("garbled", lambda folder: (folder / "config.json").write_text("{"))
     assert "config.json can't be read as JSON" in garbled.message
     assert not list(snapshots.list_snapshots(object_store, "model"))

@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.orchestration.deployments import deployments
 from tests.support.git_lfs import GitServer, commit, git, git_server, repository
 from trainer import importers
 from trainer.errors import DatasetError, UsageError
-from trainer.importers import git as git_source
 from trainer.store import snapshots
 from trainer.store.object_store import ObjectStore
 
@@ -163,16 +161,36 @@ def test_links_are_refused(object_store, tmp_path, server):
         importers.dataset(object_store, f"git+{own.address}/links@main#data", tmp_path / "work")
 
 
-def test_without_the_tools_it_says_what_to_install(object_store, server, tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="apt-get install git git-lfs"):
+@pytest.fixture
+def without_lfs(tmp_path, monkeypatch) -> None:
+    """A machine with git alone, whose user once had git-lfs."""
+    (tmp_path / "bin").mkdir()
+    for tool in ("git", "sh"):
+        (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    (tmp_path / "gitconfig").write_text('[filter "lfs"]\n\tprocess = git-lfs filter-process\n\trequired = true\n')
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+
+
+def test_what_lies_in_plain_git_needs_no_git_lfs(object_store, synthetic, tmp_path, request):
+    folder = tmp_path / "git" / "plain"
+    folder.mkdir(parents=True)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    commit(folder, {f"data/{path.relative_to(synthetic)}": path.read_bytes() for path in walk(synthetic)})
+    with git_server(folder.parent) as own:
+        request.getfixturevalue("without_lfs")
+        ref = importers.dataset(object_store, f"git+{own.address}/plain@main#data", tmp_path / "work")
+    assert ref.name == "data"
+
+
+def test_where_there_are_pointers_git_lfs_is_asked_for(object_store, server, without_lfs, tmp_path):
+    with pytest.raises(UsageError, match=r"git-lfs is not installed here, and .* lies in git-lfs") as refused:
         importers.dataset(object_store, importers.DEMO, tmp_path / "work")
+    assert "apt-get install git-lfs" in refused.value.hint and "pippa data push CLONE" in refused.value.hint
 
 
-def test_without_git_the_cure_is_one_that_has_a_store(monkeypatch, tmp_path):
+def test_without_git_it_says_what_to_install(object_store, server, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match="git and git-lfs are not installed") as refused:
-        git_source.require_tools()
-    named = {deployment.name for deployment in deployments("docker", "native")}
-    assert "pull-dataset" in named and "`pull-dataset`" in refused.value.hint
-    assert "--launcher docker" in refused.value.hint and "compose run" not in refused.value.hint
+    with pytest.raises(UsageError, match="git is not installed here") as refused:
+        importers.dataset(object_store, importers.DEMO, tmp_path / "work")
+    assert "apt-get install git`" in refused.value.hint and "--launcher docker" in refused.value.hint

@@ -6,13 +6,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from flows.orchestration.deployments import deployments
 from tests.support.hub import COMMIT, LARGE, hub
 from tests.support.so101 import make_so101
 from trainer import importers
 from trainer.errors import PippaError, UsageError
+from trainer.gr00t.base_model import N17
 from trainer.importers import downloads
 from trainer.store import snapshots
 
@@ -51,7 +54,7 @@ def test_a_base_model_in_the_store_is_never_asked_of_the_hub_again(object_store,
     assert (
         snapshots.pull(object_store, ref, tmp_path / "model").joinpath("model.safetensors").read_bytes() == b"w" * 3000
     )
-    with pytest.raises(UsageError, match="can't be had from the Hugging Face hub"):
+    with pytest.raises(UsageError, match="the Hugging Face hub does not provide it"):
         importers.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "second", refresh=True)
 
 
@@ -62,6 +65,22 @@ def test_a_model_that_cant_be_trained_is_refused_before_its_weights_are_fetched(
         with pytest.raises(UsageError, match=r"describes GR00T N1\.6, which pippa does not support"):
             importers.base_model(object_store, "somebody/kitchen", tmp_path / "work")
     assert not [request for request in requests if "model.safetensors" in request]
+
+
+def test_an_n17_gets_the_tokenizer_of_its_backbone_which_is_not_gated(object_store, point_at_hub, tmp_path):
+    weights = save({"weight": np.zeros(3000, np.float32)})
+    model = {"config.json": b'{"model_type": "Gr00tN1d7"}', "model.safetensors": weights}
+    tokenizer = {"tokenizer.json": b"{}", "merges.txt": b"", "model.safetensors": b"w" * 3000}
+    repositories = {"models/nvidia/GR00T-N1.7-3B": model, f"models/{N17.tokenizer}": tokenizer}
+    with hub(repositories) as (address, requests):
+        point_at_hub(address)
+        ref = importers.base_model(object_store, "nvidia/GR00T-N1.7-3B", tmp_path / "work")
+    (info,) = snapshots.list_snapshots(object_store, "model")
+    assert info.origin["tokenizer"] == f"Qwen/Qwen3-VL-2B-Instruct@{COMMIT}"
+    assert info.origin["license"] == "NVIDIA Open Model License"
+    pulled = snapshots.pull(object_store, ref, tmp_path / "pulled")
+    assert sorted(path.name for path in pulled.iterdir()) == sorted([*model, "tokenizer.json", "merges.txt"])
+    assert not [request for request in requests if request.startswith("/Qwen") and "model.safetensors" in request]
 
 
 def test_a_killed_download_is_continued(s3_settings, object_store, table, tmp_path):

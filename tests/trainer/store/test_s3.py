@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
 import threading
 import time
@@ -19,9 +20,9 @@ from pydantic import SecretStr
 
 from tests.support.proxy import proxy
 from tests.support.s3_server import S3Server
-from trainer.config.settings import S3Settings
+from trainer.config.settings import DEFAULT_BUCKET, S3Settings
 from trainer.errors import StoreError
-from trainer.store.hashing import hash_file
+from trainer.store.hashing import PART_BYTES, hash_file
 from trainer.store.parts import PARTS_PER_FILE
 from trainer.store.s3 import S3Store
 
@@ -99,6 +100,52 @@ def test_unfinished_uploads_are_freed(object_store: S3Store) -> None:
     assert object_store.abort_uploads("blobs/", now + timedelta(minutes=5)) == 0
 
 
+def test_a_large_upload_goes_on_after_its_process_died(object_store: S3Store, tmp_path: Path) -> None:
+    file = tmp_path / "large"
+    file.write_bytes(os.urandom(4 * PART_BYTES + 5))
+    hashed, key = hash_file(file), "blobs/sha256/aa/large"
+    bucket, client = object_store.settings.bucket, object_store._client
+    upload = client.begin_upload(bucket, key)
+    content = file.read_bytes()
+    for number in (1, 2):  # and the process is killed
+        part = memoryview(content)[(number - 1) * PART_BYTES : number * PART_BYTES]
+        client.put_part(bucket, key, upload, number, part, hashed.parts[number - 1])
+    wrong = bytes(PART_BYTES)  # of the size, and not of this content
+    client.put_part(bucket, key, upload, 3, memoryview(wrong), hashlib.sha256(wrong).hexdigest())
+    sent: list[int] = []
+    put_part = client.put_part
+    client.put_part = lambda *of: sent.append(of[3]) or put_part(*of)  # pyrefly: ignore
+    advanced: list[int] = []
+    object_store.put_file(file, key, hashed=hashed, advance=advanced.append)
+    assert sorted(sent) == [3, 4, 5] and sum(advanced) == hashed.size
+    assert object_store.read_bytes(key) == content
+    assert object_store.abort_uploads("blobs/", datetime.now(UTC) + timedelta(minutes=5)) == 0
+
+
+def test_only_the_bucket_of_the_default_name_is_created_unasked(s3_server: S3Settings) -> None:
+    settings = s3_server.model_copy(update={"bucket": f"mistyped-{secrets.token_hex(4)}"})
+    store = S3Store(settings)
+    with pytest.raises(StoreError, match="There is no bucket") as refused:
+        store.open()
+    assert "PIPPA_S3_BUCKET" in refused.value.hint and "pippa store create" in refused.value.hint
+    S3Store(s3_server).open()
+    assert s3_server.bucket == DEFAULT_BUCKET
+    store.create()
+    store.open()
+    store._client.remove_bucket(settings.bucket)
+
+
+@pytest.mark.parametrize(
+    "endpoint", ["http://s3:9000/bucket", "http://s3:9000/?a=b", "http://key:secret@s3:9000", "s3:9000", "http://[s3"]
+)
+def test_an_endpoint_is_scheme_host_and_port(endpoint: str) -> None:
+    environ = {"PIPPA_S3_ENDPOINT": endpoint, "PIPPA_S3_ACCESS_KEY": "k", "PIPPA_S3_SECRET_KEY": "s"}
+    with pytest.raises(StoreError, match="PIPPA_S3_ENDPOINT") as refused:
+        S3Settings.from_environ(environ)
+    assert "secret" not in str(refused.value).lower().replace("pippa_s3_secret_key", "")
+    assert S3Settings.from_environ({**environ, "PIPPA_S3_ENDPOINT": "http://s3:9000/"}).host == "s3:9000"
+
+
 class TestErrors:
     """Each is a ``StoreError`` with its cure, in bounded time, without a secret."""
 
@@ -157,6 +204,7 @@ class TestErrors:
             (507, "XMinioStorageFull", "is full"),
             (503, "SlowDown", "in trouble"),
             (403, "AccessDenied", "with these keys"),
+            (400, "AuthorizationHeaderMalformed", "its region is not"),
         ],
     )
     def test_answers(self, status: int, code: str, said: str) -> None:
@@ -166,6 +214,7 @@ class TestErrors:
         assert said in error.message
         assert code in error.message or code == "RequestTimeTooSkewed"
         assert error.hint
+        assert ("PIPPA_S3_REGION" in error.hint) == ("region" in said)
 
     def test_the_cure_of_a_full_store_frees_space(self) -> None:
         body = b"<Error><Code>XMinioStorageFull</Code><Message>m</Message></Error>"

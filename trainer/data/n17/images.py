@@ -98,7 +98,7 @@ def to_edge(image: np.ndarray, edge: int | None) -> np.ndarray:
 def cropped(image: np.ndarray, fraction: float, drawn: Augmentation | None) -> np.ndarray:
     """The middle of ``image``, or where ``drawn`` says, ``fraction`` of its sides."""
     height, width = image.shape[:2]
-    rows, columns = int(height * fraction), int(width * fraction)
+    rows, columns = max(int(height * fraction), 1), max(int(width * fraction), 1)
     if drawn is None:
         top, left = (height - rows) // 2, (width - columns) // 2
     else:

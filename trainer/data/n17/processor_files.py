@@ -105,13 +105,16 @@ def read(folder: Path) -> ProcessorFiles:
         raise UsageError(
             f"{file}: processor_kwargs.{'.'.join(map(str, first['loc']))}: {first['msg']}.", "Copy the file again."
         ) from None
+    configs = kwargs.get("modality_configs") or {}
+    if not isinstance(configs, dict) or not all(isinstance(each, dict) for each in configs.values()):
+        raise UsageError(f"{file}: processor_kwargs.modality_configs is not an object of objects.", "Copy it again.")
     numbers = _read(place / STATISTICS) if (place / STATISTICS).is_file() else {}
     slots = _read(place / EMBODIMENTS) if (place / EMBODIMENTS).is_file() else {}
     if not all(isinstance(slot, int) and slot >= 0 for slot in slots.values()):
         raise UsageError(f"{place / EMBODIMENTS} gives an embodiment something else than a number.", "Copy it again.")
     return ProcessorFiles(
         settings=settings,
-        modality_configs=kwargs.get("modality_configs") or {},
+        modality_configs=configs,
         statistics=statistics.read(numbers, str(place / STATISTICS)),
         slots={**PROJECTOR_INDEX, **slots},
         model_name=str(kwargs.get("model_name") or ""),

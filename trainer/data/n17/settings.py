@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field
 
-Size = tuple[PositiveInt, PositiveInt]
+Side = Annotated[int, Field(ge=1, le=4096)]
+"""Pixels: what a checkpoint of a stranger asks for has a bound."""
+Width = Annotated[int, Field(ge=1, le=4096)]
 
 
 class ProcessorSettings(BaseModel):
@@ -20,21 +22,21 @@ class ProcessorSettings(BaseModel):
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
-    image_crop_size: Size | None = (230, 230)
-    image_target_size: Size | None = (256, 256)
+    image_crop_size: tuple[Side, Side] | None = (230, 230)
+    image_target_size: tuple[Side, Side] | None = (256, 256)
     """These two count where ``shortest_image_edge`` is not set, or ``use_albumentations`` is not."""
     use_albumentations: bool = True
     random_rotation_angle: int | None = None
     color_jitter_params: dict[str, float] | None = None
     """``brightness``, ``contrast``, ``saturation``, ``hue``."""
-    shortest_image_edge: PositiveInt | None = 256
+    shortest_image_edge: Side | None = 256
     crop_fraction: Annotated[float, Field(gt=0, le=1)] | None = 0.95
     letter_box_transform: bool = False
     """Black bars make every image square. Upstream did so always until May 2026; the published models want none."""
     formalize_language: bool = True
-    max_state_dim: PositiveInt = 132
-    max_action_dim: PositiveInt = 132
-    max_action_horizon: PositiveInt = 40
+    max_state_dim: Width = 132
+    max_action_dim: Width = 132
+    max_action_horizon: Annotated[int, Field(ge=1, le=1024)] = 40
     use_percentiles: bool = True
     """Normalise by the 1 % and 99 % quantiles, not by minimum and maximum; relative actions never."""
     clip_outliers: bool = True

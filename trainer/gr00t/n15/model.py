@@ -148,7 +148,7 @@ def resize_action_head(model: GR00TN15, action_horizon: int, action_dim: int) ->
     """Give ``model`` another action horizon (steps) or action width, keeping what it has learned.
 
     No weight depends on the horizon. For another width, the action encoder's first and the decoder's last layer are
-    made anew and the shared leading dimensions copied. (Upstream leaves the encoder's first layer random: its copy
+    made again and the shared leading dimensions copied. (Upstream leaves the encoder's first layer random: its copy
     looks for a parameter ``W1.weight``, which is called ``W1.W``.) The configuration follows, so that a saved
     checkpoint is right. Trainable flags stay as they were.
     """

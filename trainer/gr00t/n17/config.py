@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from trainer.errors import UsageError
 from trainer.gr00t.base_model import N17, read_config_json
 from trainer.gr00t.n17.sections import ModelConfig
 
@@ -45,4 +46,12 @@ def read_config(folder: Path) -> Gr00tN1d7Config:
 
     Raises ``UsageError`` when the file is missing, is not JSON, belongs to another kind of model or contradicts itself.
     """
-    return read_config_json(folder, N17, Gr00tN1d7Config.from_dict)
+    config = read_config_json(folder, N17, Gr00tN1d7Config.from_dict)
+    try:
+        config.checked.qwen3_vl_config.qwen3_vl(config.checked.select_layer)
+    except Exception as error:  # transformers checks its own configuration, in ways that differ with its version
+        raise UsageError(
+            f"{folder / 'config.json'}: qwen3_vl_config describes no Qwen3-VL ({error}).",
+            "Download or copy the model again.",
+        ) from error
+    return config

@@ -13,6 +13,7 @@ from trainer.data.n17 import processor_files
 from trainer.data.n17.collate import Collator
 from trainer.data.n17.embodiments import tag_of
 from trainer.data.n17.sample import SampleProcessor
+from trainer.errors import UsageError
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.gr00t.weights import resolve_folder
@@ -43,6 +44,12 @@ class Policy:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = torch.bfloat16 if self.device.type == "cuda" else torch.float32
         self.model = Gr00tN1d7.from_pretrained(folder, dtype=dtype)
+        if self.processor.embodiment_id >= (slots := self.model.action_head.config.max_num_embodiments):
+            raise UsageError(
+                f"{folder / processor_files.EMBODIMENTS} gives {tag} the slot {self.processor.embodiment_id}; "
+                f"the model has {slots}.",
+                "Use the files of one checkpoint.",
+            )
         if denoising_steps is not None:
             self.model.action_head.num_inference_timesteps = denoising_steps
         self.model.requires_grad_(False).eval().to(self.device)  # pyrefly: ignore[bad-argument-type]
@@ -58,6 +65,9 @@ class Policy:
         sample, state = self.processor.observed(observation)
         start = None
         if noise is not None:
+            values = self.model.action_head.config
+            if np.shape(noise) != (shape := (values.action_horizon, values.max_action_dim)):
+                raise UsageError(f"noise is {list(np.shape(noise))}.", f"It must be {list(shape)}.")
             start = torch.as_tensor(noise, dtype=self.model.action_head.dtype, device=self.device)[None]
         predicted = self.model.get_action(self._collate([sample]), start)["action_pred"]
         return self.processor.decode(predicted[0].cpu().numpy(), state)

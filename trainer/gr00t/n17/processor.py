@@ -10,11 +10,11 @@ import json
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
 from torchvision.transforms.v2 import InterpolationMode, functional
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
@@ -39,11 +39,17 @@ class ImageSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
-    patch_size: PositiveInt = 16
-    temporal_patch_size: PositiveInt = 2
-    merge_size: PositiveInt = 2
-    size: dict[str, PositiveInt] = {"shortest_edge": 65536, "longest_edge": 16777216}
+    patch_size: Annotated[int, Field(ge=1, le=64)] = 16
+    temporal_patch_size: Annotated[int, Field(ge=1, le=8)] = 2
+    merge_size: Annotated[int, Field(ge=1, le=8)] = 2
+    size: dict[str, Annotated[int, Field(ge=1, le=2**26)]] = {"shortest_edge": 65536, "longest_edge": 16777216}
     """Fewest and most pixels of a whole image: smaller ones are enlarged, larger ones shrunk."""
+
+    @model_validator(mode="after")
+    def _has_both_edges(self) -> ImageSettings:
+        if not {"shortest_edge", "longest_edge"} <= set(self.size):
+            raise ValueError("size has no shortest_edge or no longest_edge")
+        return self
 
     @property
     def factor(self) -> int:
@@ -90,8 +96,8 @@ class QwenProcessor:
         """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
 
         A folder without tokenizer files, as NVIDIA's, gets those of ``N17.tokenizer`` from the hub or its cache; one
-        without image settings has Qwen3-VL's. Raises ``UsageError`` when there is no config.json, or the tokenizer
-        can't be had.
+        without image settings has Qwen3-VL's. Raises ``UsageError`` when there is no config.json, or no
+        tokenizer is available.
         """
         folder = resolve_folder(path)
         file = folder / IMAGE_SETTINGS

@@ -32,6 +32,18 @@ class QwenConfig(Section):
     vision_start_token_id: int = 151652
     vision_end_token_id: int = 151653
 
+    @model_validator(mode="after")
+    def _has_sizes(self) -> QwenConfig:
+        text, vision = self.text_config, self.vision_config
+        for name in ("hidden_size", "num_hidden_layers"):
+            if not isinstance(text.get(name), int) or text[name] < 1:
+                raise ValueError(f"text_config.{name} is {text.get(name)!r}, not a number of 1 or more")
+        if "rope_parameters" not in text and not (isinstance(text.get("rope_scaling"), dict) and "rope_theta" in text):
+            raise ValueError("text_config has neither rope_parameters nor rope_scaling and rope_theta")
+        if not isinstance(vision.get("deepstack_visual_indexes"), list):
+            raise ValueError("vision_config.deepstack_visual_indexes is not a list")
+        return self
+
     @property
     def width(self) -> int:
         """Dimensions of the features."""

@@ -59,6 +59,16 @@ def test_a_training_replaces_what_is_known_of_its_tag(upstreams: Path) -> None:
         ("processor_config.json", None, "does not exist"),
         ("processor_config.json", "{", "is not JSON"),
         ("processor_config.json", {"processor_class": "Other"}, "describes the processor 'Other'"),
+        (
+            "processor_config.json",
+            {"processor_class": "Gr00tN1d7Processor", "processor_kwargs": {"shortest_image_edge": 10**9}},
+            "shortest_image_edge",
+        ),
+        (
+            "processor_config.json",
+            {"processor_class": "Gr00tN1d7Processor", "processor_kwargs": {"modality_configs": [1]}},
+            "modality_configs is not an object",
+        ),
         ("embodiment_id.json", {"new_embodiment": "ten"}, "something else than a number"),
         ("statistics.json", {"new_embodiment": {"state": {"arm": {"mean": [1]}}}}, "new_embodiment"),
     ],

@@ -12,6 +12,7 @@ import torch
 from trainer.errors import UsageError
 from trainer.gr00t.n17.config import Gr00tN1d7Config, read_config
 from trainer.gr00t.n17.model import EMBEDDINGS, Gr00tN1d7
+from trainer.gr00t.n17.sections import OFFICIAL_QWEN
 
 OFFICIAL: dict[str, Any] = {
     "model_type": "Gr00tN1d7",
@@ -134,6 +135,12 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert again.to_dict()["qwen3_vl_config"]["vision_config"]["depth"] == 24
 
 
+def qwen(**text: Any) -> dict[str, Any]:
+    """Qwen3-VL-2B's sizes with some of the language model's changed."""
+    values = OFFICIAL_QWEN.model_dump()
+    return {**values, "text_config": {**values["text_config"], **text}}
+
+
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
@@ -144,6 +151,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
         ({"hidden_size": 512}, "hidden_size is 512, but the output of diffusion_model_cfg has 1024"),
         ({"max_seq_len": 39}, "max_seq_len is 39, less than action_horizon, 40"),
         ({"vl_self_attention_cfg": {"num_attention_heads": 3}}, "but vl_self_attention_cfg has 192"),
+        ({"qwen3_vl_config": {"text_config": {}, "vision_config": {}}}, "text_config.hidden_size is None"),
+        ({"qwen3_vl_config": qwen(num_attention_heads="many")}, "describes no Qwen3-VL"),
+        ({"qwen3_vl_config": qwen(rope_theta=None, rope_scaling=None)}, "neither rope_parameters nor rope_scaling"),
     ],
 )
 def test_layers_that_contradict_each_other_are_refused(tmp_path: Path, values: dict[str, Any], problem: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +111,17 @@ def test_the_checkpoint_says_how_it_is_read(dataset: TrainingDataset, checkpoint
     }
     again = policy.get_action(observation(dataset, 3), noise)
     assert all(np.array_equal(actions[name], again[name]) for name in actions)
+    with pytest.raises(UsageError, match=r"noise is \[1, 2\]"):
+        policy.get_action(observation(dataset, 3), np.zeros((1, 2)))
     with pytest.raises(UsageError, match="no modality config of libero_sim"):
         Policy(checkpoints[1], "libero_sim", device="cpu")
+
+
+def test_a_slot_that_the_model_has_not_is_refused(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
+    shutil.copytree(checkpoints[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / processor_files.EMBODIMENTS).write_text(json.dumps({TAG: 99}))
+    with pytest.raises(UsageError, match="the slot 99; the model has 32"):
+        Policy(tmp_path, TAG, device="cpu")
 
 
 @pytest.mark.parametrize(
