@@ -116,13 +116,14 @@ def test_a_training_killed_at_random_moments_ends_bit_for_bit_as_one_that_was_no
     LOG.info("%s: %d kills, seed %d", part, KILLS, SEED)
     training = Killed(pippa)
     for _ in range(KILLS):
-        training.find("engine")
+        started = min((each.create_time() for each in training.find("engine")), default=0.0)
         before, committed = len(training.continued()), training.committed()
         # Half of them at any moment until it saves, half around its saving.
         if after_a_save := chance.random() < 0.5:
             until(lambda: training.committed() > committed)  # noqa: B023
+            started = time.time()
         seconds = chance.uniform(0, 0.5 if after_a_save else first_save)
-        time.sleep(seconds)
+        time.sleep(max(0.0, started + seconds - time.time()))
         training.kill(part)
         committed = training.committed()
         training.go_on()
