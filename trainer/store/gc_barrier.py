@@ -29,10 +29,10 @@ other can't starve a writer. And a collector ends its sweep soon after it sees t
 "Deletes no more" holds after a sweep object was deleted, and after it expired: a collector measures its age on clocks
 that also count suspension, refreshes it in time from a thread, and stops deleting when it is, or once was, older than
 ``SWEEP_USABLE``; one delete request lasts at most twice ``DELETE_SECONDS`` and is not repeated, which is less than the
-difference to ``SWEEP_VALID``. A sweep in which a delete failed is left to expire: the server may still carry it out. Writers compare times the *store*
-gave to objects (the server, or the folder's file system), so nobody's clock matters. Several collectors at once are no
-problem: each one has its own sweep, and each deletes only what it may. A collector that was killed holds writers up
-until its sweep expires.
+difference to ``SWEEP_VALID``. A sweep in which a delete failed is left to expire: the server may still carry it out.
+Writers compare times the *store* gave to objects (the server, or the folder's file system), so nobody's clock matters.
+Several collectors at once are no problem: each one has its own sweep, and each deletes only what it may. A collector
+that was killed holds writers up until its sweep expires.
 
 An intent that a killed writer left behind keeps its keys for ``INTENT_VALID``. A writer that outlasts even that finds
 its intent gone (``Intent.intact``) before it writes what refers to the blobs, and starts over. An intent that can't be
