@@ -11,6 +11,7 @@ from typing import cast
 import pytest
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from tests.support.fake_engine import write
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Event, ProgressEvent, WarningEvent
 from trainer.finetune import main
@@ -52,3 +53,19 @@ def test_a_training_that_diverges_says_so_once() -> None:
     (warning,) = [event for event in events if isinstance(event, WarningEvent)]
     assert "nan near step 10" in warning.message
     assert "--learning-rate" in warning.hint
+
+
+def test_a_training_at_its_last_step_is_over_and_beyond_it_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    write(tmp_path / "checkpoint-5", 5)
+    argv = ["--dataset-path", str(tmp_path / "none"), "--output-dir", str(tmp_path), "--resume", "--max-steps"]
+    with pytest.raises(UsageError, match="beyond --max-steps 4"):
+        main([*argv, "4"])
+    assert main([*argv, "5"]) == 0
+    assert "Nothing is left to train" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    (tmp_path / "checkpoint-5" / "optimizer.pt").unlink()
+    with pytest.raises(UsageError, match=r"optimizer\.pt is missing"):
+        main([*argv, "6"])

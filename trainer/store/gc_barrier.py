@@ -27,12 +27,12 @@ other can't starve a writer. And a collector ends its sweep soon after it sees t
 (``Sweep.writer_waits``), and begins another.
 
 "Deletes no more" holds after a sweep object was deleted, and after it expired: a collector measures its age on clocks
-that also count suspension, refreshes it in time, and stops deleting when it is older than ``SWEEP_USABLE``; one delete
-request lasts at most ``DELETE_SECONDS`` and is not repeated, which is less than the difference to ``SWEEP_VALID``. A
-sweep in which a delete failed is left to expire: the server may still carry it out. Writers compare times the *store*
-gave to objects (the server, or the folder's file system), so nobody's clock matters. Several collectors at once are no
-problem: each one has its own sweep, and each deletes only what it may. A collector that was killed holds writers up
-until its sweep expires.
+that also count suspension, refreshes it in time from a thread, and stops deleting when it is, or once was, older than
+``SWEEP_USABLE``; one delete request lasts at most twice ``DELETE_SECONDS`` and is not repeated, which is less than the
+difference to ``SWEEP_VALID``. A sweep in which a delete failed is left to expire: the server may still carry it out.
+Writers compare times the *store* gave to objects (the server, or the folder's file system), so nobody's clock matters.
+Several collectors at once are no problem: each one has its own sweep, and each deletes only what it may. A collector
+that was killed holds writers up until its sweep expires.
 
 An intent that a killed writer left behind keeps its keys for ``INTENT_VALID``. A writer that outlasts even that finds
 its intent gone (``Intent.intact``) before it writes what refers to the blobs, and starts over. An intent that can't be
@@ -43,6 +43,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
@@ -111,8 +112,12 @@ class Sweep:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        self._deleting = store.without_retries(DELETE_SECONDS)
+        self._without_retries = store.without_retries(DELETE_SECONDS)
         self._key = f"{SWEEPS}{secrets.token_hex(12)}.json"
+        self._written: tuple[float, ...] | None = None
+        self._lapsed = False
+        self._ended = threading.Event()
+        self._keeper = threading.Thread(target=self._keep, name="pippa-sweep", daemon=True)
         self._write()
         self.now = time_of(store, self._key)
         """The store's time as the sweep began."""
@@ -122,9 +127,12 @@ class Sweep:
         """A delete failed, and may yet happen."""
 
     def __enter__(self) -> Sweep:
+        self._keeper.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._keeper.join()  # it must not write the announcement again
         if not self._in_doubt:
             self.end()
 
@@ -132,7 +140,7 @@ class Sweep:
         """Delete an object, if this sweep still may; from any thread. Raises ``StoreError``."""
         self.check()
         try:
-            self._deleting.delete(key)
+            self._without_retries.delete(key)
         except BaseException:
             self._in_doubt = True
             raise
@@ -145,16 +153,18 @@ class Sweep:
         return any(found.key not in self._writers for found in self._store.list(INTENTS))
 
     def check(self) -> None:
-        """Refresh the announcement when due. Raises ``StoreError`` when it got too old to delete anything."""
-        written = self._written
-        if _age(written) > _SWEEP_REFRESH:
-            self._write()
-        # Measured from the old announcement after the new one has arrived: it may have expired on the way.
-        if _age(written) > SWEEP_USABLE:
+        """Raise ``StoreError`` when the announcement is, or was meanwhile, too old to delete anything."""
+        if self._lapsed or self._written is None or _age(self._written) > SWEEP_USABLE:
             raise StoreError(
                 "Garbage collection was interrupted for too long and stopped; nothing in use was touched.",
                 "Run it again.",
             )
+
+    def _keep(self) -> None:
+        """Refresh the announcement: one listing of a slow store may take longer than it is valid."""
+        while not self._ended.wait(_SWEEP_REFRESH.total_seconds()):
+            with contextlib.suppress(StoreError):
+                self._write()
 
     def end(self) -> None:
         """Let the writers go on."""
@@ -163,8 +173,10 @@ class Sweep:
 
     def _write(self) -> None:
         # The clocks are read before the request: the store's time of the object is later, never earlier.
-        clocks = _clocks()
-        self._store.write_json(self._key, {})
+        before, clocks = self._written, _clocks()
+        self._without_retries.write_json(self._key, {})
+        # Measured after the new one has arrived: the one before may have expired on the way.
+        self._lapsed = self._lapsed or (before is not None and _age(before) > SWEEP_USABLE)
         self._written = clocks
 
 

@@ -69,3 +69,15 @@ def test_checkpoints_come_in_the_order_of_steps(tmp_path):
 
 def _cut(file):
     file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("file", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_training_goes_on_from_a_whole_state_only(checkpoint, file):
+    assert checkpoint_folder.resume_problem(checkpoint, 10) is None
+    content = (checkpoint / file).read_bytes()
+    (checkpoint / file).write_bytes(content[:-1])
+    assert f"{file} is cut off" in (checkpoint_folder.resume_problem(checkpoint, 10) or "")
+    (checkpoint / file).unlink()
+    assert f"{file} is missing" in (checkpoint_folder.resume_problem(checkpoint, 10) or "")
+    # A policy it is all the same.
+    assert checkpoint_folder.problem(checkpoint, 10) is None
