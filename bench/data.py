@@ -1,7 +1,7 @@
 """How fast training samples come: ``uv run python -m bench.data``.
 
 A sample is what training consumes: augmented, collated in batches of 8, on the device. Contestants are ours, upstream's
-way written anew (``bench/upstream_way``), Isaac-GR00T itself where ``--upstream-python`` and ``--upstream-checkout``
+way rewritten (``bench/upstream_way``), Isaac-GR00T itself where ``--upstream-python`` and ``--upstream-checkout``
 name it (see ``bench/upstream_way/real.py``), and limits. Each is a process with one torch thread.
 """
 

@@ -93,7 +93,7 @@ def _replace(file: Path, value: str, user: int, group: int, mode: int) -> None:
 def main() -> None:
     """The service: the user's settings in /run/given, the volume at /run/pippa, the checkout's .pippa at /host."""
     host = Path("/host")
-    # Docker makes .pippa as root's where there is none; whoever owns the checkout must be able to use it.
+    # Docker makes .pippa as root's where there is none; the checkout's owner must be able to use it.
     owner = Path("/run/compose.yaml").stat()
     os.chown(host, owner.st_uid, owner.st_gid)
     host.chmod(0o700)

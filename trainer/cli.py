@@ -52,7 +52,7 @@ def _main(argv: list[str]) -> None:
     except KeyboardInterrupt:
         sys.exit(int(ExitCode.INTERRUPTED))
     except BrokenPipeError:
-        # Whoever read our stdout is gone; Python would complain again at exit.
+        # The reader of our stdout is gone; Python would complain again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(int(ExitCode.FAILED))
     except Exception as error:

@@ -111,7 +111,7 @@ def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Eve
 
 def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checked]:
     """What a check finds of each dataset, by this process or one before. Raises ``DatasetError``."""
-    # Whoever started this, `trainer run` or the process in front of the ranks, has checked and told the same.
+    # The process that started this, `trainer run` or the one in front of the ranks, has checked and told the same.
     told = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]
     return check_datasets(datasets, config, _silent if told else emit, warn=not told)

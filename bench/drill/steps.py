@@ -52,7 +52,7 @@ class Size(NamedTuple):
     episodes: int
 
 
-# Frames for one epoch of the largest batch: between two epochs the loading starts anew, which takes as long as a step.
+# Frames for one epoch of the largest batch: between two epochs the loading starts over, which takes as long as a step.
 SIZES = {"full": Size((1, 8, 32), 5, 20, 8, 16), "small": Size((1, 2), 1, 2, 0, 2)}
 """``full`` is N1.5 as it is, on a GPU; ``small`` the model ``tiny``, to run everything once on a CPU."""
 

@@ -1,4 +1,4 @@
-"""Upstream's way to a training sample, written anew from what it does: everything at every access.
+"""Upstream's way to a training sample, rewritten from what it does: everything at every access.
 
 The parquet file is read, the columns are stacked for each key, the video is opened, sought and decoded up to the frame,
 the transforms run image by image and key by key, and the prompt is tokenised. It gives the numbers upstream gives

@@ -51,7 +51,7 @@ def server(arguments: Namespace) -> int:
     private_folder(Path(environ["PREFECT_HOME"]))
     os.umask(0o077)  # its database holds what every training said
     command = [sys.executable, "-m", "prefect", "server", "start"]
-    # The process becomes the server: whoever supervises it signals the server itself.
+    # The process becomes the server: its supervisor signals the server itself.
     os.execve(  # noqa: S606 - a list, no shell
         sys.executable, [*command, "--host", arguments.host, "--port", str(arguments.port)], environ
     )

@@ -64,7 +64,7 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def begin_to_end(self) -> None:
-        """Whoever raised told this process to end: from now on each signal counts, as the second or later."""
+        """What raised it told this process to end: from now on each signal counts, as the second or later."""
         self.count = max(self.count, 1)
         self._last = time.monotonic()
         for number in stop_signals():
@@ -94,7 +94,7 @@ def follow(
     then a further signal ends it at once. No process and no container of the trainer is left when this returns or
     raises.
 
-    The exception ``leave`` leaves a container to whoever raised it, who has more time to stop it than this process.
+    The exception ``leave`` leaves a container to the one who raised it, who has more time to stop it than this process.
     """
     with Interrupts() as interrupts:
         run = _Run(training, observe, grace, interrupts)

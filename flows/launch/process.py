@@ -139,6 +139,6 @@ class TrainerProcess:
             for line in stdout:
                 if event := parse_event(line.decode(errors="replace").rstrip()):
                     self._events.put(event)
-        # Whoever reads the end must find the exit code.
+        # The reader of the end must find the exit code.
         self._process.wait()
         self._events.put(None)

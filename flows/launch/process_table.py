@@ -48,7 +48,7 @@ def _signalled(pid: int, number: signal.Signals) -> bool:
 def _reaped(pid: int) -> bool:
     try:
         return os.waitpid(pid, os.WNOHANG)[0] == pid
-    except ChildProcessError:  # whoever started it was first
+    except ChildProcessError:  # its parent was first
         return True
 
 

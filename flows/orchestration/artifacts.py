@@ -1,6 +1,6 @@
 """What Prefect gets of a training: a progress bar, the checkpoints, a report; one log line per event, and each event.
 
-The events are for whoever follows the run from elsewhere (``flows.orchestration.remote``).
+The events are for those who follow the run from elsewhere (``flows.orchestration.remote``).
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def resource_of(run_id: str) -> str:
 
 
 def publish(run_id: str, event: Event) -> None:
-    """Give ``event`` to whoever follows the run through Prefect's API. Returns at once."""
+    """Give ``event`` to those who follow the run through Prefect's API. Returns at once."""
     resource = {"prefect.resource.id": resource_of(run_id), "prefect.resource.name": run_id}
     emit_event(EVENT, resource, occurred=event.time, payload=event.model_dump(mode="json", exclude_none=True))
 

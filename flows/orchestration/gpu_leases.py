@@ -121,7 +121,7 @@ def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[
             client.set_flow_run_state(lease.flow_run_id, state, force=True)
             say(f"{WAITING}. {message}")
             told = message
-        # Whoever came first asks most often. An order kept to the letter would let one that was killed while it waited
+        # The first in line asks most often. An order kept to the letter would let one that was killed while it waited
         # hold up all others.
         time.sleep(ASK_SECONDS * (1 + 2 * len(ahead)))
         if lease.ask(client):

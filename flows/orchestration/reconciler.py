@@ -130,7 +130,7 @@ def _words(client: SyncPrefectClient, flow_run_id: UUID) -> int:
             "filter": {
                 "event": {"name": ["prefect.flow-run.heartbeat"]},
                 "resource": {"id": [f"prefect.flow-run.{flow_run_id}"]},
-                # Whoever sent them may have had another idea of the time, and so their order means nothing.
+                # Their sender may have had another idea of the time, and so their order means nothing.
                 "occurred": {
                     "since": (datetime.now(UTC) - day).isoformat(),
                     "until": (datetime.now(UTC) + day).isoformat(),

@@ -48,7 +48,7 @@ class _Part(threading.Thread):
     def run(self) -> None:
         try:
             self._work()
-        except BaseException as error:  # raised again by whoever waits
+        except BaseException as error:  # raised again where it is waited for
             self.error = error
 
 

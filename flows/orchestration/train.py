@@ -86,7 +86,7 @@ def train(
     except KeyboardInterrupt:
         return Cancelled(message="Stopped.")
     except PippaError as error:
-        # For whoever follows from elsewhere: the state says it in Prefect's words, and without the exit code.
+        # For those who follow from elsewhere: the state says it in Prefect's words, and without the exit code.
         publish(run_id, ErrorEvent(code=error.exit_code, message=error.message, hint=error.hint))
         raise
     artifacts.report(to_markdown(trained.report), trained.report.wandb_url)

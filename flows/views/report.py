@@ -146,7 +146,7 @@ def _plots(store: ObjectStore, folder: Path, run_id: str) -> list[str]:
 
 
 def _here(file: Path) -> bool:
-    """Whether ``file`` can be opened by whoever reads the report: what is in our images' volumes can't."""
+    """Whether ``file`` can be opened by a reader of the report: what is in our images' volumes can't."""
     return file.is_file() and os.environ.get("PIPPA_INSIDE") != "1"
 
 

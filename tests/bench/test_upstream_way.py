@@ -1,4 +1,4 @@
-"""What the bench compares with does the work it claims to do: upstream's samples, from every access anew."""
+"""What the bench compares with does the work it claims to do: upstream's samples, decoded at every access."""
 
 from __future__ import annotations
 

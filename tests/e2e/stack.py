@@ -138,7 +138,7 @@ class Stack:
         try:
             shown, _ = process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            # Compose is a child of docker and holds the pipe: killing docker alone would leave us reading for ever.
+            # Compose is a child of docker and holds the pipe: killing docker alone would leave us reading forever.
             os.killpg(process.pid, signal.SIGKILL)
             shown, _ = process.communicate()
             pytest.fail(f"{' '.join(command)} did not end within {timeout:.0f} s:\n{shown[-3000:]}")

@@ -1,4 +1,4 @@
-"""Eight first trainings at once in one home: what is created once is created by whoever comes first; all go on."""
+"""Eight first trainings at once in one home: what is created once is created by the first to come; all go on."""
 
 from __future__ import annotations
 

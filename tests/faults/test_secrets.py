@@ -82,7 +82,7 @@ def test_no_secret_is_in_anything_a_run_leaves(pippa, tmp_path, ends):
     assert engines and recording and trainers
     proxy = values({"HTTPS_PROXY": given["HTTPS_PROXY"]})
     for text in (*engines, *recording):
-        assert re.findall(r"planted-[\w-]+", text) in ([], proxy)  # a proxy is of use to whoever reaches out
+        assert re.findall(r"planted-[\w-]+", text) in ([], proxy)  # a proxy is of use to what reaches out
     needed = values({name: given[name] for name in ("PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY", "WANDB_API_KEY")})
     for text in trainers:
         assert set(re.findall(r"planted-[\w-]+", text)) == {*needed, *proxy}

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
-TAG = f"pippa-test/{{}}:standin-{secrets.token_hex(3)}"  # another one than that of whoever runs these tests beside
+TAG = f"pippa-test/{{}}:standin-{secrets.token_hex(3)}"  # not that of others who run these tests beside
 
 
 @pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda"])

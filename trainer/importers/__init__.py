@@ -139,7 +139,7 @@ def base_model(
 def find(store: ObjectStore, kind: Kind, name: str, store_name: str | None = None) -> SnapshotRef | None:
     """The snapshot that ``name`` means when the store has it already; None for a folder and for what must be imported.
 
-    Something generated counts only when this version's generator made it. Imports nothing heavy, so that whoever only
+    Something generated counts only when this version's generator made it. Imports nothing heavy, so that one who only
     orchestrates can ask.
     """
     source = parse(kind, name)
@@ -183,7 +183,7 @@ def _found(store: ObjectStore, kind: Kind, source: Source, called: str | None) -
         case HubRepository(id, None):
             return snapshots.latest(store, kind, called or id)
         case GitFolder(store_name=name) if name == DEMO:
-            # Whoever pushed the demo data by hand means it, too.
+            # A person who pushed the demo data by hand means it, too.
             return snapshots.latest(store, kind, called or name)
     name = called or default_name(source)
     # Listed the oldest first.
@@ -225,7 +225,7 @@ def _fetched(
             commit = hub.commit_of(source, kind, called)
             origin = {"hub": source.id, "revision": commit}
             with folder_for(work, called, f"hub {kind} {source.id} {commit}") as folder:
-                # Asked under the lock: whoever held it before may have just pushed it.
+                # Asked under the lock: its holder before may have just pushed it.
                 if ref := _with_origin(store, kind, called, origin):
                     yield ref
                     return

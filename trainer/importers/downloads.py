@@ -27,7 +27,7 @@ ANOTHER_DISK = "set PIPPA_HOME to a folder of another disk"
 def folder_for(work: Path, name: str, identity: str) -> Iterator[Path]:
     """The folder of one download, for this process alone; others that want the same wait for it to end.
 
-    It is removed when the block ends well; after an error or a kill it stays, and whoever asks for the same
+    It is removed when the block ends well; after an error or a kill it stays, and the next one to ask for the same
     ``identity`` again finds what was there. ``name`` makes it recognisable.
     """
     work.mkdir(parents=True, exist_ok=True)

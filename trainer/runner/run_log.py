@@ -53,7 +53,7 @@ class RunLog:
         self._thread.start()
 
     def emit(self, event: Event) -> None:
-        """Tell whoever follows the run, and keep it."""
+        """Tell those who follow the run, and keep it."""
         event = event.model_copy(update={name: self._mask.within(value) for name, value in event})
         with self._lock:
             # Neither a launcher that went away nor a full disk may end the thread that drains the engine's output.

@@ -52,7 +52,7 @@ def quarantine(store: ObjectStore, key: str) -> None:
 
 def note_damaged_blob(store: ObjectStore, sha256: str) -> None:
     """Tell all who push that this blob was read and is not what its name says, so that they send it again."""
-    with contextlib.suppress(StoreError):  # whoever found it may read the store only
+    with contextlib.suppress(StoreError):  # the finder may have read access only
         store.write_bytes(f"{_BLOB_NOTES}{sha256}", b"")
 
 

@@ -3,13 +3,13 @@
 A key is a path under the folder. An object appears whole and on the disk: it is written to a file in ``.tmp/``, synced,
 then renamed to its place, or hard-linked, which fails where another writer was first. What happens when:
 
-- *A writer is killed*: its file in ``.tmp/`` is left. It held a lock on it, so whoever opens the store next knows that
+- *A writer is killed*: its file in ``.tmp/`` is left. It held a lock on it, so the next to open the store knows that
   nobody writes there any more and removes it.
 - *A listing while an object is replaced*: POSIX leaves open whether a directory that is being read shows a name that is
   renamed over at that moment, and btrfs may not. Garbage collection would delete what the missed object names, so
   replacing and reading a directory exclude each other by ``.tmp/lock``.
 - *Two processes write one key*: each renames a whole file; the last one wins.
-- *The folder goes away*, as that of a disk that is unmounted does: whoever used it is told, and can go on when it is
+- *The folder goes away*, as that of a disk that is unmounted does: its users are told, and can go on when it is
   back. A second one in its place would hide what is registered there.
 - *The disk is full*: the file in ``.tmp/`` goes, the caller gets ``FullStoreError``, and the next call starts afresh.
 

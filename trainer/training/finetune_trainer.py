@@ -298,7 +298,7 @@ class FinetuneTrainer(Trainer):
         self._write_copied(parts)
 
     def _write_copied(self, parts: list[Callable[[], object]]) -> None:
-        """Frozen weights still lie on the GPU, and are copied by whoever writes them."""
+        """Frozen weights still lie on the GPU, and are copied by the code that writes them."""
         self._copies.finish()
         with self._copies.beside():
             for part in parts:

@@ -40,8 +40,8 @@ class HostCopies:
     """Copies of tensors in host memory, one per name, whose memory is used again for the next copy.
 
     Fresh memory costs more than the copying itself: page faults, and on a GPU the pinning, without which the copy takes
-    several times as long. The order is ``take`` as often as needed, ``begin``, and then ``before_change`` by whoever
-    changes the sources and ``finish`` by whoever reads the copies.
+    several times as long. The order is ``take`` as often as needed, ``begin``, and then ``before_change`` before the
+    sources change and ``finish`` by the reader of the copies.
     """
 
     def __init__(self) -> None:

@@ -107,7 +107,7 @@ class ContainerTraining:
                 if isinstance(error, docker.errors.APIError) and error.status_code == 409:
                     return  # it is being removed already
                 if time.monotonic() > deadline:
-                    # Whoever reaps finds it by its labels.
+                    # The reaper finds it by its labels.
                     self._events.put(WarningEvent(message=f"The container {self.name} could not be removed: {error}"))
                     return
             time.sleep(RETRY_SECONDS)
@@ -127,7 +127,7 @@ class ContainerTraining:
         state = self._follow(self._out, self._event, announce=True)
         self._log_thread.join(KILL_SECONDS)
         self._code = self._end(state)
-        self._events.put(None)  # last: whoever reads it must find the exit code
+        self._events.put(None)  # last: its reader must find the exit code
 
     def _keep_log(self) -> None:
         with self.log.open("wb") as file:

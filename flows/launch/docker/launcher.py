@@ -1,6 +1,6 @@
 """Runs the trainer in a container beside this process, through the Docker daemon's API.
 
-The container outlives the process that started it: whoever starts the same job again follows it. It is removed as soon
+The container outlives the process that started it: the next to start the same job follows it. It is removed as soon
 as its end was read, or by the reaper.
 """
 

@@ -80,7 +80,7 @@ def test_the_store_fails_for_a_while_and_every_checkpoint_gets_there(s3_settings
             until(lambda: way.hits > 3)
         else:
             until(lambda: training.outages and training.uploader.outage)
-            # Whoever gives up now is told which, why, and where they are.
+            # A person who gives up now is told which, why, and where they are.
             error = checkpoint_uploader.failure(training.uploader, training.spec.run_id)
             assert isinstance(error, StoreError) and error.exit_code == 4
             assert "2, 3, 4)" in error.message and PENDING in error.hint

@@ -1,4 +1,4 @@
-"""Sources brought into the store by whoever can: nobody, this process, or a container."""
+"""Sources brought into the store by the one who can: nobody, this process, or a container."""
 
 from __future__ import annotations
 

@@ -94,7 +94,7 @@ def test_the_next_one_waits_in_sight_and_for_whom(client, machine, start, monkey
         assert not begun
     for thread in threads:
         thread.join(PATIENCE)
-    # Whoever came first asks more often, so that it has the better chance; the order is not a promise.
+    # The first in line asks more often, so that it has the better chance; the order is not a promise.
     assert set(begun) == {second, third} and state(second)[0] == state(third)[0] == "Running"
     assert said and all(gpu_leases.WAITING in line for line in said)
 

@@ -196,7 +196,7 @@ def patient_image(docker_client: docker.DockerClient) -> Iterator[str]:
     token = secrets.token_hex(4)
     tag = f"pippa-test/patient:{token}"
     arguments = {name: os.environ[name] for name in ("PYTHON_IMAGE",) if name in os.environ}
-    # The label makes it another image than that of whoever runs the same tests here, and so its containers others.
+    # The label makes it another image than that of others who run the same tests here, and so its containers others.
     docker_client.images.build(
         path=str(SUPPORT / "patient"), tag=tag, rm=True, buildargs=arguments, labels={"pippa-test": token}
     )

@@ -36,7 +36,7 @@ def ordinary_priority() -> Iterator[None]:
     """For encoding: SVT-AV1, run by root, gives the thread that calls it real-time priority, and leaves it with it.
 
     What that thread starts later inherits it, and a Go program that spins for a lock (docker compose) then keeps the
-    processor for ever.
+    processor forever.
     """
     yield
     if hasattr(os, "sched_setscheduler"):

@@ -108,7 +108,7 @@ def test_a_link_leads_nowhere(object_store: FolderStore, tmp_path: Path) -> None
     object_store.write_bytes("runs/real", b"1")
     (object_store.root / "runs" / "file").symlink_to(tmp_path / "secret")
     (object_store.root / "runs" / "folder").symlink_to(tmp_path / "elsewhere")
-    os.mkfifo(object_store.root / "runs" / "pipe")  # whoever opened it to read would wait
+    os.mkfifo(object_store.root / "runs" / "pipe")  # a reader that opened it would wait
     assert [found.key for found in object_store.list("")] == ["runs/real"]
     for key in ("runs/file", "runs/pipe"):
         assert object_store.info(key) is None and object_store.read_bytes(key) is None

@@ -357,7 +357,7 @@ def test_a_crash_half_way_leaves_nothing_broken() -> None:
 
 
 def test_writers_and_collectors_at_the_same_moment() -> None:
-    """Contents are garbage again and again, just when others push them anew; requests mix in random order."""
+    """Contents are garbage again and again, just when others push them once more; requests mix in random order."""
 
     class Slow(FakeStore):
         def write_bytes(self, key: str, content: bytes, *, if_absent: bool = False) -> bool:

@@ -350,7 +350,7 @@ def test_the_digest_is_that_of_the_files_in_any_order(records: list[dict[str, ob
         assert Manifest.of("dataset", "a", changed, {}).digest != manifest.digest
 
 
-# Pushes and registers checkpoints of one run for ever; the parent kills it.
+# Pushes and registers checkpoints of one run without end; the parent kills it.
 UPLOADER = """
 import os, sys
 from pathlib import Path

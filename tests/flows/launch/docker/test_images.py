@@ -47,7 +47,7 @@ def test_an_image_that_can_not_be_pulled_says_how_to_try(bench: Bench):
 
 @pytest.mark.docker
 def test_our_own_name_is_never_pulled(docker_client, tmp_path, monkeypatch):
-    """Whoever owns that name in a registry would be given the keys of the store."""
+    """The owner of that name in a registry would be given the keys of the store."""
     monkeypatch.setitem(images._BUILT, "native", ("pippa-test/never:local", "docker/none.Dockerfile"))
     monkeypatch.chdir(tmp_path)
     environ = {"PIPPA_TRAINER_IMAGE": "pippa-test/never:local"}  # as compose.yaml always sets it

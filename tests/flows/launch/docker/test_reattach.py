@@ -1,4 +1,4 @@
-"""A job has one container, whoever starts it, however often, and whatever happens meanwhile."""
+"""A job has one container, no matter who starts it, how often, and whatever happens meanwhile."""
 
 from __future__ import annotations
 
