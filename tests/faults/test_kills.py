@@ -28,6 +28,7 @@ KILLS = int(os.environ.get("PIPPA_KILLS", "2"))
 SEED = int(os.environ.get("PIPPA_KILLS_SEED") or time.time_ns() % 100_000)
 STEPS = 600
 FLAGS = ("--max-steps", str(STEPS), "--save-steps", "10", "--batch-size", "2", "--dataloader-num-workers", "1")
+FLAGS += ("--evaluate", "none")
 COMMANDS = {"engine": "trainer.finetune", "trainer": "trainer.cli", "tree": ""}
 LOG = logging.getLogger(__name__)
 
@@ -93,8 +94,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[BarePippa, st
     with bare_pippa(tmp_path_factory.mktemp("kills")) as pippa:
         for name in ("PIPPA_FINETUNE_COMMAND", "FAKE_ENGINE"):
             del pippa.environ[name]
-        # There is no evaluation, which nothing here is about.
-        pippa.environ |= {"PIPPA_EVALUATE_COMMAND": "", "PIPPA_TRAININGS_PER_GPU": "9", "OMP_NUM_THREADS": "1"}
+        pippa.environ |= {"PIPPA_TRAININGS_PER_GPU": "9", "OMP_NUM_THREADS": "1"}
         training = Killed(pippa)
         began = time.monotonic()
         until(training.committed, pippa.output.read_text, alive=lambda: training.process.poll() is None)
