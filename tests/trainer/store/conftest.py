@@ -19,7 +19,9 @@ def object_store(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     """An empty store of each kind."""
     if request.param == "s3":
         return S3Store(request.getfixturevalue("s3_settings"))
-    return FolderStore(tmp_path_factory.mktemp("folder") / "store")
+    store = FolderStore(tmp_path_factory.mktemp("folder") / "store")
+    store.create()
+    return store
 
 
 def variables_of(store: ObjectStore) -> dict[str, str]:
