@@ -49,6 +49,6 @@ def test_a_hostile_manifest_is_refused_by_name_and_writes_nothing(tmp_path: Path
     file.parent.mkdir(parents=True)
     file.write_text(HOSTILE[name])
     refused = refuses(pulled, tmp_path)
-    assert refused.exit_code == ExitCode.STORE and "damaged" in refused.message, refused
+    assert refused.exit_code == ExitCode.DAMAGED and "damaged" in refused.message, refused
     assert "arm" in refused.message
     assert not any(path.is_file() for path in tmp_path.rglob("*") if "evil" in path.name)

@@ -16,6 +16,8 @@ Fault = Literal["down", "503", "reset", "stall", "slow", "refused"]
 FAULTS: tuple[Fault, ...] = ("down", "503", "reset", "stall", "slow", "refused")
 
 _CHUNK = 1 << 14
+_PASSED_BEFORE_RESET = 1 << 10
+"""Bytes: a request's head passes, a file's content doesn't."""
 _REFUSED = b"<Error><Code>InvalidAccessKeyId</Code><Message>The key was revoked.</Message></Error>"
 
 
@@ -23,7 +25,7 @@ class FaultProxy(Proxy):
     """Forwards a port of 127.0.0.1, with at most one fault at a time.
 
     ``down`` refuses connections; ``503`` and ``refused`` (credentials) answer in the server's place; ``reset`` breaks
-    each connection after some kilobytes of a body; ``stall`` goes silent; ``slow`` passes 10 kB/s.
+    each connection after a kilobyte; ``stall`` goes silent; ``slow`` passes 10 kB/s.
     """
 
     def __init__(self, target: tuple[str, int], seconds_per_chunk: float = _CHUNK / 10_000) -> None:
@@ -85,7 +87,7 @@ class FaultProxy(Proxy):
                 if self.fault == "slow":
                     self.hits += 1
                     time.sleep(self._seconds_per_chunk * len(data) / _CHUNK)
-                if self.fault == "reset" and passed + len(data) > _CHUNK:
+                if self.fault == "reset" and passed + len(data) > _PASSED_BEFORE_RESET:
                     self.hits += 1
                     source.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                     break
