@@ -38,8 +38,8 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
 
 
 def records(folder: Path) -> list[Record]:
-    """The records of the offline run under ``folder``, once they are written: W&B's own process does that."""
-    until(lambda: any(record.HasField("run") for record in _written(folder)))
+    """The records of the offline run under ``folder``, once the last one is written: W&B's own process does that."""
+    until(lambda: any(record.HasField("exit") for record in _written(folder)), seconds=60)
     return _written(folder)
 
 
