@@ -54,7 +54,7 @@ def test_it_is_listed_compared_and_trained_like_the_others(here: Path, capsys: p
     assert cli.main(["presets", "show", "kitchen", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["config"]["max_steps"] == 5000
     assert cli.main(["train", "kitchen", "--dry-run", "--name", "v2"]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # lines break where the path of this folder has them break
     assert "kitchen: The kitchen arm." in out and "1e-4 forgot the grasp" in out
 
 

@@ -33,6 +33,7 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", "PIPPA_LINEAGE"):
         monkeypatch.setenv(name, "")  # recorded first, so that what a test sets is undone as well
         monkeypatch.delenv(name)
+    wandb.teardown()  # what an earlier test's process-wide setup has read of the environment
     yield
     wandb.teardown()
 
