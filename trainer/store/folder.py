@@ -202,7 +202,7 @@ class FolderStore(ObjectStore):
 
     def _place(self, temporary: Path, path: Path, *, replace: bool) -> bool:
         """Give a complete file its name; False when another one has it, which only ``replace`` takes from it."""
-        _make_folder(path.parent)
+        _make_folder(path.parent, self.root)
         try:
             if replace:
                 with self._locked(fcntl.LOCK_SH):
@@ -291,11 +291,16 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC))
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, so that they are there after a power cut too."""
+def _make_folder(folder: Path, root: Path) -> None:
+    """Make a folder and those above it, so that they are there after a power cut too.
+
+    Not ``root``: where it went away since the file was written, a second store would begin.
+    """
     if folder.is_dir():
         return
-    _make_folder(folder.parent)
+    if folder == root:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(root))
+    _make_folder(folder.parent, root)
     folder.mkdir(mode=0o700, exist_ok=True)
     _sync(folder.parent)
 

@@ -161,6 +161,21 @@ def test_editing_what_was_pulled_or_pushed_changes_no_blob(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_goes_away_while_a_file_is_written_is_not_made_again(
+    object_store: FolderStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = FolderStore._place
+
+    def leave(self: FolderStore, *arguments: object, **options: object) -> bool:
+        self.root.rename(self.root.parent / "unmounted")
+        return place(self, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(FolderStore, "_place", leave)
+    with pytest.raises(StoreError, match="is not there"):
+        object_store.write_bytes("new/folder/document", b"content")
+    assert not object_store.root.exists()
+
+
 def test_a_folder_of_somebody_else_is_named() -> None:
     with tempfile.TemporaryDirectory() as home:
         Path(home).chmod(0o755)
