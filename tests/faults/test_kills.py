@@ -26,7 +26,8 @@ from trainer.store import registry, snapshots
 
 KILLS = int(os.environ.get("PIPPA_KILLS", "2"))
 SEED = int(os.environ.get("PIPPA_KILLS_SEED") or time.time_ns() % 100_000)
-STEPS = 600
+STEPS = 50 * max(KILLS, 2)
+"""Enough for each kill to find it training."""
 FLAGS = ("--max-steps", str(STEPS), "--save-steps", "10", "--batch-size", "2", "--dataloader-num-workers", "1")
 FLAGS += ("--evaluate", "none")
 COMMANDS = {"engine": "trainer.finetune", "trainer": "trainer.cli", "tree": ""}
