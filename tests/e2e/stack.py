@@ -66,6 +66,12 @@ class Stack:
         """``pippa ARGUMENTS`` on the host, in the clone."""
         return self._run([sys.executable, "-m", "flows.cli", *arguments], stage, settings, timeout)
 
+    def checkpoints(self, *run: str) -> list[str]:
+        """Names of the registered checkpoints, of one run where it is given, by the command line of the host."""
+        listed = self.pippa("checkpoints", "list", *run, "--json")
+        assert listed.returncode == 0, listed.stdout
+        return [each["name"] for each in json.loads(listed.stdout)]
+
     def containers(self) -> list[dict[str, Any]]:
         """``docker inspect`` of this project's services, stopped ones too."""
         listed = _output("docker", "ps", "-aq", "--filter", f"label=com.docker.compose.project={self.project}").split()

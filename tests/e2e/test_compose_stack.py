@@ -33,7 +33,8 @@ def test_the_command_line_of_the_host_sees_what_the_stack_holds(stack: Stack) ->
     listed = stack.pippa("checkpoints", "list")
     assert listed.returncode == 0, listed.stdout
     assert "smoke/latest" in listed.stdout
-    assert len(re.findall(r"smoke-\d{8}-\d{6}-[0-9a-f]{4}/\d00", listed.stdout)) == 4
+    names = stack.checkpoints()
+    assert len(names) == 4 and all(re.fullmatch(r"smoke-\d{8}-\d{6}-[0-9a-f]{4}/\d00", name) for name in names)
     verified = stack.pippa("checkpoints", "verify", "smoke/latest")
     assert verified.returncode == 0, verified.stdout
     shown = stack.pippa("checkpoints", "show", "smoke/latest")
@@ -110,8 +111,7 @@ def test_a_stopped_service_saves_and_takes_its_container_along(stack: Stack, req
     assert "pippa runs resume" in shown
     assert stack.trainings() == []
     run = shown.split()[0]
-    listed = stack.pippa("checkpoints", "list", run)
-    assert f"{run}/" in listed.stdout, listed.stdout
+    assert stack.checkpoints(run)
 
 
 def test_upstreams_engine_gives_the_same_run(stack: Stack, tmp_path: Path) -> None:

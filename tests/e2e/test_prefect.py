@@ -121,8 +121,7 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
     until(lambda: not stack.trainings(), "the end of the container")
     stack.times.append(("cancel a training: saved, uploaded, container gone", time.monotonic() - began))
     stopped = flow_run(stack, run)["name"]
-    listed = stack.pippa("checkpoints", "list", stopped)
-    assert f"{stopped}/" in listed.stdout, listed.stdout
+    assert stack.checkpoints(stopped)
 
 
 def test_a_run_submitted_from_the_host_is_followed_there(stack: Stack) -> None:
