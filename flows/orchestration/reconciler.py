@@ -92,7 +92,7 @@ class Reconciler:
         Those of other machines may train on behind a broken tunnel. Only what is heard here counts, and no clock that
         somebody may set: silence begins when this reconciler has heard the last word.
         """
-        now, heard = time.monotonic(), self._heard
+        heard = self._heard
         running = [
             run
             for run in _unfinished(client, StateType.RUNNING)
@@ -101,6 +101,8 @@ class Reconciler:
             if run.deployment_id is None and run.labels.get(gpu_leases.MACHINE, machine) == machine
         ]
         words = {run.id: (run.state_id, _words(client, run.id)) for run in running}
+        # After the answers: a request that waited for the server's return must not date a silence before it.
+        now = time.monotonic()
         self._heard = {
             each: heard[each] if each in heard and heard[each][0] == word else (word, now)
             for each, word in words.items()
