@@ -1,4 +1,4 @@
-"""An evaluation on this machine, by the launcher that is asked for, with a GPU of its own."""
+"""An evaluation on this machine, by the launcher that is asked for, on its own GPU."""
 
 from __future__ import annotations
 

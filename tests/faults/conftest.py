@@ -46,7 +46,7 @@ def pippa(new_pippa: BarePippa, made_prefect: Path) -> BarePippa:
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[Path, str], Path]]:
-    """Makes a folder a disk of its own of a size such as ``2m``; needs root."""
+    """Makes a folder a separate disk of a size such as ``2m``; needs root."""
     with ExitStack() as mounted:
 
         def mount(folder: Path, size: str) -> Path:

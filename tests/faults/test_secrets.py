@@ -18,7 +18,7 @@ OTHERS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "GI
 
 
 def planted(folder) -> dict[str, str]:
-    """A secret of its own for each name: half of them in the environment, half in files."""
+    """One secret for each name: half of them in the environment, half in files."""
     environ = {}
     for name in (*filter(is_secret, NAMES), *OTHERS):
         value = f"planted-{secrets.token_urlsafe(12)}"

@@ -30,7 +30,7 @@ def nothing_is_left(pippa: BarePippa) -> None:
 
 
 def in_a_terminal(pippa: BarePippa, *argv: str) -> tuple[subprocess.Popen[bytes], int]:
-    """``pippa`` with a terminal of its own, and that terminal's other end."""
+    """``pippa`` with its own terminal, and that terminal's other end."""
     ours, theirs = pty.openpty()
     starts = f"import fcntl, os, termios; os.setsid(); fcntl.ioctl({theirs}, termios.TIOCSCTTY, 0)"
     with pippa.output.open("wb") as output:

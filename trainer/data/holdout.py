@@ -1,6 +1,6 @@
 """Held-out episodes: whole episodes that are never trained on and count in no statistic.
 
-Each is chosen by a hash of its own states and actions, so that the choice does not depend on the order of the episodes,
+Each is chosen by a hash of its states and actions, so that the choice does not depend on the order of the episodes,
 on their numbers, or on what else is in the dataset: data that is added later moves no episode across.
 """
 
