@@ -124,7 +124,7 @@ def starting(pippa: BarePippa, process: subprocess.Popen[bytes]) -> None:
 
 
 def making(pippa: BarePippa, process: subprocess.Popen[bytes]) -> None:
-    """A dataset is being made, in a process of its own."""
+    """A dataset is being made, in a separate process."""
     until(lambda: any("make_synthetic" in " ".join(each.cmdline()) for each in pippa.left()), pippa.output.read_text)
 
 

@@ -24,7 +24,7 @@ SUPPORT = Path(__file__).parent
 
 
 class Pippa:
-    """``pippa train smoke`` in a process of its own."""
+    """``pippa train smoke`` in a separate process."""
 
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder, self.environ = folder, environ

@@ -72,7 +72,7 @@ class Training:
     def start(
         self, environ: dict[str, str] | None = None, power_cut: int | None = None, **changes: Any
     ) -> ForkServerProcess:
-        """Train in a process of its own, whose output goes to ``log``; see ``power_cut_after`` for ``power_cut``."""
+        """Train in a separate process, whose output goes to ``log``; see ``power_cut_after`` for ``power_cut``."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.touch()
         variables = {name: os.environ[name] for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
@@ -83,7 +83,7 @@ class Training:
         return process
 
     def run_alone(self, **changes: Any) -> int:
-        """Train in a process of its own to the end; returns the exit code."""
+        """Train in a separate process to the end; returns the exit code."""
         process = self.start(**changes)
         process.join(PATIENCE)
         assert process.exitcode is not None, self.log.read_text()

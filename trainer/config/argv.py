@@ -102,7 +102,7 @@ def parse_flags(
 ) -> tuple[FinetuneConfig, set[str]]:
     """``base`` with the flags of ``argv`` applied, and the names of the fields they set.
 
-    ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. Whatever is
+    ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. All that is
     wrong is in one ``UsageError`` that names each flag and its right form.
     """
     given, problems = _parsed(argv, {name: getattr(base, name) for name in _FIELDS}, prog)

@@ -1,6 +1,6 @@
 """``trainer evaluate --run RUN``: the checkpoints of a run, after its training, one after the other.
 
-It runs when the engine has ended, in a process of its own: it shares no GPU with the training, and what goes wrong here
+It runs when the engine has ended, in a separate process: it shares no GPU with the training, and what goes wrong here
 takes nothing from it. Every checkpoint is evaluated on the same two episodes; the best of them and the last by the full
 protocol, the best with its ablations. Those that the engine has deleted on this disk are pulled, and removed at once.
 """

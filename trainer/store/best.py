@@ -86,7 +86,7 @@ def compare_evaluations(ours: Evaluation, theirs: Evaluation) -> Comparison | No
 
 def replaces(ours: CheckpointEntry, theirs: CheckpointEntry | None) -> str | None:
     """Why ``ours`` is the best instead of ``theirs``: what that rests on. None where it is not."""
-    alone = f"{ours.evaluation.on} of its own" if ours.evaluation else "its run's own evaluation"
+    alone = f"its own evaluation on {ours.evaluation.on}" if ours.evaluation else "its run's own evaluation"
     if not may_be_best(ours):
         return None
     if theirs is None or theirs.name == ours.name:

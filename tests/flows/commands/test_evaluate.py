@@ -1,4 +1,4 @@
-"""``pippa evaluate``: checkpoints of a real store, in a trainer of its own."""
+"""``pippa evaluate``: checkpoints of a real store, in a separate trainer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_checkpoints_of_a_run_are_compared_on_chosen_episodes(entry, object_stor
     registry.add_metrics(object_store, entry.run_id, entry.step, evaluated.metrics(), evaluated)
     assert cli.main(["checkpoints", "show", "smoke/best"]) == ExitCode.DONE
     shown = capsys.readouterr().out
-    assert "on 1 held-out episode" in shown and "decided on 1 held-out episode of its own" in shown
+    assert "on 1 held-out episode" in shown and "decided on its own evaluation on 1 held-out episode" in shown
     assert cli.main(["checkpoints", "list"]) == ExitCode.DONE
     assert " 75% " in capsys.readouterr().out
 

@@ -46,7 +46,7 @@ def load_tokenizer(folder: Path, hub: str) -> Tokenizer:
             folder = Path(snapshot_download(hub, allow_patterns=files, token=hub_token()))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
             raise UsageError(
-                f"{folder} has no tokenizer.json, and {hub} could not be had from the Hugging Face Hub "
+                f"{folder} has no tokenizer.json, and {hub} could not be fetched from the Hugging Face Hub "
                 f"({type(error).__name__}).",
                 f"Where there is a network, run `hf download {hub}` and copy its files into the folder.",
             ) from error
