@@ -86,7 +86,7 @@ def resolve_folder(path: str | PathLike[str]) -> Path:
         return Path(snapshot_download(str(path), allow_patterns=patterns, token=hub_token()))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise UsageError(
-            f"{path} is no folder here, and could not be fetched from the Hugging Face Hub ({type(error).__name__}).",
+            f"{path} is not a folder here, and could not be loaded from the Hugging Face Hub ({type(error).__name__}).",
             hint + " Offline, download it beforehand; a gated model needs HF_TOKEN.",
         ) from error
 
