@@ -15,6 +15,8 @@ class Proxy:
         """``target`` is host and port, or the path of a Unix socket."""
         self._target = target
         self._open: set[socket.socket] = set()
+        self._cutting = threading.Lock()
+        """Held while connections are dropped and while one is added: one accepted during a cut must not survive it."""
         self._server: socket.socket | None = None
         self.port = 0
         self.mend()
@@ -25,23 +27,29 @@ class Proxy:
         threading.Thread(target=self._accept, args=(server,), daemon=True).start()
 
     def cut(self) -> None:
-        if self._server:
-            # Closing alone doesn't wake a thread that is in accept().
-            with contextlib.suppress(OSError):
-                self._server.shutdown(socket.SHUT_RDWR)
-            self._server.close()
-            self._server = None
-        for each in list(self._open):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        with self._cutting:
+            if self._server:
+                # Closing alone doesn't wake a thread that is in accept().
+                with contextlib.suppress(OSError):
+                    self._server.shutdown(socket.SHUT_RDWR)
+                self._server.close()
+                self._server = None
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def _accept(self, server: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = server.accept()
                 upstream = self._connect()
+                with self._cutting:
+                    if self._server is not server:
+                        client.close()
+                        upstream.close()
+                        return
+                    self._open |= {client, upstream}
                 for source, sink in ((client, upstream), (upstream, client)):
-                    self._open.add(source)
                     threading.Thread(target=self._copy, args=(source, sink), daemon=True).start()
 
     def _connect(self) -> socket.socket:
@@ -58,7 +66,8 @@ class Proxy:
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        self._open.discard(source)
+        with self._cutting:
+            self._open.discard(source)
         source.close()
 
 
