@@ -1,8 +1,9 @@
 """The frame of the HTML pages: one self-contained file, light and dark, without a script and without a network.
 
-``templates/page.html`` is the frame with its style, and has macros for facts, tables, sentences and charts; a page
-extends it and fills ``content``. Everything that is put into a template is escaped: names of datasets, tasks and joints
-are whatever a stranger wrote. What is trusted is ``Markup``: our own charts (``flows.views.charts``).
+``templates/page.html`` is the frame with its style; a page extends it, fills ``content``, and puts it together from
+the macros of ``parts.html``: facts, tables, sentences, charts, commands. Everything that is put into a template is
+escaped: names of datasets, tasks and joints are whatever a stranger wrote. What is trusted is ``Markup``: our own
+charts (``flows.views.charts``).
 """
 
 from __future__ import annotations
