@@ -160,8 +160,8 @@ def test_the_page_tells_all_of_a_run_with_the_verdict_first(object_store, tmp_pa
         "--learning-rate",
         "changed for this run",
         "youliangtan/so101-table-cleanup",  # what blog has
-        "pick the pear",
         "480 × 640 × 3",
+        "pick the pear",
         "the licence of it",
         "100 samples per second",
         "2.0 GB at most",
