@@ -173,7 +173,8 @@ def lineage(store: ObjectStore, spec: RunSpec, entries: Sequence[CheckpointEntry
     if spec.image:
         facts["image"] = spec.image
     if entries and entries[-1].held_out:
-        facts["held out"] = f"{len(entries[-1].held_out)} episodes"
+        count = len(entries[-1].held_out)
+        facts["held out"] = f"{count} episode{'' if count == 1 else 's'}"
     facts["started"] = f"{spec.created:%F %R} UTC"
     return facts
 
