@@ -418,7 +418,7 @@ class Uploader:
             self._emit(
                 WarningEvent(
                     message=f"A checkpoint can't be uploaded yet: {reason}",
-                    hint="The training goes on; the checkpoint is kept on this disk and tried again until it is in.",
+                    hint="The training continues; the checkpoint is kept on this disk and tried again until it is in.",
                 )
             )
 

@@ -113,7 +113,7 @@ class Check:
         read_good(lambda run: runs.read_state(self.store, run, damage), runs.with_file(self.store, "state.json"), None)
         read_good(self._point, runs.with_file(self.store, resume_points.FILE), damage)
         for error in damage:
-            self._found(error.key, error.message, self._aside(error.key, "A run that goes on writes it again."))
+            self._found(error.key, error.message, self._aside(error.key, "A run that continues writes it again."))
 
     def _point(self, run_id: str) -> object:
         return runs.read_document(self.store, run_id, resume_points.FILE, resume_points.ResumePoint)
