@@ -55,7 +55,7 @@ def normalized(
     from trainer.data.layout_v3 import convert_to_v21, is_v3
 
     refuse_pointers(folder, name)
-    _require_parts(folder, name)
+    _require_parts(folder, name, checked_later=data_config is not None)
     version = is_v3(folder)
     ready, changed = folder, {}
     with contextlib.ExitStack() as stack:
@@ -80,13 +80,15 @@ def normalized(
         yield ready, changed
 
 
-def _require_parts(folder: Path, name: str) -> None:
-    """Raise ``DatasetError`` for a folder without the parts that every LeRobot dataset has, whatever its version."""
-    parts = {
-        "meta/info.json": ["meta/info.json"],
-        "meta/episodes.jsonl": ["meta/episodes.jsonl", "meta/episodes/**/*.parquet"],  # v2, v3
-        "data/**/*.parquet": ["data/**/*.parquet"],
-    }
+def _require_parts(folder: Path, name: str, *, checked_later: bool) -> None:
+    """Raise ``DatasetError`` for a folder without the parts that every LeRobot dataset has, whatever its version.
+
+    Where a data config is given the check says more about what else is missing.
+    """
+    parts = {"meta/info.json": ["meta/info.json"]}
+    if not checked_later:
+        parts["meta/episodes.jsonl"] = ["meta/episodes.jsonl", "meta/episodes/**/*.parquet"]  # v2, v3
+        parts["data/**/*.parquet"] = ["data/**/*.parquet"]
     missing = [part for part, patterns in parts.items() if not any(any(folder.glob(each)) for each in patterns)]
     if missing:
         raise DatasetError(
