@@ -97,7 +97,7 @@ class DiskFullError(PippaError):
 
 
 class EngineError(PippaError):
-    """The fine-tuning engine ended with an error of its own."""
+    """The fine-tuning engine ended with its own error."""
 
     exit_code = ExitCode.ENGINE
 

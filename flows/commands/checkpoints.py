@@ -67,7 +67,7 @@ GC = """\
 List what nothing in the object store refers to any more, and with --delete remove it. Checkpoints with an alias, those
 of active runs and the newest of each run always stay.
 
-Files younger than the grace period stay too: they may belong to an upload that is not registered yet.
+Files younger than the grace period of 24 hours stay too: they may belong to an upload that is not registered yet.
 """
 
 

@@ -94,6 +94,8 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str, *, as_json: 
         screen.print(nothing)
         return ExitCode.DONE
     table = columns("dataset" if kind == "dataset" else "base model", "files", "size", "stored", "from")
+    for short in table.columns[1:4]:
+        short.no_wrap = True
     for info in found:
         table.add_row(
             escape(str(info.ref)),

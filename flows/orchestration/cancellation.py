@@ -14,7 +14,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
@@ -32,7 +32,7 @@ from flows.launch.docker import docker_client, reaper
 from flows.launch.docker.placement import find_placement
 from flows.launch.process_table import has_process
 from flows.orchestration import gpu_leases
-from flows.orchestration.prefect_client import sync_client
+from flows.orchestration.prefect_client import server_time, sync_client
 from flows.settings import stop_grace
 from trainer.errors import PippaError
 
@@ -130,7 +130,7 @@ def reap(client: SyncPrefectClient) -> list[str]:
         docker = docker_client.connect()
     except PippaError:
         return []
-    latest = datetime.now(UTC) - timedelta(seconds=stop_grace()) - MARGIN
+    latest = server_time(client) - timedelta(seconds=stop_grace()) - MARGIN
 
     def is_stopping(run: FlowRun) -> bool:
         """Whether somebody else may see to its container: it ended lately, or its process is still there."""

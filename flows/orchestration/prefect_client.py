@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 
 import httpx
@@ -32,6 +34,14 @@ def _ask_again_soon(response: httpx.Response) -> None:
     extensions = response.request.extensions
     tries = extensions["pippa.tries"] = extensions.get("pippa.tries", 0) + 1
     response.headers["Retry-After"] = str(BUSY_SECONDS * 4 ** (tries - 1))
+
+
+def server_time(client: SyncPrefectClient) -> datetime:
+    """The server's time, to the second: the clock that dates the states of flow runs.
+
+    This machine's may differ by minutes.
+    """
+    return parsedate_to_datetime(client.request("GET", "/hello").headers["Date"])
 
 
 @contextmanager

@@ -43,9 +43,9 @@ def recover(client: SyncPrefectClient, worker: str) -> list[str]:
             client.set_flow_run_state(run.id, Cancelled(message="Cancelled while its worker was away."), force=True)
             done.append(f"{run.name} was being cancelled: ended.")
         else:
-            again = AwaitingRetry(message="Its worker was stopped; it goes on.")
+            again = AwaitingRetry(message="Its worker was stopped; it continues.")
             client.set_flow_run_state(run.id, again, force=True)
-            done.append(f"{run.name} was left by an earlier worker: it goes on.")
+            done.append(f"{run.name} was left by an earlier worker: it continues.")
     return done
 
 

@@ -50,7 +50,7 @@ def submit(
 ) -> FlowRun:
     """Start the deployment ``train/<preset>`` as ``run_id``; without ``preset``, that which the run had before.
 
-    Raises ``UsageError`` when the run goes on already, and when the server has no such deployment or does not take the
+    Raises ``UsageError`` when the run is active already, and when the server has no such deployment or refuses the
     parameters.
     """
     earlier = _flow_runs(client, run_id)

@@ -59,6 +59,7 @@ MISTAKES = [
     Mistake("train smoke", 2, ("PIPPA_HOME: can't write to /proc/nope",), {"PIPPA_HOME": "/proc/nope"}),
     Mistake("train smoke", 2, ("PIPPA_HOME: can't write to", "it is a file"), {"PIPPA_HOME": "file"}),
     Mistake("data push ./broken --data-config so100", 3, ("can't be trained on",)),
+    Mistake("data push ./broken", 3, ("it has no meta/episodes.jsonl and no data/**/*.parquet",)),
     Mistake("models add tiny", 2, ("/proc/nope can't be made", "Set PIPPA_HOME"), {"PIPPA_HOME": "/proc/nope"}),
     Mistake(
         "train smoke", 4, (f"The Prefect server {NOWHERE}/api does not answer",), {"PREFECT_API_URL": f"{NOWHERE}/api"}

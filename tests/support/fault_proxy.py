@@ -52,9 +52,10 @@ class FaultProxy(Proxy):
             self._break_connections()
 
     def _break_connections(self) -> None:
-        for each in list(self._open):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+        with self._cutting:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
 
     def _connect(self) -> socket.socket:
         if self.fault in ("503", "refused"):
@@ -96,7 +97,8 @@ class FaultProxy(Proxy):
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-        self._open.discard(source)
+        with self._cutting:
+            self._open.discard(source)
         source.close()
 
 

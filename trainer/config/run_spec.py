@@ -90,3 +90,8 @@ class RunSpec(BaseModel):
     def name(self) -> str:
         """What its id begins with: ``--name``, or else the preset."""
         return self.run_id.rsplit("-", 3)[0]
+
+    @property
+    def wandb_run(self) -> str | None:
+        """Address or path of its W&B run; None where it reports elsewhere."""
+        return self.wandb.url or self.wandb.path if self.config.report_to == "wandb" else None

@@ -55,11 +55,7 @@ def normalized(
     from trainer.data.layout_v3 import convert_to_v21, is_v3
 
     refuse_pointers(folder, name)
-    if not (folder / "meta/info.json").is_file():
-        raise DatasetError(
-            f"{name} is not a LeRobot dataset: it has no meta/info.json.",
-            "Name the folder that has `meta`, `data` and `videos` in it.",
-        )
+    _require_parts(folder, name, checked_later=data_config is not None)
     version = is_v3(folder)
     ready, changed = folder, {}
     with contextlib.ExitStack() as stack:
@@ -82,6 +78,23 @@ def normalized(
         for warning in require_valid(ready, data_config, name, options, progress).warnings:
             warn(warning)
         yield ready, changed
+
+
+def _require_parts(folder: Path, name: str, *, checked_later: bool) -> None:
+    """Raise ``DatasetError`` for a folder without the parts that every LeRobot dataset has, whatever its version.
+
+    Where a data config is given the check says more about what else is missing.
+    """
+    parts = {"meta/info.json": ["meta/info.json"]}
+    if not checked_later:
+        parts["meta/episodes.jsonl"] = ["meta/episodes.jsonl", "meta/episodes/**/*.parquet"]  # v2, v3
+        parts["data/**/*.parquet"] = ["data/**/*.parquet"]
+    missing = [part for part, patterns in parts.items() if not any(any(folder.glob(each)) for each in patterns)]
+    if missing:
+        raise DatasetError(
+            f"{name} is not a LeRobot dataset: it has no {' and no '.join(missing)}.",
+            "Name the folder that has `meta`, `data` and `videos` in it.",
+        )
 
 
 def _used_cameras(folder: Path, data_config: str | DataConfig | None) -> set[str] | None:

@@ -355,7 +355,7 @@ class Uploader:
                 step=step,
                 snapshot=pushed.ref,
                 spec=spec,
-                wandb_run=_wandb(spec),
+                wandb_run=spec.wandb_run,
                 held_out=_held_out(folder),
                 metrics=_loss(folder),
             ),
@@ -418,7 +418,7 @@ class Uploader:
             self._emit(
                 WarningEvent(
                     message=f"A checkpoint can't be uploaded yet: {reason}",
-                    hint="The training goes on; the checkpoint is kept on this disk and tried again until it is in.",
+                    hint="The training continues; the checkpoint is kept on this disk and tried again until it is in.",
                 )
             )
 
@@ -434,12 +434,6 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
         (f"{uploader.cure}\n" if uploader.outage and uploader.cure else "")
         + f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
-
-
-def _wandb(spec: RunSpec) -> str | None:
-    if spec.config.report_to != "wandb":
-        return None
-    return spec.wandb.url or spec.wandb.path
 
 
 def _describe(folder: Path, spec: RunSpec) -> None:

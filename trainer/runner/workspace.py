@@ -166,7 +166,7 @@ def resume_step(
         emit(
             WarningEvent(
                 message=f"Step {newest} is registered, but the optimizer's state was kept at step {local} last: "
-                "the training goes on from there.",
+                "the training continues from there.",
                 hint="The registered checkpoints stay as they are.",
             )
         )

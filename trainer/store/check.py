@@ -14,6 +14,7 @@ from trainer.store.gc_barrier import Sweep, intended_keys
 from trainer.store.manifest import BLOBS, SNAPSHOTS, Manifest, blob_key, manifest_key, parse_manifest_key, read_manifest
 from trainer.store.object_store import MissingObjectError, ObjectStore
 from trainer.store.parallel import Progress, for_each
+from trainer.store.restoring import with_known_figures
 from trainer.store.snapshots import DOWNLOADS, blob_problem
 
 PUSH_AGAIN = "Pushing the same files again repairs it."
@@ -112,7 +113,7 @@ class Check:
         read_good(lambda run: runs.read_state(self.store, run, damage), runs.with_file(self.store, "state.json"), None)
         read_good(self._point, runs.with_file(self.store, resume_points.FILE), damage)
         for error in damage:
-            self._found(error.key, error.message, self._aside(error.key, "A run that goes on writes it again."))
+            self._found(error.key, error.message, self._aside(error.key, "A run that continues writes it again."))
 
     def _point(self, run_id: str) -> object:
         return runs.read_document(self.store, run_id, resume_points.FILE, resume_points.ResumePoint)
@@ -153,12 +154,17 @@ class Check:
 
         def restore() -> bool:
             entry = registry.CheckpointEntry(
-                run_id=run_id, step=step, snapshot=own[0].ref, spec=spec, created=own[0].created
+                run_id=run_id,
+                step=step,
+                snapshot=own[0].ref,
+                spec=spec,
+                created=own[0].created,
+                wandb_run=spec.wandb_run,
             )
-            registry.register(self.store, entry)
+            registry.register(self.store, with_known_figures(self.store, own[0], entry))
             return True
 
-        return Fix("restored from its files and its run, without metrics", restore)
+        return Fix("restored from its files and its run", restore)
 
     def _aliases(self) -> None:
         damage: list[DamagedObjectError] = []

@@ -115,7 +115,7 @@ def pull(
     """Download a snapshot; ``folder`` appears complete and verified, or not at all.
 
     What was pulled is written in ``.<folder>.snapshot`` beside it, and pulling again returns at once; an interrupted
-    pull goes on where it stopped; concurrent pulls wait for one another. Raises ``UsageError`` when ``folder`` holds
+    pull continues where it stopped; concurrent pulls wait for one another. Raises ``UsageError`` when ``folder`` holds
     something else, ``DiskFullError``, and ``StoreError`` when a blob is missing or damaged.
     """
     folder = folder.absolute()
@@ -383,6 +383,6 @@ def _disk_full_explained(folder: Path) -> Iterator[None]:
     except OSError as error:
         if is_disk_full(error):
             raise DiskFullError(
-                f"The disk of {folder} is full.", "Free some space and pull again; it goes on where it stopped."
+                f"The disk of {folder} is full.", "Free some space and pull again; it continues where it stopped."
             ) from error
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import subprocess
@@ -11,7 +12,10 @@ import time
 import pytest
 
 from tests.faults.store.conftest import Checkpoints, flip_a_byte
+from tests.support.evaluations import evaluation
+from tests.support.fake_engine import write
 from trainer.errors import DamagedObjectError
+from trainer.events import EvaluationEvent
 from trainer.store import fallback, gc_barrier, registry, resume_points, runs, snapshots
 from trainer.store.check import Check
 from trainer.store.folder import FolderStore
@@ -86,6 +90,34 @@ def test_store_check_repairs_what_can_be_and_moves_the_rest_away(checkpoints, ob
         assert [entry.step for entry in registry.list_checkpoints(object_store)] == [2]
         checkpoints.register(1)  # the same files again
         assert snapshots.verify(object_store, entries[0].snapshot) == []
+
+
+def test_a_repaired_entry_has_its_figures_again(checkpoints, object_store):
+    """The loss is in the checkpoint's files, what the run measured in its events, and what came later in the report."""
+    run_id = checkpoints.spec.run_id
+    folder = checkpoints.folder / run_id / "checkpoint-1"
+    folder.parent.mkdir(parents=True)
+    write(folder, 1)
+    state = folder / "trainer_state.json"
+    history = [{"step": 1, "loss": 0.75}, {"step": 1, "train_runtime": 2.0}]
+    state.write_text(json.dumps({**json.loads(state.read_text()), "log_history": history}))
+    [entry] = checkpoints.register(1)
+    first, later = evaluation({"a": 0.5}), evaluation({"a": 0.25})
+    told = EvaluationEvent(step=1, metrics=first.metrics(), evaluation=first.model_dump(mode="json"))
+    another = told.model_copy(update={"step": 2, "metrics": {"open_loop_mse": 9.0}})
+    lines = "".join(f"{event.model_dump_json()}\n" for event in (told, another))
+    runs.write_file(object_store, run_id, "events.jsonl", lines.encode())
+    for label in ("", "@trajs-1"):
+        content = later.model_dump_json().encode()
+        runs.write_file(object_store, run_id, f"report/checkpoint-1{label}/evaluation.json", content)
+    object_store.write_bytes(entry.key, b"{")
+    [problem] = Check(object_store, repair=True).run()
+    assert problem.repaired
+    restored = registry.resolve(object_store, f"{run_id}/1")
+    assert restored.evaluation == later and restored.wandb_run == checkpoints.spec.wandb_run
+    assert restored.metrics["open_loop_mse"] == restored.metrics["open_loop_mse@trajs-1"] == 0.25
+    assert restored.metrics["loss"] == 0.75
+    assert registry.resolve(object_store, f"{entry.spec.preset}/best") == restored
 
 
 def test_any_byte_of_any_document_may_be_damaged(tmp_path, record_property):

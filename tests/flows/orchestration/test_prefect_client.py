@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from prefect import flow
 from prefect.context import refresh_global_settings_context
+from prefect.states import Running
 
-from flows.orchestration.prefect_client import BUSY_SECONDS, prefect_client, sync_client
+from flows.orchestration.prefect_client import BUSY_SECONDS, prefect_client, server_time, sync_client
 from trainer.errors import PippaError
+
+
+@flow
+def idle() -> None:
+    """A flow to have a flow run of."""
 
 
 @pytest.mark.parametrize(
@@ -29,6 +37,17 @@ def test_a_refusal_has_a_cure(stack, monkeypatch, name, value, said):
     with pytest.raises(PippaError, match=said) as refused, prefect_client() as client:
         client.read_work_pools()
     assert refused.value.hint
+
+
+def test_a_state_is_dated_by_the_servers_clock_whatever_its_senders_says(stack):
+    second = timedelta(seconds=1)
+    with sync_client() as client:
+        before = server_time(client)
+        sent = Running(timestamp=before - timedelta(hours=12))
+        dated = client.read_flow_run(client.create_flow_run(idle, state=sent).id).state
+        after = server_time(client)
+    # The header is renewed once a second.
+    assert dated is not None and before - second <= dated.timestamp <= after + 2 * second
 
 
 def test_a_busy_server_is_asked_again_soon(monkeypatch):

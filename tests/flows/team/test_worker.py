@@ -103,7 +103,7 @@ def test_a_training_outlives_its_worker_and_the_next_one_follows_it(team, how):
     assert container.status == "running" and team.state(flow_run_id) == "Running"
 
     team.worker(f"next-{how.name}")
-    assert "it goes on" in team.words(f"next-{how.name}")
+    assert "it continues" in team.words(f"next-{how.name}")
     until(lambda: f"{team.run(flow_run_id).name}' - Step" in team.words(f"next-{how.name}"))
     [followed] = team.containers(team.run(flow_run_id).name)
     assert followed.id == container.id

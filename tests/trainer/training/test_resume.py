@@ -13,7 +13,8 @@ from trainer.events import PhaseEvent
 MakeTraining = Callable[..., Training]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
 def test_parts_make_the_whole(training: MakeTraining, workers: int) -> None:
     # Six steps are an epoch: stops in the middle of one, and at the end of one.
     whole = training("whole", max_steps=14, save_steps=2, dataloader_num_workers=workers)
