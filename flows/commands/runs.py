@@ -57,6 +57,13 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
     add_json(parser)
+    parser = add(
+        "runs compare",
+        compare,
+        description="Show what differs between runs in configuration, data and code, and how each of them went.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    add_json(parser)
     parser = add("runs pull", pull, description="Copy what a run left in the object store, except checkpoints.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; must not exist yet")
@@ -147,6 +154,22 @@ def show(arguments: Namespace) -> int:
         screen.file.write(to_markdown(report) + "\n")
     else:
         print_report(screen, report)
+    return ExitCode.DONE
+
+
+def compare(arguments: Namespace) -> int:
+    """``pippa runs compare A B …``"""
+    chosen = list(dict.fromkeys(arguments.runs))
+    if len(chosen) < 2:
+        raise UsageError("One run alone can't be compared.", f"Name another one, or `pippa runs show {chosen[0]}`.")
+    store = opened_store()
+    from flows.views import comparison
+
+    found = comparison.compare(store, chosen)
+    if arguments.json:
+        print_json(comparison.as_document(found))
+    else:
+        comparison.print_comparison(console(), found)
     return ExitCode.DONE
 
 
