@@ -41,6 +41,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("train", "PRESET [--flag …]", "train a preset, keep every checkpoint"),
+    Command("sweep", "PRESET --flag A B …", "train every combination of values"),
     Command("evaluate", "NAME …", "evaluate checkpoints: did they learn the task?"),
     Command("presets list", "", "list the presets"),
     Command("presets show", "PRESET", "show every value of a preset, and why"),

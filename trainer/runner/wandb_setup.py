@@ -41,13 +41,15 @@ _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
 def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ) -> WandbSpec:
-    """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, grouped by preset."""
+    """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, and grouped by preset
+    unless ``WANDB_RUN_GROUP`` says otherwise.
+    """
     return WandbSpec(
         entity=environ.get("WANDB_ENTITY") or "",
         project=environ.get("WANDB_PROJECT") or PROJECT,
         name=run_id.rsplit("-", 1)[0],
         run_id=run_id,
-        group=preset.name,
+        group=environ.get("WANDB_RUN_GROUP") or preset.name,
         tags=list(preset.wandb_tags),
         site=_site(environ),
     )
