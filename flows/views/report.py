@@ -18,7 +18,7 @@ from trainer.config.presets import goal_of
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
 from trainer.evaluation.verdict import Verdict, verdict
-from trainer.events import CheckpointEvent, ErrorEvent, ProgressEvent, WarningEvent, parse_event
+from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.runner.wandb_setup import URL_FILE
 from trainer.store import registry, runs
 from trainer.store.evaluation import Evaluation
@@ -93,8 +93,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
     home = home or pippa_home()
     spec = runs.read_spec(store, run_id)
     state = runs.read_state(store, run_id)
-    content = runs.read_file(store, run_id, "events.jsonl") or b""
-    events = [event for line in content.decode(errors="replace").splitlines() if (event := parse_event(line))]
+    events = read_events(store, run_id)
     losses = [event.loss for event in events if isinstance(event, ProgressEvent) and event.loss is not None]
     uploaded = {event.step: event.bytes_uploaded for event in events if isinstance(event, CheckpointEvent)}
     error = next((event for event in reversed(events) if isinstance(event, ErrorEvent)), None)
@@ -136,6 +135,12 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         exit_code=state.exit_code if state else None,
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
     )
+
+
+def read_events(store: ObjectStore, run_id: str) -> list[Event]:
+    """What a run has said, as far as the store has it."""
+    content = runs.read_file(store, run_id, "events.jsonl") or b""
+    return [event for line in content.decode(errors="replace").splitlines() if (event := parse_event(line))]
 
 
 def _plots(store: ObjectStore, folder: Path, run_id: str) -> list[str]:
