@@ -15,13 +15,15 @@ from rich.markup import escape
 from flows import preflight
 from flows.commands import Add, columns, console, nothing_stored, opened_store
 from flows.commands.data import print_warnings
+from flows.commands.remote import connected
 from flows.commands.train import LAUNCHERS, Where, check_folders, chosen_launcher
 from trainer.config.grid import Grid, asked_grid
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
 from trainer.config.training_flags import add_training_flags
-from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.errors import ExitCode, PippaError
 from trainer.runner.run_spec_builder import engine_from
+from trainer.runner.wandb_setup import GROUP
 
 if TYPE_CHECKING:
     from flows.orchestration.sweep import Training
@@ -54,7 +56,7 @@ def sweep(arguments: Namespace) -> int:
     launcher, engine = chosen_launcher(arguments.launcher), arguments.engine or engine_from()
     _require(grid, launcher, engine, dry_run=arguments.dry_run)
     screen = console()
-    from flows.orchestration.sweep import GROUP, Queue, at_once, command
+    from flows.orchestration.sweep import Queue, at_once, command
 
     found = _trainings(grid, launcher, engine)
     lanes = at_once(grid, launcher)
@@ -101,7 +103,8 @@ def _require(grid: Grid, launcher: Where, engine: Engine, *, dry_run: bool) -> N
             errors.setdefault(error.message, error)
     if errors:
         first = next(iter(errors.values()))
-        raise type(first)("\n".join(errors), first.hint) if len(errors) > 1 else first
+        lines = dict.fromkeys(line for message in errors for line in message.splitlines())
+        raise type(first)("\n".join(lines), first.hint)
     checked = {}
     for point in grid.points:
         config = point.config
@@ -119,10 +122,13 @@ def _store(launcher: Where) -> ObjectStore | None:
 
 
 def _trainings(grid: Grid, launcher: Where, engine: Engine) -> list[Training]:
-    from flows.orchestration.sweep import known_runs, trainings
+    from flows.orchestration.sweep import in_store, submitted, trainings
 
+    if launcher == "remote":
+        with connected() as client:
+            return trainings(grid, submitted(client, grid, engine))
     store = _store(launcher)
-    return trainings(grid, engine, known_runs(store) if store else [])
+    return trainings(grid, in_store(store, grid, engine) if store else [])
 
 
 def _told(count: int, pending: int, lanes: int) -> str:
@@ -154,15 +160,14 @@ def _name(training: Training) -> str:
 
 def _print_end(screen: Console, grid: Grid, launcher: Where, engine: Engine, found: Sequence[Training]) -> None:
     """The comparison of what was trained, and what failed."""
-    store = _store(launcher)
-    now = _trainings(grid, launcher, engine)
-    run_ids = [each.run_id for each in now if each.run_id]
-    if store and len(run_ids) > 1:
+    run_ids = [each.run_id for each in _trainings(grid, launcher, engine) if each.run_id]
+    if len(run_ids) > 1 and (store := _store(launcher)):
         from flows.views.comparison import compare, print_comparison
 
         screen.print(f"\n[bold]{escape(grid.name)}[/]\n")
         print_comparison(screen, compare(store, run_ids))
-        screen.print(f"\nagain  [bold]pippa runs compare {escape(' '.join(run_ids))}[/]", soft_wrap=True)
+    if len(run_ids) > 1:
+        screen.print(f"\nto compare them: [bold]pippa runs compare {escape(' '.join(run_ids))}[/]", soft_wrap=True)
     if failed := [each for each in found if each.failed]:
         screen.print(
             f"\n[red]✗[/] {len(failed)} of {len(found)} failed; the same command tries them again:", soft_wrap=True

@@ -15,20 +15,23 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from flows.launch import machine
 from flows.views.failure import can_be_resumed
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.grid import Grid, Point
 from trainer.config.run_spec import Engine
 from trainer.runner.parent_watch import child_environment
 from trainer.store import runs
 from trainer.store.object_store import ObjectStore
 
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+
 Plan: TypeAlias = Literal["done", "resume", "follow", "start"]
 """What becomes of a point: it is left as it is, its run is continued or only watched, or a new run is started."""
 
-GROUP = "WANDB_RUN_GROUP"
 TICK_SECONDS = 0.2
 
 
@@ -52,19 +55,46 @@ class Training:
         return self.exit_code not in (None, 0)
 
 
-def trainings(grid: Grid, engine: Engine, known: Sequence[runs.Run]) -> list[Training]:
+class Known(NamedTuple):
+    """A run of the sweep."""
+
+    run_id: str
+    config: FinetuneConfig
+    plan: Plan
+
+
+def trainings(grid: Grid, known: Sequence[Known]) -> list[Training]:
     """The points of ``grid`` with their runs among ``known``: the one that is done, else the newest."""
     found = []
     for number, point in enumerate(grid.points, 1):
         training = Training(number, point)
         for run in known:
-            spec = run.spec
-            if (spec.wandb.group, spec.preset, spec.engine) != (grid.name, grid.preset, engine):
-                continue
-            if spec.config == point.config and training.plan != "done":
-                training.run_id, training.plan = spec.run_id, _plan(run.state)
+            if run.config == point.config and training.plan != "done":
+                training.run_id, training.plan = run.run_id, run.plan
         found.append(training)
     return found
+
+
+def in_store(store: ObjectStore, grid: Grid, engine: Engine) -> list[Known]:
+    """The sweep's runs in ``store``, the oldest first; damaged ones are no part of it."""
+    wanted = (grid.name, grid.preset, engine)
+    return [
+        Known(run.spec.run_id, run.spec.config, _plan(run.state))
+        for run in runs.list_runs(store, [])
+        if (run.spec.wandb.group, run.spec.preset, run.spec.engine) == wanted
+    ]
+
+
+def submitted(client: SyncPrefectClient, grid: Grid, engine: Engine) -> list[Known]:
+    """The sweep's runs that the team's Prefect server knows, the oldest first."""
+    from flows.orchestration import remote
+
+    plans: dict[str, Plan] = {"done": "done", "active": "follow", "ended": "resume"}
+    return [
+        Known(run.run_id, run.config, plans[run.state])
+        for run in remote.of_group(client, grid.name)
+        if (run.engine or engine) == engine
+    ]
 
 
 def _plan(state: runs.RunState | None) -> Plan:
@@ -150,8 +180,3 @@ class Queue:
     def _pass_on(self, number: signal.Signals) -> None:
         for _, process in self._running.values():
             process.send_signal(number)
-
-
-def known_runs(store: ObjectStore) -> list[runs.Run]:
-    """The runs of the store, the oldest first; damaged ones are no part of a sweep."""
-    return runs.list_runs(store, [])

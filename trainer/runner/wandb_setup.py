@@ -35,6 +35,8 @@ URL_FILE = "url.txt"
 """In the folder ``wandb`` of a run that is online: the address of its page."""
 LINEAGE = "PIPPA_LINEAGE"
 """JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
+GROUP = "WANDB_RUN_GROUP"
+"""W&B's name for the group of a run."""
 SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
 """What W&B itself needs of an environment."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
@@ -49,7 +51,7 @@ def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.e
         project=environ.get("WANDB_PROJECT") or PROJECT,
         name=run_id.rsplit("-", 1)[0],
         run_id=run_id,
-        group=environ.get("WANDB_RUN_GROUP") or preset.name,
+        group=environ.get(GROUP) or preset.name,
         tags=list(preset.wandb_tags),
         site=_site(environ),
     )
@@ -70,7 +72,7 @@ def wandb_environment(
         "WANDB_NAME": run.name,
         "WANDB_RUN_ID": run.run_id,
         "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": run.group,
+        GROUP: run.group,
         "WANDB_TAGS": ",".join(run.tags),
         LINEAGE: json.dumps(_lineage(spec)),
         "WANDB_DIR": str(folder),
