@@ -31,12 +31,12 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 def run(arguments: Namespace) -> int:
     """``pippa report RUN``"""
     store = opened_store()
-    from flows.views.report import shown
-    from flows.views.run_page import FILE, build_page
+    from flows.views.report import PAGE, shown
+    from flows.views.run_page import build_page
     from trainer.store import runs
 
     runs.read_spec(store, arguments.run)
-    target = (arguments.output or pippa_home() / "runs" / arguments.run / FILE).expanduser()
+    target = (arguments.output or pippa_home() / "runs" / arguments.run / PAGE).expanduser()
     if target.is_dir():
         raise UsageError(f"{target} is a folder.", f"Name a file: --output {target / 'report.html'}")
     with spinner(f"Drawing the page of {arguments.run}"):
@@ -44,7 +44,7 @@ def run(arguments: Namespace) -> int:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(page, encoding="utf-8")
     try:
-        runs.write_file(store, arguments.run, FILE, page.encode())
+        runs.write_file(store, arguments.run, PAGE, page.encode())
     except StoreError as error:
         notes().print(f"[yellow]![/] The store did not take the page: {escape(error.message)}", soft_wrap=True)
     console().print(f"[green]✓[/] {escape(shown(str(target.absolute())))}", soft_wrap=True)

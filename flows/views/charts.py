@@ -90,7 +90,7 @@ def line_chart(
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         if log and all(value > 0 for line in lines for _, value in line.points):
-            axis.set_yscale("log")
+            _logarithmic(axis)
         if right:
             other = axis.twinx()
             _draw(other, right)
@@ -162,6 +162,16 @@ def _draw(axis: Axes, lines: Sequence[Line]) -> None:
         )
 
 
+def _logarithmic(axis: Axes) -> None:
+    """A logarithmic axis with plain numbers, also where it spans less than a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
 def _svg(figure: Any) -> Markup:
     file = io.StringIO()
     with warnings.catch_warnings(action="ignore"):  # such as a glyph that its own font lacks: the page has others
@@ -172,7 +182,8 @@ def _svg(figure: Any) -> Markup:
     text = re.sub(r' xmlns(:xlink)?="[^"]*"|<defs>\s*<style.*?</style>\s*</defs>', "", text, flags=re.DOTALL)
     # Ids of groups would be the same in every chart of a page; those that are used are hashes of what they name.
     text = re.sub(r'<g id="[a-z0-9_.]+">', "<g>", text)
-    text = re.sub(r"(\d\.\d)\d+", r"\1", text)  # a tenth of a pixel is enough
+    # A tenth of a pixel is enough.
+    text = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: re.sub(r"(\.\d)\d+", r"\1", found[0]), text)
     text = re.sub(r"\s*\n\s*", " ", text)
     for stand_in, variable in _VARIABLES.items():
         text = text.replace(stand_in, f"var({variable})")

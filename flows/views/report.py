@@ -26,6 +26,8 @@ from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
 VARIANCE = "action_variance"
+PAGE = "report/report.html"
+"""Where the page of a run (``flows.views.run_page``) lies in its record, and in its folder."""
 
 
 class CheckpointLine(BaseModel):
@@ -58,6 +60,8 @@ class Report(BaseModel):
     """On what the alias ``<preset>/best`` was decided, where it is one of this run's."""
     plots: list[str]
     """Files on this machine, or keys in the object store when the run was elsewhere."""
+    page: str = ""
+    """Its page on this machine; empty where there is none here."""
     log: str
     offline_wandb: bool
     """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
@@ -129,6 +133,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         judged=verdict(evaluations, goal_of(spec.preset)),
         best_rests_on=registry.rests_on(store, best) if is_best else "",
         plots=_plots(store, folder, run_id),
+        page=str(folder / PAGE) if _here(folder / PAGE) else "",
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
         offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
@@ -200,7 +205,9 @@ def next_command(report: Report) -> str:
 
 def _looks(report: Report) -> Mapping[str, str]:
     """Where to look further."""
-    looks: dict[str, str] = {}
+    looks: dict[str, str] = {"page": f"pippa report {report.run_id} --open"}
+    if report.page:
+        looks["page"] = f"{shown(report.page)}\n{looks['page']}"
     if report.plots:
         looks["plots"] = "\n".join(shown(plot) for plot in report.plots)
         if not Path(report.plots[0]).is_absolute():

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from markupsafe import Markup
 from pydantic import ValidationError
 
 from flows.views.charts import Line, line_chart, small_chart, thinned
 from flows.views.page import figure_text, picture, render, share_text
-from flows.views.report import Report, build_report, next_command, read_events
+from flows.views.report import PAGE, Report, build_report, next_command, read_events
 from flows.views.run_facts import (
     REFERENCE,
     configuration,
@@ -31,8 +32,6 @@ from trainer.store import registry, runs
 from trainer.store.evaluation import Ablation, Evaluation
 from trainer.store.object_store import ObjectStore
 
-FILE = "report/report.html"
-"""Where it lies in a run's record."""
 MOST_CHARTS = 72
 """Charts of joints on a page; more make it slow to draw and long to read."""
 MOST_PICTURE_BYTES = 2_500_000
@@ -104,11 +103,17 @@ def build_page(store: ObjectStore, run_id: str) -> str:
     )
 
 
-def store_page(store: ObjectStore, run_id: str) -> str:
-    """Make the page of a run and keep it in the store, beside the run's other files."""
-    page = build_page(store, run_id)
-    runs.write_file(store, run_id, FILE, page.encode())
-    return page
+def keep_page(store: ObjectStore, run_id: str, folder: Path) -> Path:
+    """Make the page of a run; keep it in the store beside the run's other files, and in ``folder``, the run's own here.
+
+    Returns the file. Raises ``StoreError`` and ``OSError``.
+    """
+    page = build_page(store, run_id).encode()
+    runs.write_file(store, run_id, PAGE, page)
+    file = folder / PAGE
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(page)
+    return file
 
 
 def _step_to_show(report: Report, steps: Sequence[int]) -> int:
@@ -196,7 +201,6 @@ def _commands(report: Report, shown: int) -> dict[str, str]:
         found["Continue it" if report.status != "failed" else "Next"] = (
             next_command(report) if report.status == "failed" else f"pippa runs resume {run_id}"
         )
-    found["Train the same again"] = f"pippa train {preset} --help"
     found["Everything it left: events, log, plots"] = f"pippa runs pull {run_id} FOLDER"
     if report.offline_wandb:
         found["Upload what it recorded for W&B"] = f"pippa runs sync {run_id}"
