@@ -12,15 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.views.presets_table import gpu_memory, value_text
-from flows.views.report import MSE, Report, build_report
-from flows.views.terminal import duration
+from flows.views.report import MSE, Report, build_report, read_events
+from flows.views.run_facts import curve_of, text_of
+from flows.views.terminal import duration, size
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
 from trainer.config.run_spec import RunSpec
 from trainer.evaluation.verdict import best_step
-from trainer.events import ProgressEvent, parse_event
-from trainer.store import runs
+from trainer.events import ProgressEvent
 from trainer.store.evaluation import Evaluation, mean
 from trainer.store.object_store import ObjectStore
 
@@ -40,10 +39,14 @@ class Compared:
     """One run of a comparison."""
 
     report: Report
-    losses: tuple[tuple[int, float], ...]
+    losses: tuple[tuple[float, float], ...]
     """Step and loss, as logged."""
     samples_per_second: float | None
     """The median over the training."""
+    gpu_memory: int
+    """The most bytes of a GPU that it used; 0 where none was used or nothing is known."""
+    memory: int
+    """The most bytes of memory that the engine's process used; 0 where nothing is known."""
 
     @property
     def spec(self) -> RunSpec:
@@ -110,7 +113,6 @@ def print_comparison(console: Console, found: Comparison) -> None:
     console.print("\n[bold]results[/]")
     console.print(_results(found, letters))
     console.print(f"[dim]{escape(found.errors_on)}[/]")
-    console.print("[dim]* per GPU, as the forecast has it[/]")
     if found.lowest is not None:
         best = found.compared[found.lowest]
         step = best.best[0] if best.best else best.report.step
@@ -133,11 +135,16 @@ def as_document(found: Comparison) -> dict[str, Any]:
 
 def _read(store: ObjectStore, run_id: str) -> Compared:
     report = build_report(store, run_id)
-    lines = (runs.read_file(store, run_id, "events.jsonl") or b"").decode(errors="replace").splitlines()
-    progress = [event for line in lines if isinstance(event := parse_event(line), ProgressEvent)]
-    losses = {event.step: event.loss for event in progress if event.loss is not None}
+    events = read_events(store, run_id)
+    progress = [event for event in events if isinstance(event, ProgressEvent)]
     speeds = [event.samples_per_second for event in progress if event.samples_per_second]
-    return Compared(report, tuple(sorted(losses.items())), median(speeds) if speeds else None)
+    return Compared(
+        report,
+        tuple(curve_of(events).loss),
+        median(speeds) if speeds else None,
+        max((event.gpu_memory_bytes or 0 for event in progress), default=0),
+        max((event.memory_bytes or 0 for event in progress), default=0),
+    )
 
 
 def _differing(specs: Sequence[RunSpec], subjects: dict[str, Callable[[RunSpec], object]]) -> dict[str, list[str]]:
@@ -146,7 +153,7 @@ def _differing(specs: Sequence[RunSpec], subjects: dict[str, Callable[[RunSpec],
     for name, value in subjects.items():
         values = [value(spec) for spec in specs]
         if any(each != values[0] for each in values):
-            found[name] = [value_text(each) for each in values]
+            found[name] = [text_of(each) for each in values]
     return found
 
 
@@ -193,7 +200,7 @@ def _differences(rows: dict[str, list[str]], letters: Sequence[str]) -> Table:
 
 def _results(found: Comparison, letters: Sequence[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "status", "step", "loss", "error", "of still", "samples/s", "took", "GPU memory*"):
+    for heading in ("", "status", "step", "loss", "error", "of still", "samples/s", "took", "memory"):
         table.add_column(heading, justify="left" if heading in ("", "status") else "right", no_wrap=True)
     for index, (letter, each, error) in enumerate(zip(letters, found.compared, found.errors, strict=True)):
         report = each.report
@@ -207,7 +214,7 @@ def _results(found: Comparison, letters: Sequence[str]) -> Table:
             "" if still is None else f"{still:.0%}",
             _number(each.samples_per_second, 3),
             "" if report.seconds is None else duration(report.seconds),
-            gpu_memory(each.spec.config).partition(":")[0],
+            size(used) if (used := each.gpu_memory or each.memory) else "",
             style="green" if index == found.lowest else None,
         )
     return table
@@ -233,6 +240,7 @@ def _run_document(each: Compared, error: float | None) -> dict[str, Any]:
         "evaluations": {step: found.metrics() | {"on": found.on} for step, found in report.evaluations.items()},
         "samples_per_second": each.samples_per_second,
         "seconds": report.seconds,
-        "gpu_memory_forecast": gpu_memory(report.spec.config),
+        "gpu_memory_bytes": each.gpu_memory or None,
+        "memory_bytes": each.memory or None,
         "checkpoints": [line.name for line in report.checkpoints],
     }

@@ -55,7 +55,7 @@ def compare(presets: Sequence[Preset]) -> list[Row]:
         _row("checkpoints on disk", presets, lambda preset: Cell(checkpoints_on_disk(preset.config))),
     ]
     for name in FinetuneConfig.model_fields:
-        values = {value_text(getattr(preset.config, name)) for preset in presets}
+        values = {_text(getattr(preset.config, name)) for preset in presets}
         default = _default(name)
         if name not in _ABOVE and values != {default}:
             cells = tuple(_argument(preset, name) for preset in presets)
@@ -136,7 +136,7 @@ def overview_table(presets: Sequence[Preset]) -> Table:
         batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{escape(value_text(config.dataset_path))}, {config.max_steps} steps of {batch}, "
+            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of {batch}, "
             f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
@@ -148,15 +148,14 @@ def _row(title: str, presets: Sequence[Preset], cell: Callable[[Preset], Cell], 
 
 def _default(argument: str) -> str:
     field = FinetuneConfig.model_fields[argument]
-    return "" if field.is_required() else value_text(field.default)
+    return "" if field.is_required() else _text(field.default)
 
 
 def _argument(preset: Preset, name: str) -> Cell:
-    return Cell(value_text(getattr(preset.config, name)), preset.reason(name))
+    return Cell(_text(getattr(preset.config, name)), preset.reason(name))
 
 
-def value_text(value: object) -> str:
-    """A value of an argument, as tables have it."""
+def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
