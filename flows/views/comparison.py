@@ -116,8 +116,12 @@ def print_comparison(console: Console, found: Comparison) -> None:
     if found.lowest is not None:
         best = found.compared[found.lowest]
         step = best.best[0] if best.best else best.report.step
+        still = best.best[1].over_hold_still if best.best else None
+        mark, learned = (
+            ("[green]✓[/]", "") if still is not None and still < 1 else ("[red]✗[/]", ", none learned the task")
+        )
         console.print(
-            f"\n[green]✓[/] Lowest error: [bold]{letters[found.lowest]}[/], checkpoint "
+            f"\n{mark} Lowest error: [bold]{letters[found.lowest]}[/]{learned}: checkpoint "
             f"{escape(best.spec.run_id)}/{step}",
             soft_wrap=True,
         )
