@@ -63,6 +63,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
         description="Show what differs between runs in configuration, data and code, and how each of them went.",
     )
     parser.add_argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write a page with the curves, one HTML file")
     add_json(parser)
     parser = add("runs pull", pull, description="Copy what a run left in the object store, except checkpoints.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
@@ -162,10 +163,16 @@ def compare(arguments: Namespace) -> int:
     chosen = list(dict.fromkeys(arguments.runs))
     if len(chosen) < 2:
         raise UsageError("One run alone can't be compared.", f"Name another one, or `pippa runs show {chosen[0]}`.")
+    if arguments.output is not None and arguments.output.is_dir():
+        raise UsageError(f"{arguments.output} is a folder.", f"Name a file: --output {arguments.output / 'runs.html'}")
     store = opened_store()
     from flows.views import comparison
 
     found = comparison.compare(store, chosen)
+    if arguments.output is not None:
+        from flows.views.comparison_page import build_comparison_page
+
+        arguments.output.expanduser().write_text(build_comparison_page(found), encoding="utf-8")
     if arguments.json:
         print_json(comparison.as_document(found))
     else:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.views.page import share_text
 from flows.views.report import MSE, Report, build_report, read_events
 from flows.views.run_facts import curve_of, text_of
 from flows.views.terminal import duration, size
@@ -22,6 +23,8 @@ from trainer.evaluation.verdict import best_step
 from trainer.events import ProgressEvent
 from trainer.store.evaluation import Evaluation, mean
 from trainer.store.object_store import ObjectStore
+
+SAME = "Nothing differs: the same configuration, data and code."
 
 _DATA: dict[str, Callable[[RunSpec], object]] = {
     "dataset": lambda spec: [str(ref) for ref in spec.datasets],
@@ -100,31 +103,55 @@ def compare(store: ObjectStore, run_ids: Sequence[str]) -> Comparison:
 
 def print_comparison(console: Console, found: Comparison) -> None:
     """The runs, what differs, and how each went; 80 columns are enough for any number of runs."""
-    letters = [_letter(index) for index in range(len(found.compared))]
+    letters = letters_of(found)
     width = max(map(len, letters))
     for letter, each in zip(letters, found.compared, strict=True):
         console.print(f"[bold]{letter:<{width}}[/]  {escape(each.spec.run_id)}", soft_wrap=True)
     if not any(found.differences.values()):
-        console.print("\nNothing differs: the same configuration, data and code.")
-    for subject, rows in found.differences.items():
-        if rows:
+        console.print(f"\n{SAME}")
+    for subject, values in found.differences.items():
+        if values:
             console.print(f"\n[bold]{subject}[/]")
-            console.print(_differences(rows, letters))
+            table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            table.add_column(overflow="fold", style="bold")
+            for row in difference_rows(values, letters):
+                table.add_row(*map(escape, row))
+            console.print(table)
     console.print("\n[bold]results[/]")
-    console.print(_results(found, letters))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for index, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if index in NUMERIC else "left", no_wrap=True)
+    for index, row in enumerate(result_rows(found, letters)):
+        table.add_row(*map(escape, row), style="green" if index == found.lowest else None)
+    console.print(table)
     console.print(f"[dim]{escape(found.errors_on)}[/]")
-    if found.lowest is not None:
-        best = found.compared[found.lowest]
-        step = best.best[0] if best.best else best.report.step
-        still = best.best[1].over_hold_still if best.best else None
-        mark, learned = (
-            ("[green]✓[/]", "") if still is not None and still < 1 else ("[red]✗[/]", ", none learned the task")
-        )
-        console.print(
-            f"\n{mark} Lowest error: [bold]{letters[found.lowest]}[/]{learned}: checkpoint "
-            f"{escape(best.spec.run_id)}/{step}",
-            soft_wrap=True,
-        )
+    if sentence := lowest_error(found):
+        mark = "[green]✓[/]" if has_learned(found) else "[red]✗[/]"
+        console.print(f"\n{mark} {escape(sentence)}", soft_wrap=True)
+
+
+def letters_of(found: Comparison) -> list[str]:
+    """What each run is called in tables and charts."""
+    return [_letter(index) for index in range(len(found.compared))]
+
+
+def has_learned(found: Comparison) -> bool:
+    """Whether the run with the lowest error is better than holding still."""
+    best = None if found.lowest is None else found.compared[found.lowest].best
+    still = best[1].over_hold_still if best else None
+    return still is not None and still < 1
+
+
+def lowest_error(found: Comparison) -> str:
+    """One sentence on the best run; empty where errors can't be compared."""
+    if found.lowest is None:
+        return ""
+    each = found.compared[found.lowest]
+    step = each.best[0] if each.best else each.report.step
+    learned = "" if has_learned(found) else ", though none is better than holding still"
+    return f"Lowest error: {_letter(found.lowest)}{learned}: checkpoint {each.spec.run_id}/{step}"
 
 
 def as_document(found: Comparison) -> dict[str, Any]:
@@ -189,39 +216,42 @@ def _letter(index: int) -> str:
     return (_letter(before - 1) if before else "") + ascii_uppercase[last]
 
 
-def _differences(rows: dict[str, list[str]], letters: Sequence[str]) -> Table:
-    """A line for each value that a thing has, with the runs that have it."""
-    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(overflow="fold")
-    table.add_column(overflow="fold")
-    for name, values in rows.items():
-        for index, value in enumerate(dict.fromkeys(values)):
-            having = [letter for letter, own in zip(letters, values, strict=True) if own == value]
-            table.add_row("" if index else escape(name), escape(value), f"[bold]{', '.join(having)}[/]")
-    return table
+def difference_rows(values: dict[str, list[str]], letters: Sequence[str]) -> list[list[str]]:
+    """A row for each value that a thing has, with the runs that have it."""
+    rows = []
+    for name, each in values.items():
+        for index, value in enumerate(dict.fromkeys(each)):
+            having = [letter for letter, own in zip(letters, each, strict=True) if own == value]
+            rows.append(["" if index else name, value, ", ".join(having)])
+    return rows
 
 
-def _results(found: Comparison, letters: Sequence[str]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("", "status", "step", "loss", "error", "of still", "samples/s", "took", "memory"):
-        table.add_column(heading, justify="left" if heading in ("", "status") else "right", no_wrap=True)
-    for index, (letter, each, error) in enumerate(zip(letters, found.compared, found.errors, strict=True)):
+HEADINGS = ("", "status", "step", "loss", "error", "of still", "samples/s", "took", "memory")
+NUMERIC = range(2, len(HEADINGS))
+"""The columns of ``HEADINGS`` that are numbers."""
+
+
+def result_rows(found: Comparison, letters: Sequence[str]) -> list[list[str]]:
+    """How each run went, by ``HEADINGS``."""
+    rows = []
+    for letter, each, error in zip(letters, found.compared, found.errors, strict=True):
         report = each.report
         still = each.best[1].over_hold_still if each.best else None
-        table.add_row(
-            f"[bold]{letter}[/]",
-            report.status,
-            str(report.step),
-            _number(report.last_loss),
-            _number(error),
-            "" if still is None else f"{still:.0%}",
-            _number(each.samples_per_second, 3),
-            "" if report.seconds is None else duration(report.seconds),
-            size(used) if (used := each.gpu_memory or each.memory) else "",
-            style="green" if index == found.lowest else None,
+        used = each.gpu_memory or each.memory
+        rows.append(
+            [
+                letter,
+                report.status,
+                str(report.step),
+                _number(report.last_loss),
+                _number(error),
+                share_text(still),
+                _number(each.samples_per_second, 3),
+                "" if report.seconds is None else duration(report.seconds),
+                size(used) if used else "",
+            ]
         )
-    return table
+    return rows
 
 
 def _number(value: float | None, digits: int = 4) -> str:
