@@ -114,3 +114,15 @@ def test_one_run_alone_and_unknown_ones_are_refused(store: ObjectStore, capsys) 
     assert "alone" in capsys.readouterr().err
     assert cli.main(["runs", "compare", run, "smoke-20260101-000000-aaaa"]) == 2
     assert "no run smoke-20260101-000000-aaaa" in capsys.readouterr().err
+
+
+def test_the_page_has_every_run_and_escapes_what_it_shows(store: ObjectStore, tmp_path: Path, capsys) -> None:
+    both = [a_run(store, found=evaluation({"a": 0.4})), a_run(store, "--batch-size", "4", found=evaluation({"a": 0.2}))]
+    odd = a_run(store, "--output-dir", "<script>")
+    page = tmp_path / "page.html"
+    assert cli.main(["runs", "compare", *both, odd, "--output", str(page)]) == 0
+    text = page.read_text()
+    assert all(run in text for run in (*both, odd)) and text.count("<svg") == 2
+    assert "&lt;script&gt;" in text and "<script" not in text and f"checkpoint {both[1]}/20" in text
+    assert cli.main(["runs", "compare", *both, "--output", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
