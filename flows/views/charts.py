@@ -85,7 +85,8 @@ def line_chart(
     figure, axis = _figure(width, height)
     with _drawing():
         for mark in marks:
-            axis.axvline(mark, color=_MUTED, linewidth=0.6, linestyle=":")
+            axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=":")
+        axis.grid(visible=not marks, axis="x")
         _draw(axis, lines)
         axis.set_xlabel(x)
         axis.set_ylabel(y)

@@ -75,8 +75,8 @@ def build_page(store: ObjectStore, run_id: str) -> str:
     phases = seconds_by_phase(events)
     return render(
         "run.html",
-        title=f"{run_id}, step {report.step} of {spec.config.max_steps}",
-        subtitle=f"{spec.preset} on {', '.join(map(str, spec.datasets))}, from {spec.base_model}",
+        title=f"{run_id}, step {report.step} of {spec.config.max_steps}, on {spec.datasets[0].name}",
+        subtitle=f"Preset {spec.preset}; data {', '.join(map(str, spec.datasets))}; base model {spec.base_model}",
         run_id=run_id,
         report=report,
         level=report.judged.level if report.judged and report.status == "done" else report.status,
