@@ -41,6 +41,7 @@ class Command:
 
 COMMANDS: tuple[Command, ...] = (
     Command("train", "PRESET [--flag …]", "train a preset, keep every checkpoint"),
+    Command("sweep", "PRESET --flag A B …", "train every combination of values"),
     Command("evaluate", "NAME …", "evaluate checkpoints: did they learn the task?"),
     Command("report", "RUN", "write a run's page: verdict, curves, open loop"),
     Command("presets list", "", "list the presets"),
@@ -63,6 +64,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("store create", "", "create the bucket PIPPA_S3_BUCKET names"),
     Command("runs list", "", "list runs and how they ended"),
     Command("runs show", "RUN", "show a run's report"),
+    Command("runs compare", "A B …", "show what differs between runs"),
     Command("runs pull", "RUN FOLDER", "download a run's plots, log and events"),
     Command("runs sync", "RUN", "upload an offline run to W&B"),
     Command("runs resume", "RUN", "continue a run from its last checkpoint"),

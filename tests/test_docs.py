@@ -14,7 +14,7 @@ import yaml
 
 from flows.cli import COMMANDS
 from flows.views.forecast import Plan, plan
-from flows.views.presets_table import comparison_markdown
+from flows.views.presets_commands import page as presets_page
 from tests.support import documented
 from tests.support.documented import Named
 from tests.support.parsing import problems
@@ -41,7 +41,7 @@ NAMING = [*PAGES, ROOT / "tests/e2e/README.md", *SETTINGS, *CODE]
 
 def test_the_presets_page_is_what_the_presets_say():
     page = (DOCS / "presets.md").read_text()
-    assert page.endswith(comparison_markdown(list(PRESETS.values())) + "\n"), (
+    assert page.endswith(presets_page(list(PRESETS.values())) + "\n"), (
         "update it: pippa presets compare --markdown (docs/presets.md)"
     )
 

@@ -161,6 +161,16 @@ class Once(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
+class EachSwitch(Switch):
+    """``--flag`` and ``--no-flag``, either or both: a list of what is given."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        """Add on or off."""
+        given = getattr(namespace, self.dest, [])
+        super().__call__(parser, namespace, values, option)
+        setattr(namespace, self.dest, [*given, getattr(namespace, self.dest)])
+
+
 def did_you_mean_flag(flag: str, flags: Iterable[str]) -> str:
     """The flag that ``flag`` may stand for: what ``--lr`` and the like abbreviate, one spelled alike, or those with the
     word in them (``--workers``). Empty where none is near.

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rich.markup import escape
 
 from flows.commands import Add, add_json, columns, console, print_json
-from flows.views.presets_table import as_document, comparison_markdown, comparison_table, overview_table
+from flows.views.presets_commands import full_command, page
+from flows.views.presets_table import as_document, comparison_table, overview_table
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
 from trainer.config.presets import all_presets
@@ -66,7 +67,11 @@ def compare(arguments: Namespace) -> int:
     if arguments.json:
         print_json([as_document(preset) for preset in presets])
     elif arguments.markdown:
-        sys.stdout.write(comparison_markdown(presets) + "\n")
+        sys.stdout.write(page(presets) + "\n")
     else:
-        console().print(comparison_table(presets))
+        screen = console()
+        screen.print(comparison_table(presets))
+        for preset in presets:
+            screen.print(f"\n[bold]{escape(preset.name)}[/]: pippa train {escape(preset.name)}, or with Isaac-GR00T:")
+            screen.file.write(full_command(preset) + "\n")
     return ExitCode.DONE

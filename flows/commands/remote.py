@@ -20,6 +20,7 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, UsageError
+from trainer.runner.wandb_setup import GROUP
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -42,7 +43,7 @@ def submit_and_follow(
     with connected() as client:
         from flows.orchestration import remote
 
-        flow_run = remote.submit(client, preset, overrides, engine, run_id)
+        flow_run = remote.submit(client, preset, overrides, engine, run_id, os.environ.get(GROUP, ""))
         screen.print(f"Submitted to {escape(_server())}", soft_wrap=True)
         if not remote.workers_online(client):
             screen.print("[yellow]![/] No worker is online; it begins when one is: `pippa worker`.")

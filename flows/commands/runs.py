@@ -57,6 +57,14 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("--markdown", action="store_true", help="a page instead of the terminal")
     add_json(parser)
+    parser = add(
+        "runs compare",
+        compare,
+        description="Show what differs between runs in configuration, data and code, and how each of them went.",
+    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write a page with the curves, one HTML file")
+    add_json(parser)
     parser = add("runs pull", pull, description="Copy what a run left in the object store, except checkpoints.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; must not exist yet")
@@ -147,6 +155,28 @@ def show(arguments: Namespace) -> int:
         screen.file.write(to_markdown(report) + "\n")
     else:
         print_report(screen, report)
+    return ExitCode.DONE
+
+
+def compare(arguments: Namespace) -> int:
+    """``pippa runs compare A B …``"""
+    chosen = list(dict.fromkeys(arguments.runs))
+    if len(chosen) < 2:
+        raise UsageError("One run alone can't be compared.", f"Name another one, or `pippa runs show {chosen[0]}`.")
+    if arguments.output is not None and arguments.output.is_dir():
+        raise UsageError(f"{arguments.output} is a folder.", f"Name a file: --output {arguments.output / 'runs.html'}")
+    store = opened_store()
+    from flows.views import comparison
+
+    found = comparison.compare(store, chosen)
+    if arguments.output is not None:
+        from flows.views.comparison_page import build_comparison_page
+
+        arguments.output.expanduser().write_text(build_comparison_page(found), encoding="utf-8")
+    if arguments.json:
+        print_json(comparison.as_document(found))
+    else:
+        comparison.print_comparison(console(), found)
     return ExitCode.DONE
 
 

@@ -67,9 +67,9 @@ def train(arguments: Namespace) -> int:
     launcher, engine = chosen_launcher(arguments.launcher), arguments.engine or engine_from()
     if arguments.dry_run:
         preflight.require_resolvable(config, launcher, engine)
-        return _dry_run(resolved, launcher, engine, _check_folders(config))
+        return _dry_run(resolved, launcher, engine, check_folders(config))
     preflight.require_startable(config, launcher, engine)
-    print_warnings(console(), _check_folders(config))
+    print_warnings(console(), check_folders(config))
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
     if "data_config" in overrides:
         overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
@@ -109,7 +109,9 @@ def run_training(
     from flows.orchestration.startup import started
     from flows.orchestration.training import Request, Training
     from flows.views.forecast import plan, print_needs
+    from trainer.runner.parent_watch import die_with_parent
 
+    die_with_parent()  # a sweep that was killed leaves no training
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
     if resolved and (found := plan(resolved[1], launcher, engine, cards(launcher))):
@@ -153,7 +155,7 @@ def chosen_launcher(name: str | None, default: Where = "process") -> Where:
     raise UsageError(f"PIPPA_LAUNCHER is {name!r}.", f"The launchers are {', '.join(LAUNCHERS)}.")
 
 
-def _check_folders(config: FinetuneConfig) -> list[Problem]:
+def check_folders(config: FinetuneConfig) -> list[Problem]:
     """Check datasets that are folders here and now; what is odd about those that will do.
 
     Raises ``DatasetError`` with every problem and its fix.

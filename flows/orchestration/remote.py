@@ -6,15 +6,22 @@ import json
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient
-from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.filters import (
+    FlowFilter,
+    FlowFilterName,
+    FlowRunFilter,
+    FlowRunFilterName,
+    FlowRunFilterTags,
+)
 from prefect.client.schemas.objects import FlowRun, WorkerStatus
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
@@ -22,10 +29,13 @@ from prefect.states import Cancelling
 
 from flows.orchestration.artifacts import EVENT, resource_of
 from flows.orchestration.deployments import POOL
-from flows.orchestration.parameters import as_form
+from flows.orchestration.parameters import as_form, given
+from trainer.config.argv import resolve_values
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.errors import ExitCode, UsageError
 from trainer.events import DoneEvent, ErrorEvent, Event, parse_event
+from trainer.runner.wandb_setup import GROUP
 
 POLL_SECONDS = 1.5
 LAST_WORDS_SECONDS = 20.0
@@ -46,9 +56,16 @@ class End:
 
 
 def submit(
-    client: SyncPrefectClient, preset: str | None, overrides: dict[str, Any], engine: Engine | None, run_id: str
+    client: SyncPrefectClient,
+    preset: str | None,
+    overrides: dict[str, Any],
+    engine: Engine | None,
+    run_id: str,
+    group: str = "",
 ) -> FlowRun:
     """Start the deployment ``train/<preset>`` as ``run_id``; without ``preset``, that which the run had before.
+
+    ``group`` is the run's in W&B instead of the preset, and a tag of the flow run (``of_group``).
 
     Raises ``UsageError`` when the run is active already, and when the server has no such deployment or refuses the
     parameters.
@@ -78,6 +95,8 @@ def submit(
             deployment.id,
             parameters=parameters,
             name=run_id,
+            tags=[group] if group else [],
+            job_variables={f"env.{GROUP}": group} if group else None,
             # Of this submission: a request that the client sends again starts one flow run, a run resumed another one.
             idempotency_key=f"{run_id}-{secrets.token_hex(8)}",
         )
@@ -106,6 +125,37 @@ def find(client: SyncPrefectClient, run_id: str) -> FlowRun:
     if not found:
         raise UsageError(f"The Prefect server knows no run {run_id}.", "`pippa runs list` lists the store's.")
     return found[0]
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A training that was submitted."""
+
+    run_id: str
+    config: FinetuneConfig
+    engine: Engine | None
+    state: Literal["done", "active", "ended"]
+
+
+def of_group(client: SyncPrefectClient, group: str) -> list[Submitted]:
+    """The trainings of ``group``, the oldest first."""
+    found: dict[str, list[FlowRun]] = {}
+    for run in client.read_flow_runs(
+        flow_filter=FlowFilter(name=FlowFilterName(any_=["train"])),
+        flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[group])),
+        sort=FlowRunSort.EXPECTED_START_TIME_ASC,
+    ):
+        found.setdefault(run.name, []).append(run)
+    submitted = []
+    for run_id, flow_runs in found.items():
+        # The first one has what is trained, the last one how it stands: a run that is resumed has several.
+        asked, state = flow_runs[0].parameters, flow_runs[-1].state
+        with suppress(UsageError):  # another pippa's
+            config = resolve_values(str(asked["preset"]), given(asked.get("overrides")), environ={})[1]
+            ended = state is not None and state.is_final()
+            how: Any = "active" if not ended else "done" if state and state.is_completed() else "ended"
+            submitted.append(Submitted(run_id, config, asked.get("engine"), how))
+    return submitted
 
 
 def cancel(client: SyncPrefectClient, flow_run: FlowRun) -> None:

@@ -15,6 +15,7 @@ from trainer.config.presets import Preset
 from trainer.data.configs import get_data_config
 from trainer.forecast import forecast, model_of, smallest_card
 from trainer.importers import TINY
+from trainer.runner.wandb_setup import default_wandb
 
 _TUNABLE = {
     "tune_llm": "language model",
@@ -60,7 +61,9 @@ def compare(presets: Sequence[Preset]) -> list[Row]:
         if name not in _ABOVE and values != {default}:
             cells = tuple(_argument(preset, name) for preset in presets)
             rows.append(Row(flag(name), default, cells))
+    rows.append(_row("on and off, as flags", presets, lambda preset: Cell(switches(preset))))
     rows.append(_row("environment", presets, lambda preset: Cell(preset.environment)))
+    rows.append(_row("W&B project, group", presets, lambda preset: Cell(_wandb(preset))))
     rows.append(_row("W&B tags", presets, lambda preset: Cell(", ".join(preset.wandb_tags))))
     return rows
 
@@ -73,6 +76,12 @@ def cameras(config: FinetuneConfig) -> str:
 def components(config: FinetuneConfig) -> str:
     """The components of the model that are trained."""
     return ", ".join(title for name, title in _TUNABLE.items() if getattr(config, name)) or "none"
+
+
+def switches(preset: Preset) -> str:
+    """What the preset switches on and off, in the form that upstream's script takes."""
+    values = {name: value for name, value in preset.values.items() if isinstance(value, bool)}
+    return " ".join(flag(name, on=value) for name, value in values.items())
 
 
 def gpu_memory(config: FinetuneConfig) -> str:
@@ -144,6 +153,11 @@ def overview_table(presets: Sequence[Preset]) -> Table:
 
 def _row(title: str, presets: Sequence[Preset], cell: Callable[[Preset], Cell], argument: str = "") -> Row:
     return Row(title, _default(argument) if argument else "", tuple(cell(preset) for preset in presets))
+
+
+def _wandb(preset: Preset) -> str:
+    wandb = default_wandb(preset, f"{preset.name}-", {})
+    return f"{wandb.project}, {wandb.group}"
 
 
 def _default(argument: str) -> str:

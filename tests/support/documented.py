@@ -47,6 +47,7 @@ NAMES = {
 SUBSTITUTES = {"{launchers}": "docker", "{engines}": "native", "{_KINDS[kind]}": "dataset", "$FLAGS": ""}
 TAKE_PRESETS = {
     ("pippa", "train"),
+    ("pippa", "sweep"),
     ("trainer", "run"),
     ("pippa", "presets", "show"),
     ("pippa", "doctor"),

@@ -2,7 +2,8 @@
 
 ``FAKE_ENGINE`` (JSON) says how it behaves:
 ``style`` native (events, checkpoints by rename, saves on SIGTERM) or isaac (Hugging Face's lines, in place, dies);
-``step_seconds``; ``keep`` as save_total_limit; ``fail`` how to fail ``at`` a step; ``pause_at`` a step until the file
+``step_seconds``; ``keep`` as save_total_limit; ``fail`` how to fail ``at`` a step, with ``only`` where these arguments
+have these values; ``pause_at`` a step until the file
 ``pause_file`` exists (``pause_file`` + ".reached" tells that it waits); ``chatty`` a file whose lines it prints, each
 in two writes, and its environment.
 """
@@ -26,6 +27,7 @@ from trainer.runner.checkpoint_folder import checkpoints
 from trainer.runner.parent_watch import die_with_parent
 
 OPTIONS = json.loads(os.environ.get("FAKE_ENGINE", "{}"))
+ONLY = OPTIONS.get("only", {})
 NATIVE = OPTIONS.get("style", "native") == "native"
 stopping = False
 
@@ -157,7 +159,7 @@ def main() -> None:
                 say(str({"loss": f"{1 / step:.4g}", "grad_norm": 1.0, "learning_rate": 1e-4, "epoch": 0.1}))
         if step % config.save_steps == 0:
             save(output_dir, step)
-        if OPTIONS.get("at") == step:
+        if OPTIONS.get("at") == step and all(getattr(config, name) == value for name, value in ONLY.items()):
             fail(OPTIONS.get("fail", ""), step)
         if OPTIONS.get("pause_at") == step:
             Path(OPTIONS["pause_file"] + ".reached").touch()

@@ -141,9 +141,9 @@ def resolve_values(
     return preset, config, provenance
 
 
-def add_config_flags(parser: Parser, values: Mapping[str, Any]) -> None:
-    """Let ``parser`` take every argument of a fine-tuning; help shows ``values`` in brackets."""
-    add_flags(parser, FinetuneConfig, values, GROUPS)
+def add_config_flags(parser: Parser, values: Mapping[str, Any], *, several: bool = False) -> None:
+    """Let ``parser`` take every argument of a fine-tuning, or ``several`` values of each; help shows ``values``."""
+    add_flags(parser, FinetuneConfig, values, GROUPS, several=several)
 
 
 def _parsed(argv: Sequence[str], shown: Mapping[str, Any], prog: str) -> tuple[dict[str, Any], list[str]]:

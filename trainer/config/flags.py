@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from trainer.command_line import Once, Parser, Switch, did_you_mean_flag, not_among
+from trainer.command_line import EachSwitch, Once, Parser, Switch, did_you_mean_flag, not_among
 from trainer.errors import UsageError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -29,15 +29,21 @@ def add_flags(
     model: type[BaseModel],
     values: Mapping[str, Any],
     groups: Mapping[str, Sequence[str]] | None = None,
+    *,
+    several: bool = False,
 ) -> None:
-    """Let ``parser`` take every field of ``model``, in ``groups``; help shows those of ``values`` in brackets."""
+    """Let ``parser`` take every field of ``model``, in ``groups``; help shows those of ``values`` in brackets.
+
+    With ``several`` each may be given several values and the namespace has a list of them: after one flag, of what is
+    on or off by both its flags, of what is a list already by the flag once for each.
+    """
     groups = dict(groups or {})
     if rest := [name for name in model.model_fields if not any(name in names for names in groups.values())]:
         groups["more" if groups else "options"] = rest
     for title, names in groups.items():
         group = parser.add_argument_group(title)
         for name in names:
-            _add(group, name, model.model_fields[name], values.get(name))
+            _add(group, name, model.model_fields[name], values.get(name), several=several)
 
 
 def given_values(model: type[BaseModel], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -78,16 +84,18 @@ def field_problems(model: type[BaseModel], values: Mapping[str, Any]) -> list[st
     return []
 
 
-def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo, value: object) -> None:
+def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo, value: object, *, several: bool) -> None:
     kind = _without_none(field.annotation)
     shown = "" if value is None or value == () else f" [{_shown(value)}]"
     options: dict[str, Any] = {"help": f"{field.description or ''}{shown}".replace("%", "%%")}
     if kind is bool:
-        options["action"] = Switch
+        options["action"] = EachSwitch if several else Switch
     elif get_origin(kind) in (list, tuple):
-        options |= {"action": Once, "nargs": "+", "metavar": "NAME"}
+        options |= {"action": "append" if several else Once, "nargs": "+", "metavar": "NAME"}
     else:
         options["metavar"] = _metavar(kind)
+        if several:
+            options |= {"action": Once, "nargs": "+"}
     group.add_argument(flag(name), dest=name, default=argparse.SUPPRESS, **options)
 
 

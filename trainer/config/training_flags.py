@@ -31,10 +31,13 @@ class Asked(NamedTuple):
     """The beginning of the run id."""
 
 
-def add_training_flags(parser: Parser, words: Sequence[str], examples: Sequence[str]) -> argparse._ArgumentGroup:
+def add_training_flags(
+    parser: Parser, words: Sequence[str], examples: Sequence[str], *, several: bool = False
+) -> argparse._ArgumentGroup:
     """Let ``parser``, which collects problems, take a training; returns the group for flags about the run itself.
 
-    ``words`` are those typed after the command: where the first is a preset, help shows its values.
+    ``words`` are those typed after the command: where the first is a preset, help shows its values. With ``several``
+    each argument takes several values (``trainer.config.grid``).
     """
     known = _known()
     named = words[0] if words and words[0] in known else DEFAULT.name
@@ -49,14 +52,14 @@ def add_training_flags(parser: Parser, words: Sequence[str], examples: Sequence[
     group.add_argument(
         "--preset", dest="preset_file", metavar="FILE", type=Path, help="a preset of your own, in a TOML file"
     )
-    add_config_flags(parser, known[named].known)
+    add_config_flags(parser, known[named].known, several=several)
     return group
 
 
 def asked(arguments: argparse.Namespace, prog: str) -> Asked:
     """The training that a command line asks for. Raises one ``UsageError`` with all that is wrong."""
-    preset = _preset(arguments, prog)
-    problems = [*arguments.problems, *_name_problems(arguments.name)]
+    preset = named_preset(arguments, prog)
+    problems = [*arguments.problems, *name_problems(arguments.name)]
     values = given_values(FinetuneConfig, arguments)
     prog = prog if preset is DEFAULT else f"{prog} {preset.name}"
     return Asked(resolve_values(preset, values, prog, problems=problems), arguments.name or preset.name)
@@ -70,7 +73,8 @@ def _listed(known: Mapping[str, Preset]) -> str:
     return ", ".join(name for name in known if name != DEFAULT.name)
 
 
-def _preset(arguments: argparse.Namespace, prog: str) -> Preset:
+def named_preset(arguments: argparse.Namespace, prog: str) -> Preset:
+    """The preset that a command line names. Raises ``UsageError``, also where it names neither one nor a dataset."""
     if arguments.preset and arguments.preset_file:
         raise UsageError(
             f"Two presets: {arguments.preset}, and --preset {arguments.preset_file}.", "Leave one of them out."
@@ -90,7 +94,8 @@ def _preset(arguments: argparse.Namespace, prog: str) -> Preset:
     return DEFAULT
 
 
-def _name_problems(name: str | None) -> list[str]:
+def name_problems(name: str | None) -> list[str]:
+    """What is wrong with a ``--name``."""
     if name is None or (RUN_NAME.fullmatch(name) and name not in PRESETS):
         return []
     if name in PRESETS:

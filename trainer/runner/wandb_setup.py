@@ -35,19 +35,23 @@ URL_FILE = "url.txt"
 """In the folder ``wandb`` of a run that is online: the address of its page."""
 LINEAGE = "PIPPA_LINEAGE"
 """JSON: what a run was made of, for the configuration in W&B. W&B's own variables and the argv have the rest."""
+GROUP = "WANDB_RUN_GROUP"
+"""W&B's name for the group of a run."""
 SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
 """What W&B itself needs of an environment."""
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
 def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ) -> WandbSpec:
-    """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, grouped by preset."""
+    """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, and grouped by preset
+    unless ``WANDB_RUN_GROUP`` says otherwise.
+    """
     return WandbSpec(
         entity=environ.get("WANDB_ENTITY") or "",
         project=environ.get("WANDB_PROJECT") or PROJECT,
         name=run_id.rsplit("-", 1)[0],
         run_id=run_id,
-        group=preset.name,
+        group=environ.get(GROUP) or preset.name,
         tags=list(preset.wandb_tags),
         site=_site(environ),
     )
@@ -68,7 +72,7 @@ def wandb_environment(
         "WANDB_NAME": run.name,
         "WANDB_RUN_ID": run.run_id,
         "WANDB_RESUME": "allow",
-        "WANDB_RUN_GROUP": run.group,
+        GROUP: run.group,
         "WANDB_TAGS": ",".join(run.tags),
         LINEAGE: json.dumps(_lineage(spec)),
         "WANDB_DIR": str(folder),

@@ -10,7 +10,7 @@ from prefect.states import Cancelled, Completed, Running, State
 
 from flows.orchestration.deployments import POOL, deployments
 from flows.orchestration.register_deployments import register
-from flows.orchestration.remote import find, submit
+from flows.orchestration.remote import find, of_group, submit
 from trainer.config.run_spec import new_run_id
 from trainer.errors import UsageError
 
@@ -44,3 +44,19 @@ def test_a_run_that_goes_on_is_not_started_beside_itself(client, state: State | 
     with pytest.raises(UsageError, match="has not ended") as refused:
         submit(client, "smoke", {}, None, run_id)
     assert f"pippa runs follow {run_id}" in refused.value.hint
+
+
+def test_the_trainings_of_a_group_are_found_with_what_they_train_and_how_they_stand(client) -> None:
+    ran, resumed, other = (new_run_id("smoke") for _ in range(3))
+    done = submit(client, "smoke", {"learning_rate": 3e-3, "tune_llm": True}, None, ran, "kitchen")
+    client.set_flow_run_state(done.id, Completed(), force=True)
+    ended = submit(client, "smoke", {"batch_size": 4}, None, resumed, "kitchen")
+    client.set_flow_run_state(ended.id, Cancelled(), force=True)
+    submit(client, "smoke", {}, None, other, "elsewhere")
+    assert done.job_variables == {"env.WANDB_RUN_GROUP": "kitchen"}
+    first, second = of_group(client, "kitchen")
+    assert (first.run_id, first.state, first.config.learning_rate, first.config.tune_llm) == (ran, "done", 3e-3, True)
+    assert (second.run_id, second.state, second.config.batch_size) == (resumed, "ended", 4)
+    submit(client, None, {}, None, resumed, "kitchen")
+    again = of_group(client, "kitchen")[1]
+    assert (again.run_id, again.state, again.config.batch_size) == (resumed, "active", 4)
