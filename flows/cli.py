@@ -42,6 +42,7 @@ class Command:
 COMMANDS: tuple[Command, ...] = (
     Command("train", "PRESET [--flag …]", "train a preset, keep every checkpoint"),
     Command("evaluate", "NAME …", "evaluate checkpoints: did they learn the task?"),
+    Command("serve", "NAME", "serve a checkpoint to robots"),
     Command("presets list", "", "list the presets"),
     Command("presets show", "PRESET", "show every value of a preset, and why"),
     Command("presets compare", "A B …", "show what differs between presets"),
