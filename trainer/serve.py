@@ -10,6 +10,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -40,6 +41,8 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--http-port", type=int, default=HTTP_PORT, help=f"port for HTTP [{HTTP_PORT}]; 0 takes a free one"
     )
+    parser.add_argument("--data-config", help="of a folder that does not know its own, as one of Isaac-GR00T")
+    parser.add_argument("--embodiment-tag", help="the same")
     parser.add_argument("--denoising-steps", type=int, help="steps of the sampler; default: the checkpoint's (4)")
 
 
@@ -67,7 +70,7 @@ def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> t
     if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         raise UsageError(
             f"--host {arguments.host} listens beyond this machine, and {TOKEN} is not set.",
-            f"Set {TOKEN} (`openssl rand -hex 16` makes one), which the clients send as api_token, or leave --host out.",
+            f"Set {TOKEN} (`openssl rand -hex 16` makes one) for the clients to send as api_token, or leave --host out.",
         )
     return address, token
 
@@ -77,24 +80,26 @@ def serve(arguments: Namespace) -> NoReturn:
     address, token = required(arguments)
     for number in stop_signals():
         signal.signal(number, _stop)
-    policy = _loaded(arguments.checkpoint, arguments.denoising_steps)
+    policy = _loaded(arguments)
     from trainer.serving.service import Service
 
     _listen(Service(policy, token), arguments, address, token)
 
 
-def _loaded(name: str, denoising_steps: int | None) -> Policy:
+def _loaded(arguments: Namespace) -> Policy:
     from trainer.gr00t.base_model import N15, generation_in
     from trainer.gr00t.checkpoint import find_checkpoint
     from trainer.gr00t.policy import Policy
     from trainer.serving.service import warm_up
 
+    name = arguments.checkpoint
     _say(f"Loading {name}.")
-    checkpoint = find_checkpoint(name)
-    generation = generation_in(checkpoint.folder)
+    # One of the registry is of N1.5: no other is trained.
+    generation = generation_in(Path(name)) if Path(name).is_dir() else None
     if generation not in (None, N15):
         raise UsageError(f"{name} is a checkpoint of {generation}.", "`pippa serve` serves checkpoints of GR00T N1.5.")
-    policy = Policy(checkpoint, denoising_steps=denoising_steps)
+    checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
+    policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
     _say("Warming up.")
     warm_up(policy)
     return policy

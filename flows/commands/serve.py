@@ -29,7 +29,9 @@ def run(arguments: Namespace) -> NoReturn:
     """Become ``trainer serve``, so that a supervisor's signal reaches the server itself."""
     serve.required(arguments)
     given = [f"--host={arguments.host}", f"--port={arguments.port}", f"--http-port={arguments.http_port}"]
-    given += [f"--denoising-steps={arguments.denoising_steps}"] if arguments.denoising_steps else []
+    for flag in ("data_config", "embodiment_tag", "denoising_steps"):
+        if (value := getattr(arguments, flag)) is not None:
+            given.append(f"--{flag.replace('_', '-')}={value}")
     command = [sys.executable, "-m", "trainer.cli", "serve", *given, "--", arguments.checkpoint]
     sys.stdout.flush()
     sys.stderr.flush()

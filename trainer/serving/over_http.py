@@ -13,7 +13,7 @@ from trainer.serving.wire import dump, parse
 
 LARGEST_BODY = LARGEST_REQUEST * 3 // 2
 """Bytes; base64 takes a third more."""
-MOST_CONNECTIONS = 16
+MOST_CONNECTIONS = 32
 """A further one is closed: each may hold a body."""
 PATIENCE_SECONDS = 30.0
 """Within which a client sends its next bytes, or is disconnected."""

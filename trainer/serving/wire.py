@@ -108,8 +108,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 def pack(reply: object, form: Form) -> bytes:
     """A reply of ZMQ."""
-    packer = msgpack.Packer(use_bin_type=True)
-    return packer.pack(_written(reply, form))
+    return msgpack.packb(_written(reply, form), use_bin_type=True)  # pyrefly: ignore[bad-return]
 
 
 def dump(reply: object) -> bytes:

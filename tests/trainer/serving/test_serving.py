@@ -282,7 +282,9 @@ class Gate:
 
 def told(policy: Policy, text: str) -> bytes:
     data = {**observed(policy), policy.data_config.language: [text]}
-    return msgpack.packb({"endpoint": "get_action", "data": data}, default=npy)
+    packed = msgpack.packb({"endpoint": "get_action", "data": data}, default=npy)
+    assert packed is not None
+    return packed
 
 
 def test_clients_take_turns_and_one_that_floods_or_vanishes_stops_nobody(policy):

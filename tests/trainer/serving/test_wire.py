@@ -60,6 +60,13 @@ def npy(array: np.ndarray) -> dict[str, Any]:
     return {"__ndarray_class__": True, "as_npy": file.getvalue()}
 
 
+def packed_by(value: Any, default: Any = None) -> bytes:
+    """``value`` in msgpack."""
+    packed = msgpack.packb(value, default=default)
+    assert packed is not None
+    return packed
+
+
 ARRAYS = [
     np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3),
     np.asfortranarray(np.arange(6.0).reshape(2, 3)),
@@ -71,7 +78,7 @@ ARRAYS = [
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda each: each.dtype.str)
 def test_arrays_arrive_as_they_were_sent(array):
-    packed = msgpack.packb({"npy": npy(array), "parts": array}, default=msgpack_numpy.encode)
+    packed = packed_by({"npy": npy(array), "parts": array}, msgpack_numpy.encode)
     written = json.dumps({"json": array}, default=json_numpy.default).encode()
     for found in [*unpack(packed)[0].values(), *parse(written).values()]:
         np.testing.assert_array_equal(found, array)
@@ -113,33 +120,33 @@ def parts(**changes: Any) -> dict[Any, Any]:
     }
 
 
-HOSTILE = {
+HOSTILE: dict[str, tuple[bytes, str]] = {
     "torch.save": (saved_by_torch(), "can run code"),
     "pickle": (pickle.dumps({"endpoint": "ping"}), "can run code"),
     "old pickle": (pickle.dumps({"endpoint": "ping"}, 0), "not readable"),
-    "objects in npy": (msgpack.packb({"a": objects()}), "unpickled"),
-    "objects in msgpack_numpy": (msgpack.packb({"a": parts(kind=b"O", type="|O")}), "unpickled"),
-    "object dtype": (msgpack.packb({"a": parts(type="|O")}), "unpickled"),
-    "structure": (msgpack.packb({"a": parts(kind=b"V", type=[["a", "<f4"]])}), "unpickled"),
-    "a petabyte in npy": (msgpack.packb({"a": header("(1000000, 1000000, 1000)")}), "bytes; 0 came"),
-    "a petabyte in parts": (msgpack.packb({"a": parts(shape=[1_000_000, 1_000_000])}), "bytes; 2 came"),
-    "negative shape": (msgpack.packb({"a": parts(shape=[-1, -2])}), "none negative"),
-    "true as a size": (msgpack.packb({"a": parts(shape=[True, 2])}), "whole numbers"),
-    "many axes": (msgpack.packb({"a": parts(shape=[1] * 40)}), "at most"),
-    "wide text dtype": (msgpack.packb({"a": parts(type="<U99999999")}), "dtype"),
-    "code in the header": (msgpack.packb({"a": header("__import__('os').abort()")}), "np.save"),
-    "deep header": (msgpack.packb({"a": header("(" * 900 + ")" * 900)}), "np.save"),
-    "long header": (msgpack.packb({"a": header("(" + "1," * 5000 + ")")}), "np.save"),
-    "nested dtype": (msgpack.packb({"a": header("(1,)", "[('a', 'O')]")}), "dtype"),
+    "objects in npy": (packed_by({"a": objects()}), "unpickled"),
+    "objects in msgpack_numpy": (packed_by({"a": parts(kind=b"O", type="|O")}), "unpickled"),
+    "object dtype": (packed_by({"a": parts(type="|O")}), "unpickled"),
+    "structure": (packed_by({"a": parts(kind=b"V", type=[["a", "<f4"]])}), "unpickled"),
+    "a petabyte in npy": (packed_by({"a": header("(1000000, 1000000, 1000)")}), "bytes; 0 came"),
+    "a petabyte in parts": (packed_by({"a": parts(shape=[1_000_000, 1_000_000])}), "bytes; 2 came"),
+    "negative shape": (packed_by({"a": parts(shape=[-1, -2])}), "none negative"),
+    "true as a size": (packed_by({"a": parts(shape=[True, 2])}), "whole numbers"),
+    "many axes": (packed_by({"a": parts(shape=[1] * 40)}), "at most"),
+    "wide text dtype": (packed_by({"a": parts(type="<U99999999")}), "dtype"),
+    "code in the header": (packed_by({"a": header("__import__('os').abort()")}), "np.save"),
+    "deep header": (packed_by({"a": header("(" * 900 + ")" * 900)}), "np.save"),
+    "long header": (packed_by({"a": header("(" + "1," * 5000 + ")")}), "np.save"),
+    "nested dtype": (packed_by({"a": header("(1,)", "[('a', 'O')]")}), "dtype"),
     "deep lists": (b"\x91" * 100_000 + b"\xc0", "not readable"),
-    "deep maps": (msgpack.packb({"a": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}), "too deep"),
+    "deep maps": (packed_by({"a": [[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]}), "too deep"),
     "promised list": (b"\xdd\xff\xff\xff\xff", "not readable"),
-    "many lists": (msgpack.packb([[[[]] * 1000] * 1000] * 10), "too many"),
-    "extension": (msgpack.packb(msgpack.ExtType(1, b"abc")), "not readable"),
-    "a list": (msgpack.packb([1]), "is a map"),
-    "number as a key": (msgpack.packb({1: 2}), "texts"),
+    "many lists": (packed_by([[[[]] * 1000] * 1000] * 10), "too many"),
+    "extension": (packed_by(msgpack.ExtType(1, b"abc")), "not readable"),
+    "a list": (packed_by([1]), "is a map"),
+    "number as a key": (packed_by({1: 2}), "texts"),
     "nothing": (b"", "not readable"),
-    "cut short": (msgpack.packb({"endpoint": "ping"})[:-1], "not readable"),
+    "cut short": (packed_by({"endpoint": "ping"})[:-1], "not readable"),
     "65 MiB": (b"\xc6\x04\x10\x00\x00" + b"x" * (65 * 1024**2), "at most"),
 }
 
@@ -165,7 +172,7 @@ def test_a_hostile_message_is_refused_in_words_and_takes_no_memory(name):
         (b"[1]", "is a map"),
         (b'{"a": {"__numpy__": "!", "dtype": "<f4", "shape": [1]}}', "base64"),
         (b'{"a": {"__numpy__": "AAAA", "dtype": "O", "shape": [1]}}', "unpickled"),
-        (b'{"a": {"__numpy__": "AAAA", "dtype": "<f4", "shape": [99999999, 9999999]}}', "3 came"),
+        (b'{"a": {"__numpy__": "AAAA", "dtype": "<f4", "shape": [9999999, 9999999]}}', "3 came"),
         (b'{"a": {"__numpy__": "AAAA", "dtype": [["a", "O"]], "shape": [1]}}', "dtype"),
         (b"\xff\xfe", "not JSON"),
         (b"1" * 5000, "not JSON"),
@@ -188,7 +195,7 @@ DOCUMENTS = st.recursive(
 
 
 @settings(max_examples=300, deadline=None)
-@given(DOCUMENTS.map(msgpack.packb) | st.binary(max_size=200), st.integers(0, 200), st.integers(0, 255))
+@given(DOCUMENTS.map(packed_by) | st.binary(max_size=200), st.integers(0, 200), st.integers(0, 255))
 def test_any_message_is_read_or_refused(message, place, byte):
     changed = bytearray(message)
     if changed:
