@@ -158,11 +158,16 @@ class ContainerTraining:
         while True:
             lines = 0
             try:
-                for line in reader.read(follow=ended is None):
+                if away is not None:
+                    # Not left to the log: the trainer may say nothing for long.
+                    self._container.reload()
                     answered()
+                    self._send_owed()
+                for line in reader.read(follow=ended is None):
                     lines += 1
                     give(line)
-                answered()
+                    if self._owed:
+                        self._send_owed()
                 # A broken connection ends like a finished one. What was there at the end is complete when reading it
                 # once more brings nothing.
                 if ended is not None and not lines:

@@ -233,12 +233,15 @@ def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
         try:
             for step in (40, 80, 120):
                 until(lambda step=step: step in steps(seen))
+                if step == 120:
+                    # On a busy machine all steps come at once, and the follower may still wait after an earlier cut.
+                    until(lambda: not warnings(seen) or "is back" in warnings(seen)[-1])
                 before = len(warnings(seen))
                 forward.cut()
                 if step == 120:
                     until(lambda before=before: len(warnings(seen)) > before)
                 forward.mend()
-            until(lambda: 200 in steps(seen))
+            until(lambda: 200 in steps(seen) and "is back" in warnings(seen)[-1])
         finally:
             training.terminate()
 
@@ -249,8 +252,31 @@ def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
     assert outcome.exit_code == 143
     assert steps(events) == list(range(1, 201))
     assert any("does not answer" in message for message in warnings(events)) and "is back" in warnings(events)[-1]
-    assert not isinstance(events[-1], WarningEvent)  # it was said as soon as the daemon was back
     assert training.log.read_text().splitlines() == ["x" * 40_000, *(f"step {n}" for n in range(1, 201))]
+    assert bench.left() == []
+    forward.cut()
+
+
+def test_a_stop_asked_for_while_the_daemon_is_away_is_sent_once_it_is_back(bench: Bench):
+    forward = Proxy(SOCKET)
+    bench.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{forward.port}"
+    training = bench.start(count=1, wait=True)
+    seen: list[Event] = []
+
+    def cut() -> None:
+        until(lambda: steps(seen))
+        forward.cut()
+        try:
+            training.terminate()
+            until(lambda: warnings(seen))
+        finally:
+            forward.mend()
+
+    cutting = threading.Thread(target=cut, daemon=True)
+    cutting.start()
+    outcome, events = followed(training, seen.append)
+    cutting.join(PATIENCE)
+    assert outcome.exit_code == 143 and "is back" in warnings(events)[-1]
     assert bench.left() == []
     forward.cut()
 
