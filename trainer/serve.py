@@ -70,7 +70,7 @@ def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> t
     if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         raise UsageError(
             f"--host {arguments.host} listens beyond this machine, and {TOKEN} is not set.",
-            f"Set {TOKEN} (`openssl rand -hex 16` makes one) for the clients to send as api_token, or leave --host out.",
+            f"Set {TOKEN} (`openssl rand -hex 16` makes one) for clients to send as api_token, or leave --host out.",
         )
     return address, token
 
