@@ -116,4 +116,6 @@ def _texts(name: str, value: object, samples: int) -> list[str]:
         raise RequestError(f"{name} must be a list of {samples} text{'s' if samples > 1 else ''}, one for each sample.")
     if any(len(each) > LONGEST_INSTRUCTION for each in found):
         raise RequestError(f"{name} is longer than {LONGEST_INSTRUCTION} characters.")
+    if any("\ud800" <= letter <= "\udfff" for each in found for letter in each):
+        raise RequestError(f"{name} has a character that is not Unicode.")
     return found

@@ -108,7 +108,7 @@ def parse(body: bytes) -> dict[str, Any]:
 
 def pack(reply: object, form: Form) -> bytes:
     """A reply of ZMQ."""
-    return msgpack.packb(_written(reply, form), use_bin_type=True)  # pyrefly: ignore[bad-return]
+    return msgpack.packb(_written(reply, form), use_bin_type=True, unicode_errors="replace")  # pyrefly: ignore[bad-return]
 
 
 def dump(reply: object) -> bytes:

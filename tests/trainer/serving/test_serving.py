@@ -236,6 +236,8 @@ def changed(policy: Policy, which: str, change: Any) -> dict[str, Any]:
         ("state", lambda each: np.zeros((1, 1000)), "1000"),
         ("annotation", lambda each: ["x" * 1001], "longer than"),
         ("annotation", lambda each: 7, "list of texts"),
+        ("annotation", lambda each: np.frombuffer(b"\xff\xff\xff\xff", "<U1"), "not Unicode"),
+        ("annotation", lambda each: np.frombuffer(b"\x00\xd8\x00\x00", "<U1"), "not Unicode"),
         ("annotation", lambda each: ["a", "b"], "a list of 1 text"),
     ],
 )
