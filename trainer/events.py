@@ -45,6 +45,10 @@ class ProgressEvent(_Event):
     """Times the data was gone through; a share of them at first."""
     samples_per_second: float | None = None
     eta_seconds: float | None = None
+    memory_bytes: int | None = None
+    """The most memory that the engine's process has had so far."""
+    gpu_memory_bytes: int | None = None
+    """The most that its tensors have had of the GPU so far; None on a CPU."""
 
 
 class SavedEvent(_Event):

@@ -23,7 +23,7 @@ from trainer.config.argv import Resolved, require_engine_can, resolve_values
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
-from trainer.errors import StoreError, UsageError
+from trainer.errors import PippaError, StoreError, UsageError
 from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.importers.generations import require_trainable
 from trainer.runner.run_spec_builder import new_spec
@@ -104,12 +104,25 @@ class Training:
         share = machine.trainings_per_gpu()
         with self.hold(machine.gpus(request.launcher), spec.config.num_gpus, share, self._say("wait")) as gpus:
             interrupted = self.step("training", f"training {spec.run_id}", lambda: self._launch(spec, gpus))
+        if not interrupted:  # who pressed Ctrl-C does not wait for it; `pippa report` makes it at any time
+            self._keep_page(spec.run_id)
         try:
             return Trained(build_report(self.store, spec.run_id), interrupted)
         except StoreError:
             if not interrupted:
                 raise
             raise KeyboardInterrupt from None  # it ended by Ctrl-C, and the store was away before
+
+    def _keep_page(self, run_id: str) -> None:
+        """Draw the run's page. What goes wrong with it is a warning: the training is done and safe."""
+        try:
+            from flows.views.run_page import keep_page
+
+            keep_page(self.store, run_id, pippa_home() / "runs" / run_id)
+        except Exception as error:
+            said = error.message if isinstance(error, PippaError) else f"{type(error).__name__}: {error}"
+            hint = f"`pippa report {run_id}` tries it again."
+            self.observe(WarningEvent(message=f"The run's page was not made: {said}", hint=hint))
 
     def _known_spec(self) -> RunSpec | None:
         """The spec of a run that the store knows; the very same request again is the same run, started once more."""

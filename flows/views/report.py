@@ -18,7 +18,7 @@ from trainer.config.presets import goal_of
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
 from trainer.evaluation.verdict import Verdict, verdict
-from trainer.events import CheckpointEvent, ErrorEvent, ProgressEvent, WarningEvent, parse_event
+from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.runner.wandb_setup import URL_FILE
 from trainer.store import registry, runs
 from trainer.store.evaluation import Evaluation
@@ -26,6 +26,8 @@ from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
 VARIANCE = "action_variance"
+PAGE = "report/report.html"
+"""Where the page of a run (``flows.views.run_page``) lies in its record, and in its folder."""
 
 
 class CheckpointLine(BaseModel):
@@ -58,6 +60,8 @@ class Report(BaseModel):
     """On what the alias ``<preset>/best`` was decided, where it is one of this run's."""
     plots: list[str]
     """Files on this machine, or keys in the object store when the run was elsewhere."""
+    page: str = ""
+    """Its page on this machine; empty where there is none here."""
     log: str
     offline_wandb: bool
     """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
@@ -93,8 +97,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
     home = home or pippa_home()
     spec = runs.read_spec(store, run_id)
     state = runs.read_state(store, run_id)
-    content = runs.read_file(store, run_id, "events.jsonl") or b""
-    events = [event for line in content.decode(errors="replace").splitlines() if (event := parse_event(line))]
+    events = read_events(store, run_id)
     losses = [event.loss for event in events if isinstance(event, ProgressEvent) and event.loss is not None]
     uploaded = {event.step: event.bytes_uploaded for event in events if isinstance(event, CheckpointEvent)}
     error = next((event for event in reversed(events) if isinstance(event, ErrorEvent)), None)
@@ -130,12 +133,19 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         judged=verdict(evaluations, goal_of(spec.preset)),
         best_rests_on=registry.rests_on(store, best) if is_best else "",
         plots=_plots(store, folder, run_id),
+        page=str(folder / PAGE) if _here(folder / PAGE) else "",
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
         offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
         exit_code=state.exit_code if state else None,
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
     )
+
+
+def read_events(store: ObjectStore, run_id: str) -> list[Event]:
+    """What a run has said, as far as the store has it."""
+    content = runs.read_file(store, run_id, "events.jsonl") or b""
+    return [event for line in content.decode(errors="replace").splitlines() if (event := parse_event(line))]
 
 
 def _plots(store: ObjectStore, folder: Path, run_id: str) -> list[str]:
@@ -195,7 +205,9 @@ def next_command(report: Report) -> str:
 
 def _looks(report: Report) -> Mapping[str, str]:
     """Where to look further."""
-    looks: dict[str, str] = {}
+    looks: dict[str, str] = {"page": f"pippa report {report.run_id} --open"}
+    if report.page:
+        looks["page"] = f"{shown(report.page)}\n{looks['page']}"
     if report.plots:
         looks["plots"] = "\n".join(shown(plot) for plot in report.plots)
         if not Path(report.plots[0]).is_absolute():

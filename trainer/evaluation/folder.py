@@ -106,7 +106,8 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
         say=lambda what: print(what, file=sys.stderr),  # noqa: T201 - a person reads stderr
     )
     if options.report_dir:
-        write_report(options.report_dir, options.model_path, found, trajectories)
+        cameras = checkpoint.data_config.keys("video")
+        write_report(options.report_dir, options.model_path, found, trajectories, reader, cameras)
     emit(
         EvaluationEvent(
             step=checkpoint_step(options.model_path),

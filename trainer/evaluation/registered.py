@@ -214,7 +214,7 @@ def measure(
         say=lambda what: places.say(f"{entry.name}: {what}"),
     )
     if report is not None:
-        write_report(report, folder, found, trajectories)
+        write_report(report, folder, found, trajectories, reader, checkpoint.data_config.keys("video"))
     return found
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainer.events import Event, ProgressEvent, divergence
@@ -73,5 +76,8 @@ class EmitProgress(TrainerCallback):
                 epoch=round(state.epoch, 2) if state.epoch is not None else None,
                 samples_per_second=round(samples_per_step / seconds_per_step, 2) if known else None,
                 eta_seconds=round((state.max_steps - state.global_step) * seconds_per_step, 1) if known else None,
+                memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+                * (1 if sys.platform == "darwin" else 1024),
+                gpu_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
             )
         )

@@ -14,6 +14,7 @@ import pytest
 from tests.support.registered import another, tiny_checkpoint
 from trainer.config.run_spec import new_run_id
 from trainer.errors import UsageError
+from trainer.evaluation.recorded import RecordedEpisode, strip_name
 from trainer.evaluation.run import RunOptions, evaluate_run
 from trainer.evaluation.verdict import on_common
 from trainer.events import Emitter, EvaluationEvent, parse_event
@@ -81,6 +82,13 @@ def test_every_checkpoint_of_a_run_is_evaluated_the_last_one_in_full(
     report = json.loads((tmp_path / "report/evaluations.json").read_text())
     assert report["verdict"]["level"] == "not" and set(report["checkpoints"]) == {"30", "60"}
     assert (tmp_path / "report/open_loop_episode_0.png").is_file()
+    # What the page of the run is drawn from.
+    recorded = RecordedEpisode.model_validate_json((tmp_path / "report/open_loop_episode_0.json").read_bytes())
+    assert [each.name for each in recorded.joints] == [each.name for each in found[60].joints]
+    errors = [(d - p) ** 2 for each in recorded.joints for d, p in zip(each.demonstrated, each.predicted, strict=True)]
+    assert sum(errors) / len(errors) == pytest.approx(recorded.mse, rel=1e-3)
+    assert recorded.cameras == ["ego_view"] and recorded.shown == recorded.asked
+    assert (tmp_path / "report" / strip_name(0, 0)).is_file()
     # What was pulled for it is gone, the dataset stays in the cache.
     assert not list((tmp_path / "home/tmp").iterdir()) and not (tmp_path / "home/cache/checkpoint").exists()
 
