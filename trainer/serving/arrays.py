@@ -24,7 +24,7 @@ LARGEST_HEADER = 500
 
 _MAGIC = b"\x93NUMPY\x01\x00"
 _HEADER = re.compile(
-    rb"\{'descr': '([^']{1,20})', 'fortran_order': (True|False), "
+    rb"\{'descr': '([!-&(-~]{1,20})', 'fortran_order': (True|False), "
     rb"'shape': \(((?:\d{1,12}, ?){0,40}(?:\d{1,12})?)\), \} *\n"
 )
 _PLAIN = re.compile(r"[<>=|]?(?:b1|[iu][1248]|f[248]|U\d{1,5})")
