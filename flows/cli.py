@@ -43,6 +43,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("train", "PRESET [--flag …]", "train a preset, keep every checkpoint"),
     Command("sweep", "PRESET --flag A B …", "train every combination of values"),
     Command("evaluate", "NAME …", "evaluate checkpoints: did they learn the task?"),
+    Command("serve", "NAME", "serve a checkpoint to robots"),
     Command("report", "RUN", "write a run's page: verdict, curves, open loop"),
     Command("presets list", "", "list the presets"),
     Command("presets show", "PRESET", "show every value of a preset, and why"),

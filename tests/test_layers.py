@@ -53,6 +53,8 @@ ROOMS = {
         "trainer.importers",
         "trainer.runner",
     },
+    # The policy itself is handed to it.
+    "trainer.serving": {"trainer.data", "trainer.gr00t"},
     "flows.launch": {"flows.embedded"},
     "flows.embedded": set(),
     "flows.views": set(),

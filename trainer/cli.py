@@ -24,6 +24,7 @@ usage: trainer COMMAND …
   prepare base-model NAME  import a base model into the object store
   finetune [--flag …]      the native engine alone, with upstream's flags
   evaluate [--flag …]      evaluate one checkpoint, open loop
+  serve NAME               serve a checkpoint to robots
   doctor                   check this machine: devices, versions, object store
   --version
 
@@ -88,7 +89,7 @@ def _dispatch(argv: list[str]) -> int:
             return run(rest)
         case "prepare":
             return _prepare(rest)
-        case "finetune" | "evaluate":
+        case "finetune" | "evaluate" | "serve":
             return importlib.import_module(f"trainer.{command}").main(rest)
         case "doctor":
             return _doctor(rest)
@@ -100,7 +101,7 @@ def _dispatch(argv: list[str]) -> int:
             return ExitCode.DONE
     import difflib
 
-    near = difflib.get_close_matches(command, ["run", "prepare", "finetune", "evaluate", "doctor"], n=1)
+    near = difflib.get_close_matches(command, ["run", "prepare", "finetune", "evaluate", "serve", "doctor"], n=1)
     hint = f"Did you mean `trainer {near[0]}`?" if near else "`trainer --help` lists the commands."
     raise UsageError(f"There is no command `trainer {command}`.", hint)
 

@@ -1,0 +1,156 @@
+"""``trainer serve CHECKPOINT``: the policy server."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from trainer.command_line import Parser
+from trainer.config.settings import secret_from
+from trainer.errors import PippaError, UsageError
+from trainer.events import Emitter, PhaseEvent
+from trainer.stop_signals import stop_signals
+
+if TYPE_CHECKING:
+    from trainer.gr00t.policy import Policy
+    from trainer.serving.service import Service
+
+HOST = "127.0.0.1"
+PORT = 5555
+HTTP_PORT = 8000
+TOKEN = "PIPPA_SERVE_TOKEN"  # noqa: S105 - a variable's name
+SHORTEST_TOKEN = 16
+
+
+def add_arguments(parser: Parser) -> None:
+    """The arguments, for ``trainer serve`` and ``pippa serve``."""
+    parser.add_argument("checkpoint", metavar="NAME", help="RUN/STEP, RUN (its newest), an alias, or a folder")
+    parser.add_argument(
+        "--host", default=HOST, help=f"address to listen on [{HOST}]; beyond loopback {TOKEN} is required"
+    )
+    parser.add_argument("--port", type=int, default=PORT, help=f"port for ZMQ clients [{PORT}]; 0 takes a free one")
+    parser.add_argument(
+        "--http-port", type=int, default=HTTP_PORT, help=f"port for HTTP [{HTTP_PORT}]; 0 takes a free one"
+    )
+    parser.add_argument("--data-config", help="of a folder that does not know its own, as one of Isaac-GR00T")
+    parser.add_argument("--embodiment-tag", help="the same")
+    parser.add_argument("--denoising-steps", type=int, help="steps of the sampler; default: the checkpoint's (4)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Serve until a signal ends it, which is the exit code 128 + its number (``trainer.errors.ExitCode``)."""
+    parser = Parser("trainer serve", description="Serve a checkpoint to GR00T's clients, over ZMQ and HTTP.")
+    add_arguments(parser)
+    serve(parser.parse_args(argv))
+
+
+def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
+    """The address to listen on, and the token. Raises ``UsageError`` before anything is loaded."""
+    for flag, port in (("--port", arguments.port), ("--http-port", arguments.http_port)):
+        if not 0 <= port <= 65535:
+            raise UsageError(f"{flag} is {port}.", "Ports go up to 65535; 0 takes a free one.")
+    if arguments.port == arguments.http_port != 0:
+        raise UsageError(f"--port and --http-port are both {arguments.port}.", "Give them two ports.")
+    try:
+        address = str(socket.getaddrinfo(arguments.host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--host {arguments.host} is no address of this machine.", f"Try --host {HOST}.") from error
+    token = secret_from(environ, TOKEN)
+    if token is not None and len(token) < SHORTEST_TOKEN:
+        raise UsageError(f"{TOKEN} is shorter than {SHORTEST_TOKEN} characters.", "Make one: `openssl rand -hex 16`.")
+    if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        raise UsageError(
+            f"--host {arguments.host} listens beyond this machine, and {TOKEN} is not set.",
+            f"Set {TOKEN} (`openssl rand -hex 16` makes one) for clients to send as api_token, or leave --host out.",
+        )
+    return address, token
+
+
+def serve(arguments: Namespace) -> NoReturn:
+    """Pull, verify, load and warm up the checkpoint, then serve it. Raises ``PippaError``, and ``SystemExit``."""
+    address, token = required(arguments)
+    for number in stop_signals():
+        signal.signal(number, _stop)
+    policy = _loaded(arguments)
+    from trainer.serving.service import Service
+
+    _listen(Service(policy, token), arguments, address, token)
+
+
+def _loaded(arguments: Namespace) -> Policy:
+    from trainer.gr00t.base_model import N15, generation_in
+    from trainer.gr00t.checkpoint import find_checkpoint
+    from trainer.gr00t.policy import Policy
+    from trainer.serving.service import warm_up
+
+    name = arguments.checkpoint
+    _say(f"Loading {name}.")
+    # One of the registry is of N1.5: no other is trained.
+    generation = generation_in(Path(name)) if Path(name).is_dir() else None
+    if generation not in (None, N15):
+        raise UsageError(f"{name} is a checkpoint of {generation}.", "`pippa serve` serves checkpoints of GR00T N1.5.")
+    checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
+    policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
+    _say("Warming up.")
+    warm_up(policy)
+    return policy
+
+
+def _listen(service: Service, arguments: Namespace, address: str, token: str | None) -> NoReturn:
+    import zmq
+
+    from trainer.serving.over_http import HttpServer
+    from trainer.serving.over_zmq import ZmqServer
+
+    shown = f"[{address}]" if ":" in address else address
+    try:
+        robots = ZmqServer(service, f"tcp://{shown}:{arguments.port}")
+    except zmq.ZMQError as error:
+        raise _taken("--port", address, arguments.port, str(error)) from error
+    try:
+        web = HttpServer(service, address, arguments.http_port)
+    except OSError as error:
+        raise _taken("--http-port", address, arguments.http_port, error.strerror or str(error)) from error
+    threads = [
+        threading.Thread(target=run, name=name, daemon=True)
+        for name, run in (("model", service.turns.run), ("zmq", robots.run), ("http", web.serve_forever))
+    ]
+    for thread in threads:
+        thread.start()
+    _say(
+        f"Serving {arguments.checkpoint} at tcp://{shown}:{robots.port} (ZMQ) and http://{shown}:{web.server_port} "
+        f"(POST /act), {'with a token' if token else 'without a token'}. Ctrl-C ends it."
+    )
+    try:
+        while all(thread.is_alive() for thread in threads):
+            threads[0].join(1.0)
+        raise PippaError("A thread of the server ended.", "Its log says why; start it again.")
+    finally:
+        service.turns.close()  # who waits is told
+        robots.close()
+        for thread in threads[:2]:
+            thread.join(2.0)
+
+
+def _taken(flag: str, address: str, port: int, reason: str) -> UsageError:
+    return UsageError(f"Can't listen on {address}, port {port}: {reason}.", f"Give another port with {flag}.")
+
+
+def _stop(number: int, _frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+def _say(message: str) -> None:
+    sys.stderr.write(message + "\n")
+    sys.stderr.flush()
+    if not sys.stdout.isatty():
+        Emitter()(PhaseEvent(phase="serve", message=message))

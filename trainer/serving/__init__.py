@@ -1,0 +1,1 @@
+"""The policy server: the wire formats of GR00T's clients, and one model behind them."""

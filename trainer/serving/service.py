@@ -1,0 +1,108 @@
+"""The endpoints, whatever a request comes by: ``ping``, ``get_action``, ``get_modality_config`` and ``reset``."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import Hashable, Mapping
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trainer.data.data_config import DataConfig
+from trainer.errors import PippaError
+from trainer.serving.arrays import RequestError
+from trainer.serving.observation import checked, flat, is_nested, nested_actions, without_batch
+from trainer.serving.turns import Turns
+from trainer.serving.wire import ModalityConfig
+
+if TYPE_CHECKING:
+    from trainer.gr00t.policy import Policy
+
+log = logging.getLogger(__name__)
+
+ENDPOINTS = ("ping", "get_action", "get_modality_config", "reset")
+PING = {"status": "ok", "message": "Server is running"}
+
+
+class Acting(Protocol):
+    """What is served: ``trainer.gr00t.policy.Policy``."""
+
+    data_config: DataConfig
+
+    def get_action(self, observation: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+        """``action.<key>`` [H, D] for a flat observation, with a batch axis where that has one."""
+        ...
+
+
+class Service:
+    """One policy, for all clients."""
+
+    def __init__(self, policy: Acting, token: str | None = None) -> None:
+        self.policy = policy
+        self.turns = Turns()
+        self._token = token
+
+    def authorise(self, given: object) -> None:
+        """Raise ``RequestError`` where a token is required, and ``given`` is another."""
+        if self._token is None:
+            return
+        offered = given if isinstance(given, str) else ""
+        if not hmac.compare_digest(offered.encode("utf-8", "replace"), self._token.encode()):
+            raise RequestError(
+                "Unauthorized: this server requires its token (api_token, or Authorization: Bearer).", 401
+            )
+
+    def act(self, client: Hashable, size: int, observation: object) -> Future[Any]:
+        """The reply to ``get_action``, once it is the turn of ``client``. Raises ``RequestError``."""
+        if not isinstance(observation, dict):
+            raise RequestError("get_action needs an observation, a map of keys to arrays.")
+        nested = is_nested(observation)
+        given, samples = checked(flat(observation) if nested else observation, self.policy.data_config)
+        alone = nested and samples == 1  # a policy without states can't tell a batch
+        if nested and samples is None:
+            raise RequestError("A nested observation has a batch axis: images [B, 1, H, W, 3], states [B, 1, D].")
+        if alone:
+            given = without_batch(given)
+
+        def predict() -> Any:
+            actions = self.policy.get_action(given)
+            return nested_actions(actions, batched=not alone) if nested else actions
+
+        return self.turns.ask(client, size, predict)
+
+    def modality_config(self, *, nested: bool) -> dict[str, ModalityConfig]:
+        """Steps and keys by modality; the keys of flat observations begin with the modality's name."""
+        config = self.policy.data_config
+        keys = {"video": list(config.video), "state": config.keys("state"), "action": config.keys("action")}
+        found = {}
+        for modality, names in keys.items():
+            steps = list(range(config.action_horizon)) if modality == "action" else [0]
+            named = list(names) if nested else [f"{modality}.{name}" for name in names]
+            found[modality] = ModalityConfig(delta_indices=steps, modality_keys=named)
+        found["language"] = ModalityConfig(delta_indices=[0], modality_keys=[config.language])
+        return found
+
+
+def explained(error: BaseException) -> str:
+    """What a client is told of ``error``. What a client did not cause is logged in full and told in short."""
+    if isinstance(error, PippaError):
+        return f"{error.message} {error.hint}".strip()
+    if isinstance(error, RequestError):
+        return str(error)
+    log.error("A request failed.", exc_info=error)
+    return f"The server failed: {type(error).__name__}. Its log says more."
+
+
+def warm_up(policy: Policy) -> None:
+    """Predict once from black images: the first prediction takes longest."""
+    modalities, config = policy.metadata.modalities, policy.data_config
+    observation: dict[str, Any] = {config.language: [""]}
+    for key in config.video:
+        width, height = modalities.video[key].resolution
+        observation[f"video.{key}"] = np.zeros((1, height, width, 3), np.uint8)
+    for key in config.keys("state"):
+        observation[f"state.{key}"] = np.zeros((1, *modalities.state[key].shape))
+    policy.get_action(observation)
