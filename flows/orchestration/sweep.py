@@ -1,4 +1,4 @@
-"""A sweep: the trainings of a grid, each one a ``pippa train`` in a process of its own, and what is known of them.
+"""A sweep: the trainings of a grid, each a separate ``pippa train`` process, and what is known of them.
 
 A sweep's runs are those of its W&B group, and a run belongs to the point with its configuration: the store, or the
 team's Prefect server, is all that a sweep remembers. Trainings wait for GPUs as any others do; here is decided only how

@@ -7,6 +7,7 @@ matplotlib is imported when something is drawn.
 from __future__ import annotations
 
 import io
+import math
 import os
 import re
 import warnings
@@ -27,6 +28,7 @@ COLOURS = 8
 """``--c0`` to ``--c7`` of the page's style; with more lines they begin again."""
 MOST_POINTS = 400
 """Of a line; more can't be told apart at the width of a page."""
+MOST_DRAWN = 1e100
 # Stand-ins that matplotlib takes for colours, and that become the page's variables in the SVG.
 _VARIABLES = {"#0a0b01": "--ink", "#0a0b02": "--muted", "#0a0b03": "--grid"} | {
     f"#0a0c{number:02x}": f"--c{number}" for number in range(COLOURS)
@@ -79,8 +81,8 @@ def line_chart(
 ) -> Markup:
     """A chart of ``lines`` as an ``<svg>`` of ``width`` × ``height`` in the page's pixels.
 
-    ``marks`` are thin verticals, such as the steps of checkpoints; ``right`` are lines on an axis of their own at the
-    right. With ``log`` the left axis is logarithmic where all values are positive.
+    ``marks`` are thin verticals, such as the steps of checkpoints; ``right`` are lines on a second axis at the right.
+    With ``log`` the left axis is logarithmic where all values are positive.
     """
     figure, axis = _figure(width, height)
     with _drawing():
@@ -107,7 +109,7 @@ def small_chart(lines: Sequence[Line], dots: Points = (), *, least: float = 0.0)
     with _drawing():
         _draw(axis, lines)
         if dots:
-            axis.plot(*zip(*dots, strict=True), "o", color=_colour(1), markersize=2.5)
+            axis.plot(*zip(*_drawable(dots), strict=True), "o", color=_colour(1), markersize=2.5)
         low, high = axis.get_ylim()
         if high - low < least:
             axis.set_ylim((low + high - least) / 2, (low + high + least) / 2)
@@ -149,12 +151,17 @@ def _colour(number: int | None) -> str:
     return _MUTED if number is None else f"#0a0c{number % COLOURS:02x}"
 
 
+def _drawable(points: Points) -> Points:
+    """``points`` with gaps where a training diverged: matplotlib fails on an axis of 1e308."""
+    return [(x, y if abs(y) < MOST_DRAWN else math.nan) for x, y in points]
+
+
 def _draw(axis: Axes, lines: Sequence[Line]) -> None:
     for line in lines:
         if not line.points:
             continue
         axis.plot(
-            *zip(*thinned(line.points), strict=True),
+            *zip(*_drawable(thinned(line.points)), strict=True),
             color=_colour(line.colour),
             linestyle="--" if line.dashed else "-",
             linewidth=1.1 if line.dashed else 1.5,

@@ -210,7 +210,7 @@ def _commands(report: Report, shown: int) -> dict[str, str]:
 def _episodes(store: ObjectStore, run_id: str, step: int, steps: Sequence[int]) -> list[EpisodeView]:
     """The open-loop plots of a checkpoint, from its evaluation's own files."""
     files = set(runs.list_files(store, run_id, "report"))
-    # An evaluation by `pippa evaluate` has a folder of its own; the run's own of the last checkpoint is at the top.
+    # An evaluation by `pippa evaluate` has a separate folder; the run's own of the last checkpoint is at the top.
     folder = f"report/checkpoint-{step}"
     if not any(file.startswith(f"{folder}/") for file in files):
         if step != max(steps, default=0):

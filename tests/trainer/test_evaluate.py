@@ -99,7 +99,9 @@ def test_protocol_and_error_are_upstreams(demo_dataset: Path, tiny: Path, asked:
     assert [episode["mse"] for episode in report["episodes"]] == pytest.approx(errors, rel=1e-12)
     assert [episode["episode"] for episode in report["episodes"]] == [1, 2]
     assert {file.name for file in (tmp_path / "report").iterdir()} == {
-        "evaluation.json", "loss.png", "open_loop_episode_1.png", "open_loop_episode_2.png",
+        "evaluation.json", "loss.png",
+        "open_loop_episode_1.png", "open_loop_episode_1.json", "open_loop_episode_1_camera_0.webp",
+        "open_loop_episode_2.png", "open_loop_episode_2.json", "open_loop_episode_2_camera_0.webp",
     }  # fmt: skip
 
 

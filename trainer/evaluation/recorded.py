@@ -14,7 +14,7 @@ MOST_BYTES = 32 << 20
 class RecordedJoint(BaseModel):
     """One action dimension over an episode, in its own unit."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     name: str
     unit: str | None = None
@@ -25,7 +25,7 @@ class RecordedJoint(BaseModel):
 class RecordedEpisode(BaseModel):
     """``open_loop_episode_<episode>.json`` of a report."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, ser_json_inf_nan="constants")
 
     episode: int
     trained_on: bool
@@ -34,7 +34,7 @@ class RecordedEpisode(BaseModel):
     """Frames at which the policy was asked."""
     joints: list[RecordedJoint]
     cameras: list[str] = Field(default=[], max_length=16)
-    """The cameras' keys; of each there is a strip of pictures in a file of its own (``strip_name``)."""
+    """The cameras' keys; of each there is a strip of pictures in another file (``strip_name``)."""
     shown: list[int] = []
     """The frames in each strip, those at which the policy was asked or some of them."""
 

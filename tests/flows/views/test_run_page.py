@@ -173,6 +173,18 @@ def test_the_page_tells_all_of_a_run_with_the_verdict_first(object_store, tmp_pa
         assert position >= 0, each
 
 
+def test_a_diverged_policy_has_a_page(object_store, tmp_path):
+    spec = run_of(object_store, tmp_path)
+    checkpoint(object_store, spec, tmp_path, 400)
+    wrong = [math.nan, math.inf, -math.inf, 1e308, -1e308, 0.5]
+    joint = RecordedJoint(name="elbow", unit="rad", demonstrated=[0.1 * n for n in range(6)], predicted=wrong)
+    found = RecordedEpisode(episode=3, trained_on=False, mse=math.nan, asked=[0, 3], joints=[joint])
+    keep_episode(object_store, 400, found, b"webp")
+    ended(object_store, [*PROGRESS, {"event": "progress", "step": 400, "of": 400, "loss": 1e308, "lr": 0.1}])
+    page = Read(build_page(object_store, RUN))
+    assert "Episode 3 (held-out): MSE nan" in page.text and "elbow (rad)" in page.text
+
+
 def test_what_is_missing_is_said(object_store, tmp_path):
     run_of(object_store, tmp_path)
     text = Read(build_page(object_store, RUN)).text
