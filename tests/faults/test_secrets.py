@@ -52,6 +52,7 @@ def test_the_settings_that_are_secret_are_known_by_their_names():
         "PIPPA_S3_SECRET_KEY",
         "PREFECT_API_AUTH_STRING",
         "PIPPA_POSTGRES_PASSWORD",
+        "PIPPA_SERVE_TOKEN",
     }
 
 
