@@ -27,7 +27,7 @@ NOW = timedelta(0)
 
 
 def test_collections_without_a_pause_let_every_writer_through(checkpoints, object_store):
-    """Two collectors that begin again at once, for as long as it takes to register 20 checkpoints."""
+    """Two collectors that begin again at once, for as long as it takes to register 50 checkpoints."""
     runs.write_state(object_store, checkpoints.spec.run_id, runs.RunState(status="running"))
     done, rounds = threading.Event(), []
 
@@ -40,12 +40,12 @@ def test_collections_without_a_pause_let_every_writer_through(checkpoints, objec
     for each in collectors:
         each.start()
     try:
-        entries = checkpoints.register(*range(1, 21))
+        entries = checkpoints.register(*range(1, 51))
     finally:
         done.set()
         for each in collectors:
             each.join()
-    assert len(entries) == 20 and len(rounds) > 2
+    assert len(entries) == 50 and len(rounds) > 2
     assert registry.list_checkpoints(object_store) == entries
     for entry in entries:
         assert snapshots.verify(object_store, entry.snapshot) == []

@@ -16,7 +16,7 @@ from flows.launch.docker import container_handle as container_module
 from flows.launch.docker import container_secrets
 from flows.launch.docker.container_handle import ContainerTraining
 from flows.launch.docker.launcher import DockerLauncher
-from flows.launch.follow import TrainerLostError, can_heal, failure
+from flows.launch.follow import Outcome, TrainerLostError, can_heal, failure
 from flows.launch.launchers import get_launcher
 from tests.flows.launch.conftest import Bench, followed
 from tests.support.proxy import Proxy
@@ -52,6 +52,17 @@ def when(kind: type[Event], do: Callable[[], object]) -> Callable[[Event], None]
 def stop_at(training: ContainerTraining, kind: type[Event] = ProgressEvent) -> Callable[[Event], None]:
     """SIGTERM at an event of ``kind``. Before its first words the first process of a container ignores it."""
     return when(kind, training.terminate)
+
+
+def followed_while(
+    do: Callable[[], object], training: ContainerTraining, seen: list[Event]
+) -> tuple[Outcome, list[Event]]:
+    """Follow to the end, each event into ``seen``, while ``do`` runs beside it."""
+    beside = threading.Thread(target=do, daemon=True)
+    beside.start()
+    found = followed(training, seen.append)
+    beside.join(PATIENCE)
+    return found
 
 
 def test_events_and_words_arrive_and_nothing_is_left(bench: Bench):
@@ -245,10 +256,7 @@ def test_a_broken_connection_loses_no_event_and_repeats_none(bench: Bench):
         finally:
             training.terminate()
 
-    cutting = threading.Thread(target=cut, daemon=True)
-    cutting.start()
-    outcome, events = followed(training, seen.append)
-    cutting.join(PATIENCE)
+    outcome, events = followed_while(cut, training, seen)
     assert outcome.exit_code == 143
     assert steps(events) == list(range(1, 201))
     assert any("does not answer" in message for message in warnings(events)) and "is back" in warnings(events)[-1]
@@ -272,10 +280,7 @@ def test_a_stop_asked_for_while_the_daemon_is_away_is_sent_once_it_is_back(bench
         finally:
             forward.mend()
 
-    cutting = threading.Thread(target=cut, daemon=True)
-    cutting.start()
-    outcome, events = followed(training, seen.append)
-    cutting.join(PATIENCE)
+    outcome, events = followed_while(cut, training, seen)
     assert outcome.exit_code == 143 and "is back" in warnings(events)[-1]
     assert bench.left() == []
     forward.cut()
