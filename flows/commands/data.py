@@ -169,8 +169,10 @@ def _fitting(name: str) -> list[DataConfig]:
 
 def print_overview(screen: Console, found: Overview) -> None:
     """How much a dataset has."""
-    hours = "" if found.hours is None else f" · {found.hours:.2f} h at {found.fps:g} fps"
-    screen.print(f"  {found.episodes:,} episodes · {found.frames:,} frames{hours}")
+    hours = found.hours
+    long = "" if hours is None else f" · {hours:.1f} hours" if hours >= 1 else f" · {hours * 60:.1f} minutes"
+    rate = f" at {found.fps:g} fps" if found.fps else ""
+    screen.print(f"  {found.episodes:,} episodes · {found.frames:,} frames{long}{rate}")
     screen.print(f"  cameras: {escape(', '.join(found.cameras)) or 'none'}", soft_wrap=True)
     shown = [escape(task) for task in found.tasks[:TASKS_SHOWN]]
     more = len(found.tasks) - len(shown)

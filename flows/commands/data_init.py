@@ -49,7 +49,10 @@ def init(arguments: Namespace) -> int:
         files[output] = to_toml(proposal.config)
     for file, text in files.items():
         screen.print(f"\n[bold]{escape(str(file))}[/]\n{escape(text.rstrip())}", soft_wrap=True)
-    dataset, config = shlex.quote(str(arguments.path)), proposal.config.name
+    given = arguments.path
+    # A bare word would be a name in the store.
+    dataset = shlex.quote(f"./{given}" if len(given.parts) == 1 and str(given)[0] not in "./~" else str(given))
+    config = proposal.config.name
     if not proposal.is_built_in:
         config = shlex.quote(str(output))
     if files and not _agreed(yes=arguments.yes):

@@ -22,6 +22,9 @@ TASK_KEY = "human.task_description"
 _LANGUAGE = ("task_description", "task", "instruction", "language", "coarse_action")
 """Words in the names of annotations that are instructions, the likeliest first."""
 
+WIDEST_STATE = 64
+"""Dimensions; the width of the state encoder of N1.5's base model, which is not resized."""
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -65,7 +68,7 @@ def fitting_configs(modality: Modality, others: Sequence[DataConfig] = ()) -> li
 def propose(folder: Path, name: str) -> Proposal:
     """The files that the dataset in ``folder`` lacks; ``name`` is that of a data config of its own.
 
-    Raises ``DatasetError`` when it has no action, no camera or no instruction that could be used.
+    Raises ``DatasetError`` when it has no state, action, camera or instruction that could be used.
     """
     info = described(folder)
     reasons: list[str] = []
@@ -76,7 +79,7 @@ def propose(folder: Path, name: str) -> Proposal:
         modality = load_modality(folder)
         reasons.append("meta/modality.json is there and stays as it is.")
     cameras = _cameras_together(info, modality, folder, reasons.append)
-    if writes and _is_so_arm(info, modality):
+    if writes and _is_so_arm(modality):
         modality, cameras = _named_as_built_in(modality, cameras, reasons.append)
     if built_in := _built_in(info, modality, cameras, writes=writes):
         if writes:  # the instruction under the name that the data config has for it
@@ -85,8 +88,8 @@ def propose(folder: Path, name: str) -> Proposal:
         without = f"; it does not use {', '.join(dict.fromkeys(unused))}" if unused else ""
         reasons.append(f"Data config: the built-in {built_in.name} has these cameras, states and actions{without}.")
         return Proposal(modality, writes, built_in, reasons)
-    config = _own(info, modality, cameras, name, folder)
-    reasons.append("Data config: no built-in one has these keys. All states and actions, each scaled to its range.")
+    reasons.append("Data config: no built-in one has these keys. Each state and action is scaled to its range.")
+    config = _own(modality, cameras, name, folder, reasons.append)
     return Proposal(modality, writes, config, reasons)
 
 
@@ -103,7 +106,7 @@ def _modality(info: Info, folder: Path, explain: Callable[[str], None]) -> Modal
             if column == main:
                 slices, reason = parts_of(_names(info.features[column]), width, robot)
             else:
-                key = column.removeprefix(f"{main}.").removeprefix("observation.").replace(".", "_")
+                key = column.removeprefix(f"{main}.").removeprefix("observation.")
                 slices, reason = {key: (0, width)}, f"{width} dimensions in a column of their own"
             for key, (start, end) in slices.items():
                 entries[key] = StateActionEntry(start=start, end=end, original_key=None if column == main else column)
@@ -207,7 +210,7 @@ def _cameras_together(info: Info, modality: Modality, folder: Path, explain: Cal
     return by_size[size]
 
 
-def _is_so_arm(info: Info, modality: Modality) -> bool:
+def _is_so_arm(modality: Modality) -> bool:
     arm = {"single_arm": 5, "gripper": 1}
     return all({key: entry.width for key, entry in part.items()} == arm for part in (modality.state, modality.action))
 
@@ -258,7 +261,7 @@ def _rotations_are_known(config: DataConfig, modality: Modality) -> bool:
     )
 
 
-def _own(info: Info, modality: Modality, cameras: list[str], name: str, folder: Path) -> DataConfig:
+def _own(modality: Modality, cameras: list[str], name: str, folder: Path, explain: Callable[[str], None]) -> DataConfig:
     annotation = _likeliest(modality.keys("annotation"))
     if annotation is None:
         raise DatasetError(
@@ -267,15 +270,25 @@ def _own(info: Info, modality: Modality, cameras: list[str], name: str, folder: 
         )
     if not modality.action:
         raise DatasetError(f"{folder / 'meta/modality.json'}: no action.", "Add the slices of the action.")
-    width = {kind: sum(e.width for e in getattr(modality, kind).values()) for kind in ("state", "action")}
+    states: dict[str, StateActionEntry] = {}
+    for key, entry in modality.state.items():
+        if sum(each.width for each in states.values()) + entry.width <= WIDEST_STATE:
+            states[key] = entry
+        else:
+            explain(f"State {key}: left out, the model takes {WIDEST_STATE} dimensions.")
+    if not states:
+        raise DatasetError(
+            f"{folder / 'meta'}: no state of at most {WIDEST_STATE} dimensions; there are "
+            f"{', '.join(f'{key} {entry.width}' for key, entry in modality.state.items()) or 'none'}.",
+            "Write meta/modality.json by hand, with the slices that matter (docs/data.md).",
+        )
     return DataConfig(
         name=f"{name}_own" if name in DATA_CONFIGS else name,
         video=tuple(cameras),
-        state=_features(modality.state),
+        state=_features(states),
         action=_features(modality.action),
         language=f"annotation.{annotation}",
-        max_state_dim=max(64, width["state"]),
-        max_action_dim=max(32, width["action"]),
+        max_action_dim=max(32, sum(entry.width for entry in modality.action.values())),
     )
 
 
