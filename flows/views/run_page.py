@@ -1,6 +1,6 @@
 """The page of a run: one self-contained HTML file, the verdict first (docs/report.md).
 
-It is made afresh from what the object store has, so that it shows evaluations that came later too.
+It is drawn from what the object store has now, so it shows later evaluations too.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ WAITING_EACH = 4
 
 
 class ZmqServer:
-    """A ROUTER socket: each client has a queue of its own, and ZMQ takes from them in turn."""
+    """A ROUTER socket: each client has its own queue, and ZMQ takes from them in turn."""
 
     def __init__(self, service: Service, address: str) -> None:
         """Listen on ``address``, such as ``tcp://127.0.0.1:5555``. Raises ``zmq.ZMQError``."""

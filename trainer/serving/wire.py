@@ -35,7 +35,7 @@ from trainer.serving.arrays import (
 
 DEEPEST = 16
 MOST_ITEMS = 20_000
-"""Entries of lists and maps in a request. Arrays count as one: each entry by itself takes memory of its own."""
+"""Entries of lists and maps in a request. Arrays count as one: each separate entry takes memory."""
 LONGEST_LIST = 1024
 
 
