@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from trainer.data.body_parts import parts_of
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.data_config import DataConfig, Feature, Normalisation
 from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info, load_modality
-from trainer.data.meta_files import read_json
+from trainer.data.meta_files import first_problem, read_json
 from trainer.errors import DatasetError
 
 TASK_KEY = "human.task_description"
@@ -125,7 +127,9 @@ def _modality(info: Info, folder: Path, explain: Callable[[str], None]) -> Modal
 
 def _annotations(info: Info, folder: Path, explain: Callable[[str], None]) -> dict[str, SourceEntry]:
     columns = [name for name in info.features if name.startswith("annotation.")]
-    column = _likeliest(columns) or ("task_index" if "task_index" in info.features else None)
+    numbered = ["task_index"] if "task_index" in info.features else []
+    # An annotation that is called neither a task nor an instruction may be anything: GR1's have a label `validity`.
+    column = next(iter([*_instructions(columns), *numbered, *columns]), None)
     if column is None:
         raise DatasetError(
             f"{folder / 'meta/info.json'}: no column has the instruction: neither `task_index` nor `annotation.…`.",
@@ -262,7 +266,8 @@ def _rotations_are_known(config: DataConfig, modality: Modality) -> bool:
 
 
 def _own(modality: Modality, cameras: list[str], name: str, folder: Path, explain: Callable[[str], None]) -> DataConfig:
-    annotation = _likeliest(modality.keys("annotation"))
+    annotations = modality.keys("annotation")
+    annotation = next(iter([*_instructions(annotations), *annotations]), None)
     if annotation is None:
         raise DatasetError(
             f"{folder / 'meta/modality.json'}: no annotation, hence no instruction.",
@@ -282,14 +287,20 @@ def _own(modality: Modality, cameras: list[str], name: str, folder: Path, explai
             f"{', '.join(f'{key} {entry.width}' for key, entry in modality.state.items()) or 'none'}.",
             "Write meta/modality.json by hand, with the slices that matter (docs/data.md).",
         )
-    return DataConfig(
-        name=f"{name}_own" if name in DATA_CONFIGS else name,
-        video=tuple(cameras),
-        state=_features(states),
-        action=_features(modality.action),
-        language=f"annotation.{annotation}",
-        max_action_dim=max(32, sum(entry.width for entry in modality.action.values())),
-    )
+    try:
+        return DataConfig(
+            name=f"{name}_own" if name in DATA_CONFIGS else name,
+            video=tuple(cameras),
+            state=_features(states),
+            action=_features(modality.action),
+            language=f"annotation.{annotation}",
+            max_action_dim=max(32, sum(entry.width for entry in modality.action.values())),
+        )
+    except ValidationError as error:
+        raise DatasetError(
+            f"{folder / 'meta'}: its names can't be those of a data config ({first_problem(error)}).",
+            "Write meta/modality.json by hand, with plain keys and original_key (docs/data.md).",
+        ) from error
 
 
 def _features(entries: Mapping[str, StateActionEntry]) -> tuple[Feature, ...]:
@@ -299,10 +310,6 @@ def _features(entries: Mapping[str, StateActionEntry]) -> tuple[Feature, ...]:
     return tuple(Feature(key, scaling(entry)) for key, entry in entries.items())
 
 
-def _likeliest(names: Sequence[str]) -> str | None:
-    """The one that is the instruction, of the names of annotations."""
-    for word in _LANGUAGE:
-        for name in names:
-            if word in name:
-                return name
-    return names[0] if names else None
+def _instructions(names: Sequence[str]) -> list[str]:
+    """Those of the ``names`` of annotations that say that they are the instruction, the likeliest first."""
+    return [name for word in _LANGUAGE for name in names if word in name]

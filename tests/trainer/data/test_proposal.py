@@ -138,6 +138,20 @@ def test_a_gr1_and_what_is_beside_its_state(tmp_path: Path) -> None:
     assert "does not use left_leg, neck, right_leg" in " ".join(proposal.reasons)
 
 
+def test_a_label_is_no_instruction_and_a_name_that_is_no_key_is_said(tmp_path: Path) -> None:
+    folder = make_so101(tmp_path / "so101", ("left", "right"))
+    file = folder / "meta/info.json"
+    info = json.loads(file.read_text())
+    info["features"]["annotation.human.validity"] = info["features"]["task_index"]
+    file.write_text(json.dumps(info))
+    proposal = propose(folder, "mine")
+    assert proposal.config.language == "annotation.human.task_description"
+    assert proposal.modality.column("annotation", "human.task_description") == "task_index"
+    file.write_text(json.dumps(info).replace("images.left", "images.left "))
+    with pytest.raises(DatasetError, match="'left ' is not a key"):
+        propose(folder, "mine")
+
+
 def test_v3_and_a_modality_that_is_there(tmp_path: Path) -> None:
     v2 = make_so101(tmp_path / "v2", ("laptop", "phone"))
     to_v3(v2, tmp_path / "v3")
