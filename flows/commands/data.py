@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shlex
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rich.console import Console
 from rich.markup import escape
@@ -27,15 +28,21 @@ from flows.views.terminal import size
 from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
-from trainer.data.configs import DataConfig, declared
+from trainer.data.configs import DataConfig, declared, declared_here
 from trainer.data.problem import Problem
-from trainer.errors import DamagedObjectError, ExitCode, UsageError
+from trainer.errors import DamagedObjectError, DatasetError, ExitCode, UsageError
+from trainer.importers.names import Folder
 from trainer.importers.origin import changes_text, origin_text
+
+if TYPE_CHECKING:
+    from trainer.data.overview import Overview
 
 SOURCES = (
     "OWNER/NAME[@REVISION] of the Hugging Face hub, git+https://…@REF#FOLDER, s3://BUCKET/PREFIX, ./FOLDER, "
     "robot_sim.PickNPlace (Isaac-GR00T's demo data), synthetic.PickNPlace"
 )
+
+TASKS_SHOWN = 5
 
 
 def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
@@ -44,7 +51,9 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     add_json(parser)
     parser = add("data check", check, description="Check a dataset folder against a data config, before training.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    parser.add_argument("--data-config", required=True, type=declared, help="name, or a file such as my_robot.toml")
+    parser.add_argument(
+        "--data-config", type=declared, help="name, or a file such as my_robot.toml (default: one that fits)"
+    )
     DataOptions.add_to(parser)
     parser = add("data push", push, description="Import a dataset folder into the object store.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
@@ -109,14 +118,65 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str, *, as_json: 
 
 
 def check(arguments: Namespace) -> int:
-    """``pippa data check PATH --data-config X``"""
-    found = check_folder(str(arguments.path), arguments.data_config, DataOptions.of(arguments))
-    screen = console()
-    screen.print(f"[green]✓[/] {escape(str(arguments.path))} can be trained on with {arguments.data_config}.")
+    """``pippa data check PATH [--data-config X]``"""
+    from trainer.data.overview import overview
+    from trainer.data.proposal import described
+
+    name, screen = str(arguments.path), console()
+    config = arguments.data_config
+    if config is None:
+        fitting = _fitting(name)
+        config = declared(fitting[0])
+        if others := ", ".join(map(str, fitting[1:])):
+            screen.print(f"[dim]{escape(others)} would fit, too: --data-config says which is meant.[/]", soft_wrap=True)
+    found = check_folder(name, config, DataOptions.of(arguments))
+    folder = Folder(name).existing()
+    screen.print(f"[green]✓[/] {escape(name)} can be trained on with {escape(str(config))}.")
+    print_overview(screen, overview(folder, described(folder)))
     print_warnings(screen, found.warnings)
     for change in found.changes:
         screen.print(f"  {escape(change)} on import; the folder stays as it is.")
     return ExitCode.DONE
+
+
+def _fitting(name: str) -> list[DataConfig]:
+    """The data configs that fit the dataset folder ``name``: built-in ones, and files of the current folder.
+
+    Raises ``DatasetError`` where there is none, with what the dataset has.
+    """
+    from trainer.data.dataset_meta import load_modality
+    from trainer.data.known_robots import MODALITIES, fitting_name
+    from trainer.data.overview import overview
+    from trainer.data.proposal import described, fitting_configs
+
+    folder = Folder(name).existing()
+    info = described(folder)
+    if (folder / "meta/modality.json").exists():
+        modality = load_modality(folder)
+    else:  # that of a known arm is added on import
+        known = fitting_name(info)
+        modality = MODALITIES[known] if known else None
+    found = [] if modality is None else fitting_configs(modality, declared_here())
+    if not found:
+        print_overview(console(), overview(folder, info))
+        lacks = "it has no meta/modality.json" if modality is None else "it has other cameras or joints"
+        raise DatasetError(
+            f"No data config fits {name}: {lacks}.",
+            f"`pippa data init {shlex.quote(name)}` proposes what is missing.",
+        )
+    return found
+
+
+def print_overview(screen: Console, found: Overview) -> None:
+    """How much a dataset has."""
+    hours = found.hours
+    long = "" if hours is None else f" · {hours:.1f} hours" if hours >= 1 else f" · {hours * 60:.1f} minutes"
+    rate = f" at {found.fps:g} fps" if found.fps else ""
+    screen.print(f"  {found.episodes:,} episodes · {found.frames:,} frames{long}{rate}")
+    screen.print(f"  cameras: {escape(', '.join(found.cameras)) or 'none'}", soft_wrap=True)
+    shown = [escape(task) for task in found.tasks[:TASKS_SHOWN]]
+    more = len(found.tasks) - len(shown)
+    screen.print(f"  tasks: {' · '.join(shown) or 'none'}{f' · {more} more' if more else ''}", soft_wrap=True)
 
 
 def push(arguments: Namespace) -> int:
@@ -179,7 +239,6 @@ class CheckedFolder(NamedTuple):
 def check_folder(name: str, data_config: str | DataConfig | None, options: DataOptions) -> CheckedFolder:
     """Check the dataset folder ``name``, with a bar while it takes its time. Raises ``DatasetError``."""
     from trainer.importers import downloads_folder
-    from trainer.importers.names import Folder
     from trainer.importers.normalize_dataset import normalized
 
     folder, work = Folder(name).existing(), downloads_folder(pippa_home())

@@ -6,6 +6,7 @@ because the order decides what each projector input means.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -17,7 +18,16 @@ from trainer.data.config_module import from_module
 from trainer.data.data_config import DataConfig, Feature, Normalisation
 from trainer.errors import UsageError
 
-__all__ = ["DATA_CONFIGS", "PROJECTOR_INDEX", "DataConfig", "Feature", "Normalisation", "declared", "get_data_config"]
+__all__ = [
+    "DATA_CONFIGS",
+    "PROJECTOR_INDEX",
+    "DataConfig",
+    "Feature",
+    "Normalisation",
+    "declared",
+    "declared_here",
+    "get_data_config",
+]
 
 PROJECTOR_INDEX: Mapping[str, int] = MappingProxyType(
     {"gr1": 24, "oxe_droid": 17, "agibot_genie1": 26, "new_embodiment": 31}
@@ -87,6 +97,15 @@ def declared(name: str | DataConfig) -> str | DataConfig:
     """
     config = get_data_config(name)
     return config.name if DATA_CONFIGS.get(config.name) == config else config
+
+
+def declared_here() -> list[DataConfig]:
+    """The data configs that files of the current folder declare; other files are passed over."""
+    found = []
+    for name in _files_here():
+        with contextlib.suppress(UsageError):
+            found.append(_own(read_file(Path(name))))
+    return found
 
 
 def _own(config: DataConfig) -> DataConfig:

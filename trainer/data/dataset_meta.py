@@ -382,7 +382,7 @@ def load_modality(path: Path) -> Modality:
         path / "meta/modality.json",
         Modality,
         "GR00T needs this file beside LeRobot's own: it names the slices of observation.state and action, the cameras "
-        "and the annotations. For an SO-100 or SO-101 copy Isaac-GR00T's examples/SO-100/so100_dualcam__modality.json.",
+        "and the annotations. `pippa data init PATH` proposes it.",
     )
 
 

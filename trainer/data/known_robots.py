@@ -51,7 +51,13 @@ def fitting_modality(folder: Path, data_config: str | DataConfig | None) -> Moda
                 "or declare a data config with the same names.",
             )
         return MODALITIES[wanted]
-    return next((modality for modality in MODALITIES.values() if not _differences(info, modality)), None)
+    known = fitting_name(info)
+    return MODALITIES[known] if known else None
+
+
+def fitting_name(info: Info) -> str | None:
+    """The data config whose modality here has the cameras and dimensions of ``info``; None when there is none."""
+    return next((name for name, modality in MODALITIES.items() if not _differences(info, modality)), None)
 
 
 def to_json(modality: Modality) -> str:

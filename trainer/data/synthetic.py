@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.data.body_parts import GR1_JOINTS
 from trainer.data.statistics import statistics_of
 from trainer.data.synthetic_scene import HEIGHT, OBJECTS, WIDTH, Arm, Scene
 from trainer.errors import UsageError
@@ -24,16 +25,7 @@ DIMENSIONS = 44
 CAMERA = "observation.images.ego_view"
 TASK_COLUMN = "annotation.human.action.task_description"
 VALIDITY_COLUMN = "annotation.human.validity"
-SLICES: dict[str, tuple[int, int]] = {
-    "left_arm": (0, 7),
-    "left_hand": (7, 13),
-    "left_leg": (13, 19),
-    "neck": (19, 22),
-    "right_arm": (22, 29),
-    "right_hand": (29, 35),
-    "right_leg": (35, 41),
-    "waist": (41, 44),
-}
+SLICES = GR1_JOINTS
 """GR1's joints, in radians, in state and action alike."""
 
 HOME = np.array([206.0, 236.0])

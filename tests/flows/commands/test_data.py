@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from flows.cli import main
+from tests.support.lerobot_v3 import to_v3
 from tests.support.so101 import make_so101
 from trainer.data.config_file import to_json
 from trainer.data.configs import DATA_CONFIGS
@@ -50,6 +51,39 @@ def test_a_dataset_from_anywhere_to_the_store_and_back(pippa, tmp_path, object_s
     assert code == 2 and "Did you mean mine.json?" in err
     code, out, _ = pippa("data", "check", "table", "--data-config", "so100_dualcam")
     assert code == 0 and "meta/modality.json added on import" in out
+
+
+def test_a_dataset_that_nothing_fits_is_proposed_what_it_lacks(pippa, tmp_path):
+    folder = make_so101(tmp_path / "kitchen", ("left", "right"), episodes=1)
+    modality, declaration = folder / "meta/modality.json", tmp_path / "kitchen.toml"
+    code, out, err = pippa("data", "check", "kitchen")
+    assert code == 3 and "`pippa data init kitchen`" in err and "1 episodes · 12 frames" in out
+    code, out, _ = pippa("data", "init", "kitchen")  # no terminal, no --yes
+    assert code == 0 and "pippa data init ./kitchen --yes" in out and '"single_arm"' in out
+    assert not modality.exists() and not declaration.exists()
+
+    declaration.write_text("something = 1\n")
+    code, _, err = pippa("data", "init", "kitchen", "--yes")
+    assert code == 2 and "not overwritten" in err and "--output" in err
+    assert declaration.read_text() == "something = 1\n" and not modality.exists()
+
+    code, out, _ = pippa("data", "init", "kitchen", "--yes", "--output", "mine.toml")
+    assert code == 0 and "pippa data check ./kitchen --data-config mine.toml" in out
+    written = modality.read_bytes()
+    code, out, _ = pippa("data", "check", "kitchen")
+    assert code == 0 and "can be trained on with mine" in out
+    assert "cameras: observation.images.left 64x48, observation.images.right 64x48" in out
+    assert "tasks: Grab pens and place into pen holder." in out
+    code, out, _ = pippa("data", "init", "kitchen", "--output", "mine.toml")
+    assert code == 0 and "Nothing is missing" in out and modality.read_bytes() == written
+
+
+def test_a_known_arm_needs_no_data_config_in_either_layout(pippa, tmp_path):
+    v2 = make_so101(tmp_path / "v2")
+    to_v3(v2, tmp_path / "v3")
+    for name in ("v2", "v3"):
+        code, out, _ = pippa("data", "check", name)
+        assert code == 0 and "can be trained on with so100_dualcam" in out and "2 episodes · 24 frames" in out
 
 
 def test_base_models_are_listed_with_where_they_came_from(pippa, tmp_path):

@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.so101 import make_so101
 from tests.support.training import Training
 from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS
+from trainer.data.known_robots import to_json
+from trainer.data.proposal import propose
 from trainer.errors import UsageError
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.policy import Policy
@@ -59,3 +62,14 @@ def test_another_horizon_and_width_train_and_load_back(training: MakeTraining, d
 def test_a_wider_state_than_the_models_is_refused(training: MakeTraining, declared: Callable[..., str]) -> None:
     with pytest.raises(UsageError, match="max_state_dim 80"):
         training("wider", data_config=declared("wider", max_state_dim=80)).run()
+
+
+def test_what_is_proposed_for_a_dataset_trains(training: MakeTraining, tmp_path: Path) -> None:
+    folder = make_so101(tmp_path / "robot", ("left", "right"), episodes=1)
+    proposal = propose(folder, "robot")
+    (folder / "meta/modality.json").write_text(to_json(proposal.modality))
+    (tmp_path / "robot.toml").write_text(to_toml(proposal.config))
+    config = str(tmp_path / "robot.toml")
+    trained = training("proposed", dataset_path=[folder], data_config=config, max_steps=2)
+    assert trained.run() == 0 and trained.steps == [2]
+    assert Policy(trained.checkpoint(2), device="cpu").data_config == proposal.config

@@ -84,8 +84,8 @@ def _check_keys(path: Path, modality: Modality, config: DataConfig) -> Iterator[
             return
         yield Problem(
             message,
-            f"No built-in data config fits: give meta/modality.json the names {config.name} expects, or declare a "
-            "data config of your own (--data-config module.path:NAME).",
+            f"No built-in data config fits: give meta/modality.json the names {config.name} expects, or take a "
+            "data config of your own, which `pippa data init PATH` proposes.",
         )
 
 
