@@ -23,6 +23,7 @@ from bench.flops import step_flops
 from bench.loops.gate import peak_mb
 from bench.loops.upstream_way import OPTIMIZER, STEP, compute_what_nobody_reads
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.data.collate import Collator
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.data.synthetic import make_synthetic
@@ -194,6 +195,7 @@ def make_trainer(
         model=bench.model,
         args=arguments,
         train_dataset=bench.dataset,
+        data_collator=Collator(bench.processor),
         processor=bench.processor,
         experiment_cfg=bench.folder / "experiment_cfg",
         callbacks=list(callbacks),

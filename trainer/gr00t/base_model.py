@@ -33,13 +33,31 @@ class Generation(NamedTuple):
     No revision is pinned: the repositories state none to rely on. What is fetched is checked against the model (the
     image token's id), and a base model in the store keeps the files it was taken in with, and their commit.
     """
+    adam_beta1: float
+    """AdamW's first beta in upstream's training."""
+    undecayed: tuple[str, ...]
+    """Names without weight decay in upstream's training, beside those of LayerNorm: patterns, of lower-case names."""
 
     def __str__(self) -> str:
         return f"GR00T {self.name}"
 
 
-N15 = Generation("N1.5", "gr00t_n1_5", "nvidia/GR00T-N1.5-3B", "lerobot/eagle2hg-processor-groot-n1p5")
-N17 = Generation("N1.7", "Gr00tN1d7", "nvidia/GR00T-N1.7-3B", "Qwen/Qwen3-VL-2B-Instruct")
+N15 = Generation(
+    "N1.5",
+    "gr00t_n1_5",
+    official="nvidia/GR00T-N1.5-3B",
+    tokenizer="lerobot/eagle2hg-processor-groot-n1p5",
+    adam_beta1=0.95,
+    undecayed=("bias",),  # transformers 4.51
+)
+N17 = Generation(
+    "N1.7",
+    "Gr00tN1d7",
+    official="nvidia/GR00T-N1.7-3B",
+    tokenizer="Qwen/Qwen3-VL-2B-Instruct",
+    adam_beta1=0.9,
+    undecayed=("bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"),  # transformers 4.57
+)
 GENERATIONS = (N15, N17)
 """Those that pippa knows; N1, N1.6 and N2 have other architectures."""
 

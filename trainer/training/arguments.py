@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from trainer.config.finetune_config import LOGGING_STEPS, FinetuneConfig
 from trainer.forecast import AHEAD_BYTES
+from trainer.gr00t.base_model import N15, Generation
 from trainer.training.devices import under_torchrun
 
 SEED = 42
@@ -20,8 +21,10 @@ SEED = 42
 log = logging.getLogger(__name__)
 
 
-def training_arguments(config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0) -> TrainingArguments:
-    """The ``TrainingArguments`` of ``config``, as upstream's script builds them.
+def training_arguments(
+    config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0, generation: Generation = N15
+) -> TrainingArguments:
+    """The ``TrainingArguments`` of ``config``, as upstream's script for ``generation`` builds them.
 
     ``sample_bytes`` is how much a loaded sample holds (``TrainingDataset.sample_bytes``).
 
@@ -43,7 +46,7 @@ def training_arguments(config: FinetuneConfig, output_dir: Path, sample_bytes: i
         warmup_steps=math.ceil(config.max_steps * config.warmup_ratio),
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",  # upstream's adamw_torch in one pass over the parameters
-        adam_beta1=0.95,
+        adam_beta1=generation.adam_beta1,
         adam_beta2=0.999,
         adam_epsilon=1e-8,
         max_grad_norm=1.0,

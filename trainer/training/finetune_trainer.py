@@ -8,21 +8,21 @@ import shutil
 from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from trainer.data.collate import Collator, finish_images
-from trainer.data.dataset import TrainingDataset
+from trainer.data.collate import finish_images
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
+from trainer.gr00t.base_model import generation_of
 from trainer.gr00t.lora import adapter_state, merged_state, save_adapter
 from trainer.gr00t.n15.model import GR00TN15
-from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.gr00t.weights import save_checkpoint, trained_state
 from trainer.training.checkpoints import STAGING, CheckpointWriter, leave_final_model
@@ -31,10 +31,30 @@ from trainer.training.noise import draw_noise
 from trainer.training.sampler import EpochSampler
 
 
+class TrainingData(Protocol):
+    """A dataset of any generation."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other augmentations."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class Processor(Protocol):
+    """What is saved beside the weights, so that a checkpoint is a base model and a policy by itself."""
+
+    def save_pretrained(self, folder: Path, same_as: Path | None = None) -> None:
+        """Write its files; ``same_as`` is a folder where they are already."""
+        ...
+
+
 class _TellEpoch(TrainerCallback):
     """Tells the sampler (order) and the dataset (augmentation, draws from a mixture) which epoch begins."""
 
-    def __init__(self, sampler: EpochSampler, dataset: TrainingDataset) -> None:
+    def __init__(self, sampler: EpochSampler, dataset: TrainingData) -> None:
         self._sampler = sampler
         self._dataset = dataset
 
@@ -66,14 +86,15 @@ class _TellOfFailedSave(TrainerCallback):
 
 
 class FinetuneTrainer(Trainer):
-    """Trains a ``GR00TN15`` as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
+    """Trains a model of any generation as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
 
     A checkpoint is copied and written while the training goes on (``trainer.training.checkpoints``).
     It appears under its final name ``checkpoint-<step>`` when it is complete; ``train`` returns after the last one has.
 
     Args:
-        processor: Its files are saved beside the weights, so that a checkpoint is a base model and a policy by itself.
-        experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy needs).
+        data_collator: Makes the model's inputs of samples.
+        processor: Its files are saved beside the weights.
+        experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy of N1.5 needs).
         emit: Hears of every checkpoint that is complete.
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
 
@@ -82,11 +103,12 @@ class FinetuneTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: GR00TN15,
+        model: GR00TN15 | Gr00tN1d7,
         args: TrainingArguments,
-        train_dataset: TrainingDataset,
-        processor: EagleProcessor,
-        experiment_cfg: Path,
+        train_dataset: TrainingData,
+        data_collator: Callable[[Any], dict[str, Any]],
+        processor: Processor,
+        experiment_cfg: Path | None,
         callbacks: list[TrainerCallback],
         emit: Callable[[Event], None] = lambda _: None,
         lora: bool = False,
@@ -94,12 +116,16 @@ class FinetuneTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            train_dataset=train_dataset,
-            data_collator=Collator(processor),
+            train_dataset=cast("Dataset[Any]", train_dataset),
+            data_collator=data_collator,
             callbacks=callbacks,
         )
         self._groot = model
-        self._lora = lora
+        generation = generation_of({"model_type": model.config.model_type}, "The model")
+        self._undecayed = generation.undecayed if generation else ()
+        if lora and not isinstance(model, GR00TN15):
+            raise TypeError("Only a model of N1.5 has adapters.")
+        self._adapted = model if lora and isinstance(model, GR00TN15) else None
         self._dataset = train_dataset
         self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
@@ -148,11 +174,12 @@ class FinetuneTrainer(Trainer):
         return sampler
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Parameters weight decay applies to: transformers 4.51's rule, which upstream trains with.
+        """Parameters weight decay applies to, by the rule of the transformers that upstream trains with.
 
-        Newer versions also spare every name with ``norm`` in it, among them Qwen3's RMSNorm weights.
+        For N1.5 that is 4.51's. Newer versions, such as N1.7's, also spare every name with ``norm`` in it, among them
+        Qwen3's RMSNorm weights.
         """
-        return [name for name in get_parameter_names(model, [nn.LayerNorm]) if "bias" not in name]
+        return get_parameter_names(model, [nn.LayerNorm], list(self._undecayed))
 
     def _prepare_input(self, data: Any) -> Any:
         """Move a batch to the training's device without waiting for it.
@@ -253,10 +280,11 @@ class FinetuneTrainer(Trainer):
             torch.distributed.barrier()
         self._saved.add(name)
         if self.args.should_save:
-            experiment_cfg = self._writer.staged(name) / "experiment_cfg"
-            copy_cfg = partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True)
+            if self._experiment_cfg is not None:
+                experiment_cfg = self._writer.staged(name) / "experiment_cfg"
+                parts.append(partial(shutil.copytree, self._experiment_cfg, experiment_cfg, dirs_exist_ok=True))
             self._copies.begin()
-            self._writer.start(name, [partial(self._write_copied, [*parts, copy_cfg])])
+            self._writer.start(name, [partial(self._write_copied, parts)])
 
     @cached_property
     def _weights(self) -> tuple[dict[str, torch.Tensor], set[str]]:
@@ -268,7 +296,7 @@ class FinetuneTrainer(Trainer):
             return
         folder = Path(output_dir) if output_dir else self._output_dir
         folder.mkdir(parents=True, exist_ok=True)
-        state, trained = merged_state(self._groot) if self._lora else self._weights
+        state, trained = merged_state(self._adapted) if self._adapted else self._weights
         # Frozen parameters don't change while they are written.
         copied = self._copies.take("weights", {name: each for name, each in state.items() if name in trained})
         state = {name: copied.get(name, each) for name, each in state.items()}
@@ -277,9 +305,9 @@ class FinetuneTrainer(Trainer):
             partial(save_checkpoint, self._groot, folder, state_dict=state, trained=trained, frozen_from=same),
             partial(self._processor.save_pretrained, folder, same_as=same),
         ]
-        if self._lora:
-            adapter = self._copies.take(ADAPTER, adapter_state(self._groot))
-            parts.append(partial(save_adapter, self._groot, folder / ADAPTER, adapter))
+        if self._adapted:
+            adapter = self._copies.take(ADAPTER, adapter_state(self._adapted))
+            parts.append(partial(save_adapter, self._adapted, folder / ADAPTER, adapter))
         self._write(parts)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:

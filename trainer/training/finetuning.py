@@ -11,6 +11,7 @@ from transformers import set_seed
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.settings import frame_cache_bytes, pippa_home
 from trainer.data.checks import Checked
+from trainer.data.collate import Collator
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.memory import Memory
@@ -135,6 +136,7 @@ def train(
         model=model,
         args=training_arguments(config, output_dir, dataset.sample_bytes),
         train_dataset=dataset,
+        data_collator=Collator(processor),
         processor=processor,
         experiment_cfg=output_dir / "experiment_cfg",
         callbacks=[StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)],

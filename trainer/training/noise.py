@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 
 from trainer.data.dataset import stable_hash
-from trainer.gr00t.n15.action_head import FlowMatchingActionHead
+
+
+class FlowMatching(Protocol):
+    """The action head of any generation: each has its distribution of times."""
+
+    def sample_time(self, batch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Times [batch] of a training step."""
+        ...
 
 
 def draw_noise(
-    head: FlowMatchingActionHead, action: torch.Tensor, *, seed: int, step: int, first: int, samples_per_step: int
+    head: FlowMatching, action: torch.Tensor, *, seed: int, step: int, first: int, samples_per_step: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise [B, T, D] and times [B] for the samples ``first`` … ``first + B - 1`` of optimizer step ``step``.
 

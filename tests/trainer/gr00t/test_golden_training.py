@@ -39,6 +39,7 @@ def make_trainer(model: GR00TN15, folder: Path, **flags: Any) -> finetune_traine
         model=model,
         args=training_arguments(config, folder),
         train_dataset=cast(Any, Twice()),
+        data_collator=cast(Any, None),
         processor=cast(Any, None),
         experiment_cfg=folder,
         callbacks=[],

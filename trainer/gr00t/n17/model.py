@@ -48,15 +48,19 @@ class Gr00tN1d7(GrootModel):
         tune_projector: bool = True,
         tune_diffusion_model: bool = True,
         dtype: torch.dtype | None = None,
+        state_dropout_prob: float | None = None,
     ) -> Gr00tN1d7:
         """Load a base model or checkpoint from a folder or, failing that, the Hugging Face Hub, in eval mode.
 
         Without ``dtype`` all weights are float32, as upstream trains them, whatever the files hold. Inference may give
-        ``torch.bfloat16``. Raises ``UsageError`` that names the file when something is missing, damaged or of another
-        architecture.
+        ``torch.bfloat16``. ``state_dropout_prob`` replaces that of config.json. Raises ``UsageError`` that names the
+        file when something is missing, damaged or of another architecture.
         """
         model = load_checkpoint(cls, resolve_folder(path), dtype or torch.float32)
         model.backbone.reset_buffers()
+        if state_dropout_prob is not None:
+            model.config.checked = model.config.checked.model_copy(update={"state_dropout_prob": state_dropout_prob})
+            model.action_head.config = model.config.checked
         model.set_trainable(tune_llm, tune_visual, tune_projector, tune_diffusion_model)
         return model.eval()
 
