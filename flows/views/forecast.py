@@ -152,7 +152,7 @@ def _rows(found: Plan) -> Iterator[_Row]:
         yield (
             "GPU memory",
             needs.gpu.total,
-            f"{'on each GPU' if config.num_gpus > 1 else ''}{_of_card(found)}".strip(" ()"),
+            f"{'on each GPU' if config.processes > 1 else ''}{_of_card(found)}".strip(" ()"),
         )
         yield from _memory(needs.gpu, config)
         yield "host memory", needs.host, "copies of a checkpoint, frames loaded ahead, libraries"

@@ -231,8 +231,7 @@ class Run:
             if warning:
                 record.emit(warning)
         record.log(f"+ {shlex.join(command)}")
-        samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
-        translator = HfLogParser(config.max_steps, samples) if spec.engine != "native" else None
+        translator = HfLogParser(config.max_steps, config.global_batch) if spec.engine != "native" else None
         try:
             outcome = run_child(
                 command,

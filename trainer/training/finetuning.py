@@ -148,10 +148,20 @@ def train(
     emit(
         PhaseEvent(
             phase="train",
-            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames",
+            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames"
+            f"{_global_batch(config)}",
         )
     )
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     trainer.save_final()
     stop.release()
     return 128 + stop.received if stop.received else ExitCode.DONE
+
+
+def _global_batch(config: FinetuneConfig) -> str:
+    """What one step sees, where that is not --batch-size itself."""
+    if config.global_batch == config.batch_size:
+        return ""
+    factors = {"GPUs": config.num_gpus, "nodes": config.num_nodes, "accumulated": config.gradient_accumulation_steps}
+    product = " × ".join([str(config.batch_size), *(f"{count} {name}" for name, count in factors.items() if count > 1)])
+    return f"; global batch {config.global_batch} = {product}"
