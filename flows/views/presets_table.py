@@ -144,8 +144,8 @@ def overview_table(presets: Sequence[Preset]) -> Table:
         config = preset.config
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of {config.global_batch}, "
-            f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
+            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of "
+            f"{config.global_batch}, {escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
 

@@ -14,8 +14,8 @@ PORT = 29400
 _RANKS = ("PET_NODE_RANK", "SKYPILOT_NODE_RANK", "JOB_COMPLETION_INDEX")
 _COUNTS = ("PET_NNODES", "SKYPILOT_NUM_NODES")
 _HELP = (
-    "Each machine runs the same command, with PET_NODE_RANK (0, 1 …) and PET_MASTER_ADDR, the address of node 0, in its "
-    "environment; SkyPilot and Kubernetes set them. docs/deploy.md."
+    "Each machine runs the same command, with PET_NODE_RANK (0, 1 …) and PET_MASTER_ADDR, the address of node 0, in "
+    "its environment; SkyPilot and Kubernetes set them. docs/deploy.md."
 )
 
 
@@ -32,11 +32,11 @@ class Node:
 
 
 def this_node(num_nodes: int, environ: Mapping[str, str] = os.environ) -> Node:
-    """This machine among ``num_nodes``.
+    """Which of ``num_nodes`` this machine is.
 
-    Its number is ``PET_NODE_RANK`` (what torchrun reads its ``--node-rank`` from; the Kubeflow Trainer sets it), SkyPilot's
-    ``SKYPILOT_NODE_RANK``, or the index of a Kubernetes job. Node 0 is at ``PET_MASTER_ADDR``, or the first of
-    ``SKYPILOT_NODE_IPS``. Raises ``UsageError`` for what is missing or contradicts ``--num-nodes``.
+    Its number is ``PET_NODE_RANK`` (what torchrun reads its ``--node-rank`` from; the Kubeflow Trainer sets it),
+    SkyPilot's ``SKYPILOT_NODE_RANK``, or the index of a Kubernetes job. Node 0 is at ``PET_MASTER_ADDR``, or the first
+    of ``SKYPILOT_NODE_IPS``. Raises ``UsageError`` for what is missing or contradicts ``--num-nodes``.
     """
     if num_nodes == 1:
         return Node()

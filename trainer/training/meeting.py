@@ -54,8 +54,8 @@ class Meeting:
         """The checkpoint of node 0 to go on from, on this machine: on node 0 ``newest`` itself, elsewhere its copy in
         ``folder``. None where the training begins.
 
-        Node 0 decides: its disk may hold a later checkpoint than the object store. The copy goes from machine to machine
-        over a connection that asks for a word only this meeting knows.
+        Node 0 decides: its disk may hold a later checkpoint than the object store. The copy goes from machine to
+        machine over a connection that asks for a word only this meeting knows.
         """
         if self.node.rank == 0:
             offer: dict[str, Any] = {"name": newest and newest.name}
@@ -134,7 +134,7 @@ class Meeting:
             named = f"node{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
             if time.monotonic() > deadline:
                 return {"missing": named}
-            if time.monotonic() - told > GRACE_SECONDS:
+            if time.monotonic() - told > SILENT_SECONDS:
                 self._say(f"Waiting for {named} of {count}.")
                 told = time.monotonic()
             time.sleep(0.2)
@@ -160,7 +160,7 @@ class Meeting:
 class Watch:
     """Tells the others that this machine is alive, and listens for them.
 
-    One thread speaks with node 0, and may hang when that is cut off; the other keeps the time.
+    One thread speaks with node 0, and hangs when that is cut off; the other keeps the time.
     """
 
     def __init__(self, store: TCPStore, node: Node, hosts: list[str]) -> None:
@@ -174,6 +174,9 @@ class Watch:
         self._ended: dict[int, tuple[int, float]] = {}
         """How other nodes ended, and when that was heard here."""
         self._lost: int | None = None
+        self._code: int | None = None
+        """How the training ended here, once it has."""
+        self._told = False
 
     def start(self) -> None:
         """Begin to speak and to listen."""
@@ -185,14 +188,14 @@ class Watch:
 
         When one node ends, the others' processes fail in their next exchange, with nothing to say.
         """
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"end/{self._node.rank}", str(code))
+        self._code = code
         own = code in set(ExitCode) and code not in (ExitCode.FAILED, ExitCode.TERMINATED)
         seconds = 0.0 if own else SILENT_SECONDS + 2 * BEAT_SECONDS
         _until(lambda: self._cause() or self._all_ended(), seconds)
         cause = self._cause()
-        if self._node.rank == 0:  # the store goes with this process: the others must have read it
-            _until(self._all_ended, GRACE_SECONDS + 2 * BEAT_SECONDS)
+        # What is said goes with this process, and on node 0 the store too: the others must have read it.
+        heard = self._all_ended if self._node.rank == 0 else lambda: self._told or self._lost is not None
+        _until(heard, GRACE_SECONDS + 2 * BEAT_SECONDS)
         return None if own else cause
 
     def _all_ended(self) -> bool:
@@ -219,6 +222,9 @@ class Watch:
         store, said, count = self._store, dict[int, bytes](), 0
         try:
             while not self.over.wait(BEAT_SECONDS / 4):
+                if self._code is not None and not self._told:
+                    store.set(f"end/{self._node.rank}", str(self._code))
+                    self._told = True
                 count += 1
                 if count % 4 == 0:
                     store.set(f"beat/{self._node.rank}", str(count))
