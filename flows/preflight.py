@@ -51,6 +51,7 @@ def _of_the_flags(config: FinetuneConfig, launcher: str, engine: Engine) -> Iter
     yield partial(require_engine_can, config, engine)
     if launcher == "process":
         yield partial(require_engine_here, engine)
+    yield partial(_require_one_node, config, launcher)
     yield from (frame_cache_bytes, upload_patience, stop_grace, trainings_per_gpu)
     for name in config.dataset_path:
         yield partial(_require_name, "dataset", name, launcher)
@@ -102,6 +103,15 @@ def _require_name(kind: Kind, name: str, launcher: str) -> None:
         raise UsageError(
             f"{name}: a folder of this machine, and the training runs on another one.",
             f"Push it first: `{push} {name} --name NAME`, then {flag} NAME.",
+        )
+
+
+def _require_one_node(config: FinetuneConfig, launcher: str) -> None:
+    if config.num_nodes > 1 and launcher != "process":
+        raise UsageError(
+            f"--num-nodes {config.num_nodes} with --launcher {launcher}: containers of several machines don't find "
+            "each other.",
+            "Use --launcher process on every machine, or a job of SkyPilot or Kubernetes (docs/deploy.md).",
         )
 
 

@@ -157,6 +157,13 @@ class FinetuneConfig(BaseModel):
         return self.batch_size * self.processes * self.gradient_accumulation_steps
 
     @property
+    def global_batch_formula(self) -> str:
+        """The global batch and what makes it: ``32 = 8 × 2 GPUs × 2 nodes``."""
+        factors = {"GPUs": self.num_gpus, "nodes": self.num_nodes, "accumulated": self.gradient_accumulation_steps}
+        product = [str(self.batch_size), *(f"{count} {name}" for name, count in factors.items() if count > 1)]
+        return str(self.global_batch) + (f" = {' × '.join(product)}" if len(product) > 1 else "")
+
+    @property
     def data_options(self) -> DataOptions:
         """How the datasets are read."""
         return DataOptions(video_alignment=self.video_alignment, recompute_statistics=self.recompute_statistics)

@@ -23,6 +23,9 @@ from trainer.store import jobs, runs
 from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
 
+JOB_HELP = (
+    "id of the scheduler's job that this command is: the same job started again, or on several nodes, is the same run"
+)
 WAIT_SECONDS = 1800.0
 """How long node 0 may take to bring dataset and base model into the store, and to say what the run is."""
 _POLL_SECONDS = 2.0

@@ -33,7 +33,7 @@ from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
 from trainer.runner.engine_command import data_config_argument, engine_command, engine_environ, program
 from trainer.runner.hf_log_parser import HfLogParser
-from trainer.runner.joining import join, join_job, require_job
+from trainer.runner.joining import JOB_HELP, join, join_job, require_job
 from trainer.runner.nodes import this_node
 from trainer.runner.parent_watch import child_environment, die_with_parent
 from trainer.runner.placement import DEVICE_FIELDS, placed
@@ -45,9 +45,6 @@ from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store
 
-JOB_HELP = (
-    "id of the scheduler's job that this command is: the same job started again, or on several nodes, is the same run"
-)
 _EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
 
 

@@ -203,9 +203,7 @@ class Watch:
 
     def _cause(self) -> PippaError | None:
         if self._lost is not None:
-            return EngineError(
-                f"{self._named(self._lost)} was lost: nothing was heard of it for {SILENT_SECONDS:.0f} s.", _HINT
-            )
+            return EngineError(f"{self._named(self._lost)} was lost: nothing is heard of it any more.", _HINT)
         for rank, (code, _) in sorted(self._ended.items()):
             if code == ExitCode.TERMINATED:
                 return EngineError(f"{self._named(rank)} was told to stop, and the training with it.", _HINT)
@@ -241,7 +239,9 @@ class Watch:
     def _listen(self) -> None:
         while not self.over.wait(0.5):
             now = time.monotonic()
-            silent = [rank for rank in self._others if now - self._heard[rank] > SILENT_SECONDS]
+            # Where the training has failed already, less tells that this is the reason.
+            most = SILENT_SECONDS if self._code is None else 5 * BEAT_SECONDS
+            silent = [rank for rank in self._others if now - self._heard[rank] > most]
             if self._lost is None:
                 self._lost = next((rank for rank in silent if rank not in self._ended), None)
             if self._lost is not None or any(
