@@ -188,6 +188,7 @@ class DockerLauncher:
         host = api.create_host_config(
             network_mode=place.network,
             read_only=True,
+            tmpfs=_home(image, place),
             mounts=[
                 *place.mounts,
                 *(Mount(path, None, type="volume", labels={SCRATCH_LABEL: ""}) for path in SCRATCH),
@@ -330,6 +331,14 @@ def _owner(image: Image, place: Placement) -> int:
     """The user id that the container's programs run as: the placement's, or the image's, where a name is ``pippa``."""
     user = place.user.partition(":")[0] or str(image.attrs["Config"].get("User") or "root").partition(":")[0]
     return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
+
+
+def _home(image: Image, place: Placement) -> dict[str, str]:
+    """The folder that ``cache`` and ``runs`` are mounted in, in memory: it holds nothing else that is kept."""
+    if any(mount["Target"] == place.home for mount in place.mounts):
+        return {}
+    owner = _owner(image, place)
+    return {place.home: f"uid={owner},gid={owner},mode=0700"}
 
 
 def _size(environ: Mapping[str, str], name: str) -> int | None:
