@@ -28,9 +28,9 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelling
 
 from flows.orchestration.artifacts import EVENT, resource_of
-from flows.views.run_markdown import without_pictures
 from flows.orchestration.deployments import POOL
 from flows.orchestration.parameters import as_form, given
+from flows.views.run_markdown import without_pictures
 from trainer.config.argv import resolve_values
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine

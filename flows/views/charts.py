@@ -28,16 +28,28 @@ LIGHT = {
     "ink": "#1d2125",
     "muted": "#626a73",
     "grid": "#e6e8ea",
-    **{"c0": "#2b6cb0", "c1": "#d9662b", "c2": "#2f8f5b", "c3": "#8a4fbf"},
-    **{"c4": "#b8860b", "c5": "#c2407a", "c6": "#3a9aa8", "c7": "#7a6a58"},
+    "c0": "#2b6cb0",
+    "c1": "#d9662b",
+    "c2": "#2f8f5b",
+    "c3": "#8a4fbf",
+    "c4": "#b8860b",
+    "c5": "#c2407a",
+    "c6": "#3a9aa8",
+    "c7": "#7a6a58",
 }
 """The colours of a chart by name, as the page's style has them (``--ink``)."""
 DARK = {
     "ink": "#e4e7ea",
     "muted": "#9aa3ad",
     "grid": "#2a3036",
-    **{"c0": "#6aa9e9", "c1": "#f29457", "c2": "#63c58d", "c3": "#bb8de8"},
-    **{"c4": "#e0b84a", "c5": "#ee82ad", "c6": "#67c7d4", "c7": "#b8a68f"},
+    "c0": "#6aa9e9",
+    "c1": "#f29457",
+    "c2": "#63c58d",
+    "c3": "#bb8de8",
+    "c4": "#e0b84a",
+    "c5": "#ee82ad",
+    "c6": "#67c7d4",
+    "c7": "#b8a68f",
 }
 COLOURS = 8
 """Of lines, ``c0`` to ``c7``; with more lines they begin again."""
@@ -147,7 +159,7 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
 
 
 def as_file(charts: Sequence[tuple[str, Markup]], *, columns: int = 1) -> bytes:
-    """An SVG file of ``charts``, each below its title, in the light colours on white: a picture where there is no page."""
+    """An SVG file of ``charts``, each below its title, in the light colours: a picture for where there is no page."""
     sizes = [_SIZE.search(chart) for _, chart in charts]
     width, height = (max(float(found[number]) for found in sizes if found) for number in (1, 2))
     rows = -(-len(charts) // columns)

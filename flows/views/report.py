@@ -17,9 +17,9 @@ from flows.views.terminal import duration, size
 from trainer.config.presets import goal_of
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
+from trainer.evaluation.recorded import PAGE
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
-from trainer.evaluation.recorded import PAGE
 from trainer.runner.wandb_setup import URL_FILE
 from trainer.store import registry, runs
 from trainer.store.evaluation import Evaluation
@@ -27,6 +27,7 @@ from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
 VARIANCE = "action_variance"
+
 
 class CheckpointLine(BaseModel):
     """One registered checkpoint of the run."""

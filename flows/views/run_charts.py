@@ -105,13 +105,14 @@ def episodes(
     store: ObjectStore, run_id: str, step: int, steps: Sequence[int], room: Room | None = None
 ) -> list[EpisodeView]:
     """The open loop of a checkpoint, from its evaluation's files, as far as there is ``room``."""
-    files = set(runs.list_files(store, run_id, "report"))
     # An evaluation by `pippa evaluate` has a separate folder; the run's own of the last checkpoint is at the top.
-    folder = f"report/checkpoint-{step}"
-    if not any(file.startswith(f"{folder}/") for file in files):
-        if step != max(steps, default=0):
-            return []
-        folder = "report"
+    found = episodes_in(store, run_id, f"report/checkpoint-{step}", room)
+    return found or (episodes_in(store, run_id, "report", room) if step == max(steps, default=0) else [])
+
+
+def episodes_in(store: ObjectStore, run_id: str, folder: str, room: Room | None = None) -> list[EpisodeView]:
+    """The open loop that an evaluation left in ``folder`` of the run's record."""
+    files = set(runs.list_files(store, run_id, folder))
     numbers = sorted(
         int(name.removeprefix("open_loop_episode_").partition(".")[0])
         for file in files

@@ -11,8 +11,18 @@ import re
 from flows.views.charts import as_file
 from flows.views.page import picture
 from flows.views.report import Report, read_events, to_markdown
-from flows.views.run_charts import EpisodeView, Room, episodes, error_chart, error_key, loss_chart, step_to_show
+from flows.views.run_charts import (
+    EpisodeView,
+    Room,
+    episodes,
+    episodes_in,
+    error_chart,
+    error_key,
+    loss_chart,
+    step_to_show,
+)
 from flows.views.run_facts import curve_of
+from trainer.events import EvaluationEvent
 from trainer.store import registry
 from trainer.store.object_store import ObjectStore
 
@@ -25,6 +35,18 @@ _MARK = "<!-- pictures -->"
 def illustrated(store: ObjectStore, report: Report) -> str:
     """The report with the charts of loss and error, and the open loop of one episode. Raises ``StoreError``."""
     return to_markdown(report, [_MARK, *_pictures(store, report), _MARK])
+
+
+def evaluated(store: ObjectStore, event: EvaluationEvent) -> str:
+    """What an evaluation measured, and the open loop of its first episode. Raises ``StoreError``."""
+    run_id, _, step = event.checkpoint.partition("/")
+    # What was measured otherwise than by the run itself has names, and a folder, that say so.
+    label = next((mark + rest for _, mark, rest in (name.partition("@") for name in event.metrics)), "")
+    lines = [f"# {event.checkpoint}", "", f"On {event.on}.", "", "| metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.6g} |" for name, value in event.metrics.items()]
+    for view in episodes_in(store, run_id, f"report/checkpoint-{step}{label}", ROOM) if step else ():
+        lines += ["", f"{view.title}.", *open_loop(view)]
+    return "\n".join([*lines, "", f"All of it: `pippa report {run_id} --open`"])
 
 
 def without_pictures(markdown: str) -> str:

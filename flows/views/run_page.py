@@ -5,7 +5,7 @@ It is drawn from what the object store has now, so it shows later evaluations to
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows.views.page import figure_text, render, share_text

@@ -1,4 +1,4 @@
-"""What comes after a training in its W&B run, which the training has ended: the figures of its evaluation, and its page."""
+"""What comes into a W&B run after its training: the figures of the evaluation, and the page."""
 
 from __future__ import annotations
 
