@@ -24,8 +24,35 @@ if TYPE_CHECKING:
 
 Points = Sequence[tuple[float, float]]
 
+LIGHT = {
+    "ink": "#1d2125",
+    "muted": "#626a73",
+    "grid": "#e6e8ea",
+    "c0": "#2b6cb0",
+    "c1": "#d9662b",
+    "c2": "#2f8f5b",
+    "c3": "#8a4fbf",
+    "c4": "#b8860b",
+    "c5": "#c2407a",
+    "c6": "#3a9aa8",
+    "c7": "#7a6a58",
+}
+"""The colours of a chart by name, as the page's style has them (``--ink``)."""
+DARK = {
+    "ink": "#e4e7ea",
+    "muted": "#9aa3ad",
+    "grid": "#2a3036",
+    "c0": "#6aa9e9",
+    "c1": "#f29457",
+    "c2": "#63c58d",
+    "c3": "#bb8de8",
+    "c4": "#e0b84a",
+    "c5": "#ee82ad",
+    "c6": "#67c7d4",
+    "c7": "#b8a68f",
+}
 COLOURS = 8
-"""``--c0`` to ``--c7`` of the page's style; with more lines they begin again."""
+"""Of lines, ``c0`` to ``c7``; with more lines they begin again."""
 MOST_POINTS = 400
 """Of a line; more can't be told apart at the width of a page."""
 MOST_DRAWN = 1e100
@@ -129,6 +156,39 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
         extremes = {min(part, key=lambda each: each[1]), max(part, key=lambda each: each[1])}
         kept += sorted(extremes)
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
+
+
+def as_file(charts: Sequence[tuple[str, Markup]], *, columns: int = 1) -> bytes:
+    """An SVG file of ``charts``, each below its title, in the light colours: a picture for where there is no page."""
+    sizes = [_SIZE.search(chart) for _, chart in charts]
+    width, height = (max(float(found[number]) for found in sizes if found) for number in (1, 2))
+    rows = -(-len(charts) // columns)
+    whole = (width * columns, (height + _TITLE) * rows)
+    parts = [
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            'width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}"><rect width="100%" height="100%" fill="#ffffff"/>'
+        ).format(*whole)
+    ]
+    for number, (title, chart) in enumerate(charts):
+        x, y = width * (number % columns), (height + _TITLE) * (number // columns)
+        known = "".join(letter for letter in title if letter.isprintable())
+        parts.append(
+            Markup('<text x="{:g}" y="{:g}" font-family="sans-serif" font-size="11" fill="{}">{}</text>').format(
+                x + 8, y + _TITLE - 5, LIGHT["ink"], known
+            )
+        )
+        place = Markup('<svg x="{:g}" y="{:g}" width="{:g}" height="{:g}"').format(x, y + _TITLE, width, height)
+        parts.append(Markup(_SIZE.sub(place, chart, count=1)))  # noqa: S704 - a chart of ours
+    text = Markup().join([*parts, Markup("</svg>")])
+    for name, colour in LIGHT.items():
+        text = text.replace(f"var(--{name})", colour)
+    return text.encode()
+
+
+_SIZE = re.compile(r'<svg width="([\d.]+)pt" height="([\d.]+)pt"')
+_TITLE = 18
+"""The height of a chart's title."""
 
 
 def _figure(width: float, height: float) -> tuple[Any, Axes]:

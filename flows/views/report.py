@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ from flows.views.terminal import duration, size
 from trainer.config.presets import goal_of
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
+from trainer.evaluation.recorded import PAGE
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.runner.wandb_setup import URL_FILE
@@ -26,8 +27,6 @@ from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
 VARIANCE = "action_variance"
-PAGE = "report/report.html"
-"""Where the page of a run (``flows.views.run_page``) lies in its record, and in its folder."""
 
 
 class CheckpointLine(BaseModel):
@@ -255,16 +254,18 @@ def _mark(report: Report) -> str:
     return {"done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(report.status, "[yellow]![/]")
 
 
-def to_markdown(report: Report) -> str:
-    """The report as a page."""
+def to_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
+    """The report as a page; ``pictures`` are lines of Markdown that show more than the paths of plots."""
     lines = [f"# {report.run_id}", "", f"**{report.verdict}**", ""]
     if report.message and report.status == "failed":
         lines += [report.message, "", report.hint, ""]
     if report.status == "done" and report.judged is not None:
         lines += [*(f"- {reason}" for reason in report.judged.reasons), ""]
         lines += [*(f"- **{advice}**" for advice in report.judged.advice), ""]
-    lines += ["| | |", "|---|---|"]
+    lines += [*pictures, "| | |", "|---|---|"]
     cells = {**_rows(report), **_looks(report), "next": f"`{next_command(report)}`"}
+    if pictures:
+        cells.pop("plots", None)
     lines += [f"| {title} | {value.replace(chr(10), '<br>')} |" for title, value in cells.items()]
     lines += ["", "## Checkpoints", "", "| name | digest | uploaded | aliases |", "|---|---|---|---|"]
     lines += [

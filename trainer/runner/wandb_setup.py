@@ -24,6 +24,8 @@ from trainer.config.run_spec import RunSpec, WandbSpec
 from trainer.config.settings import secret_from
 from trainer.errors import UsageError
 from trainer.events import Event, WarningEvent
+from trainer.store import runs
+from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -73,7 +75,7 @@ def wandb_environment(
         "WANDB_RUN_ID": run.run_id,
         "WANDB_RESUME": "allow",
         GROUP: run.group,
-        "WANDB_TAGS": ",".join(run.tags),
+        **({"WANDB_TAGS": ",".join(run.tags)} if run.tags else {}),  # W&B takes no empty one
         LINEAGE: json.dumps(_lineage(spec)),
         "WANDB_DIR": str(folder),
         "WANDB_CACHE_DIR": str(folder / "wandb-cache"),
@@ -171,6 +173,20 @@ def _start(arguments: dict[str, object], emit: Callable[[Event], None], environ:
 def offline_runs(folder: Path) -> list[Path]:
     """The offline runs recorded under the run's ``folder``, oldest first (a resumed run has one per part)."""
     return sorted((folder / "wandb").glob("offline-run-*"))
+
+
+def keep_offline_runs(store: ObjectStore, run_id: str, folder: Path) -> bool:
+    """Copy the offline runs under the run's ``folder`` into the store; whether there are any. Raises ``StoreError``."""
+    if not offline_runs(folder):
+        return False
+    recorded = folder / "wandb"
+
+    def ignore(path: str) -> bool:
+        # `latest-run`, `logs/debug-core.log` and the like are links for people.
+        return not path.startswith("offline-run-") or (recorded / path).is_symlink()
+
+    runs.upload_folder(store, run_id, recorded, "wandb", ignore=ignore)
+    return True
 
 
 def _lineage(spec: RunSpec) -> dict[str, object]:
