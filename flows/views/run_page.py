@@ -129,6 +129,6 @@ def _commands(report: Report, shown: int) -> dict[str, str]:
             next_command(report) if report.status == "failed" else f"pippa runs resume {run_id}"
         )
     found["Everything it left: events, log, plots"] = f"pippa runs pull {run_id} FOLDER"
-    if report.offline_wandb:
+    if report.unsent_wandb:
         found["Upload what it recorded for W&B"] = f"pippa runs sync {run_id}"
     return found
