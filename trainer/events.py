@@ -30,6 +30,9 @@ class PhaseEvent(_Event):
     event: Literal["phase"] = "phase"
     phase: str
     message: str = ""
+    done: int | None = None
+    of: int | None = None
+    """How far the phase is, where that can be counted: an evaluation in episodes, those with an input taken away too."""
 
 
 class ProgressEvent(_Event):
