@@ -32,7 +32,7 @@ class PhaseEvent(_Event):
     message: str = ""
     done: int | None = None
     of: int | None = None
-    """How far the phase is, where that can be counted: an evaluation in episodes, those with an input taken away too."""
+    """How far it is, where that can be counted: an evaluation in episodes, also those with an input taken away."""
 
 
 class ProgressEvent(_Event):
