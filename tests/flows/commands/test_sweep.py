@@ -187,7 +187,7 @@ def test_a_remote_sweep_goes_through_the_pool_of_workers(worker: BarePippa, s3_s
         "4",
     )
     grid = ("--learning-rate", "1e-3", "3e-3", "--batch-size", "4", "8")
-    words = ("sweep", "smoke", "--name", "far", *sources, *grid, "--launcher", "remote")
+    words = ("sweep", "smoke", "--name", "far", *sources, *values, "--launcher", "remote")
     worker.go_on()
 
     process = laptop.start(*words)
