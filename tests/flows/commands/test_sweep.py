@@ -176,17 +176,8 @@ def test_a_remote_sweep_goes_through_the_pool_of_workers(worker: BarePippa, s3_s
     laptop.folder.mkdir()
     known = ("PATH", "PYTHONPATH", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", *s3_settings.to_environ())
     laptop.environ = {name: worker.environ[name] for name in known} | {"PIPPA_HOME": str(laptop.folder / "home")}
-    sources = (
-        "--dataset-path",
-        "team/data",
-        "--base-model-path",
-        "team-model",
-        "--max-steps",
-        "8",
-        "--save-steps",
-        "4",
-    )
-    grid = ("--learning-rate", "1e-3", "3e-3", "--batch-size", "4", "8")
+    sources = ("--dataset-path", "team/data", "--base-model-path", "team-model", "--max-steps", "8")
+    values = ("--save-steps", "4", "--learning-rate", "1e-3", "3e-3", "--batch-size", "4", "8")
     words = ("sweep", "smoke", "--name", "far", *sources, *values, "--launcher", "remote")
     worker.go_on()
 
