@@ -56,6 +56,8 @@ COLOURS = 8
 MOST_POINTS = 400
 """Of a line; more can't be told apart at the width of a page."""
 MOST_DRAWN = 1e100
+LEAST_FOR_LOG = 4.0
+"""Times the smallest value; a logarithmic axis of less has hardly a number on it."""
 # Stand-ins that matplotlib takes for colours, and that become the page's variables in the SVG.
 _VARIABLES = {"#0a0b01": "--ink", "#0a0b02": "--muted", "#0a0b03": "--grid"} | {
     f"#0a0c{number:02x}": f"--c{number}" for number in range(COLOURS)
@@ -109,21 +111,24 @@ def line_chart(
     """A chart of ``lines`` as an ``<svg>`` of ``width`` × ``height`` in the page's pixels.
 
     ``marks`` are thin verticals, such as the steps of checkpoints; ``right`` are lines on a second axis at the right.
-    With ``log`` the left axis is logarithmic where all values are positive.
+    With ``log`` the left axis is logarithmic where all values are positive and some are several times others.
     """
     figure, axis = _figure(width, height)
     with _drawing():
         for mark in marks:
-            axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=":")
+            axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 4)))
         axis.grid(visible=not marks, axis="x")
         _draw(axis, lines)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
-        if log and all(value > 0 for line in lines for _, value in line.points):
+        values = [value for line in lines for _, value in line.points]
+        if log and min(values, default=0) > 0 and max(values) > LEAST_FOR_LOG * min(values):
             _logarithmic(axis)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         if right:
             other = axis.twinx()
             _draw(other, right)
+            other.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
             other.set_ylabel(right_label)
             other.spines["right"].set_visible(True)
             other.grid(visible=False)
@@ -132,7 +137,7 @@ def line_chart(
 
 def small_chart(lines: Sequence[Line], dots: Points = (), *, least: float = 0.0) -> Markup:
     """A small chart without labels, one of many: ``dots`` are marked on it, and its height spans ``least`` or more."""
-    figure, axis = _figure(260, 120)
+    figure, axis = _figure(260, 120, (0.15, 0.18, 0.84, 0.78))
     with _drawing():
         _draw(axis, lines)
         if dots:
@@ -191,14 +196,15 @@ _TITLE = 18
 """The height of a chart's title."""
 
 
-def _figure(width: float, height: float) -> tuple[Any, Axes]:
+def _figure(width: float, height: float, place: tuple[float, float, float, float] | None = None) -> tuple[Any, Axes]:
+    """A figure of this size and its axes: at ``place``, or laid out when drawn, which takes twice as long."""
     # Read when matplotlib is imported: its font cache belongs with the others.
     os.environ.setdefault("MPLCONFIGDIR", str(pippa_home() / "cache" / "matplotlib"))
     with _drawing():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        return figure, figure.add_subplot()
+        figure = Figure(figsize=(width / 72, height / 72), layout=None if place else "constrained")
+        return figure, figure.add_axes(place) if place else figure.add_subplot()
 
 
 def _drawing() -> Any:
@@ -232,11 +238,11 @@ def _draw(axis: Axes, lines: Sequence[Line]) -> None:
 
 def _logarithmic(axis: Axes) -> None:
     """A logarithmic axis with plain numbers, also where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=8))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.yaxis.set_minor_locator(NullLocator())
 
 
