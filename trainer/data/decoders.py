@@ -54,13 +54,6 @@ class Decoders:
             raise DatasetError(f"{path}: frame {position} can't be decoded.", "Record or download the video again.")
         return to_rgb(found)
 
-    def close(self) -> None:
-        """Close all files."""
-        for opened in (self._files, self._decoders, self._containers):
-            for each in opened.values():
-                each.close()
-            opened.clear()
-
     def _decoder(self, path: Path, index: FrameIndex) -> _PacketDecoder:
         """The one that was at this video last, else the one unused longest; where key frames are near, always one."""
         key = index.parameters if index.longest_group <= SHORT else path

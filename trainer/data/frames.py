@@ -17,7 +17,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,7 +42,15 @@ DISK_RESERVE = 2 * 1024**3
 
 Source = Video | ImageColumn
 """Where frames come from: a video, or the images in a table."""
-Known = FrameIndex | ClipIndex | ImageGroups | None
+
+
+class Opened(NamedTuple):
+    """What is known or open of a source already."""
+
+    index: FrameIndex | ClipIndex | None = None
+    """Of a video. A clip needs it."""
+    groups: ImageGroups | None = None
+    """Images of the table."""
 
 
 class FrameStore:
@@ -210,7 +218,8 @@ class FrameStore:
             if folder.is_dir():
                 os.utime(folder)
             else:
-                build_entry(folder, source, self._groups if isinstance(source, ImageColumn) else self.index(source))
+                index = None if isinstance(source, ImageColumn) else self.index(source)
+                build_entry(folder, source, Opened(index, self._groups))
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             log.warning("Can't cache the frames of %s (%s); they are decoded for every sample instead.", source, reason)
@@ -239,10 +248,9 @@ def cache_key(source: Source, memory: Memory | None = None, index: FrameIndex | 
     return hashlib.sha256(f"{named}{DECODER}".encode()).hexdigest()[:40]
 
 
-def build_entry(folder: Path, source: Source, known: Known = None) -> None:
+def build_entry(folder: Path, source: Source, opened: Opened = Opened()) -> None:  # noqa: B008 - a constant
     """Decode ``source`` into the cache entry ``folder``, unless it is there. Safe against concurrent builders.
 
-    ``known`` is what is known of the source already; a clip needs its index.
     The entry is built beside ``folder`` under a lock, which the kernel drops when its holder dies, and appears whole
     by a rename. Raises ``DatasetError`` when the video can't be decoded, ``OSError`` when it can't be written.
     """
@@ -256,19 +264,20 @@ def build_entry(folder: Path, source: Source, known: Known = None) -> None:
         shutil.rmtree(temporary, ignore_errors=True)  # a builder that was killed
         temporary.mkdir()
         try:
-            _decode_into(temporary, source, known)
+            _decode_into(temporary, source, opened)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _decode_into(folder: Path, source: Source, known: Known) -> None:
+def _decode_into(folder: Path, source: Source, opened: Opened) -> None:
     if isinstance(source, ImageColumn):
-        count, frames = _images(source, known if isinstance(known, ImageGroups) else None)
-    elif isinstance(known, ClipIndex):
-        count, frames = known.count, _of_clip(source, known)
+        count, frames = _images(source, opened.groups)
+    elif isinstance(opened.index, ClipIndex):
+        index, decoders = opened.index, Decoders()
+        count, frames = index.count, (frame_of(decoders, source, index, each) for each in range(index.count))
     else:
-        count, frames = _shown(file_of(source), known if isinstance(known, FrameIndex) else None)
+        count, frames = _shown(file_of(source), opened.index)
     decoded, shape = 0, None
     # Written as a stream, not through a memory map, where a full disk kills the process instead of raising.
     with (folder / "frames.npy").open("wb") as file:
@@ -300,16 +309,6 @@ def _shown(path: Path, index: FrameIndex | None) -> tuple[int, Iterator[np.ndarr
             yield frame
 
     return len(pts), decode()
-
-
-def _of_clip(video: Video, index: ClipIndex) -> Iterator[np.ndarray]:
-    """The frames of a clip, in order, decoded from the key frame before it on."""
-    decoders = Decoders()
-    try:
-        for position in range(index.count):
-            yield frame_of(decoders, video, index, position)
-    finally:
-        decoders.close()
 
 
 def frame_of(decoders: Decoders, video: Video, index: FrameIndex | ClipIndex, position: int) -> np.ndarray:

@@ -149,7 +149,7 @@ def test_a_camera_nobody_uses_can_not_stop_it(imported, tmp_path):
     index(path, **places, **{"videos__observation.images.depth__from_timestamp": [0.0, 0.4]})
     with imported(path) as ready:
         require_frames(ready)
-    with pytest.raises(DatasetError, match="depth.*missing"), normalized(path, None, "table", tmp_path / "work"):
+    with pytest.raises(DatasetError, match=r"depth.*missing"), normalized(path, None, "table", tmp_path / "work"):
         pass  # for any data config, all that was recorded has to be there
 
 
