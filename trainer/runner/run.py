@@ -28,7 +28,14 @@ from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.forecast import advice, read_sections
 from trainer.masking import Masker, without_secrets
-from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
+from trainer.runner import (
+    checkpoint_folder,
+    checkpoint_uploader,
+    engine_datasets,
+    forecast_warnings,
+    wandb_setup,
+    workspace,
+)
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
@@ -139,6 +146,7 @@ class Run:
                 return code
             if self.signals.received is not None:
                 return self._stopped()
+            engine_datasets.remove(self.folder)
             with suppress(PippaError):  # only costs room
                 resume_points.forget(self.store, self.spec.run_id)
             self.record.emit(DoneEvent(message=f"{self.spec.run_id} is done."))
@@ -157,6 +165,7 @@ class Run:
 
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
         check_datasets(named, spec.config, emit)
+        readable = engine_datasets.for_engine(spec.engine, named, spec.config.data_config, self.folder, log)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
         uploader = self.uploader = checkpoint_uploader.Uploader(
@@ -177,7 +186,7 @@ class Run:
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
-            problem = self._train(datasets, base_model, lock, uploader, resume=step is not None)
+            problem = self._train(readable, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Finishing uploads."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
@@ -197,7 +206,7 @@ class Run:
                 raise problem
             if self.signals.received is None and spec.config.evaluate != "none":
                 emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
-                self._evaluate(datasets[0], foreign)
+                self._evaluate(readable[0], foreign)
         finally:
             self._keep_wandb()
 
