@@ -53,6 +53,14 @@ ROOMS = {
         "trainer.importers",
         "trainer.runner",
     },
+    "trainer.export": {
+        "trainer.config",
+        "trainer.store",
+        "trainer.data",
+        "trainer.gr00t",
+        "trainer.importers",
+        "trainer.evaluation",
+    },
     # The policy itself is handed to it.
     "trainer.serving": {"trainer.data", "trainer.gr00t"},
     "flows.launch": {"flows.embedded"},

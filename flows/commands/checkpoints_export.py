@@ -43,16 +43,13 @@ def export(arguments: Namespace) -> int:
         raise UsageError("--public is of what is pushed.", "Add --push OWNER/NAME, or leave it out.")
     store = opened_store()
     from trainer.export import folder as exported
+    from trainer.export import hub
     from trainer.store import registry
 
     if arguments.folder is not None:
         exported.require_free(arguments.folder.expanduser())
     entry = registry.resolve(store, arguments.name)
-    repository = None
-    if arguments.push is not None:
-        from trainer.export import hub
-
-        repository = hub.opened(arguments.push, public=arguments.public)
+    repository = hub.opened(arguments.push, public=arguments.public) if arguments.push is not None else None
     screen = console()
     with _target(arguments.folder) as folder:
         with ByteBar(f"exporting {entry.name}") as progress:
