@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Iterator, MutableMapping
 from email.message import Message
-from typing import IO
+from io import BufferedIOBase
 
 from tests.support.hub_pushes import Pushes
 
@@ -132,7 +132,7 @@ def hub(
         server.server_close()
 
 
-def body_of(headers: Message, stream: IO[bytes]) -> bytes:
+def body_of(headers: Message, stream: BufferedIOBase) -> bytes:
     """A request's body, also one that comes in chunks."""
     if headers.get("Transfer-Encoding") != "chunked":
         return stream.read(int(headers.get("Content-Length", 0)))

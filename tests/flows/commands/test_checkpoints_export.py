@@ -22,23 +22,25 @@ from trainer.store.registry import CheckpointEntry
 TOKEN = f"hf_{secrets.token_hex(16)}"
 
 
+@pytest.fixture(scope="module")
+def machine(tmp_path_factory) -> tuple[Path, CheckpointEntry]:
+    """Its home, and the one checkpoint in its store."""
+    folder = tmp_path_factory.mktemp("machine")
+    store = FolderStore(folder / "home" / "store")
+    store.create()
+    return folder, tiny_checkpoint(store, folder)
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch) -> Path:
-    """A machine with a store, on which nobody has signed in to the hub."""
-    for name, value in {"PIPPA_HOME": str(tmp_path / "home"), "COLUMNS": "250", "HF_TOKEN": TOKEN}.items():
+def home(machine, tmp_path, monkeypatch) -> Path:
+    """Of a machine on which nobody has signed in to the hub."""
+    home = machine[0] / "home"
+    for name, value in {"PIPPA_HOME": str(home), "COLUMNS": "250", "HF_TOKEN": TOKEN}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIPPA_S3_ENDPOINT", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet's protocol is not public; git-lfs's is
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def entry(home, tmp_path) -> CheckpointEntry:
-    store = FolderStore(home / "store")
-    store.create()
-    (tmp_path / "made").mkdir()
-    return tiny_checkpoint(store, tmp_path / "made")
+    return home
 
 
 @pytest.fixture
@@ -54,7 +56,8 @@ def at_hub(monkeypatch, tmp_path):
     return point
 
 
-def test_what_is_pushed_acts_from_the_hub(home, entry, at_hub, tmp_path, capfd):
+def test_what_is_pushed_acts_from_the_hub(home, machine, at_hub, tmp_path, capfd):
+    folder, entry = machine
     repositories: dict[str, dict[str, bytes]] = {}
     pushes = Pushes({"my-lab"})
     with hub(repositories, token=TOKEN, pushes=pushes) as (address, requests):
@@ -67,7 +70,7 @@ def test_what_is_pushed_acts_from_the_hub(home, entry, at_hub, tmp_path, capfd):
         assert all(files[name] == file.read_bytes() for name, file in written.items())
         assert weights_problem(tmp_path / "out") is None
         # The later checkpoint has other weights; what the hub has is not sent again.
-        another(entry, FolderStore(home / "store"), tmp_path / "made", step=40)
+        another(entry, FolderStore(home / "store"), folder, step=40)
         files["model-00003-of-00003.safetensors"] = files["their-notes.md"] = b"of an earlier push"
         sent = {each for each in requests if each.startswith("PUT")}
         for _ in range(2):
@@ -104,7 +107,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_before_anything_is_read(home, entry, at_hub, monkeypatch, tmp_path, capsys, case):
+def test_what_is_wrong_is_said_before_anything_is_read(home, at_hub, monkeypatch, tmp_path, capsys, request, case):
     words, said = WRONG[case]
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
@@ -113,13 +116,14 @@ def test_what_is_wrong_is_said_before_anything_is_read(home, entry, at_hub, monk
     if case == "a bad token":
         monkeypatch.setenv("HF_TOKEN", "hf_other")
     blobs = home / "store" / "blobs"
-    blobs.rename(home / "gone")  # who reads a file finds none
+    blobs.rename(home / "gone")  # what reads a file finds none
+    request.addfinalizer(lambda: (home / "gone").rename(blobs))
     places = {"{out}": str(tmp_path / "out"), "{there}": str(tmp_path / "there")}
-    with hub({"models/my-lab/open": {}}, token=TOKEN, pushes=Pushes({"my-lab"})) as (address, requests):
+    with hub({"models/my-lab/open": {}}, token=TOKEN, pushes=Pushes({"my-lab"})) as (address, asked):
         at_hub("http://127.0.0.1:9" if case == "the hub is down" else address)
         assert cli.main(["checkpoints", "export", "latest", *(places.get(each, each) for each in words)]) == 2
     complaint = capsys.readouterr().err
     assert said in complaint and len(complaint.strip().splitlines()) >= 2, complaint
     assert not re.search(r"hf_\w{5,}", complaint)
-    assert not [each for each in requests if "preupload" in each]
-    assert {each.name for each in tmp_path.iterdir()} <= {"home", "made", "there"}
+    assert not [each for each in asked if "preupload" in each]
+    assert {each.name for each in tmp_path.iterdir()} == {"there"}
