@@ -87,17 +87,12 @@ def serve(arguments: Namespace) -> NoReturn:
 
 
 def _loaded(arguments: Namespace) -> Policy:
-    from trainer.gr00t.base_model import N15, generation_in
     from trainer.gr00t.checkpoint import find_checkpoint
     from trainer.gr00t.policy import Policy
     from trainer.serving.service import warm_up
 
     name = arguments.checkpoint
     _say(f"Loading {name}.")
-    # One of the registry is of N1.5: no other is trained.
-    generation = generation_in(Path(name)) if Path(name).is_dir() else None
-    if generation not in (None, N15):
-        raise UsageError(f"{name} is a checkpoint of {generation}.", "`pippa serve` serves checkpoints of GR00T N1.5.")
     checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
     policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
     _say("Warming up.")

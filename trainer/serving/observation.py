@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,8 @@ def flat(observation: Mapping[str, Any]) -> dict[str, Any]:
 def checked(observation: Mapping[str, Any], config: DataConfig) -> tuple[dict[str, Any], int | None]:
     """What ``config`` uses of a flat ``observation``, and its number of samples; None without a batch axis.
 
-    Images are uint8 ``[T,H,W,3]``, states ``[T,D]``, with one step T; with a batch axis before it both have one more.
+    Images are uint8 ``[T,H,W,3]`` with a frame for each of ``video_delta_indices``, as a rule one, states ``[1,D]``;
+    with a batch axis before it both have one more.
     Raises ``RequestError`` that says which key is absent or has what shape.
     """
     images = {f"video.{key}": None for key in config.video}
@@ -49,7 +50,7 @@ def checked(observation: Mapping[str, Any], config: DataConfig) -> tuple[dict[st
         raise RequestError(
             f"The observation has no {', '.join(absent)}; it has {has}. get_modality_config tells the keys."
         )
-    found: dict[str, Any] = {name: _image(name, observation[name]) for name in images}
+    found: dict[str, Any] = {name: _image(name, observation[name], config.video_delta_indices) for name in images}
     found |= {name: _state(name, observation[name]) for name in states}
     batched = {name: value.ndim - (4 if name in images else 2) == 1 for name, value in found.items()}
     sizes = {len(found[name]) if has else None for name, has in batched.items()}
@@ -79,13 +80,15 @@ def nested_actions(actions: Mapping[str, NDArray[np.floating]], *, batched: bool
     return [named, {}]
 
 
-def _image(name: str, value: object) -> NDArray[np.uint8]:
+def _image(name: str, value: object, times: Sequence[int]) -> NDArray[np.uint8]:
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8:
         kind = value.dtype.str if isinstance(value, np.ndarray) else type(value).__name__
         raise RequestError(f"{name} must be an array of uint8, not {kind}.")
-    if value.ndim not in (4, 5) or value.shape[-1] != 3 or value.shape[-4] != 1:
+    if value.ndim not in (4, 5) or value.shape[-1] != 3 or value.shape[-4] != len(times):
+        frames = "" if len(times) == 1 else f", the frames at {list(times)}"
         raise RequestError(
-            f"{name} is {list(value.shape)}; it must be [1, height, width, 3], or that with a batch axis."
+            f"{name} is {list(value.shape)}; it must be [{len(times)}, height, width, 3]{frames}, or that with a batch "
+            "axis."
         )
     if not all(1 <= size <= WIDEST_IMAGE for size in value.shape[-3:-1]):
         raise RequestError(f"{name} is {list(value.shape)}; an image is 1 to {WIDEST_IMAGE} pixels high and wide.")
