@@ -10,7 +10,6 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 

@@ -9,12 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.data_config import DataConfig
+from trainer.gr00t.previous_chunk import RAMP_RATE, PreviousChunk
 from trainer.serving.arrays import RequestError
 
 MOST_SAMPLES = 16
 """Observations in one request."""
 WIDEST_IMAGE = 4096
 LONGEST_INSTRUCTION = 1000
+_CHUNKING = ("rtc_previous_actions", "rtc_executed_steps", "rtc_frozen_steps", "rtc_ramp_rate")
+"""The options of a request that are read, after upstream's names for its model's."""
 _PARTS = ("video", "state", "language")
 
 
@@ -70,6 +73,33 @@ def checked(observation: Mapping[str, Any], config: DataConfig) -> tuple[dict[st
 def without_batch(observation: Mapping[str, Any]) -> dict[str, Any]:
     """The one sample of ``observation``."""
     return {name: value[0] if isinstance(value, np.ndarray) else value for name, value in observation.items()}
+
+
+def previous_chunk(options: object, *, alone: bool) -> PreviousChunk | None:
+    """What the ``options`` of a request ask to be continued; None where they don't. ``alone`` takes off a batch axis.
+
+    Raises ``RequestError``. Whether it fits the policy is for the policy to say.
+    """
+    if options is None:
+        return None
+    if not isinstance(options, dict):
+        raise RequestError("The options of a request are a map.")
+    if unknown := [str(name)[:100] for name in options if str(name).startswith("rtc_") and name not in _CHUNKING]:
+        raise RequestError(f"There is no option {unknown[0]}; there are {', '.join(_CHUNKING)}.")
+    if not any(name in options for name in _CHUNKING):
+        return None
+    actions, executed = options.get("rtc_previous_actions"), options.get("rtc_executed_steps")
+    frozen, rate = options.get("rtc_frozen_steps", 0), options.get("rtc_ramp_rate", RAMP_RATE)
+    if not isinstance(actions, dict) or not all(isinstance(each, np.ndarray) for each in actions.values()):
+        raise RequestError("rtc_previous_actions must be the map of arrays that was answered before.")
+    if type(executed) is not int or type(frozen) is not int:
+        raise RequestError("rtc_executed_steps and rtc_frozen_steps are whole numbers.")
+    if type(rate) not in (int, float):
+        raise RequestError("rtc_ramp_rate is a number.")
+    named = {f"action.{str(name).removeprefix('action.')}": value for name, value in actions.items()}
+    if alone:
+        named = {name: value[0] if value.ndim == 3 and len(value) == 1 else value for name, value in named.items()}
+    return PreviousChunk(named, executed, frozen, float(rate))
 
 
 def nested_actions(actions: Mapping[str, NDArray[np.floating]], *, batched: bool) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -27,7 +28,7 @@ from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.evaluation.predictor import Predictor
 from trainer.evaluation.registered import RegisteredOptions, evaluate_registered
 from trainer.evaluation.verdict import LITTLE, verdict
-from trainer.events import EvaluationEvent, Event
+from trainer.events import Emitter, EvaluationEvent, Event
 from trainer.gr00t.policy import Policy
 from trainer.store import registry, runs, snapshots
 from trainer.store.evaluation import Evaluation
@@ -36,10 +37,11 @@ from trainer.store.object_store import ObjectStore
 KEYS = ("right_arm", "right_hand")
 
 
-class Noting:
+class Noting(Emitter):
     """Keeps the evaluations that are emitted."""
 
     def __init__(self) -> None:
+        super().__init__(io.StringIO())
         self.found: list[Evaluation] = []
 
     def __call__(self, event: Event) -> None:
@@ -197,11 +199,12 @@ def test_a_registered_checkpoint_is_evaluated_by_its_name(
     ref = snapshots.push(object_store, checkpoint, "checkpoint", run_id).ref
     runs.write_spec(object_store, spec)
     registry.register(object_store, registry.CheckpointEntry(run_id=run_id, step=2, snapshot=ref, spec=spec))
-    emit: Any = Noting()
+    emit = Noting()
     evaluate_registered(RegisteredOptions(checkpoint=(f"{run_id}/2",)), emit)
     kept = registry.resolve(object_store, run_id)
-    assert kept.evaluation == emit.found[0] and len(kept.evaluation.episodes) == 2
-    assert {each.input for each in kept.evaluation.ablations} == {"instruction", "camera.ego_view", "state"}
+    found = kept.evaluation
+    assert found is not None and found == emit.found[0] and len(found.episodes) == 2
+    assert {each.input for each in found.ablations} == {"instruction", "camera.ego_view", "state"}
     report = runs.list_files(object_store, run_id, "report")
     assert "report/checkpoint-2/open_loop_episode_1.json" in report
 
@@ -220,7 +223,7 @@ def test_a_policy_that_was_told_and_shown_uses_both(tmp_path: Path) -> None:
     checkpoint = trained_n17(
         tmp_path, dataset, 120, data_config=arms, batch_size=16, learning_rate=2e-3, warmup_ratio=0.02
     )
-    emit: Any = Noting()
+    emit = Noting()
     evaluate(EvaluateOptions(model_path=checkpoint, dataset_path=dataset, trajs=16, ablations=True), emit)
     effects = {f"{each.input} {each.change}": each.relative for each in emit.found[0].ablations}
     assert effects["instruction swapped"] > LITTLE and effects["camera.ego_view swapped"] > LITTLE
