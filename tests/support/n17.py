@@ -20,6 +20,15 @@ ARM = DataConfig(
 )
 """An arm that is predicted relative to its state, and an absolute hand."""
 
+TOLD_ARMS = DataConfig(
+    name="arms",
+    video=("ego_view",),
+    state=(Feature("left_arm"), Feature("right_arm")),
+    action=(Feature("left_arm", relative_to="left_arm"), Feature("right_arm")),
+    language=TASK_COLUMN,
+)
+"""The two arms of ``tests.support.told``."""
+
 
 def trained_n17(folder: Path, dataset: Path, steps: int = 2, **flags: Any) -> Path:
     """Train the tiny model for some ``steps`` in ``folder``, and return the checkpoint. ``PIPPA_HOME`` is used."""

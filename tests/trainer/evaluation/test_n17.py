@@ -14,15 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from tests.support.n17 import ARM, trained_n17
+from tests.support.n17 import ARM, TOLD_ARMS, trained_n17
 from tests.support.told import make_told
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec, WandbSpec, new_run_id
-from trainer.data.data_config import DataConfig, Feature
+from trainer.data.data_config import Feature
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.policy_config import read_policy_config
 from trainer.data.reader import DatasetReader
-from trainer.data.synthetic import TASK_COLUMN, make_synthetic
+from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, UsageError
 from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.evaluation.predictor import Predictor
@@ -213,15 +213,8 @@ def test_a_registered_checkpoint_is_evaluated_by_its_name(
 def test_a_policy_that_was_told_and_shown_uses_both(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     dataset = make_told(tmp_path / "told", shuffled=False)
-    arms = DataConfig(
-        name="arms",
-        video=("ego_view",),
-        state=(Feature("left_arm"), Feature("right_arm")),
-        action=(Feature("left_arm", relative_to="left_arm"), Feature("right_arm")),
-        language=TASK_COLUMN,
-    )
     checkpoint = trained_n17(
-        tmp_path, dataset, 120, data_config=arms, batch_size=16, learning_rate=2e-3, warmup_ratio=0.02
+        tmp_path, dataset, 120, data_config=TOLD_ARMS, batch_size=16, learning_rate=2e-3, warmup_ratio=0.02
     )
     emit = Noting()
     evaluate(EvaluateOptions(model_path=checkpoint, dataset_path=dataset, trajs=16, ablations=True), emit)

@@ -139,3 +139,41 @@ def test_an_observation_without_its_instruction_is_explained(server: Server) -> 
     given = {**observed(), "language": {}}
     reply = served(server, {"endpoint": "get_action", "data": {"observation": given}})
     assert ARM.language in reply["error"]
+
+
+@pytest.mark.parametrize("form", ["N1.6", "N1.7", "HTTP"])
+def test_a_chunk_continues_the_one_before_as_the_request_asks(server: Server, policy: Policy, form: str) -> None:
+    executed, frozen = 6, 4
+
+    def act(observation: dict[str, Any], options: dict[str, Any] | None) -> dict[str, np.ndarray]:
+        data = {"observation": observation, "options": options}
+        if form == "HTTP":
+            return post(server, json_numpy.dumps(data).encode())[1][0]
+        return served(server, {"endpoint": "get_action", "data": data}, form)[0]
+
+    first = act(observed(0), None)
+    options = {"rtc_previous_actions": first, "rtc_executed_steps": executed, "rtc_frozen_steps": frozen}
+    continued = act(observed(1), options)
+    for key, values in continued.items():
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(values[:, :frozen], first[key][:, executed : executed + frozen])
+        assert not np.array_equal(values[:, frozen:-executed], first[key][:, executed + frozen :])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("fast", "a map"),
+        ({"rtc_overlap_steps": 8}, "no option rtc_overlap_steps; there are rtc_previous_actions"),
+        ({"rtc_executed_steps": 3}, "map of arrays"),
+        ({"rtc_previous_actions": {}, "rtc_executed_steps": 1.5}, "whole numbers"),
+        ({"rtc_previous_actions": {}, "rtc_executed_steps": 1, "rtc_ramp_rate": "x"}, "is a number"),
+        ({"rtc_previous_actions": {}, "rtc_executed_steps": 1}, "has no action.right_arm"),
+        ({"rtc_previous_actions": {}, "rtc_executed_steps": 99}, "99 steps of the previous chunk"),
+    ],
+)
+def test_options_that_do_not_fit_are_explained(server: Server, options: Any, words: str) -> None:
+    reply = served(server, {"endpoint": "get_action", "data": {"observation": observed(), "options": options}})
+    assert words in reply["error"]
+    seed = {"endpoint": "get_action", "data": {"observation": observed(), "options": {"seed": 3}}}
+    assert "right_arm" in served(server, seed)[0]  # somebody else's option
