@@ -86,12 +86,15 @@ def line_chart(
     """
     figure, axis = _figure(width, height)
     with _drawing():
+        from matplotlib.ticker import MaxNLocator
+
         for mark in marks:
             axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=":")
         axis.grid(visible=not marks, axis="x")
         _draw(axis, lines)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no half a step
         if log and all(value > 0 for line in lines for _, value in line.points):
             _logarithmic(axis)
         if right:

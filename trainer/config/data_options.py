@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -63,12 +63,16 @@ class DataOptions(BaseModel):
     @classmethod
     def of(cls, arguments: Namespace) -> DataOptions:
         """Those that were given."""
-        try:
-            excluded = as_texts(parse_exclusion(arguments.exclude_episodes))
-        except ValueError as error:
-            raise UsageError(f"--exclude-episodes: {error}.", "Write it as 3 17 40-44.") from None
         return cls(
             video_alignment=arguments.video_alignment,
             recompute_statistics=arguments.recompute_statistics,
-            exclude_episodes=tuple(excluded),
+            exclude_episodes=cls.excluded(arguments.exclude_episodes),
         )
+
+    @staticmethod
+    def excluded(words: Sequence[str]) -> tuple[str, ...]:
+        """What ``--exclude-episodes`` says of one dataset. Raises ``UsageError``."""
+        try:
+            return tuple(as_texts(parse_exclusion(words)))
+        except ValueError as error:
+            raise UsageError(f"--exclude-episodes: {error}.", "Write it as 3 17 40-44.") from None

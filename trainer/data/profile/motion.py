@@ -131,6 +131,11 @@ class Robot(NamedTuple):
         parts = [episode.of(kind)[:, each.moves] / each.scale[each.moves] for kind, each in self.kinds]
         return np.concatenate(parts, axis=1)
 
+    def seen_movement(self, episode: Episode) -> np.ndarray:
+        """What a camera could see of it: the state alone, and the action where there is no state."""
+        kind, usually = self.kinds[0] if self.state.columns else self.kinds[1]
+        return episode.of(kind)[:, usually.moves] / usually.scale[usually.moves]
+
     @property
     def kinds(self) -> tuple[tuple[str, Usual], ...]:
         """Both, by name."""
@@ -182,7 +187,7 @@ def _jumps(episode: Episode, robot: Robot) -> Iterator[Finding]:
         subject=column.title,
         message=f"{kind} of {column.title} goes from {values[row]:.4g} to {values[row + 1]:.4g} from frame {row} to "
         f"{row + 1}, {share:.0%} of its range"
-        + (f"; {rows} jumps in {len({each[1:3] for each in found})} columns" if rows > 1 else "")
+        + (f"; {rows} jumps in all, in {len(found)} column{'s' * (len(found) > 1)}" if rows > 1 else "")
         + ("; an angle that wraps around looks like that" if wraps else ""),
         frames=(row, row + 1),
         figures={"share of range": share, "usual": float(usually.steps[place]), "jumps": rows},
@@ -259,6 +264,7 @@ def _idle(episode: Episode, robot: Robot) -> Iterator[Finding]:
         "episode",
         frames=(first, last),
         figures={"seconds": total / robot.fps, "share of episode": total / episode.rows},
+        series=most_moving(episode, robot),
     )
 
 
@@ -295,6 +301,13 @@ def series(episode: Episode, robot: Robot, kind: str, place: int) -> Series:
         title=f"{column.title} ({column.unit})" if column.unit else column.title,
         **{each: [float(value) for value in episode.of(each)[:, at]] for each, at in courses.items()},
     )
+
+
+def most_moving(episode: Episode, robot: Robot) -> Series:
+    """The course of the joint that moves most in an episode, of those with a state where there are any."""
+    kind, usually = robot.kinds[0] if robot.state.columns else robot.kinds[1]
+    ranges = np.ptp(np.nan_to_num(episode.of(kind)), axis=0) / usually.scale
+    return series(episode, robot, kind, int(np.argmax(ranges)))
 
 
 def rolling(operation: Callable[[np.ndarray, np.ndarray], np.ndarray], values: np.ndarray, window: int) -> np.ndarray:

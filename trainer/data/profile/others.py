@@ -9,7 +9,7 @@ import numpy as np
 
 from trainer.data.profile import rules
 from trainer.data.profile.model import Finding
-from trainer.data.profile.motion import Episode, Robot, lag_of, series
+from trainer.data.profile.motion import Episode, Robot, lag_of, most_moving, series
 
 
 def findings_among(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
@@ -81,43 +81,54 @@ def _far(group: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
 
 
 def _still(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
-    never: dict[str, list[str]] = {}
-    count = 0
-    for kind, usually in robot.kinds:
-        count += int((~usually.moves).sum())
-        for key in dict.fromkeys(column.key for column in usually.columns):
-            own = [place for place, column in enumerate(usually.columns) if column.key == key]
-            still = [usually.columns[place].title for place in own if not usually.moves[place]]
-            for name in [key] if len(still) == len(own) else still:
-                never.setdefault(name, []).append(kind)
-    if never:
-        names = [f"{name} ({' and '.join(kinds)})" for name, kinds in never.items()]
-        message = f"never {'moves' if len(names) == 1 else 'move'} in the whole dataset: {', '.join(names)}"
-        figures = {"columns": float(count)}
-        yield Finding(rule=rules.STILL_RULE.name, episode=None, subject="", message=message, figures=figures)
-    for kind, _ in robot.kinds:
-        yield from _still_once(kind, episodes, robot)
-
-
-def _still_once(kind: str, episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
-    usually = robot.state if kind == "state" else robot.action
+    never = {kind: ~usually.moves for kind, usually in robot.kinds}
+    if names := _named(robot, never):
+        yield Finding(
+            rule=rules.STILL_RULE.name,
+            episode=None,
+            subject="",
+            message=f"in no episode: {names}",
+            figures={"columns": float(sum(each.sum() for each in never.values()))},
+        )
     if len(episodes) < rules.LEAST_EPISODES:
         return
-    ranges = np.stack([np.ptp(np.nan_to_num(each.of(kind)), axis=0) for each in episodes]) / usually.scale
-    still = ranges < rules.STILL
-    # Of the others: one that rests in many episodes is simply not needed for every task.
-    usual = (~still).sum(axis=0) >= rules.STILL_ELSEWHERE * (len(episodes) - 1)
-    for number, place in np.argwhere(still & usual & usually.moves & ~usually.switches):
-        column, episode = usually.columns[place], episodes[number]
+    once = {kind: _still_once(kind, episodes, robot) for kind, _ in robot.kinds}
+    for number, episode in enumerate(episodes):
+        here = {kind: each[number] for kind, each in once.items()}
+        if not (names := _named(robot, here)):
+            continue
+        kind = next(kind for kind, each in here.items() if each.any())
         yield Finding(
             rule=rules.STILL_RULE.name,
             episode=episode.number,
-            subject=column.title,
-            message=f"{kind} of {column.title} is {episode.of(kind)[0, place]:.4g} in all {episode.rows} frames; it "
-            f"moves in {int((~still[:, place]).sum())} of {len(episodes)} episodes",
+            subject="",
+            message=f"in all {episode.rows} frames: {names}; moves in nearly all other episodes",
             frames=(0, episode.rows - 1),
-            series=series(episode, robot, kind, int(place)),
+            figures={"columns": float(sum(each.sum() for each in here.values()))},
+            series=series(episode, robot, kind, int(np.argmax(here[kind]))),
         )
+
+
+def _named(robot: Robot, chosen: dict[str, np.ndarray]) -> str:
+    """Columns by name, whole keys by theirs: ``neck, right_arm elbow (state only)``."""
+    found: dict[str, list[str]] = {}
+    for kind, usually in robot.kinds:
+        for key in dict.fromkeys(column.key for column in usually.columns):
+            own = [place for place, column in enumerate(usually.columns) if column.key == key]
+            titles = [usually.columns[place].title for place in own if chosen[kind][place]]
+            for name in [key] if len(titles) == len(own) else titles:
+                found.setdefault(name, []).append(kind)
+    return ", ".join(name if len(kinds) > 1 else f"{name} ({kinds[0]} only)" for name, kinds in found.items())
+
+
+def _still_once(kind: str, episodes: Sequence[Episode], robot: Robot) -> np.ndarray:
+    """Which columns stay still in which episode and move in nearly all others, ``[N, D]``."""
+    usually = robot.state if kind == "state" else robot.action
+    ranges = np.stack([np.ptp(np.nan_to_num(each.of(kind)), axis=0) for each in episodes]) / usually.scale
+    still = ranges < rules.STILL
+    # One that rests in several episodes is simply not needed for every task.
+    elsewhere = (~still).sum(axis=0) >= rules.STILL_ELSEWHERE * (len(episodes) - 1)
+    return still & elsewhere & usually.moves & ~usually.switches
 
 
 def _lags(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
@@ -126,7 +137,6 @@ def _lags(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
         return
     median = float(np.median([lag for lag, _ in known.values()]))
     by_number = {episode.number: episode for episode in episodes}
-    place = int(np.argmax(robot.state.moves[robot.pairs[:, 0]])) if len(robot.pairs) else 0
     for number, (lag, fit) in known.items():
         other = len(known) >= rules.LEAST_EPISODES and abs(lag - median) >= max(2, rules.LATE_APART * robot.fps)
         seconds = lag / robot.fps
@@ -140,5 +150,5 @@ def _lags(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
             subject="",
             message=f"the state moves {abs(seconds):.2f} s ({abs(lag)} rows) {when} the action{usual}",
             figures={"seconds": seconds, "rows": lag, "correlation": fit, "usual rows": median},
-            series=series(by_number[number], robot, "state", int(robot.pairs[place, 0])),
+            series=most_moving(by_number[number], robot),
         )

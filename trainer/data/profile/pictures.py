@@ -79,7 +79,7 @@ def findings_of(camera: str, seen: Seen, episode: Episode, robot: Robot) -> Iter
 
 
 def _frozen(camera: str, seen: Seen, episode: Episode, robot: Robot) -> Iterator[Finding]:
-    least, movement = robot.rows_in(rules.FROZEN_SECONDS), robot.movement(episode)
+    least, movement = robot.rows_in(rules.FROZEN_SECONDS), robot.seen_movement(episode)
     found = []
     # A row that shows what the row before showed; the stretch begins with that one.
     for start, end in stretches(seen.change <= rules.SAME_PICTURE, 1):

@@ -82,7 +82,7 @@ STILL_RULE = Rule(
     "still",
     "Joints that never move",
     f"a joint stays within {STILL:.1%} of its range for a whole episode and moves in {STILL_ELSEWHERE:.0%} of the "
-    "others; or it never moves at all",
+    f"others (from {LEAST_EPISODES} episodes on); or it never moves at all",
     "A sensor or motor that was off. One that never moves in the whole dataset is harmless: it is learned as constant.",
 )
 BLOCKED = Rule(
