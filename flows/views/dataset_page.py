@@ -14,9 +14,9 @@ from flows.views.terminal import duration
 from trainer.data.profile.model import Finding, Joint, Profile, Series, Still
 from trainer.data.profile.rules import RULES
 
-MOST_CHARTS = 24
+MOST_CHARTS = 16
 """Of findings; each is some 15 kB."""
-MOST_COURSES = 32
+MOST_COURSES = 24
 MOST_TOLD = 200
 """Findings of one rule."""
 MOST_TASKS = 100
