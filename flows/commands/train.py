@@ -161,9 +161,9 @@ def check_folders(config: FinetuneConfig) -> list[Problem]:
     Raises ``DatasetError`` with every problem and its fix.
     """
     warnings = []
-    for name in config.dataset_path:
+    for name, options in zip(config.dataset_path, config.data_options, strict=True):
         if is_folder(name):
-            warnings += check_folder(name, config.data_config, config.data_options).warnings
+            warnings += check_folder(name, config.data_config, options).warnings
     return warnings
 
 

@@ -20,6 +20,7 @@ from flows.settings import stop_grace
 from flows.views.report import Report, build_report, to_markdown
 from trainer import importers
 from trainer.config.argv import Resolved, require_engine_can, resolve_values
+from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
@@ -178,7 +179,10 @@ class Training:
         image = place.image(request.engine, self._say("prepare"))
         self._say("prepare")("Looking for dataset and base model in the store.")
         # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
-        datasets = [self._ensure("dataset", name, config) for name in config.dataset_path]
+        datasets = [
+            self._ensure("dataset", name, config, options)
+            for name, options in zip(config.dataset_path, config.data_options, strict=True)
+        ]
         base_model = self._ensure("model", config.base_model_path, config)
         require_trainable(config, self.store)  # now that its config.json is here
         spec = new_spec(
@@ -187,7 +191,13 @@ class Training:
         runs.write_spec(self.store, spec)
         return spec
 
-    def _ensure(self, kind: importers.Kind, name: str, config: FinetuneConfig) -> SnapshotRef:
+    def _ensure(
+        self,
+        kind: importers.Kind,
+        name: str,
+        config: FinetuneConfig,
+        options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    ) -> SnapshotRef:
         title = {"dataset": "dataset", "model": "base model"}[kind]
         request = self.request
         return self.step(
@@ -199,7 +209,7 @@ class Training:
                 request.launcher,
                 request.run_id,
                 data_config=config.data_config,
-                options=config.data_options,
+                options=options,
                 observe=self.observe,
             ),
         )

@@ -37,6 +37,7 @@ _NOT_UPSTREAMS = {
     "video_alignment": "upstream finds a row's frame by its timestamp.",
     "recompute_statistics": "upstream normalises with what meta/stats.json says.",
     "holdout": "upstream trains on every episode.",
+    "exclude_episodes": "upstream trains on every episode.",
     "upstream_exact": "upstream's engine is that already: leave the flag out.",
 }
 

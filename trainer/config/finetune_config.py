@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.config_file import from_text, to_document
 from trainer.data.data_config import DataConfig
+from trainer.data.exclusion import as_texts, of_dataset, parse_exclusion
 from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
@@ -133,6 +134,10 @@ class FinetuneConfig(BaseModel):
     """Episodes to keep out of training and statistics and to evaluate on: a share (`0.1`), a count (`5`) or a list
     (`3,17`). Each is chosen by its own content, so that added data moves none across."""
 
+    exclude_episodes: list[str] = []
+    """Episodes to leave out altogether, from training, statistics and holdout: `3 17 40-44`. Of several datasets by
+    their place: `2:17`. `pippa data show` finds those that deserve it."""
+
     evaluate: Evaluate = "every"
     """Checkpoints to evaluate after the training: every one of them (intermediate ones on two episodes), the last, or
     none."""
@@ -144,9 +149,17 @@ class FinetuneConfig(BaseModel):
     """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
 
     @property
-    def data_options(self) -> DataOptions:
-        """How the datasets are read."""
-        return DataOptions(video_alignment=self.video_alignment, recompute_statistics=self.recompute_statistics)
+    def data_options(self) -> list[DataOptions]:
+        """How each of the datasets is read."""
+        count = len(self.dataset_path)
+        return [
+            DataOptions(
+                video_alignment=self.video_alignment,
+                recompute_statistics=self.recompute_statistics,
+                exclude_episodes=of_dataset(self.exclude_episodes, number, count),
+            )
+            for number in range(1, count + 1)
+        ]
 
     @field_validator("data_config")
     @classmethod
@@ -161,6 +174,16 @@ class FinetuneConfig(BaseModel):
         parse_holdout(value)
         return value
 
+    @field_validator("exclude_episodes", mode="before")
+    @classmethod
+    def _in_one_form(cls, value: Any, info: ValidationInfo) -> Any:
+        """What means the same is equal; a text does as well, as from a form."""
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(each, str | int) for each in texts):
+            return value  # pydantic says what is wrong
+        datasets = len(info.data.get("dataset_path") or ["…"])
+        return as_texts(parse_exclusion(map(str, texts), datasets), datasets)
+
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
@@ -168,7 +191,14 @@ class FinetuneConfig(BaseModel):
 
 RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 """For the run around the engine, which never hears of them."""
-OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact", "holdout", *RUN_FIELDS)
+OWN_FIELDS = (
+    "video_alignment",
+    "recompute_statistics",
+    "upstream_exact",
+    "holdout",
+    "exclude_episodes",
+    *RUN_FIELDS,
+)
 """What upstream's script doesn't take."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -179,6 +209,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "video_alignment",
         "recompute_statistics",
         "holdout",
+        "exclude_episodes",
         "balance_dataset_weights",
         "balance_trajectory_weights",
     ),

@@ -14,6 +14,7 @@ from trainer.data.checks import Checked
 from trainer.data.collate import Collator
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
+from trainer.data.exclusion import named_episodes
 from trainer.data.memory import Memory
 from trainer.data.metadata import write_metadata
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
@@ -69,7 +70,10 @@ def train(
         statistics=[each.statistics for each in checked],
         memory=Memory(pippa_home() / "cache" / "data.sqlite"),
         holdout=config.holdout,
+        exclude=[options.exclude_episodes for options in config.data_options],
     )
+    if config.exclude_episodes:
+        emit(PhaseEvent(phase="load", message=f"Left out: {named_episodes(config.exclude_episodes)}"))
     for number, held_out in enumerate(dataset.held_out, start=1):
         if held_out:
             named = f"{'episode' if len(held_out) == 1 else 'episodes'} {', '.join(map(str, held_out))}"
@@ -112,6 +116,7 @@ def train(
         joints=joints,
         held_out=[each for held_out in dataset.held_out for each in held_out.values()],
         trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
     )
     write_policy_config(output_dir / "experiment_cfg", policy_config)
 

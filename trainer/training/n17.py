@@ -70,6 +70,7 @@ def make_trainer(
         seed=SEED,
         frames=FrameStore(pippa_home() / "cache" / "frames", frame_cache_bytes()),
         alignment=config.video_alignment,
+        exclude=[options.exclude_episodes for options in config.data_options],
     )
     model = Gr00tN1d7.from_pretrained(
         source,

@@ -29,7 +29,7 @@ from trainer.data.n17.sample import Sample, SampleProcessor
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.statistics import KeyStatistics, TagStatistics
 from trainer.data.reader import DatasetReader
-from trainer.data.statistics import Statistics, load_statistics
+from trainer.data.statistics import Statistics, compute_statistics, load_statistics, needed_columns
 
 
 class _Episode(NamedTuple):
@@ -56,7 +56,8 @@ class TrainingDataset(Dataset[Sample]):
 
     Statistics are computed from the data, relative ones step by step, so that they are those of this data config.
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
-    whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them.
+    whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them,
+    ``exclude`` the episodes of each that are left out altogether (``trainer.data.exclusion``).
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -72,21 +73,31 @@ class TrainingDataset(Dataset[Sample]):
         alignment: VideoAlignment = "timestamp",
         known: Sequence[Mapping[str, Statistics]] | None = None,
         augment: bool = True,
+        exclude: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.config, self.settings, self.seed, self.augment = config, settings, seed, augment
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = frames or FrameStore()
-        readers = [DatasetReader(path, config, self.frames, alignment) for path in paths]
+        excluded = list(exclude or [()] * len(paths))
+        readers = [
+            DatasetReader(path, config, self.frames, alignment, each)
+            for path, each in zip(paths, excluded, strict=True)
+        ]
         with ThreadPoolExecutor(max_workers=8) as pool:
             parts = [list(pool.map(lambda each, r=reader: _load(r, each), reader.trajectory_ids)) for reader in readers]
         steps = [sum(episode.usable(config.action_horizon) for episode in part) for part in parts]
         for reader, count in zip(readers, steps, strict=True):
             if not count:
                 raise statistics.too_short(str(reader.meta.path), config.action_horizon)
+        found = list(known or [None] * len(readers))
+        for position, reader in enumerate(readers):
+            if excluded[position] and found[position] is None:  # meta/stats.json counts every episode
+                columns = needed_columns(reader.meta, config)
+                found[position] = compute_statistics(reader.meta, columns, config)
         described = [
             _statistics(reader, part, config, columns)
-            for reader, part, columns in zip(readers, parts, known or [None] * len(readers), strict=True)
+            for reader, part, columns in zip(readers, parts, found, strict=True)
         ]
         self.statistics = _merged(described, steps)
         """What the checkpoint's ``statistics.json`` says of this embodiment."""
