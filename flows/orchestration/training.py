@@ -27,6 +27,7 @@ from trainer.config.settings import pippa_home
 from trainer.errors import PippaError, StoreError, UsageError
 from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.importers.generations import require_trainable
+from trainer.runner.placement import placed
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
 from trainer.store.object_store import ObjectStore
@@ -92,6 +93,8 @@ class Training:
     step: Step = at_once
     labels: Mapping[str, str] = field(default_factory=dict)
     """For its container, besides the launcher's own."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Another number of GPUs or nodes for a run that goes on (``trainer.runner.placement``)."""
     leave: type[BaseException] | None = None
     """The exception that leaves a container to its raiser (``flows.launch.follow``)."""
 
@@ -165,7 +168,10 @@ class Training:
                 f"{request.run_id} exists already, as a run of {known.preset}.",
                 f"`pippa runs resume {request.run_id}` continues it as it was; leave the run id out for a new run.",
             )
+        known, change = placed(known, dict(self.devices), "pippa runs resume")
         get_launcher(request.launcher, pippa_home()).require(known.config, known.engine)
+        if change:
+            self._say("prepare")(change)
         return known
 
     def _new_spec(self) -> RunSpec:
@@ -221,7 +227,7 @@ class Training:
         """
         launcher = self.request.launcher
         place = get_launcher(launcher, pippa_home())
-        job = training_job(spec.run_id, spec.preset, spec.engine, self.labels)
+        job = training_job(spec.run_id, spec.preset, spec.engine, self.labels, self.devices)
         chosen = {GPU_VARIABLE[launcher]: ",".join(gpus)} if gpus else {}
         pauses = iter(RETRY_SECONDS)
         while True:
@@ -231,7 +237,8 @@ class Training:
             if error is None:
                 return outcome.interrupted
             pause = next(pauses, None)
-            if pause is None or not can_heal(error):
+            # Several nodes are started again together, by what started them.
+            if pause is None or not can_heal(error) or spec.config.num_nodes > 1:
                 raise error
             hint = f"{error.hint} Trying again in {pause:g} s.".strip()
             self.observe(WarningEvent(message=error.message, hint=hint))

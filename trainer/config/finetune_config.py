@@ -46,13 +46,13 @@ class FinetuneConfig(BaseModel):
     as `my_robot.toml` (or `module.path:NAME` of a Python module)."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Samples per GPU and step. The global batch is this x num_gpus x gradient_accumulation_steps."""
+    """Samples per GPU and step. The global batch is this x num_gpus x num_nodes x gradient_accumulation_steps."""
 
     max_steps: Annotated[int, Field(ge=1)] = 10_000
     """Optimizer steps."""
 
     num_gpus: Annotated[int, Field(ge=1)] = 1
-    """GPUs to train on, on one machine."""
+    """GPUs to train on, on each machine."""
 
     save_steps: Annotated[int, Field(ge=1)] = 1000
     """Steps between two checkpoints."""
@@ -120,6 +120,9 @@ class FinetuneConfig(BaseModel):
     balance_trajectory_weights: bool = True
     """Mixtures: draw each trajectory in proportion to its length."""
 
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    """Machines that train together, each with num_gpus GPUs; start the same command on each of them."""
+
     video_alignment: VideoAlignment = "timestamp"
     """A row's frame: the one at its `timestamp`, or by `index`, row k to frame k, where only the clock is wrong."""
 
@@ -147,6 +150,23 @@ class FinetuneConfig(BaseModel):
 
     keep_every: Annotated[int, Field(ge=0)] = 0
     """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
+
+    @property
+    def processes(self) -> int:
+        """GPUs of all machines together: one process each."""
+        return self.num_gpus * self.num_nodes
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that one optimizer step sees."""
+        return self.batch_size * self.processes * self.gradient_accumulation_steps
+
+    @property
+    def global_batch_formula(self) -> str:
+        """The global batch and what makes it: ``32 = 8 × 2 GPUs × 2 nodes``."""
+        factors = {"GPUs": self.num_gpus, "nodes": self.num_nodes, "accumulated": self.gradient_accumulation_steps}
+        product = [str(self.batch_size), *(f"{count} {name}" for name, count in factors.items() if count > 1)]
+        return str(self.global_batch) + (f" = {' × '.join(product)}" if len(product) > 1 else "")
 
     @property
     def data_options(self) -> list[DataOptions]:
@@ -192,6 +212,7 @@ class FinetuneConfig(BaseModel):
 RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 """For the run around the engine, which never hears of them."""
 OWN_FIELDS = (
+    "num_nodes",
     "video_alignment",
     "recompute_statistics",
     "upstream_exact",
@@ -233,7 +254,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "warmup_ratio",
         "gradient_accumulation_steps",
     ),
-    "machine": ("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "machine": ("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
     "checkpoints and reports": (
         "output_dir",
         "save_steps",

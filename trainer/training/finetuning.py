@@ -19,13 +19,14 @@ from trainer.data.memory import Memory
 from trainer.data.metadata import write_metadata
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.errors import ExitCode, UsageError
-from trainer.events import Event, PhaseEvent
+from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.forecast import room_for_checkpoints
 from trainer.gr00t.lora import add_lora, load_adapter
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.training.arguments import SEED, training_arguments
+from trainer.training.checkpoints import saved_by
 from trainer.training.devices import check_device_count, check_gpu_usable
 from trainer.training.finetune_trainer import FinetuneTrainer
 from trainer.training.graceful_stop import StopOnSignal
@@ -153,9 +154,20 @@ def train(
     emit(
         PhaseEvent(
             phase="train",
-            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames",
+            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames"
+            f", {config.global_batch_formula} samples a step",
         )
     )
+    if resume_from and (before := saved_by(resume_from)) not in (0, config.processes):
+        goes = "goes" if config.processes == 1 else "go"
+        emit(
+            WarningEvent(
+                message=f"{resume_from.name} was saved by {before} process{'es' if before > 1 else ''}, and "
+                f"{config.processes} {goes} on: dropout is drawn in another way from here.",
+                hint="Order and noise of the samples stay the same where the global batch does, which is now "
+                f"{config.global_batch_formula}.",
+            )
+        )
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     trainer.save_final()
     stop.release()

@@ -119,6 +119,7 @@ def _refuse_what_has_no_effect(config: FinetuneConfig) -> None:
         "--upstream-exact": config.upstream_exact,
         "--recompute-statistics": config.recompute_statistics,
         "--num-gpus": config.num_gpus > 1,
+        "--num-nodes": config.num_nodes > 1,
     }
     if named := [flag for flag, given in asked.items() if given]:
         raise UsageError(f"{N17} is not trained with {', '.join(named)} yet.", "Leave that out.")
