@@ -18,7 +18,7 @@ from trainer.config.settings import frame_cache_bytes, pippa_home
 from trainer.events import WarningEvent
 from trainer.forecast import CARDS, CHECKPOINTS_KEPT, Forecast, Memory, forecast, model_of, smallest_card, ways
 from trainer.gr00t.n15.sections import Sections
-from trainer.importers import TINY
+from trainer.generation import is_tiny
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import host_memory, memory_warning
 from trainer.runner.measured_speed import MeasuredSpeed, measured_speed
@@ -47,7 +47,7 @@ class Plan:
     @property
     def on_cpu(self) -> bool:
         """Whether it is known to train on a CPU. A real model without a GPU here is rather meant for elsewhere."""
-        return self.cards == [] and self.config.base_model_path.partition("@")[0] == TINY
+        return self.cards == [] and is_tiny(self.config.base_model_path)
 
     @property
     def disk(self) -> int:

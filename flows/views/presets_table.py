@@ -14,7 +14,7 @@ from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.data.configs import get_data_config
 from trainer.forecast import forecast, model_of, smallest_card
-from trainer.importers import TINY
+from trainer.generation import is_tiny
 from trainer.runner.wandb_setup import default_wandb
 
 _TUNABLE = {
@@ -89,7 +89,7 @@ def gpu_memory(config: FinetuneConfig) -> str:
     if (model := model_of(config.base_model_path)) is None:
         return "unknown"
     needs = forecast(config, model)
-    if config.base_model_path == TINY:
+    if is_tiny(config.base_model_path):
         return f"none: {size(needs.host_on_cpu)} of memory, on a CPU"
     total = needs.gpu.total
     card = smallest_card(total)

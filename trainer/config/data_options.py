@@ -11,17 +11,20 @@ VideoAlignment = Literal["timestamp", "index"]
 
 
 class DataOptions(BaseModel):
-    """Fields of the same names are in ``FinetuneConfig``, which explains them."""
+    """Fields of the same names are in ``FinetuneConfig``, which explains them; the generation is its base model's."""
 
     model_config = ConfigDict(frozen=True)
 
     video_alignment: VideoAlignment = "timestamp"
     recompute_statistics: bool = False
+    generation: Literal["N1.5", "N1.7"] = "N1.5"
+    """Whose processing the data are for: it decides what a data config asks of them."""
 
     def to_argv(self) -> list[str]:
         """As flags; none for what is the default."""
         alignment = ["--video-alignment", self.video_alignment] if self.video_alignment != "timestamp" else []
-        return [*alignment, *(["--recompute-statistics"] if self.recompute_statistics else [])]
+        recompute = ["--recompute-statistics"] if self.recompute_statistics else []
+        return [*alignment, *recompute, *(["--generation", self.generation] if self.generation != "N1.5" else [])]
 
     @classmethod
     def add_to(cls, parser: ArgumentParser) -> None:
@@ -35,8 +38,18 @@ class DataOptions(BaseModel):
         parser.add_argument(
             "--recompute-statistics", action="store_true", help="with the check: don't use meta/stats.json"
         )
+        parser.add_argument(
+            "--generation",
+            choices=("N1.5", "N1.7"),
+            default="N1.5",
+            help="with the check: the generation of GR00T that the data are for [N1.5]",
+        )
 
     @classmethod
     def of(cls, arguments: Namespace) -> DataOptions:
         """Those that were given."""
-        return cls(video_alignment=arguments.video_alignment, recompute_statistics=arguments.recompute_statistics)
+        return cls(
+            video_alignment=arguments.video_alignment,
+            recompute_statistics=arguments.recompute_statistics,
+            generation=arguments.generation,
+        )
