@@ -183,7 +183,6 @@ def measure(
     """Evaluate the checkpoint ``entry``, whose files are in ``folder``, on ``ref``: on the episodes with these
     ``numbers`` or ``hashes``, or on the first ``count`` that it was not trained on and as many that it was.
     """
-    from trainer.data.metadata import read_metadata
     from trainer.evaluation.fits import require_fit
     from trainer.gr00t.checkpoint import described
     from trainer.gr00t.policy import Policy
@@ -191,8 +190,7 @@ def measure(
     checkpoint = described(folder, entry.name, entry)
     data, alignment = places.dataset(ref), entry.spec.config.video_alignment
     reader = data.reader(checkpoint.data_config, alignment)
-    trained = read_metadata(folder / "experiment_cfg", checkpoint.embodiment_tag)
-    for warning in require_fit(reader.meta, checkpoint, trained):
+    for warning in require_fit(reader.meta, checkpoint):
         places.emit(warning)
     everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref))
     episodes: list[Chosen]

@@ -8,7 +8,6 @@ from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.data_config import DataConfig
@@ -98,11 +97,4 @@ def explained(error: BaseException) -> str:
 
 def warm_up(policy: Policy) -> None:
     """Predict once from black images: the first prediction takes longest."""
-    modalities, config = policy.metadata.modalities, policy.data_config
-    observation: dict[str, Any] = {config.language: [""]}
-    for key in config.video:
-        width, height = modalities.video[key].resolution
-        observation[f"video.{key}"] = np.zeros((1, height, width, 3), np.uint8)
-    for key in config.keys("state"):
-        observation[f"state.{key}"] = np.zeros((1, *modalities.state[key].shape))
-    policy.get_action(observation)
+    policy.get_action(policy.example())

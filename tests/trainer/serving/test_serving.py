@@ -115,10 +115,10 @@ def observed(policy: Policy, batch: int = 0) -> dict[str, Any]:
     lead = (batch, 1) if batch else (1,)
     found: dict[str, Any] = {policy.data_config.language: ["pick it up"] * (batch or 1)}
     for key in policy.data_config.video:
-        width, height = policy.metadata.modalities.video[key].resolution
+        width, height = policy.checkpoint.image_sizes[key]
         found[f"video.{key}"] = np.zeros((*lead, height, width, 3), np.uint8)
     for key in policy.data_config.keys("state"):
-        found[f"state.{key}"] = np.zeros((*lead, *policy.metadata.modalities.state[key].shape), np.float32)
+        found[f"state.{key}"] = np.zeros((*lead, policy.checkpoint.widths[f"state.{key}"]), np.float32)
     return found
 
 
@@ -148,7 +148,7 @@ def test_every_endpoint_answers_every_client_in_its_own_form(client, policy, for
     prefix = "action." if form == "N1.5" else ""
     assert set(actions) == {f"{prefix}{key}" for key in config.keys("action")}
     for key in config.keys("action"):
-        width = policy.metadata.modalities.action[key].shape[0]
+        width = policy.checkpoint.widths[f"action.{key}"]
         found = actions[prefix + key]
         assert found.shape == (*lead, config.action_horizon, width) and np.isfinite(found).all()
         assert form == "N1.5" or found.dtype == np.float32
