@@ -86,7 +86,7 @@ def switches(preset: Preset) -> str:
 
 def gpu_memory(config: FinetuneConfig) -> str:
     """What a training takes of each GPU, and the smallest size of a card that has it, as far as it can be told."""
-    if (model := model_of(config.base_model_path)) is None:
+    if (model := model_of(config.base_model_path, config.generation)) is None:
         return "unknown"
     needs = forecast(config, model)
     if is_tiny(config.base_model_path):
@@ -98,7 +98,7 @@ def gpu_memory(config: FinetuneConfig) -> str:
 
 def checkpoints_on_disk(config: FinetuneConfig) -> str:
     """The most that checkpoints take at once on the disk of the training, as far as it can be told."""
-    model = model_of(config.base_model_path)
+    model = model_of(config.base_model_path, config.generation)
     return "unknown" if model is None else size(forecast(config, model).disk.checkpoints)
 
 

@@ -21,6 +21,8 @@ from trainer.config.presets import DEFAULT, Preset, get_preset
 from trainer.config.run_spec import Engine
 from trainer.data.config_file import as_argument
 from trainer.data.configs import DATA_CONFIGS, declared
+from trainer.data.data_config import DataConfig
+from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
 from trainer.generation import N15
 
@@ -73,7 +75,7 @@ def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> lis
         if isinstance(value, bool):
             argv.append(flag(name, on=value))
             continue
-        texts = _texts(name, value, one_word=isinstance(config, N17Config))
+        texts = _texts(name, value, newer=isinstance(config, N17Config))
         for text in texts:
             if text.startswith("-"):
                 raise UsageError(f"{flag(name)}: {text!r} begins with a dash.", f"Write it as a path: ./{text}")
@@ -81,14 +83,15 @@ def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> lis
     return argv
 
 
-def _texts(name: str, value: Any, *, one_word: bool) -> list[str]:
-    """A value as words; with ``one_word`` several datasets are joined, as N1.7's script takes them."""
+def _texts(name: str, value: Any, *, newer: bool) -> list[str]:
+    """A value as words; for the ``newer`` generation, N1.7, several datasets are one word, as its script takes them."""
     if isinstance(value, dict):
         return [text for pair in value.items() for text in map(str, pair)]
     if isinstance(value, list):
-        return [os.pathsep.join(value)] if one_word and name == "dataset_path" else value
+        return [os.pathsep.join(value)] if newer and name == "dataset_path" else value
     if name == "data_config":
-        return [as_argument(value)]
+        known = newer and isinstance(value, DataConfig) and registered().get(value.name) == value
+        return [value.name if known else as_argument(value)]
     return [repr(value) if isinstance(value, float) else str(value)]
 
 
@@ -149,9 +152,9 @@ def parse_flags(
 def base_model_in(argv: Sequence[str]) -> str | None:
     """What ``--base-model-path`` says in ``argv``, whatever else is wrong there; None where it is not there."""
     for word, after in zip(argv, [*argv[1:], ""], strict=True):
-        name, equals, value = word.replace("_", "-", 3).partition("=") if word.startswith("--") else ("", "", "")
-        if name == "--base-model-path":
-            return word.partition("=")[2] if equals else after
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == "--base-model-path":
+            return value if equals else after
     return None
 
 

@@ -17,7 +17,7 @@ CONFIGS: Mapping[str, type[FinetuneConfig]] = {config.generation.name: config fo
 """By the name of the generation."""
 
 ALL_FIELDS: Mapping[str, FieldInfo] = {
-    name: field for config in reversed(CONFIGS.values()) for name, field in config.fields().items()
+    name: field for config in reversed(list(CONFIGS.values())) for name, field in config.fields().items()
 }
 """Every flag of any generation."""
 

@@ -111,11 +111,11 @@ class N17Config(FinetuneConfig):
     base_model_path: Annotated[str, Field(min_length=1)] = N17.official
     """Base model: a hub id, a folder, a name in the object store, or `tiny-n17` for one that trains on a CPU."""
 
-    embodiment_tag: N17Tag = "new_embodiment"  # pyrefly: ignore[bad-override-mutable-attribute]
+    embodiment_tag: N17Tag = "new_embodiment"  # pyrefly: ignore[bad-override]
     """Embodiment tag, by upstream's name or value: which projector of the action head is trained, and, but for
     new_embodiment, which data config is meant."""
 
-    report_to: Literal["wandb", "none"] = "none"  # pyrefly: ignore[bad-override-mutable-attribute]
+    report_to: Literal["wandb", "none"] = "none"  # pyrefly: ignore[bad-override]
     """Where metrics go, as use_wandb says."""
 
     dataloader_num_workers: Annotated[int, Field(ge=0)] = 2

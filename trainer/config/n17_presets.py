@@ -1,8 +1,8 @@
 """The built-in presets of GR00T N1.7, each value with its reason.
 
 ``so101-n17`` and ``libero-n17`` are recipes of upstream's documentation (its guide to a new embodiment, and
-``examples/LIBERO``, at commit 626af89). ``blog-n17`` and ``overfit-demo-n17`` train what ``blog`` and ``overfit-demo`` do
-with N1.7, ``smoke-n17`` proves the whole path on a CPU.
+``examples/LIBERO``, at commit 626af89). ``blog-n17`` and ``overfit-demo-n17`` train what ``blog`` and ``overfit-demo``
+do with N1.7, ``smoke-n17`` proves the whole path on a CPU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ _JITTER = Value(
     {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08},
     "as upstream's examples/finetune.sh sets it: another light is no surprise",
 )
+_SO100 = Value("so100", "upstream's examples/SO100: joints relative to the state, the gripper absolute")
 _NO_DROPOUT = Value(0.0, "regularisation works against memorising")
 _PARTS = {"tune_llm": _NO, "tune_visual": _NO, "tune_projector": _YES, "tune_diffusion_model": _YES}
 _DEMO = "five short episodes ship with Isaac-GR00T up to N1.5"
@@ -32,7 +33,9 @@ N17_PRESETS: tuple[Preset, ...] = (
             "base_model_path": _BASE,
             "dataset_path": Value(["cube_to_bowl_5"], "five demonstrations that ship with Isaac-GR00T N1.7"),
             "embodiment_tag": Value("new_embodiment", "no SO-101 is among the pretrained embodiments"),
-            "data_config": Value("so100", "upstream's examples/SO100: joints relative to the state, the gripper absolute"),
+            "data_config": Value(
+                "so100", "upstream's examples/SO100: joints relative to the state, the gripper absolute"
+            ),
             **_PARTS,
             "color_jitter_params": _JITTER,
             "global_batch_size": Value(32, "as the guide says"),
@@ -42,7 +45,7 @@ N17_PRESETS: tuple[Preset, ...] = (
             "warmup_ratio": Value(0.05, "100 steps for AdamW's moments to settle"),
             "output_dir": Value("so101-n17-checkpoints", "kept with the run"),
             "save_steps": Value(500, "four checkpoints to choose from; the guide saves the last only"),
-            "num_gpus": Value(1, "one GPU of 48 GB or more"),
+            "num_gpus": Value(1, "one GPU of 40 GB or more"),
             "use_wandb": _WANDB,
             "max_steps": Value(2000, "as the guide says: about 16 epochs of 4,073 usable steps"),
         },
@@ -81,7 +84,9 @@ N17_PRESETS: tuple[Preset, ...] = (
             "base_model_path": _BASE,
             "dataset_path": Value(["youliangtan/so101-table-cleanup"], "80 demonstrations on a SO-101 arm"),
             "embodiment_tag": Value("new_embodiment", "no SO-101 is among the pretrained embodiments"),
-            "data_config": Value("so100", "upstream's examples/SO100: joints relative to the state, the gripper absolute"),
+            "data_config": Value(
+                "so100", "upstream's examples/SO100: joints relative to the state, the gripper absolute"
+            ),
             **_PARTS,
             "color_jitter_params": _JITTER,
             "global_batch_size": Value(32, "as upstream's examples/finetune.sh sets it"),
@@ -91,7 +96,7 @@ N17_PRESETS: tuple[Preset, ...] = (
             "warmup_ratio": Value(0.05, "500 steps for AdamW's moments to settle"),
             "output_dir": Value("so101-n17-checkpoints", "kept with the run"),
             "save_steps": Value(1000, "ten checkpoints to choose from"),
-            "num_gpus": Value(1, "one GPU of 48 GB or more"),
+            "num_gpus": Value(1, "one GPU of 40 GB or more"),
             "use_wandb": _WANDB,
             "max_steps": Value(10_000, "as blog, about 7 epochs; policies twitch when trained for less"),
         },

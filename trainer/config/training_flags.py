@@ -20,8 +20,8 @@ from trainer.errors import UsageError
 
 DESCRIPTION = (
     "Every argument of the preset can be changed by a flag; those of Isaac-GR00T's own script have the same form. "
-    "Without a preset, upstream's defaults are trained: --dataset-path names the data, and the base model decides whose "
-    "flags there are."
+    "Without a preset, upstream's defaults are trained: --dataset-path names the data, and the base model decides "
+    "whose flags there are."
 )
 
 

@@ -37,7 +37,7 @@ def require_trainable(
     if store is None and not environ.get("PIPPA_S3_ENDPOINT"):
         store = open_store(environ)
     found = generation_called(config.base_model_path, store)
-    if found not in (None, wanted):
+    if found is not None and found != wanted:
         raise UsageError(
             f"--base-model-path {config.base_model_path} is {found}; this preset trains {wanted}.",
             f"Take a preset that trains {found}: {_presets_of(found, config)}. For this preset, take a base model of "

@@ -134,6 +134,8 @@ def require_valid(
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
         shown = data_config if isinstance(data_config, str) else "FILE"
+        if options.generation != "N1.5":
+            shown += f" --generation {options.generation}"
         problems = format_problems(checked.problems).replace(f"{folder}/", f"{name}: ")
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{problems}",

@@ -109,7 +109,7 @@ def disk(preset: Preset | None) -> Finding:
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     needs = 0
-    if preset is not None and (model := model_of(preset.config.base_model_path)) is not None:
+    if preset is not None and (model := model_of(preset.config.base_model_path, preset.kind.generation)) is not None:
         needs = forecast(preset.config, model).disk.checkpoints
     says = f"{home}, {free / 1e9:.1f} GB free"
     if needs > free:
@@ -203,7 +203,7 @@ def hub() -> Finding:
 
 
 def _gpu_bytes(preset: Preset) -> int:
-    model = model_of(preset.config.base_model_path)
+    model = model_of(preset.config.base_model_path, preset.kind.generation)
     return 0 if model is None else forecast(preset.config, model).gpu.total
 
 

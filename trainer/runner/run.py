@@ -156,7 +156,7 @@ class Run:
         base_model = cached(self.store, spec.base_model, self.home, log)
 
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
-        check_datasets(named, spec.config, emit)
+        check_datasets(named, spec.config, emit, base_model)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
         uploader = self.uploader = checkpoint_uploader.Uploader(

@@ -22,8 +22,8 @@ from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
 from trainer.gr00t.base_model import N17
 from trainer.gr00t.n17.model import Gr00tN1d7
-from trainer.gr00t.policy import Policy
 from trainer.gr00t.n17.tiny import make_tiny_base_model
+from trainer.gr00t.policy import Policy
 from trainer.training import finetune_trainer
 from trainer.training.arguments import training_arguments
 from trainer.training.n17 import make_trainer

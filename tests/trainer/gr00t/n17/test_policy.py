@@ -20,9 +20,9 @@ from trainer.data.n17.dataset import TrainingDataset
 from trainer.data.synthetic import TASK_COLUMN, make_synthetic
 from trainer.errors import UsageError
 from trainer.gr00t.n17.model import Gr00tN1d7
-from trainer.gr00t.policy import Policy
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.gr00t.n17.tiny import make_tiny_base_model
+from trainer.gr00t.policy import Policy
 from trainer.gr00t.weights import save_checkpoint
 
 TAG = "new_embodiment"
