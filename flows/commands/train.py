@@ -73,6 +73,8 @@ def train(arguments: Namespace) -> int:
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
     if "data_config" in overrides:
         overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
+    if overrides.pop("modality_config_path", None):
+        overrides["data_config"] = as_argument(config.data_config)  # what the file says, wherever it is trained
     run_id = new_run_id(name)
     if launcher == "remote":
         from flows.commands.remote import submit_and_follow

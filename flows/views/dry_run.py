@@ -117,7 +117,7 @@ def upstream_command_text(config: FinetuneConfig, provenance: Provenance) -> str
 
 
 def _for_upstream(config: FinetuneConfig) -> tuple[FinetuneConfig, list[str]]:
-    """A configuration of N1.7 with its data config as upstream's script takes it, and comments where they are needed."""
+    """A configuration of N1.7 with its data config as upstream's script takes it, and a comment where one is needed."""
     data_config = get_data_config(config.data_config)
     if getattr(config, "modality_config_path", None) or registered().get(config.embodiment_tag) == data_config:
         return config, []

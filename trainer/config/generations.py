@@ -17,7 +17,8 @@ CONFIGS: Mapping[str, type[FinetuneConfig]] = {config.generation.name: config fo
 """By the name of the generation."""
 
 ALL_FIELDS: Mapping[str, FieldInfo] = {
-    name: field for config in reversed(list(CONFIGS.values())) for name, field in config.fields().items()
+    **FinetuneConfig.fields(),
+    **{name: field for name, field in N17Config.fields().items() if name not in FinetuneConfig.fields()},
 }
 """Every flag of any generation."""
 
