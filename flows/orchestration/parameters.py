@@ -84,6 +84,15 @@ def as_form(overrides: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def brought_up_to_date(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Stored parameters of a deployment as the form has them now.
+
+    An earlier pippa had true and false for what is on or off, which the server rejects since these are choices.
+    """
+    overrides = parameters.get("overrides")
+    return {**parameters, "overrides": as_form(overrides)} if isinstance(overrides, dict) else parameters
+
+
 def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
     """The parameter schema of the flow ``train``, its help saying what ``preset`` has for each argument.
 
@@ -99,5 +108,5 @@ def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
         value = preset.known[name]
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
         shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
-        prop["description"] = f"{prop['description']} In {preset.name}: {shown}."
+        prop["description"] = f"{prop['description']} In {preset.name}: {'none' if shown == '' else shown}."
     return schema

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from flows.views.run_facts import text_of
 from flows.views.terminal import size
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
@@ -146,11 +147,10 @@ def overview_table(presets: Sequence[Preset]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     for preset in presets:
         config = preset.config
-        batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of {batch}, "
-            f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
+            f"{preset.summary}\n[dim]{escape(text_of(config.dataset_path))}, {config.max_steps} steps of "
+            f"{config.global_batch}, {escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
 
@@ -168,7 +168,7 @@ def _wandb(preset: Preset) -> str:
 
 def _default(argument: str, kind: type[FinetuneConfig]) -> str:
     field = kind.model_fields[argument]
-    return "" if field.is_required() else _text(field.default)
+    return "" if field.is_required() else text_of(field.default)
 
 
 def _shown_defaults(defaults: Mapping[type[FinetuneConfig], str]) -> str:
@@ -182,14 +182,4 @@ def _argument(preset: Preset, name: str) -> Cell:
     """Empty for an argument that the preset's generation does not have."""
     if name not in preset.kind.fields():
         return Cell("")
-    return Cell(_text(getattr(preset.config, name)), preset.reason(name))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {item}" for key, item in value.items())
-    return "" if value is None else str(value)
+    return Cell(text_of(getattr(preset.config, name)), preset.reason(name))

@@ -101,7 +101,7 @@ def _add(
     hidden: bool = False,
 ) -> None:
     kind = _without_none(field.annotation)
-    shown = "" if value in (None, (), "") else f" [{_shown(value)}]"
+    shown = "" if value is None or value in ((), [], "") else f" [{_shown(value)}]"
     text = f"{field.description or ''}{shown}".replace("%", "%%")
     options: dict[str, Any] = {"help": argparse.SUPPRESS if hidden else text}
     if kind is bool:

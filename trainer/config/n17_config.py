@@ -63,7 +63,7 @@ N17_OWN_FIELDS = (
 _GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
         *("dataset_path", "embodiment_tag", "modality_config_path", "data_config", "video_alignment"),
-        *("recompute_statistics", "holdout"),
+        *("recompute_statistics", "holdout", "exclude_episodes"),
     ),
     "model": (
         *("base_model_path", "tune_llm", "tune_visual", "tune_projector", "tune_diffusion_model"),
@@ -77,7 +77,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "gradient_accumulation_steps",
     ),
     "machine": (
-        *("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor"),
+        *("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor"),
         *("shard_size", "episode_sampling_rate", "num_shards_per_epoch"),
     ),
     "checkpoints and reports": (
@@ -181,14 +181,14 @@ class N17Config(FinetuneConfig):
     @model_validator(mode="after")
     def _derive(self) -> N17Config:
         # Frozen for everybody else.
-        object.__setattr__(self, "batch_size", max(self.global_batch_size // self.num_gpus, 1))
+        object.__setattr__(self, "batch_size", max(self.global_batch_size // self.processes, 1))
         object.__setattr__(self, "report_to", "wandb" if self.use_wandb else "none")
         return self
 
     @property
-    def data_options(self) -> DataOptions:
-        """How the datasets are read."""
-        return super().data_options.model_copy(update={"generation": N17.name})
+    def data_options(self) -> list[DataOptions]:
+        """How each of the datasets is read."""
+        return [each.model_copy(update={"generation": N17.name}) for each in super().data_options]
 
     @classmethod
     def resolved(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

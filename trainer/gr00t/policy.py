@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Protocol
 
@@ -15,26 +14,10 @@ from trainer.errors import UsageError
 from trainer.gr00t.base_model import N17
 from trainer.gr00t.checkpoint import Checkpoint, find_checkpoint
 from trainer.gr00t.parts.chunking import Chunking
+from trainer.gr00t.previous_chunk import PreviousChunk
 
-RAMP_RATE = 6.0
-"""Of the chunking; upstream's client of N1.7 gives none, and its tests this one."""
 _USUAL_SIZE = (320, 240)
 """Pixels of an example's camera whose size nobody knows."""
-
-
-@dataclass(frozen=True)
-class PreviousChunk:
-    """The chunk that a robot is carrying out while it asks for the next one, which is to continue it."""
-
-    actions: Mapping[str, np.ndarray]
-    """``action.<key>`` as ``get_action`` gave them, [H, D] or [B, H, D]."""
-    executed_steps: int
-    """How many of them were carried out when the new observation was made: the new chunk begins with the next one."""
-    frozen_steps: int = 0
-    """How many more will be carried out before the new chunk arrives: its first ones, which stay exactly as they are.
-    """
-    ramp_rate: float = RAMP_RATE
-    """How fast the steps after them become free to change."""
 
 
 class Actor(Protocol):
@@ -134,14 +117,17 @@ class Policy:
         observations = self._split(observation) if batched else [observation]
         samples, seen = zip(*(self._actor.sample(each) for each in observations), strict=True)
         start = self._start(noise, len(samples), batched)
-        kept = None if previous is None else self._kept(previous, len(samples), batched)
-        chunking = None if kept is None or previous is None else self._chunking(kept, previous, observations)
+        widths = {f"action.{key}": self.checkpoint.widths[f"action.{key}"] for key in self.data_config.keys("action")}
+        kept = previous and previous.remaining(
+            widths, self.data_config.action_horizon, len(samples) if batched else None
+        )
+        chunking = self._chunking(previous, kept, observations) if previous and kept else None
         predicted = self._actor.predict(self._collate(list(samples)), start, chunking).cpu().numpy()
         actions = self._actor.decode(predicted, seen, batched=batched)
-        if kept is not None and previous is not None:
+        if previous and kept:
+            frozen = previous.frozen_steps
             for name, values in actions.items():
-                steps = kept[name][:, : previous.frozen_steps]
-                values[..., : previous.frozen_steps, :] = steps if batched else steps[0]
+                values[..., :frozen, :] = kept[name][:, :frozen] if batched else kept[name][0, :frozen]
         return actions
 
     @torch.inference_mode()
@@ -175,53 +161,18 @@ class Policy:
             found[f"state.{key}"] = np.zeros((1, self.checkpoint.widths[f"state.{key}"]), np.float32)
         return {**found, config.language: [""]}
 
-    def _kept(self, previous: PreviousChunk, batch: int, batched: bool) -> dict[str, np.ndarray]:
-        """What is left of the chunk before, [B, H - executed, D]. Raises ``UsageError`` for one that does not fit."""
-        horizon, found = self.data_config.action_horizon, {}
-        if not 0 <= previous.executed_steps < horizon:
-            raise UsageError(
-                f"{previous.executed_steps} steps of the previous chunk were executed; it has {horizon}.",
-                f"Count from 0; after {horizon} steps there is nothing to continue.",
-            )
-        if not 0 <= previous.frozen_steps <= horizon - previous.executed_steps:
-            raise UsageError(
-                f"{previous.frozen_steps} steps are frozen; {horizon - previous.executed_steps} are left of the "
-                "previous chunk.",
-                "Freeze those that are carried out while the next chunk is on its way.",
-            )
-        if not (np.isfinite(previous.ramp_rate) and 0 < previous.ramp_rate <= 1000):
-            raise UsageError(f"The ramp rate is {previous.ramp_rate}.", f"Take about {RAMP_RATE:g}.")
-        for key in self.data_config.keys("action"):
-            name = f"action.{key}"
-            shape = (horizon, self.checkpoint.widths[name])
-            shape = (batch, *shape) if batched else shape
-            given = np.asarray(previous.actions.get(name, ()), np.float64)
-            if given.shape != shape:
-                raise UsageError(
-                    f"{name} of the previous chunk is {list(given.shape) if name in previous.actions else 'absent'}.",
-                    f"It must be {list(shape)}, as answered.",
-                )
-            values = given.reshape(batch, *shape[-2:])
-            if not np.isfinite(values).all():
-                raise UsageError(f"{name} of the previous chunk has a value that is no finite number.")
-            found[name] = values[:, previous.executed_steps :]
-        return found
-
     def _chunking(
-        self, kept: Mapping[str, np.ndarray], previous: PreviousChunk, observations: Sequence[Mapping[str, Any]]
+        self, previous: PreviousChunk, kept: Mapping[str, np.ndarray], observations: Sequence[Mapping[str, Any]]
     ) -> Chunking:
-        """What is left of the chunk before as the model sees it from where the robot is now: what is relative to the
+        """What is left of the chunk before, as the model sees it from where the robot is now: what is relative to the
         state moves with it.
         """
-        left, rows = self.data_config.action_horizon - previous.executed_steps, []
-        for row, observation in enumerate(observations):
-            # A whole chunk, as each step may be normalised in another way; what repeats the last step is not used.
-            whole = {
-                name: np.concatenate([values[row], np.repeat(values[row, -1:], previous.executed_steps, axis=0)])
-                for name, values in kept.items()
-            }
-            rows.append(self._actor.normalised(whole, observation))
+        rows = [
+            self._actor.normalised(previous.whole(kept, row), observation)
+            for row, observation in enumerate(observations)
+        ]
         start = torch.as_tensor(np.stack(rows), dtype=self.model.action_head.dtype, device=self.device)
+        left = self.data_config.action_horizon - previous.executed_steps
         return Chunking(start, left, left, previous.frozen_steps, previous.ramp_rate)
 
     def _start(self, noise: np.ndarray | None, batch: int, batched: bool) -> torch.Tensor | None:

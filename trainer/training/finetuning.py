@@ -12,10 +12,12 @@ from transformers import TrainerCallback
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.checks import Checked
+from trainer.data.exclusion import named_episodes
 from trainer.errors import ExitCode
-from trainer.events import Event, PhaseEvent
+from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.generation import N17
 from trainer.training import n15, n17
+from trainer.training.checkpoints import saved_by
 from trainer.training.devices import check_device_count, check_gpu_usable
 from trainer.training.finetune_trainer import TrainingData
 from trainer.training.graceful_stop import StopOnSignal
@@ -44,6 +46,8 @@ def train(
     def callbacks() -> list[TrainerCallback]:
         return [StopOnSignal(stop), EmitProgress(emit), *reporting(config, output_dir, emit)]
 
+    if config.exclude_episodes:
+        emit(PhaseEvent(phase="load", message=f"Left out: {named_episodes(config.exclude_episodes)}"))
     make = n17.make_trainer if config.generation == N17 else n15.make_trainer
     trainer = make(config, checked, resume_from=resume_from, callbacks=callbacks, emit=emit)
     model = cast("nn.Module", trainer.model)
@@ -53,9 +57,20 @@ def train(
     emit(
         PhaseEvent(
             phase="train",
-            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {frames:,} frames",
+            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {frames:,} frames"
+            f", {config.global_batch_formula} samples a step",
         )
     )
+    if resume_from and (before := saved_by(resume_from)) not in (0, config.processes):
+        goes = "goes" if config.processes == 1 else "go"
+        emit(
+            WarningEvent(
+                message=f"{resume_from.name} was saved by {before} process{'es' if before > 1 else ''}, and "
+                f"{config.processes} {goes} on: dropout is drawn in another way from here.",
+                hint="Order and noise of the samples stay the same where the global batch does, which is now "
+                f"{config.global_batch_formula}.",
+            )
+        )
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     trainer.save_final()
     stop.release()

@@ -50,6 +50,7 @@ def make_trainer(
         statistics=[each.statistics for each in checked],
         memory=cache.memory,
         holdout=config.holdout,
+        exclude=[options.exclude_episodes for options in config.data_options],
     )
     prepare_frames(dataset.frames, dataset.held_out, emit)
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
@@ -86,6 +87,7 @@ def make_trainer(
         joints=joints,
         held_out=[each for held_out in dataset.held_out for each in held_out.values()],
         trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
     )
     write_policy_config(output_dir / "experiment_cfg", policy_config)
 

@@ -72,6 +72,7 @@ def make_trainer(
         seed=SEED,
         frames=FrameCache(config).store(),
         alignment=config.video_alignment,
+        exclude=[options.exclude_episodes for options in config.data_options],
         known=[each.statistics for each in checked] or None,
         holdout=config.holdout,
     )
@@ -145,4 +146,5 @@ def _known(config: N17Config, dataset: TrainingDataset, model: Gr00tN1d7) -> Pol
         image_sizes={key: meta.camera(key).resolution for key in data_config.video},
         held_out=[each for held_out in dataset.held_out for each in held_out.values()],
         trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
     )

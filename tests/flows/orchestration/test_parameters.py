@@ -58,6 +58,7 @@ def test_the_form_of_a_preset_says_what_it_has(schema):
     form = described(schema, PRESETS["blog"])["definitions"]["Overrides"]["properties"]
     assert form["batch_size"]["description"].endswith("In blog: 32.")
     assert form["dataset_path"]["description"].endswith("In blog: youliangtan/so101-table-cleanup.")
+    assert form["exclude_episodes"]["description"].endswith("In blog: none.")
     assert "global_batch_size" not in form
     newer = described(schema, PRESETS["so101-n17"])["definitions"]["Overrides"]["properties"]
     assert "batch_size" not in newer and newer["global_batch_size"]["description"].endswith("In so101-n17: 32.")

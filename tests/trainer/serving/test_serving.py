@@ -272,7 +272,7 @@ class Gate:
         self.entered, self.open = threading.Semaphore(0), threading.Semaphore(0)
         self.seen: list[str] = []
 
-    def get_action(self, observation: Any) -> Any:
+    def get_action(self, observation: Any, *, previous: Any = None) -> Any:
         self.entered.release()
         assert self.open.acquire(timeout=60)
         [text] = observation[self.data_config.language]
@@ -358,7 +358,7 @@ def test_broken_http_and_zmq_clients_stop_nobody(server, policy):
     huge = zmq.Context.instance().socket(zmq.DEALER)
     huge.setsockopt(zmq.LINGER, 0)
     huge.connect(f"tcp://127.0.0.1:{server.zmq.port}")
-    huge.send_multipart([b"x", b"y", b"z", b"w"])  # an envelope of nobody's
+    huge.send_multipart([b"v", b"x", b"y", b"z", b"w"])  # an envelope of nobody's
     with connected(server) as client:
         assert (
             ask(client, "N1.5", request_of(policy, "N1.5")).keys()

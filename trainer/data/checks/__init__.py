@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
+from trainer.data.exclusion import leave_out
 from trainer.data.memory import Memory
 from trainer.data.n17 import checks as n17_checks
 from trainer.data.n17 import configs as n17_configs
@@ -48,7 +49,7 @@ def check_dataset(
     """Every problem of the dataset at ``path`` for a training with ``data_config``.
 
     ``memory`` knows what was checked before; ``progress(files done, of)`` is called while tables and videos are read.
-    Raises ``UsageError`` for an unknown data config or embodiment tag.
+    Raises ``UsageError`` for an unknown data config or embodiment tag, or excluded episodes that it doesn't have.
     """
     newer = options.generation == N17.name
     if isinstance(data_config, str):
@@ -59,6 +60,7 @@ def check_dataset(
     meta, problems, warnings = check_metadata(path, config, options)
     if meta is None:
         return Checked(problems, warnings)
+    meta = leave_out(meta, options.exclude_episodes)
     if newer:
         theirs, odd = n17_checks.check(meta, data_config)
         problems, warnings = [*problems, *theirs], [*warnings, *odd]

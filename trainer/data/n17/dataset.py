@@ -58,8 +58,8 @@ class TrainingDataset(Dataset[Sample]):
     Statistics are computed from the data, relative ones step by step, so that they are those of this data config.
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
     whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them.
-    ``holdout`` says which episodes of each dataset to leave out (``trainer.data.holdout``); statistics are then those
-    of the others.
+    ``exclude`` are the episodes of each that are left out altogether (``trainer.data.exclusion``); ``holdout`` says
+    which to leave out of the training (``trainer.data.holdout``). Statistics are then those of the others.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -75,18 +75,28 @@ class TrainingDataset(Dataset[Sample]):
         alignment: VideoAlignment = "timestamp",
         known: Sequence[Mapping[str, Statistics]] | None = None,
         augment: bool = True,
+        exclude: Sequence[Sequence[str]] | None = None,
         holdout: str = NO_HOLDOUT,
     ) -> None:
         self.config, self.settings, self.seed, self.augment = config, settings, seed, augment
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = frames or FrameStore()
-        self.readers = readers = [DatasetReader(path, config, self.frames, alignment) for path in paths]
+        excluded = list(exclude or [()] * len(paths))
+        self.readers = readers = [
+            DatasetReader(path, config, self.frames, alignment, each)
+            for path, each in zip(paths, excluded, strict=True)
+        ]
         self.held_out = [{} if holdout == NO_HOLDOUT else hold_out(reader, holdout) for reader in readers]
         """Of each dataset, the episodes that are not trained on, and their hashes."""
         columns = [
-            compute_statistics(reader.meta, needed_columns(reader.meta, config), config) if held_out else checked
-            for reader, held_out, checked in zip(readers, self.held_out, known or [None] * len(readers), strict=True)
+            # meta/stats.json counts every episode
+            compute_statistics(reader.meta, needed_columns(reader.meta, config), config)
+            if held_out or (left_out and checked is None)
+            else checked
+            for reader, held_out, left_out, checked in zip(
+                readers, self.held_out, excluded, known or [None] * len(readers), strict=True
+            )
         ]
         with ThreadPoolExecutor(max_workers=8) as pool:
             parts = [list(pool.map(lambda each, r=reader: _load(r, each), reader.trajectory_ids)) for reader in readers]
