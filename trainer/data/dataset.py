@@ -93,7 +93,7 @@ class _Part:
 class TrainingDataset(Dataset[Sample]):
     """Training samples of one dataset, or of a mixture when there are several paths.
 
-    One dataset: sample ``i`` is step ``i`` of all episodes, in the order of ``meta/episodes.jsonl``. A mixture: ``i``
+    One dataset: sample ``i`` is step ``i`` of all episodes, in the order they are listed. A mixture: ``i``
     only seeds a draw of dataset, trajectory and step, again in every epoch, with ``balance_dataset_weights`` in
     proportion to the datasets' lengths and with ``balance_trajectory_weights`` to the trajectories' (else uniform).
 

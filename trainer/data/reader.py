@@ -39,11 +39,11 @@ class DatasetReader:
         require_keys(self.meta, config)
         self._episodes = {episode.episode_index: episode for episode in self.meta.episodes}
         self.lengths = {episode.episode_index: episode.length for episode in self.meta.episodes}
-        """Steps of each episode, in the order of ``meta/episodes.jsonl``."""
+        """Steps of each episode, in the order they are listed."""
 
     @property
     def trajectory_ids(self) -> list[int]:
-        """The episodes, in the order of ``meta/episodes.jsonl``."""
+        """The episodes, in the order they are listed."""
         return list(self.lengths)
 
     def leave_out(self, episodes: Collection[int]) -> None:
@@ -63,9 +63,9 @@ class DatasetReader:
         """Where the frames of each camera lie in an episode, in the order of the data config."""
         meta = self.meta
         return [
-            ImageColumn(meta.parquet_path(episode), meta.modality.column("video", key))
+            ImageColumn(meta.rows(episode), meta.modality.column("video", key))
             if meta.in_tables(key)
-            else meta.video_path(key, episode)
+            else meta.video(key, episode)
             for key in self.config.video
         ]
 

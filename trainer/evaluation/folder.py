@@ -100,7 +100,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
         alignment=alignment,
         all_count=True,
         ablate=options.ablations,
-        say=lambda what: print(what, file=sys.stderr),  # noqa: T201 - a person reads stderr
+        say=lambda what, *_: print(what, file=sys.stderr),  # noqa: T201 - a person reads stderr
     )
     if options.report_dir:
         cameras = checkpoint.data_config.keys("video")

@@ -123,10 +123,10 @@ class Places:
         """The folder of a checkpoint, from the store if need be."""
         return self._fetched(entry.snapshot)
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, done: int | None = None, of: int | None = None) -> None:
         """Tell how far it is."""
         sys.stderr.write(message + "\n")
-        self.emit(PhaseEvent(phase="evaluate", message=message))
+        self.emit(PhaseEvent(phase="evaluate", message=message, done=done, of=of))
 
     def _fetched(self, ref: SnapshotRef) -> Path:
         return cached(self.store, ref, self.home, self.say)
@@ -220,7 +220,7 @@ def measure(
         alignment=alignment,
         all_count=bool(numbers),
         ablate=ablate,
-        say=lambda what: places.say(f"{entry.name}: {what}"),
+        say=lambda what, done, of: places.say(f"{entry.name}: {what}", done, of),
     )
     if report is not None:
         write_report(report, folder, found, trajectories, reader, checkpoint.data_config.keys("video"))
