@@ -82,7 +82,7 @@ def test_what_is_pushed_acts_from_the_hub(home, machine, at_hub, tmp_path, capfd
     observation = {
         policy.data_config.language: ["pick"],
         "video.ego_view": np.zeros((1, 256, 256, 3), np.uint8),
-        **{f"state.{key}": np.zeros((1, *each.shape)) for key, each in policy.metadata.modalities.state.items()},
+        **{name: np.zeros((1, width)) for name, width in policy.checkpoint.widths.items() if name.startswith("state.")},
     }
     assert policy.get_action(observation)["action.right_arm"].shape == (16, 7)
     printed = "".join(capfd.readouterr())

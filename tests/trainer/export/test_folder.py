@@ -57,7 +57,7 @@ def test_it_acts_as_the_checkpoint_does(trained, folder):
         for key in policy.data_config.video:
             observation[f"video.{key}"] = np.zeros((1, 256, 256, 3), np.uint8)
         for key in policy.data_config.keys("state"):
-            observation[f"state.{key}"] = np.zeros((1, *policy.metadata.modalities.state[key].shape))
+            observation[f"state.{key}"] = np.zeros((1, policy.checkpoint.widths[f"state.{key}"]))
         answers.append(policy.get_action(observation, noise))
     for name, action in answers[0].items():
         np.testing.assert_array_equal(answers[1][name], action)
