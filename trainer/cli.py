@@ -25,6 +25,7 @@ usage: trainer COMMAND …
   finetune [--flag …]      the native engine alone, with upstream's flags
   evaluate [--flag …]      evaluate one checkpoint, open loop
   serve NAME               serve a checkpoint to robots
+  log-page --run RUN       log the page of a run to its W&B run
   doctor                   check this machine: devices, versions, object store
   --version
 
@@ -91,6 +92,10 @@ def _dispatch(argv: list[str]) -> int:
             return _prepare(rest)
         case "finetune" | "evaluate" | "serve":
             return importlib.import_module(f"trainer.{command}").main(rest)
+        case "log-page":
+            from trainer.evaluation.log_page import main as log_page
+
+            return log_page(rest)
         case "doctor":
             return _doctor(rest)
         case "-h" | "--help" | "help":
@@ -101,7 +106,8 @@ def _dispatch(argv: list[str]) -> int:
             return ExitCode.DONE
     import difflib
 
-    near = difflib.get_close_matches(command, ["run", "prepare", "finetune", "evaluate", "serve", "doctor"], n=1)
+    known = ["run", "prepare", "finetune", "evaluate", "serve", "log-page", "doctor"]
+    near = difflib.get_close_matches(command, known, n=1)
     hint = f"Did you mean `trainer {near[0]}`?" if near else "`trainer --help` lists the commands."
     raise UsageError(f"There is no command `trainer {command}`.", hint)
 

@@ -71,6 +71,15 @@ def as_form(overrides: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def brought_up_to_date(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Stored parameters of a deployment as the form has them now.
+
+    An earlier pippa had true and false for what is on or off, which the server rejects since these are choices.
+    """
+    overrides = parameters.get("overrides")
+    return {**parameters, "overrides": as_form(overrides)} if isinstance(overrides, dict) else parameters
+
+
 def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
     """The parameter schema of the flow ``train``, its help saying what ``preset`` has for each argument."""
     schema = deepcopy(schema)

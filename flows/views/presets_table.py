@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rich.markup import escape
 from rich.table import Table
 
+from flows.views.run_facts import text_of
 from flows.views.terminal import size
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
@@ -56,7 +57,7 @@ def compare(presets: Sequence[Preset]) -> list[Row]:
         _row("checkpoints on disk", presets, lambda preset: Cell(checkpoints_on_disk(preset.config))),
     ]
     for name in FinetuneConfig.model_fields:
-        values = {_text(getattr(preset.config, name)) for preset in presets}
+        values = {text_of(getattr(preset.config, name)) for preset in presets}
         default = _default(name)
         if name not in _ABOVE and values != {default}:
             cells = tuple(_argument(preset, name) for preset in presets)
@@ -145,7 +146,7 @@ def overview_table(presets: Sequence[Preset]) -> Table:
         batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{escape(_text(config.dataset_path))}, {config.max_steps} steps of {batch}, "
+            f"{preset.summary}\n[dim]{escape(text_of(config.dataset_path))}, {config.max_steps} steps of {batch}, "
             f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
@@ -162,16 +163,8 @@ def _wandb(preset: Preset) -> str:
 
 def _default(argument: str) -> str:
     field = FinetuneConfig.model_fields[argument]
-    return "" if field.is_required() else _text(field.default)
+    return "" if field.is_required() else text_of(field.default)
 
 
 def _argument(preset: Preset, name: str) -> Cell:
-    return Cell(_text(getattr(preset.config, name)), preset.reason(name))
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, list):
-        return ", ".join(str(item) for item in value)
-    return str(value)
+    return Cell(text_of(getattr(preset.config, name)), preset.reason(name))

@@ -12,7 +12,7 @@ from statistics import median
 from flows.views.terminal import duration, size
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
-from trainer.config.presets import all_presets
+from trainer.config.presets import DEFAULT, PRESETS, all_presets
 from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import PippaError
 from trainer.events import Event, PhaseEvent, ProgressEvent
@@ -98,11 +98,9 @@ class Difference:
 def configuration(spec: RunSpec) -> tuple[list[Difference], list[tuple[str, str]]]:
     """What differs from the preset and from ``blog``, and the whole configuration by flag."""
     try:
-        known = all_presets()
+        known = {**all_presets(), DEFAULT.name: DEFAULT}
     except PippaError:  # a presets file that is wrong says nothing against the run
-        from trainer.config.presets import PRESETS
-
-        known = PRESETS
+        known = {**PRESETS, DEFAULT.name: DEFAULT}
     preset, reference = known.get(spec.preset), known[REFERENCE]
     differences = []
     for name in FinetuneConfig.model_fields:

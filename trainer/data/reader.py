@@ -88,7 +88,8 @@ class DatasetReader:
     def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
         """The raw step ``base_index`` of an episode, as upstream's method of this name gives it.
 
-        ``video.<key>`` uint8 ``[1, H, W, 3]``, ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
+        ``video.<key>`` uint8 ``[V, H, W, 3]``, a frame for each of ``video_delta_indices`` (as a rule one; before an
+        episode's start there is its first one), ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
         ``[action_horizon, D]`` and the annotation as a list with one text. A ``base_index`` beyond the episode is
         clamped; action steps beyond it repeat the last row, or are zero for relative keys (``absolute`` false).
         """
@@ -97,9 +98,10 @@ class DatasetReader:
         now = min(max(base_index, 0), last)
         future = base_index + np.arange(self.config.action_horizon)
         step: dict[str, Any] = {}
-        positions = self._positions(trajectory_id)[now]
-        for key, source, position in zip(self.config.video, self.sources(trajectory_id), positions, strict=True):
-            step[f"video.{key}"] = self.frames.frames(source, position[None])
+        past = np.maximum(now + np.array(self.config.video_delta_indices), 0)
+        positions = self._positions(trajectory_id)[past]
+        for view, (key, source) in enumerate(zip(self.config.video, self.sources(trajectory_id), strict=True)):
+            step[f"video.{key}"] = self.frames.frames(source, positions[:, view])
         for name, values in table.state.items():
             step[name] = values[now : now + 1]
         for name, values in table.action.items():

@@ -345,21 +345,12 @@ class Run:
         return {**without_secrets(self.environ, keep), **child_environment(), **variables, "PYTHONUNBUFFERED": "1"}
 
     def _keep_wandb(self) -> None:
-        """Offline W&B runs go into the store with the run."""
-        if wandb_setup.offline_runs(self.folder):
-            recorded = self.folder / "wandb"
-            try:
-                # Without `latest-run`, `logs/debug-core.log` and the like, links for people.
-                runs.upload_folder(
-                    self.store,
-                    self.spec.run_id,
-                    recorded,
-                    "wandb",
-                    ignore=lambda path: not path.startswith("offline-run-") or (recorded / path).is_symlink(),
-                )
-            except PippaError as error:
-                self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
-            self.record.log(f"W&B recorded offline. To upload it: pippa runs sync {self.spec.run_id}")
+        """What W&B's server lacks goes into the store with the run."""
+        try:
+            if wandb_setup.keep_unsent_runs(self.store, self.spec.run_id, self.folder):
+                self.record.log(f"W&B does not have all of this run. To upload it: pippa runs sync {self.spec.run_id}")
+        except PippaError as error:
+            self.record.emit(WarningEvent(message=f"W&B's record of the run is on this disk only: {error.message}"))
 
     def _restore_record(self) -> None:
         """On another machine than before, the events and the log go on where the store has them."""

@@ -20,7 +20,9 @@ from torch.utils.data import Dataset
 from trainer.config.data_options import VideoAlignment
 from trainer.data.data_config import DataConfig
 from trainer.data.dataset import stable_hash
+from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.frames import FrameStore
+from trainer.data.holdout import episode_hash
 from trainer.data.n17 import statistics
 from trainer.data.n17.images import draw_augmentation
 from trainer.data.n17.sample import Sample, SampleProcessor
@@ -41,6 +43,8 @@ class _Episode(NamedTuple):
     positions: np.ndarray
     """The frame each row means in each camera, ``[T, V]``."""
     texts: list[str]
+    hash: str
+    """Of its states and actions, wherever it is stored."""
 
     def usable(self, horizon: int) -> int:
         """How many steps have their whole horizon in the episode."""
@@ -92,6 +96,16 @@ class TrainingDataset(Dataset[Sample]):
         self.unused_steps = sum(len(episode.texts) for episode in self._episodes) - int(self._ends[-1])
         """Steps that are no samples: those whose horizon goes beyond their episode's end."""
 
+    @property
+    def meta(self) -> DatasetMeta:
+        """That of the first dataset."""
+        return self._episodes[0].reader.meta
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The hash of every episode that is trained on: of those that have a usable step."""
+        return [each.hash for each in self._episodes if each.usable(self.config.action_horizon)]
+
     def set_epoch(self, epoch: int) -> None:
         """Draw other augmentations. Reaches running workers too."""
         self._epoch.fill_(epoch)
@@ -139,7 +153,8 @@ def _load(reader: DatasetReader, number: int) -> _Episode:
         {name.partition(".")[2]: values.astype(np.float32) for name, values in part.items()}
         for part in (table.state, table.action)
     )
-    return _Episode(reader, number, state, action, reader.positions(number, table), table.texts)
+    positions = reader.positions(number, table)
+    return _Episode(reader, number, state, action, positions, table.texts, episode_hash(table))
 
 
 def _statistics(
