@@ -60,6 +60,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("checkpoints list", "[RUN]", "list registered checkpoints"),
     Command("checkpoints show", "NAME", "show a checkpoint's lineage and metrics"),
     Command("checkpoints pull", "NAME FOLDER", "download a checkpoint, verified"),
+    Command("checkpoints export", "NAME FOLDER", "write a Hugging Face folder, or push it", "checkpoints_export"),
     Command("checkpoints verify", "NAME", "hash a checkpoint's files in the store"),
     Command("checkpoints alias", "ALIAS NAME", "give a checkpoint a name"),
     Command("checkpoints gc", "[--delete]", "remove what nothing refers to"),

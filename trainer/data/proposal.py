@@ -17,7 +17,7 @@ from trainer.data.body_parts import parts_of
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.data_config import DataConfig, Feature, Normalisation
 from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info, load_modality
-from trainer.data.meta_files import first_problem, read_json
+from trainer.data.meta_files import first_problem
 from trainer.errors import DatasetError
 
 TASK_KEY = "human.task_description"
@@ -45,21 +45,6 @@ class Proposal:
         return self.config.name in DATA_CONFIGS
 
 
-def described(folder: Path) -> Info:
-    """``meta/info.json`` of a dataset in LeRobot v2 or v3. Raises ``DatasetError``."""
-    file = folder / "meta/info.json"
-    document = read_json(file)
-    if isinstance(document, dict) and str(document.get("codebase_version", "")).startswith("v3"):
-        # Of v3 the paths have another form; the features have the same.
-        try:
-            return Info.model_validate(
-                {**document, "data_path": "{episode_index}", "video_path": None, "chunks_size": 1000}
-            )
-        except ValueError as error:
-            raise DatasetError(f"{file}: its features can't be read.", "Download the dataset again.") from error
-    return load_info(folder)
-
-
 def fitting_configs(modality: Modality, others: Sequence[DataConfig] = ()) -> list[DataConfig]:
     """The built-in data configs and those of ``others`` whose keys ``modality`` has; those that use most first."""
     known = [config for config in [*others, *DATA_CONFIGS.values()] if not config.missing(modality)]
@@ -72,7 +57,7 @@ def propose(folder: Path, name: str) -> Proposal:
 
     Raises ``DatasetError`` when it has no state, action, camera or instruction that could be used.
     """
-    info = described(folder)
+    info = load_info(folder)
     reasons: list[str] = []
     writes = not (folder / "meta/modality.json").exists()
     if writes:

@@ -44,11 +44,11 @@ class DatasetReader:
         require_keys(self.meta, config)
         self._episodes = {episode.episode_index: episode for episode in self.meta.episodes}
         self.lengths = {episode.episode_index: episode.length for episode in self.meta.episodes}
-        """Steps of each episode, in the order of ``meta/episodes.jsonl``."""
+        """Steps of each episode, in the order they are listed."""
 
     @property
     def trajectory_ids(self) -> list[int]:
-        """The episodes, in the order of ``meta/episodes.jsonl``."""
+        """The episodes, in the order they are listed."""
         return list(self.lengths)
 
     def leave_out(self, episodes: Collection[int]) -> None:
@@ -68,9 +68,9 @@ class DatasetReader:
         """Where the frames of each camera lie in an episode, in the order of the data config."""
         meta = self.meta
         return [
-            ImageColumn(meta.parquet_path(episode), meta.modality.column("video", key))
+            ImageColumn(meta.rows(episode), meta.modality.column("video", key))
             if meta.in_tables(key)
-            else meta.video_path(key, episode)
+            else meta.video(key, episode)
             for key in self.config.video
         ]
 
@@ -93,7 +93,8 @@ class DatasetReader:
     def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
         """The raw step ``base_index`` of an episode, as upstream's method of this name gives it.
 
-        ``video.<key>`` uint8 ``[1, H, W, 3]``, ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
+        ``video.<key>`` uint8 ``[V, H, W, 3]``, a frame for each of ``video_delta_indices`` (as a rule one; before an
+        episode's start there is its first one), ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
         ``[action_horizon, D]`` and the annotation as a list with one text. A ``base_index`` beyond the episode is
         clamped; action steps beyond it repeat the last row, or are zero for relative keys (``absolute`` false).
         """
@@ -102,9 +103,10 @@ class DatasetReader:
         now = min(max(base_index, 0), last)
         future = base_index + np.arange(self.config.action_horizon)
         step: dict[str, Any] = {}
-        positions = self._positions(trajectory_id)[now]
-        for key, source, position in zip(self.config.video, self.sources(trajectory_id), positions, strict=True):
-            step[f"video.{key}"] = self.frames.frames(source, position[None])
+        past = np.maximum(now + np.array(self.config.video_delta_indices), 0)
+        positions = self._positions(trajectory_id)[past]
+        for view, (key, source) in enumerate(zip(self.config.video, self.sources(trajectory_id), strict=True)):
+            step[f"video.{key}"] = self.frames.frames(source, positions[:, view])
         for name, values in table.state.items():
             step[name] = values[now : now + 1]
         for name, values in table.action.items():

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.training import Training
+from trainer.data.places import Clip
 from trainer.data.policy_config import read_policy_config
 from trainer.data.video_cut import Part, cut
 from trainer.errors import DatasetError, UsageError
@@ -40,7 +41,7 @@ def cut_videos(dataset: Path, lengths: list[int]) -> None:
     """Videos with as many frames as the shortened tables have rows."""
     for episode, length in enumerate(lengths):
         video = dataset / f"videos/chunk-000/observation.images.ego_view/episode_{episode:06d}.mp4"
-        cut(video, [Part(video.with_name("cut.mp4"), 0.0, length)], 20)
+        cut(video, [Part(video.with_name("cut.mp4"), Clip(video, 0.0, length, 20, 0))])
         video.with_name("cut.mp4").replace(video)
 
 
