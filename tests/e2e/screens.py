@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -59,15 +59,22 @@ class Screens:
 
 
 @contextmanager
-def browser(address: str, folder: Path) -> Iterator[Screens]:
-    """A headless Chromium, Debian's or Chrome itself; its pictures go to ``folder``."""
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium, Debian's or Chrome itself."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        page = chromium.new_page(viewport={"width": 1400, "height": 900})
+        started = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield started
+        started.close()
+
+
+@contextmanager
+def browser(address: str, folder: Path) -> Iterator[Screens]:
+    """A page of Prefect at ``address``; its pictures go to ``folder``."""
+    with chromium() as started:
+        page = started.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(60_000)
         yield Screens(page, address, folder)
-        chromium.close()
 
 
 def picture_folder(default: Path) -> Path:
