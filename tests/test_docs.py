@@ -28,7 +28,7 @@ from trainer.gr00t.n15.sections import Sections
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
-CODE = [file for folder in ("flows", "trainer", "bench") for file in sorted((ROOT / folder).rglob("*.py"))]
+CODE = [file for folder in ("flows", "pippa", "trainer", "bench") for file in sorted((ROOT / folder).rglob("*.py"))]
 SETTINGS = [
     file
     for pattern in (".env.example", "*.yaml", "deploy/*", "docker/*", ".ci/*", ".ci/images/*", ".github/workflows/*")

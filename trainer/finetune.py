@@ -19,6 +19,7 @@ from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
+from trainer.runner.nodes import this_node
 from trainer.runner.parent_watch import PARENT_PID, die_with_parent
 from trainer.training.checkpoints import leave_final_model
 from trainer.training.devices import (
@@ -48,13 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     die_with_parent()
     choose_devices(config.num_gpus)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
-    if needs_torchrun(config.num_gpus):
+    if needs_torchrun(config.processes):
         import torch
+
+        node = this_node(config.num_nodes)
 
         check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
         check_device_count(config.num_gpus, torch.cuda.device_count())
         _check(config, emit)  # once, not by every rank at the same time
-        return run_under_torchrun(config.num_gpus, argv)
+        if node.count == 1:
+            return run_under_torchrun(config.num_gpus, argv)
+        from trainer.training.several_nodes import train_together
+
+        return train_together(config, argv, node, _newest(config), emit)
     try:
         return finetune(config, emit)
     except (RuntimeError, MemoryError, OSError) as error:
@@ -71,7 +78,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     Returns the exit code.
     """
     output_dir = Path(config.output_dir).absolute()
-    resume_from = next(reversed(checkpoint_folder.checkpoints(output_dir).values()), None) if config.resume else None
+    resume_from = _newest(config)
     if config.resume and resume_from is None:
         raise UsageError(
             f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
@@ -85,6 +92,12 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     from trainer.training.finetuning import train
 
     return train(config, checked, resume_from, stop, emit)
+
+
+def _newest(config: FinetuneConfig) -> Path | None:
+    """The checkpoint to go on from, where there is one and ``--resume`` asks for it."""
+    found = checkpoint_folder.checkpoints(Path(config.output_dir).absolute()) if config.resume else {}
+    return next(reversed(found.values()), None)
 
 
 def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Event], None]) -> bool:

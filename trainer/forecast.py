@@ -324,7 +324,7 @@ def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory
         gradients=gradients,
         activations=sum(kept),
         together=together,
-        buckets=gradients if config.num_gpus > 1 else 0,
+        buckets=gradients if config.processes > 1 else 0,
         fixed=fixed,
     )
 

@@ -119,8 +119,8 @@ def show_snapshots(kind: Literal["dataset", "model"], nothing: str, *, as_json: 
 
 def check(arguments: Namespace) -> int:
     """``pippa data check PATH [--data-config X]``"""
+    from trainer.data.info import load_info
     from trainer.data.overview import overview
-    from trainer.data.proposal import described
 
     name, screen = str(arguments.path), console()
     config = arguments.data_config
@@ -132,7 +132,7 @@ def check(arguments: Namespace) -> int:
     found = check_folder(name, config, DataOptions.of(arguments))
     folder = Folder(name).existing()
     screen.print(f"[green]✓[/] {escape(name)} can be trained on with {escape(str(config))}.")
-    print_overview(screen, overview(folder, described(folder)))
+    print_overview(screen, overview(folder, load_info(folder)))
     print_warnings(screen, found.warnings)
     for change in found.changes:
         screen.print(f"  {escape(change)} on import; the folder stays as it is.")
@@ -144,13 +144,13 @@ def _fitting(name: str) -> list[DataConfig]:
 
     Raises ``DatasetError`` where there is none, with what the dataset has.
     """
-    from trainer.data.dataset_meta import load_modality
+    from trainer.data.dataset_meta import load_info, load_modality
     from trainer.data.known_robots import MODALITIES, fitting_name
     from trainer.data.overview import overview
-    from trainer.data.proposal import described, fitting_configs
+    from trainer.data.proposal import fitting_configs
 
     folder = Folder(name).existing()
-    info = described(folder)
+    info = load_info(folder)
     if (folder / "meta/modality.json").exists():
         modality = load_modality(folder)
     else:  # that of a known arm is added on import

@@ -90,5 +90,5 @@ def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
         value = preset.known[name]
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
         shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
-        prop["description"] = f"{prop['description']} In {preset.name}: {shown}."
+        prop["description"] = f"{prop['description']} In {preset.name}: {'none' if shown == '' else shown}."
     return schema

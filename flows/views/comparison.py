@@ -28,6 +28,7 @@ SAME = "Nothing differs: the same configuration, data and code."
 
 _DATA: dict[str, Callable[[RunSpec], object]] = {
     "dataset": lambda spec: [str(ref) for ref in spec.datasets],
+    "left out": lambda spec: spec.config.exclude_episodes or "no episode",
     "base model": lambda spec: str(spec.base_model),
 }
 _CODE: dict[str, Callable[[RunSpec], object]] = {
@@ -84,7 +85,7 @@ def compare(store: ObjectStore, run_ids: Sequence[str]) -> Comparison:
     specs = [each.spec for each in compared]
     configuration: dict[str, Callable[[RunSpec], object]] = {"preset": lambda spec: spec.preset}
     for name in FinetuneConfig.model_fields:
-        if name not in ("dataset_path", "base_model_path"):  # their digests tell more
+        if name not in ("dataset_path", "base_model_path", "exclude_episodes"):  # among the data
             configuration[flag(name)] = lambda spec, name=name: getattr(spec.config, name)
     errors, on, comparable = _errors(compared)
     known = [index for index, error in enumerate(errors) if error is not None]

@@ -46,6 +46,7 @@ def print_plan(
         "cameras": cameras(config),
         "base model": f"{config.base_model_path} ({describe('model', config.base_model_path)})",
         "components tuned": components(config),
+        "global batch": config.global_batch_formula,
         "launcher": launcher,
         "engine": engine,
         "object store": environ.get("PIPPA_S3_ENDPOINT") or f"the folder {store_folder(pippa_home(environ))}",

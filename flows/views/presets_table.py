@@ -143,11 +143,10 @@ def overview_table(presets: Sequence[Preset]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     for preset in presets:
         config = preset.config
-        batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{escape(text_of(config.dataset_path))}, {config.max_steps} steps of {batch}, "
-            f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
+            f"{preset.summary}\n[dim]{escape(text_of(config.dataset_path))}, {config.max_steps} steps of "
+            f"{config.global_batch}, {escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
 

@@ -62,8 +62,8 @@ class Report(BaseModel):
     page: str = ""
     """Its page on this machine; empty where there is none here."""
     log: str
-    offline_wandb: bool
-    """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
+    unsent_wandb: bool
+    """Whether W&B's server lacks some of it, and W&B's files wait in the store for ``pippa runs sync``."""
     wandb_url: str | None
     warnings: list[str]
     exit_code: int | None = None
@@ -134,7 +134,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         plots=_plots(store, folder, run_id),
         page=str(folder / PAGE) if _here(folder / PAGE) else "",
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
-        offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
+        unsent_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
         exit_code=state.exit_code if state else None,
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
@@ -211,10 +211,11 @@ def _looks(report: Report) -> Mapping[str, str]:
         looks["plots"] = "\n".join(shown(plot) for plot in report.plots)
         if not Path(report.plots[0]).is_absolute():
             looks["plots"] += f"\nin the object store; to have them here: pippa runs pull {report.run_id} FOLDER"
-    if report.wandb_url:
+    if report.unsent_wandb:
+        where = f"{report.wandb_url} lacks some of it" if report.wandb_url else "recorded offline"
+        looks["W&B"] = f"{where}; to upload it: pippa runs sync {report.run_id}"
+    elif report.wandb_url:
         looks["W&B"] = report.wandb_url
-    elif report.offline_wandb:
-        looks["W&B"] = f"recorded offline; to upload it: pippa runs sync {report.run_id}"
     looks["log"] = shown(report.log)
     return looks
 

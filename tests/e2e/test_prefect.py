@@ -125,6 +125,24 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
     assert stack.checkpoints(stopped)
 
 
+def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
+    run = submit(stack, "train/smoke", {"overrides": {"max_steps": 2000, "save_steps": 500}})
+    until(stack.trainings, "the training container")
+    [training] = stack.trainings()
+    until(lambda: '"step":' in stack.shown(training), lambda: stack.shown(training))
+    for server in ("worker", "prefect", "postgres", "minio"):
+        killed = stack.compose("kill", server)
+        assert killed.returncode == 0, killed.stdout
+        time.sleep(3)  # somebody needs it by now
+        assert stack.compose("start", server).returncode == 0
+        assert stack.trainings() in ([training], [])  # never a second one, and none only once it has ended
+    until(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), lambda: flow_run(stack, run)["state"])
+    assert state(stack, run) == "COMPLETED"
+    until(lambda: not stack.trainings(), "the end of the container")
+    name = flow_run(stack, run)["name"]
+    assert stack.checkpoints(name) == [f"{name}/{step}" for step in (2000, 1500, 1000, 500)]
+
+
 def test_a_run_submitted_from_the_host_is_followed_there(stack: Stack) -> None:
     done = stack.pippa(
         *("train", "smoke", "--max-steps", "20", "--save-steps", "10", "--launcher", "remote"),

@@ -34,9 +34,11 @@ UPSTREAMS_FLAGS = "Flags are those of Isaac-GR00T's scripts/gr00t_finetune.py, i
 
 _FIELDS = FinetuneConfig.model_fields
 _NOT_UPSTREAMS = {
+    "num_nodes": "upstream trains on one machine.",
     "video_alignment": "upstream finds a row's frame by its timestamp.",
     "recompute_statistics": "upstream normalises with what meta/stats.json says.",
     "holdout": "upstream trains on every episode.",
+    "exclude_episodes": "upstream trains on every episode.",
     "upstream_exact": "upstream's engine is that already: leave the flag out.",
 }
 

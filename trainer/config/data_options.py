@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Iterable, Sequence
 from typing import Literal, get_args
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
+
+from trainer.data.exclusion import as_texts, parse_exclusion
+from trainer.errors import UsageError
 
 VideoAlignment = Literal["timestamp", "index"]
 
@@ -17,11 +21,24 @@ class DataOptions(BaseModel):
 
     video_alignment: VideoAlignment = "timestamp"
     recompute_statistics: bool = False
+    exclude_episodes: tuple[str, ...] = ()
+    """Of this one dataset; as ``trainer.data.exclusion`` writes them."""
+
+    @field_validator("exclude_episodes", mode="before")
+    @classmethod
+    def _in_one_form(cls, value: Iterable[str]) -> tuple[str, ...]:
+        return tuple(as_texts(parse_exclusion(value)))
+
+    @property
+    def computes_statistics(self) -> bool:
+        """Whether statistics come from the data, though ``meta/stats.json`` has some: it counts every episode."""
+        return self.recompute_statistics or bool(self.exclude_episodes)
 
     def to_argv(self) -> list[str]:
         """As flags; none for what is the default."""
         alignment = ["--video-alignment", self.video_alignment] if self.video_alignment != "timestamp" else []
-        return [*alignment, *(["--recompute-statistics"] if self.recompute_statistics else [])]
+        excluded = ["--exclude-episodes", *self.exclude_episodes] if self.exclude_episodes else []
+        return [*alignment, *(["--recompute-statistics"] if self.recompute_statistics else []), *excluded]
 
     @classmethod
     def add_to(cls, parser: ArgumentParser) -> None:
@@ -35,8 +52,27 @@ class DataOptions(BaseModel):
         parser.add_argument(
             "--recompute-statistics", action="store_true", help="with the check: don't use meta/stats.json"
         )
+        parser.add_argument(
+            "--exclude-episodes",
+            nargs="+",
+            default=[],
+            metavar="N",
+            help="with the check: episodes that trainings will leave out, such as 3 17 40-44",
+        )
 
     @classmethod
     def of(cls, arguments: Namespace) -> DataOptions:
         """Those that were given."""
-        return cls(video_alignment=arguments.video_alignment, recompute_statistics=arguments.recompute_statistics)
+        return cls(
+            video_alignment=arguments.video_alignment,
+            recompute_statistics=arguments.recompute_statistics,
+            exclude_episodes=cls.excluded(arguments.exclude_episodes),
+        )
+
+    @staticmethod
+    def excluded(words: Sequence[str]) -> tuple[str, ...]:
+        """What ``--exclude-episodes`` says of one dataset. Raises ``UsageError``."""
+        try:
+            return tuple(as_texts(parse_exclusion(words)))
+        except ValueError as error:
+            raise UsageError(f"--exclude-episodes: {error}.", "Write it as 3 17 40-44.") from None

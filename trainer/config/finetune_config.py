@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.config_file import from_text, to_document
 from trainer.data.data_config import DataConfig
+from trainer.data.exclusion import as_texts, of_dataset, parse_exclusion
 from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
@@ -45,13 +46,13 @@ class FinetuneConfig(BaseModel):
     as `my_robot.toml` (or `module.path:NAME` of a Python module)."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Samples per GPU and step. The global batch is this x num_gpus x gradient_accumulation_steps."""
+    """Samples per GPU and step. The global batch is this x num_gpus x num_nodes x gradient_accumulation_steps."""
 
     max_steps: Annotated[int, Field(ge=1)] = 10_000
     """Optimizer steps."""
 
     num_gpus: Annotated[int, Field(ge=1)] = 1
-    """GPUs to train on, on one machine."""
+    """GPUs to train on, on each machine."""
 
     save_steps: Annotated[int, Field(ge=1)] = 1000
     """Steps between two checkpoints."""
@@ -119,6 +120,9 @@ class FinetuneConfig(BaseModel):
     balance_trajectory_weights: bool = True
     """Mixtures: draw each trajectory in proportion to its length."""
 
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    """Machines that train together, each with num_gpus GPUs; start the same command on each of them."""
+
     video_alignment: VideoAlignment = "timestamp"
     """A row's frame: the one at its `timestamp`, or by `index`, row k to frame k, where only the clock is wrong."""
 
@@ -133,6 +137,10 @@ class FinetuneConfig(BaseModel):
     """Episodes to keep out of training and statistics and to evaluate on: a share (`0.1`), a count (`5`) or a list
     (`3,17`). Each is chosen by its own content, so that added data moves none across."""
 
+    exclude_episodes: list[str] = []
+    """Episodes to leave out altogether, from training, statistics and holdout: `3 17 40-44`. Of several datasets by
+    their place: `2:17`. `pippa data show` finds those that deserve it."""
+
     evaluate: Evaluate = "every"
     """Checkpoints to evaluate after the training: every one of them (intermediate ones on two episodes), the last, or
     none."""
@@ -144,9 +152,34 @@ class FinetuneConfig(BaseModel):
     """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
 
     @property
-    def data_options(self) -> DataOptions:
-        """How the datasets are read."""
-        return DataOptions(video_alignment=self.video_alignment, recompute_statistics=self.recompute_statistics)
+    def processes(self) -> int:
+        """GPUs of all machines together: one process each."""
+        return self.num_gpus * self.num_nodes
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that one optimizer step sees."""
+        return self.batch_size * self.processes * self.gradient_accumulation_steps
+
+    @property
+    def global_batch_formula(self) -> str:
+        """The global batch and what makes it: ``32 = 8 × 2 GPUs × 2 nodes``."""
+        factors = {"GPUs": self.num_gpus, "nodes": self.num_nodes, "accumulated": self.gradient_accumulation_steps}
+        product = [str(self.batch_size), *(f"{count} {name}" for name, count in factors.items() if count > 1)]
+        return str(self.global_batch) + (f" = {' × '.join(product)}" if len(product) > 1 else "")
+
+    @property
+    def data_options(self) -> list[DataOptions]:
+        """How each of the datasets is read."""
+        count = len(self.dataset_path)
+        return [
+            DataOptions(
+                video_alignment=self.video_alignment,
+                recompute_statistics=self.recompute_statistics,
+                exclude_episodes=of_dataset(self.exclude_episodes, number, count),
+            )
+            for number in range(1, count + 1)
+        ]
 
     @field_validator("data_config")
     @classmethod
@@ -161,6 +194,16 @@ class FinetuneConfig(BaseModel):
         parse_holdout(value)
         return value
 
+    @field_validator("exclude_episodes", mode="before")
+    @classmethod
+    def _in_one_form(cls, value: Any, info: ValidationInfo) -> Any:
+        """What means the same is equal; a text does as well, as from a form."""
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(each, str | int) for each in texts):
+            return value  # pydantic says what is wrong
+        datasets = len(info.data.get("dataset_path") or ["…"])
+        return as_texts(parse_exclusion(map(str, texts), datasets), datasets)
+
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
@@ -168,7 +211,15 @@ class FinetuneConfig(BaseModel):
 
 RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 """For the run around the engine, which never hears of them."""
-OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact", "holdout", *RUN_FIELDS)
+OWN_FIELDS = (
+    "num_nodes",
+    "video_alignment",
+    "recompute_statistics",
+    "upstream_exact",
+    "holdout",
+    "exclude_episodes",
+    *RUN_FIELDS,
+)
 """What upstream's script doesn't take."""
 
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -179,6 +230,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "video_alignment",
         "recompute_statistics",
         "holdout",
+        "exclude_episodes",
         "balance_dataset_weights",
         "balance_trajectory_weights",
     ),
@@ -202,7 +254,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "warmup_ratio",
         "gradient_accumulation_steps",
     ),
-    "machine": ("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "machine": ("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
     "checkpoints and reports": (
         "output_dir",
         "save_steps",

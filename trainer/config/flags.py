@@ -86,7 +86,7 @@ def field_problems(model: type[BaseModel], values: Mapping[str, Any]) -> list[st
 
 def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo, value: object, *, several: bool) -> None:
     kind = _without_none(field.annotation)
-    shown = "" if value is None or value == () else f" [{_shown(value)}]"
+    shown = "" if value is None or value in ((), []) else f" [{_shown(value)}]"
     options: dict[str, Any] = {"help": f"{field.description or ''}{shown}".replace("%", "%%")}
     if kind is bool:
         options["action"] = EachSwitch if several else Switch

@@ -44,5 +44,5 @@ def main(argv: Sequence[str]) -> int:
     except Exception as error:
         first = str(error).partition("\n")[0]
         raise PippaError(f"W&B did not take the page ({type(error).__name__}: {first}).") from error
-    wandb_setup.keep_offline_runs(store, run_id, folder)
+    wandb_setup.keep_unsent_runs(store, run_id, folder)
     return ExitCode.DONE

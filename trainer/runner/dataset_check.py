@@ -25,14 +25,14 @@ def check_datasets(
     Raises ``DatasetError`` with every problem of the first dataset that training would fail on.
     """
     checked = []
-    for folder, name in datasets:
+    for (folder, name), options in zip(datasets, config.data_options, strict=True):
         emit(PhaseEvent(phase="check", message=f"Checking {name} against {config.data_config}."))
         refuse_pointers(folder, name)
 
         def tell(done: int, of: int, name: str = name) -> None:
             emit(PhaseEvent(phase="check", message=f"Checking {name}: {done:,} of {of:,} files."))
 
-        found = importers.require_valid(folder, config.data_config, name, config.data_options, every(_SECONDS, tell))
+        found = importers.require_valid(folder, config.data_config, name, options, every(_SECONDS, tell))
         for each in found.warnings if warn else ():
             emit(WarningEvent(message=each.message, hint=each.fix))
         checked.append(found)

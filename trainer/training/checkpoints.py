@@ -104,6 +104,11 @@ class CheckpointWriter:
             shutil.rmtree(doomed, ignore_errors=True)
 
 
+def saved_by(checkpoint: Path) -> int:
+    """How many processes trained what is in ``checkpoint``; 0 where it does not say."""
+    return len(list(checkpoint.glob("rng_state*.pth")))
+
+
 def leave_final_model(output_dir: Path, last: Path) -> None:
     """Leave the model of the last checkpoint in the output folder itself, where upstream leaves it.
 

@@ -317,6 +317,21 @@ class FinetuneTrainer(Trainer):
             self._write([partial(torch.save, state, Path(output_dir) / "optimizer.pt")])
             torch.save(scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Each rank writes its own; those of other machines are sent to the one that keeps the checkpoint."""
+        super()._save_rng_state(output_dir)
+        ranks, here = self.args.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.args.world_size))
+        if ranks == here:
+            return
+        own = Path(output_dir) / f"rng_state_{self.args.process_index}.pth"
+        states: list[Any] = [None] * ranks
+        torch.distributed.all_gather_object(states, own.read_bytes())
+        if not self.args.should_save and int(os.environ["GROUP_RANK"]):
+            own.unlink()
+        elif self.args.should_save:
+            for rank in range(here, ranks):
+                own.with_name(f"rng_state_{rank}.pth").write_bytes(states[rank])
+
     def _write(self, parts: list[Callable[[], object]]) -> None:
         """Now, or as part of the checkpoint that is being taken."""
         if self._parts is not None:

@@ -14,17 +14,19 @@ from trainer.data.checks import Checked
 from trainer.data.collate import Collator
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
+from trainer.data.exclusion import named_episodes
 from trainer.data.memory import Memory
 from trainer.data.metadata import write_metadata
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.errors import ExitCode, UsageError
-from trainer.events import Event, PhaseEvent
+from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.forecast import room_for_checkpoints
 from trainer.gr00t.lora import add_lora, load_adapter
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.training.arguments import SEED, training_arguments
+from trainer.training.checkpoints import saved_by
 from trainer.training.devices import check_device_count, check_gpu_usable
 from trainer.training.finetune_trainer import FinetuneTrainer
 from trainer.training.graceful_stop import StopOnSignal
@@ -69,7 +71,10 @@ def train(
         statistics=[each.statistics for each in checked],
         memory=Memory(pippa_home() / "cache" / "data.sqlite"),
         holdout=config.holdout,
+        exclude=[options.exclude_episodes for options in config.data_options],
     )
+    if config.exclude_episodes:
+        emit(PhaseEvent(phase="load", message=f"Left out: {named_episodes(config.exclude_episodes)}"))
     for number, held_out in enumerate(dataset.held_out, start=1):
         if held_out:
             named = f"{'episode' if len(held_out) == 1 else 'episodes'} {', '.join(map(str, held_out))}"
@@ -112,6 +117,7 @@ def train(
         joints=joints,
         held_out=[each for held_out in dataset.held_out for each in held_out.values()],
         trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
     )
     write_policy_config(output_dir / "experiment_cfg", policy_config)
 
@@ -148,9 +154,20 @@ def train(
     emit(
         PhaseEvent(
             phase="train",
-            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames",
+            message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {len(dataset):,} frames"
+            f", {config.global_batch_formula} samples a step",
         )
     )
+    if resume_from and (before := saved_by(resume_from)) not in (0, config.processes):
+        goes = "goes" if config.processes == 1 else "go"
+        emit(
+            WarningEvent(
+                message=f"{resume_from.name} was saved by {before} process{'es' if before > 1 else ''}, and "
+                f"{config.processes} {goes} on: dropout is drawn in another way from here.",
+                hint="Order and noise of the samples stay the same where the global batch does, which is now "
+                f"{config.global_batch_formula}.",
+            )
+        )
     trainer.train(resume_from_checkpoint=None if resume_from is None else str(resume_from))
     trainer.save_final()
     stop.release()

@@ -18,6 +18,7 @@ from trainer.data.n17 import processor_files
 from trainer.data.n17.collate import Collator
 from trainer.data.n17.dataset import TrainingDataset
 from trainer.data.n17.processor_files import ProcessorFiles
+from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.errors import UsageError
 from trainer.events import Event
 from trainer.gr00t.base_model import N17
@@ -69,6 +70,7 @@ def make_trainer(
         seed=SEED,
         frames=FrameStore(pippa_home() / "cache" / "frames", frame_cache_bytes()),
         alignment=config.video_alignment,
+        exclude=[options.exclude_episodes for options in config.data_options],
     )
     model = Gr00tN1d7.from_pretrained(
         source,
@@ -82,6 +84,20 @@ def make_trainer(
     qwen = QwenProcessor.from_directory(source)
     output_dir = Path(config.output_dir).absolute()
     output_dir.mkdir(parents=True, exist_ok=True)
+    meta = dataset.meta
+    cameras, joints = sources(meta, data_config)
+    known = PolicyConfig(
+        data_config=data_config,
+        embodiment_tag=tag,
+        action_horizon=data_config.action_horizon,
+        denoising_steps=model.action_head.num_inference_timesteps,
+        video_alignment=config.video_alignment,
+        cameras=cameras,
+        joints=joints,
+        image_sizes={key: meta.camera(key).resolution for key in data_config.video},
+        trained_on=dataset.trained_on,
+    )
+    write_policy_config(output_dir / "experiment_cfg", known)
     set_seed(SEED)
     trained = replace(files, settings=settings).trained_on(tag, data_config, dataset.statistics)
     return FinetuneTrainer(
@@ -90,7 +106,7 @@ def make_trainer(
         train_dataset=dataset,
         data_collator=Collator(qwen),
         processor=CheckpointProcessor(qwen, trained),
-        experiment_cfg=None,
+        experiment_cfg=output_dir / "experiment_cfg",
         callbacks=list(callbacks),
         emit=emit,
     )
@@ -103,6 +119,7 @@ def _refuse_what_has_no_effect(config: FinetuneConfig) -> None:
         "--upstream-exact": config.upstream_exact,
         "--recompute-statistics": config.recompute_statistics,
         "--num-gpus": config.num_gpus > 1,
+        "--num-nodes": config.num_nodes > 1,
     }
     if named := [flag for flag, given in asked.items() if given]:
         raise UsageError(f"{N17} is not trained with {', '.join(named)} yet.", "Leave that out.")

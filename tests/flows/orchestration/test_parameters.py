@@ -55,6 +55,7 @@ def test_the_form_of_a_preset_says_what_it_has(schema):
     form = described(schema, PRESETS["blog"])["definitions"]["Overrides"]["properties"]
     assert form["batch_size"]["description"].endswith("In blog: 32.")
     assert form["dataset_path"]["description"].endswith("In blog: youliangtan/so101-table-cleanup.")
+    assert form["exclude_episodes"]["description"].endswith("In blog: none.")
     # The next preset's form starts from the schema as it was.
     assert "blog" not in schema["definitions"]["Overrides"]["properties"]["batch_size"]["description"]
 

@@ -22,8 +22,8 @@ from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
 from trainer.gr00t.base_model import N17
 from trainer.gr00t.n17.model import Gr00tN1d7
-from trainer.gr00t.n17.policy import Policy
 from trainer.gr00t.n17.tiny import make_tiny_base_model
+from trainer.gr00t.policy import Policy
 from trainer.training import finetune_trainer
 from trainer.training.arguments import training_arguments
 from trainer.training.n17 import make_trainer
@@ -159,7 +159,7 @@ def test_it_resumes_bit_for_bit_and_acts(
         assert files.data_config("new_embodiment").action == ARM.action
         assert files.settings.state_dropout_prob == 0.2
         assert json.loads((folder / "config.json").read_text())["state_dropout_prob"] == 0.2
-        policy = Policy(folder, "new_embodiment", device="cpu")
+        policy = Policy(folder, embodiment_tag="new_embodiment", device="cpu")
     state = {f"state.{key}": np.zeros((1, width), np.float32) for key, width in (("right_arm", 7), ("right_hand", 6))}
     actions = policy.get_action(
         {

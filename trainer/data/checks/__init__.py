@@ -13,6 +13,7 @@ from pathlib import Path
 from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
+from trainer.data.exclusion import leave_out
 from trainer.data.memory import Memory
 from trainer.data.problem import Problem, format_problems
 from trainer.data.statistics import Statistics
@@ -45,14 +46,15 @@ def check_dataset(
     """Every problem of the dataset at ``path`` for a training with ``data_config``.
 
     ``memory`` knows what was checked before; ``progress(files done, of)`` is called while tables and videos are read.
-    Raises ``UsageError`` for an unknown data config or embodiment tag.
+    Raises ``UsageError`` for an unknown data config or embodiment tag, or excluded episodes that it doesn't have.
     """
     config = get_data_config(data_config) if isinstance(data_config, str) else data_config
     if embodiment_tag not in PROJECTOR_INDEX:
         raise UsageError(f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}.")
-    meta, problems, warnings = check_metadata(path, config, recompute_statistics=options.recompute_statistics)
+    meta, problems, warnings = check_metadata(path, config, recompute_statistics=options.computes_statistics)
     if meta is None:
         return Checked(problems, warnings)
+    meta = leave_out(meta, options.exclude_episodes)
     # Imported here: a command that only might check a dataset loads neither pyarrow nor PyAV.
     from trainer.data.checks.remembered import remembered_contents
 

@@ -13,10 +13,10 @@ from trainer.data.configs import DATA_CONFIGS, DataConfig
 from trainer.data.dataset_meta import (
     DatasetMeta,
     Modality,
-    load_episodes,
+    list_episodes,
     load_info,
     load_modality,
-    refuse_other_layouts,
+    require_dataset,
 )
 from trainer.data.metadata import (
     DatasetMetadata,
@@ -47,10 +47,11 @@ def check_metadata(
             problems.append(Problem.of(error))
             return None
 
-    attempt(refuse_other_layouts)
+    attempt(require_dataset)
     if problems:
         return None, problems, []
-    info, modality, episodes = attempt(load_info), attempt(load_modality), attempt(load_episodes)
+    info, modality = attempt(load_info), attempt(load_modality)
+    episodes = attempt(lambda folder: list_episodes(folder, info))
     misfits = [] if modality is None else list(_check_keys(path, modality, config))
     problems += misfits
     if info is None or modality is None or episodes is None or misfits:
@@ -125,7 +126,7 @@ def _check_cameras(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
             yield Problem(f"{file}: {feature!r} has {camera.channels} channels", "GR00T takes colour images.")
         if not meta.in_tables(key) and meta.info.video_path is None:
             try:
-                meta.video_path(key, 0)
+                meta.video_path(key, meta.episodes[0].episode_index)
             except DatasetError as error:
                 yield Problem.of(error)
         resolutions[key] = camera.resolution
