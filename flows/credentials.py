@@ -45,6 +45,7 @@ CREDENTIALS = (
     Credential("PIPPA_SOURCE_S3_SECRET_KEY"),
     Credential("WANDB_API_KEY"),
     Credential("HF_TOKEN"),
+    Credential("PIPPA_SERVE_TOKEN", lambda: secrets.token_urlsafe(24), on_host=True),
 )
 
 

@@ -5,6 +5,7 @@ What Compose makes of compose.yaml is tried with stand-ins for the images, which
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -19,6 +20,8 @@ import yaml
 
 from flows.credentials import CREDENTIALS
 from tests.support.waiting import PATIENCE
+from trainer import serve
+from trainer.command_line import Parser
 from trainer.config.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -31,6 +34,10 @@ SERVICES_OF_PRESETS = {
     "train-overfit": "overfit-demo",
     "train-overfit-long": "overfit-long",
     "train-blog": "blog",
+    "train-smoke-n17": "smoke-n17",
+    "train-overfit-n17": "overfit-demo-n17",
+    "train-so101-n17": "so101-n17",
+    "train-blog-n17": "blog-n17",
 }
 
 
@@ -65,6 +72,49 @@ def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports), ports
+
+
+def test_a_checkpoint_is_served_as_the_command_line_serves_it(compose: dict[str, Any], tmp_path: Path) -> None:
+    service = compose["services"]["serve"]
+    program, command, *arguments = service["command"]
+    parser = Parser()
+    serve.add_arguments(parser)
+    given = parser.parse_args([VARIABLE.sub(lambda found: found[2], argument) for argument in arguments])
+    assert (program, command, given.checkpoint) == ("trainer", "serve", "latest")
+    # It listens beyond its container, which takes a token; the ports are those that the container publishes.
+    token = next(each for each in CREDENTIALS if each.setting == serve.TOKEN)
+    assert token.make is not None and token.on_host
+    (tmp_path / token.file).write_text(token.make())
+    file = service["environment"][f"{serve.TOKEN}_FILE"].replace("/run/pippa", str(tmp_path))
+    address, required = serve.required(given, {f"{serve.TOKEN}_FILE": file})
+    assert address == "0.0.0.0" and required == (tmp_path / token.file).read_text()
+    assert [port.rpartition(":")[2] for port in service["ports"]] == [str(given.port), str(given.http_port)]
+    assert service["image"] == compose["services"]["trainer"]["image"] and "build" not in service
+    assert service["profiles"] == ["serve"]  # `docker compose up` alone starts none
+
+
+def test_compose_resolves_the_service_of_a_checkpoint() -> None:
+    """With Compose itself, which needs no daemon for it."""
+    if not shutil.which("docker"):
+        pytest.skip("docker compose is not installed here")
+    settings = {"PIPPA_SERVE_CHECKPOINT": "kitchen/best", "PIPPA_SERVE_RUNTIME": "nvidia", "PIPPA_SERVE_PORT": "5600"}
+    done = subprocess.run(
+        ["docker", "compose", "--profile", "serve", "config", "--format", "json"],
+        cwd=ROOT,
+        env={**_kept(), **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == 0, done.stderr
+    service = json.loads(done.stdout)["services"]["serve"]
+    assert service["command"] == ["trainer", "serve", "kitchen/best", "--host", "0.0.0.0"]
+    assert service["runtime"] == "nvidia"
+    assert {(port["host_ip"], port["published"], port["target"]) for port in service["ports"]} == {
+        ("127.0.0.1", "5600", 5555),
+        ("127.0.0.1", "8000", 8000),
+    }
 
 
 def test_other_services_reach_prefect(compose: dict[str, Any]) -> None:
@@ -184,7 +234,7 @@ class StandIns:
         return done.stdout
 
 
-PORTS = ("PIPPA_PREFECT_PORT", "PIPPA_MINIO_PORT")
+PORTS = ("PIPPA_PREFECT_PORT", "PIPPA_MINIO_PORT", "PIPPA_SERVE_PORT", "PIPPA_SERVE_HTTP_PORT")
 
 
 def _kept() -> dict[str, str]:

@@ -53,6 +53,14 @@ ROOMS = {
         "trainer.importers",
         "trainer.runner",
     },
+    "trainer.export": {
+        "trainer.config",
+        "trainer.store",
+        "trainer.data",
+        "trainer.gr00t",
+        "trainer.importers",
+        "trainer.evaluation",
+    },
     # The policy itself is handed to it.
     "trainer.serving": {"trainer.data", "trainer.gr00t"},
     "flows.launch": {"flows.embedded"},
@@ -117,7 +125,14 @@ def test_no_modules_import_each_other_in_a_circle():
     graphlib.TopologicalSorter(edges()).prepare()
 
 
-@pytest.mark.parametrize(("package", "never"), [("trainer", {"flows", "prefect", "docker"}), ("flows", {"torch"})])
+@pytest.mark.parametrize(
+    ("package", "never"),
+    [
+        ("trainer", {"flows", "pippa", "prefect", "docker"}),
+        ("flows", {"pippa", "torch"}),
+        ("pippa", {"torch", "prefect"}),
+    ],
+)
 def test_data_flows_one_way(package, never):
     guilty = {str(file): found for file in (ROOT / package).rglob("*.py") if (found := imported(file) & never)}
     assert not guilty
@@ -130,7 +145,7 @@ def test_torch_comes_with_data_gr00t_and_training_alone():
     assert not {"torch", "transformers"} & set(loaded.split())
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "trainer.cli", "trainer.runner.run", "trainer.store.stores"])
+@pytest.mark.parametrize("module", ["flows.cli", "pippa", "trainer.cli", "trainer.runner.run", "trainer.store.stores"])
 def test_light_modules_import_nothing_heavy(module):
     code = f"import sys, {module}; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -25,6 +25,7 @@ usage: trainer COMMAND …
   finetune [--flag …]      the native engine alone, with upstream's flags
   evaluate [--flag …]      evaluate one checkpoint, open loop
   serve NAME               serve a checkpoint to robots
+  log-page --run RUN       log the page of a run to its W&B run
   doctor                   check this machine: devices, versions, object store
   --version
 
@@ -91,6 +92,10 @@ def _dispatch(argv: list[str]) -> int:
             return _prepare(rest)
         case "finetune" | "evaluate" | "serve":
             return importlib.import_module(f"trainer.{command}").main(rest)
+        case "log-page":
+            from trainer.evaluation.log_page import main as log_page
+
+            return log_page(rest)
         case "doctor":
             return _doctor(rest)
         case "-h" | "--help" | "help":
@@ -101,7 +106,8 @@ def _dispatch(argv: list[str]) -> int:
             return ExitCode.DONE
     import difflib
 
-    near = difflib.get_close_matches(command, ["run", "prepare", "finetune", "evaluate", "serve", "doctor"], n=1)
+    known = ["run", "prepare", "finetune", "evaluate", "serve", "log-page", "doctor"]
+    near = difflib.get_close_matches(command, known, n=1)
     hint = f"Did you mean `trainer {near[0]}`?" if near else "`trainer --help` lists the commands."
     raise UsageError(f"There is no command `trainer {command}`.", hint)
 
@@ -128,7 +134,7 @@ def _prepare(argv: list[str]) -> int:
     parser.add_argument("kind", choices=["dataset", "base-model"])
     parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
     parser.add_argument("--name", dest="store_name", help="its name in the store")
-    parser.add_argument("--data-config", type=declared, help="for a dataset: check it against this data config first")
+    parser.add_argument("--data-config", help="for a dataset: check it against this data config first")
     DataOptions.add_to(parser)
     parser.add_argument("--events", action="store_true", help="progress and result as events (JSON lines) on stdout")
     parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
@@ -153,13 +159,14 @@ def _prepare(argv: list[str]) -> int:
 
     called, refresh = arguments.store_name, arguments.refresh
     if arguments.kind == "dataset":
-        config = arguments.data_config
+        options = DataOptions.of(arguments)
+        config = arguments.data_config and declared(arguments.data_config, options.generation)
         ref = importers.dataset(
             store,
             arguments.name,
             work,
             data_config=config,
-            options=DataOptions.of(arguments),
+            options=options,
             store_name=called,
             refresh=refresh,
             log=log,

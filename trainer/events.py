@@ -30,6 +30,9 @@ class PhaseEvent(_Event):
     event: Literal["phase"] = "phase"
     phase: str
     message: str = ""
+    done: int | None = None
+    of: int | None = None
+    """How far it is, where that can be counted: an evaluation in episodes, also those with an input taken away."""
 
 
 class ProgressEvent(_Event):

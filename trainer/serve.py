@@ -10,7 +10,6 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -43,6 +42,9 @@ def add_arguments(parser: Parser) -> None:
     )
     parser.add_argument("--data-config", help="of a folder that does not know its own, as one of Isaac-GR00T")
     parser.add_argument("--embodiment-tag", help="the same")
+    parser.add_argument(
+        "--measure", action="store_true", help="say how long a chunk takes, by part, instead of serving"
+    )
     parser.add_argument("--denoising-steps", type=int, help="steps of the sampler; default: the checkpoint's (4)")
 
 
@@ -50,7 +52,13 @@ def main(argv: Sequence[str]) -> int:
     """Serve until a signal ends it, which is the exit code 128 + its number (``trainer.errors.ExitCode``)."""
     parser = Parser("trainer serve", description="Serve a checkpoint to GR00T's clients, over ZMQ and HTTP.")
     add_arguments(parser)
-    serve(parser.parse_args(argv))
+    given = parser.parse_args(argv)
+    if not given.measure:
+        serve(given)
+    from trainer.serving.latency import measure, told
+
+    sys.stdout.write(told(measure(_loaded(given))) + "\n")
+    return 0
 
 
 def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
@@ -87,17 +95,12 @@ def serve(arguments: Namespace) -> NoReturn:
 
 
 def _loaded(arguments: Namespace) -> Policy:
-    from trainer.gr00t.base_model import N15, generation_in
     from trainer.gr00t.checkpoint import find_checkpoint
     from trainer.gr00t.policy import Policy
     from trainer.serving.service import warm_up
 
     name = arguments.checkpoint
     _say(f"Loading {name}.")
-    # One of the registry is of N1.5: no other is trained.
-    generation = generation_in(Path(name)) if Path(name).is_dir() else None
-    if generation not in (None, N15):
-        raise UsageError(f"{name} is a checkpoint of {generation}.", "`pippa serve` serves checkpoints of GR00T N1.5.")
     checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
     policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
     _say("Warming up.")

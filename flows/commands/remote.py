@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,7 +19,8 @@ from flows.settings import prefect_environment
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
-from trainer.errors import ExitCode, UsageError
+from trainer.disk import private_folder
+from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.runner.wandb_setup import GROUP
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ def connected() -> Iterator[SyncPrefectClient]:
             "PREFECT_API_URL is not set: where is the Prefect server?",
             "Set it, such as http://127.0.0.1:4200/api through an SSH tunnel: ssh -L 4200:127.0.0.1:4200 HOST",
         )
+    with suppress(PippaError):  # else Prefect warns that it can't make its folder in there; it can do without
+        private_folder(pippa_home())
     os.environ.update({**prefect_environment(pippa_home()), **given_api().to_environ()})
     with spinner("Connecting to the Prefect server"):
         # Prefect takes seconds to import.

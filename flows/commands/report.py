@@ -31,8 +31,9 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 def run(arguments: Namespace) -> int:
     """``pippa report RUN``"""
     store = opened_store()
-    from flows.views.report import PAGE, shown
+    from flows.views.report import shown
     from flows.views.run_page import build_page
+    from trainer.evaluation.recorded import PAGE
     from trainer.store import runs
 
     runs.read_spec(store, arguments.run)

@@ -73,7 +73,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser = add("runs pull", pull, description="Copy what a run left in the object store, except checkpoints.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser.add_argument("folder", metavar="FOLDER", type=Path, help="where to; must not exist yet")
-    parser = add("runs sync", sync, description="Upload to W&B what a run recorded offline.")
+    parser = add("runs sync", sync, description="Upload to W&B what a run recorded and W&B lacks.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser = add(
         "runs resume", resume, description="Continue a run from its last checkpoint, with the configuration it had."
@@ -210,15 +210,16 @@ def sync(arguments: Namespace) -> int:
     """``pippa runs sync RUN``"""
     store = opened_store()
     with tempfile.TemporaryDirectory() as temporary:
+        from trainer.runner.wandb_setup import in_order
         from trainer.store import runs
 
         runs.read_spec(store, arguments.run)
         folder = Path(temporary) / "wandb"
         runs.download_folder(store, arguments.run, "wandb", folder)
-        # In the order they were recorded: a resumed run has one per part, and W&B joins them.
-        parts = sorted(folder.glob("offline-run-*"))
+        # W&B joins them in this order.
+        parts = in_order(part for part in folder.glob("*") if part.is_dir())
         if not parts:
-            raise UsageError(f"{arguments.run} recorded nothing offline.", f"`pippa runs show {arguments.run}`.")
+            raise UsageError(f"{arguments.run} recorded nothing that W&B lacks.", f"`pippa runs show {arguments.run}`.")
         key = secret_from(os.environ, "WANDB_API_KEY")
         environ = {**without_secrets(os.environ, SECRETS), **({"WANDB_API_KEY": key} if key else {})}
         uploaded = _wandb_sync(parts, environ)
@@ -283,7 +284,7 @@ def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
 
     It ends with 0 even when it could not, and only says ERROR.
     """
-    command = [sys.executable, "-m", "wandb", "sync", *map(str, parts)]
+    command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, parts)]
     said_error = False
     with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
         for line in process.stdout or ():

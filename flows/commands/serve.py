@@ -32,6 +32,8 @@ def run(arguments: Namespace) -> NoReturn:
     for flag in ("data_config", "embodiment_tag", "denoising_steps"):
         if (value := getattr(arguments, flag)) is not None:
             given.append(f"--{flag.replace('_', '-')}={value}")
+    if arguments.measure:
+        given.append("--measure")
     command = [sys.executable, "-m", "trainer.cli", "serve", *given, "--", arguments.checkpoint]
     sys.stdout.flush()
     sys.stderr.flush()

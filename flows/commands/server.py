@@ -40,7 +40,7 @@ def server(arguments: Namespace) -> int:
     """``pippa server``"""
     home = pippa_home()
     keep = [name for name in os.environ if name.startswith("PREFECT_")]
-    environ = {**without_secrets(os.environ, keep), **server_environment(home)}
+    environ = {**without_secrets(os.environ, keep), **server_environment(home, port=arguments.port)}
     checks = (
         lambda: _require_password(arguments.host, environ),
         lambda: _require_port(arguments.host, arguments.port),
@@ -92,8 +92,11 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """The variables of a server with ``home``. What the user set as Prefect's own variable wins. Holds secrets."""
+def server_environment(home: Path, environ: Mapping[str, str] = os.environ, port: int = PORT) -> dict[str, str]:
+    """The variables of a server with ``home`` that listens on ``port``. Holds secrets.
+
+    What the user set as Prefect's own variable wins.
+    """
     folder = home / "prefect"
     wanted = {
         **PREFECT_QUIET,
@@ -104,7 +107,7 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
         # Prefect unpacks the web UI, by default into its own package, which is root's in an image.
         "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(folder / "ui"),
         # Where the browser finds the API, not where containers do.
-        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{environ.get('PIPPA_PREFECT_PORT') or PORT}/api",
+        "PREFECT_SERVER_UI_API_URL": f"http://127.0.0.1:{environ.get('PIPPA_PREFECT_PORT') or port}/api",
         "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
         **KEEP_LEASES,
         **_database(environ),

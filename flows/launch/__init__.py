@@ -14,7 +14,7 @@ from trainer.config.run_spec import Engine
 from trainer.events import Event
 
 LauncherName = Literal["process", "docker"]
-Role = Literal["training", "prepare", "evaluate"]
+Role = Literal["training", "prepare", "evaluate", "log-page"]
 Log = Callable[[str], None]
 
 GPU_VARIABLE: dict[LauncherName, str] = {"process": "CUDA_VISIBLE_DEVICES", "docker": "PIPPA_GPUS"}
@@ -108,6 +108,13 @@ def training_job(
         engine=engine,
         gpus=True,
         labels={"run-id": run_id, "preset": preset, **(labels or {})},
+    )
+
+
+def page_job(run_id: str) -> Job:
+    """The job that logs the page of a run to W&B, from where the run was."""
+    return Job(
+        name=f"{run_id}-page", role="log-page", arguments=["log-page", "--run", run_id], labels={"run-id": run_id}
     )
 
 

@@ -18,6 +18,7 @@ from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs, supervised
 from flows.orchestration.evaluating import evaluation_job
 from flows.settings import stop_grace
+from flows.views.run_markdown import evaluated
 from trainer.config.settings import pippa_home
 from trainer.events import EvaluationEvent, Event
 from trainer.store import registry
@@ -85,14 +86,8 @@ def evaluate(
         raise KeyboardInterrupt
     if error := failure(outcome, training):
         raise error
-    pages = [
-        f"# {event.checkpoint}\n\nOn {event.on}.\n\n| metric | value |\n|---|---|\n"
-        + "\n".join(f"| {name} | {value:.6g} |" for name, value in event.metrics.items())
-        for event in found
-    ]
     create_markdown_artifact(
-        "\n\n".join(pages) + "\n\n"
-        f"Plots: `runs/{entry.run_id}/report/` in the object store; `pippa runs show {entry.run_id}` lists them.\n",
+        "\n\n".join(evaluated(store, event) for event in found),
         key=key_of(f"evaluation-{entry.name}"),
         description=f"Open-loop evaluation of {entry.name}",
     )

@@ -25,7 +25,6 @@ from uuid import UUID
 from flows.embedded.prefect import given_api, server_environment
 from flows.orchestration.training import Request, Trained
 from flows.settings import prefect_environment
-from flows.views.report import to_markdown
 from trainer.errors import PippaError
 from trainer.events import Event
 from trainer.masking import without_secrets
@@ -96,7 +95,7 @@ class Recorder:
             end = {
                 "end": "cancelled" if trained.interrupted else "completed",
                 "message": "Stopped; it saved and can be continued.",
-                "report": to_markdown(report),
+                "report": trained.markdown,
                 "wandb_url": report.wandb_url,
                 "summary": report.model_dump(mode="json"),
             }

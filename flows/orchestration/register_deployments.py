@@ -21,6 +21,7 @@ from prefect.utilities.callables import parameter_schema
 from prefect.workers.process import ProcessWorker
 
 from flows.orchestration.deployments import QUEUES, TAG, Deployment, Timetable, flow_name
+from flows.orchestration.parameters import brought_up_to_date
 from flows.orchestration.prefect_client import unless_there
 from trainer.version import git_sha, version
 
@@ -103,18 +104,27 @@ def _deploy(client: SyncPrefectClient, deployment: Deployment, flow_id: UUID, po
 def _schedule(
     client: SyncPrefectClient, deployment_id: UUID, wanted: Sequence[Timetable], registered: Sequence[str]
 ) -> None:
-    """Make the deployment have the schedules ``wanted``; of others only those go whose slug is ``registered``."""
-    known = {found.slug: found for found in client.read_deployment_schedules(deployment_id) if found.slug}
+    """Make the deployment have the schedules ``wanted``; of others only those go whose slug is ``registered``.
+
+    Parameters that an earlier pippa or its user stored are brought into the form of today.
+    """
+    there = client.read_deployment_schedules(deployment_id)
+    for each in there:
+        if (parameters := brought_up_to_date(each.parameters)) != each.parameters:
+            client.update_deployment_schedule(deployment_id, each.id, parameters=parameters)
+            each.parameters = parameters
+    known = {found.slug: found for found in there if found.slug}
     for each in wanted:
+        parameters = brought_up_to_date(each.parameters)
         if (found := known.pop(each.slug, None)) is None:
             create = DeploymentScheduleCreate(
-                schedule=each.when, active=each.active, parameters=each.parameters, slug=each.slug
+                schedule=each.when, active=each.active, parameters=parameters, slug=each.slug
             )
             with unless_there():
                 client.create_deployment_schedules(deployment_id, [create])
-        elif (found.schedule, found.parameters) != (each.when, each.parameters):
+        elif (found.schedule, found.parameters) != (each.when, parameters):
             client.update_deployment_schedule(
-                deployment_id, found.id, schedule=each.when, parameters=each.parameters, slug=each.slug
+                deployment_id, found.id, schedule=each.when, parameters=parameters, slug=each.slug
             )
     for slug in registered:
         if gone := known.get(slug):

@@ -30,6 +30,7 @@ from prefect.states import Cancelling
 from flows.orchestration.artifacts import EVENT, resource_of
 from flows.orchestration.deployments import POOL
 from flows.orchestration.parameters import as_form, given
+from flows.views.run_markdown import without_pictures
 from trainer.config.argv import resolve_values
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
@@ -213,9 +214,9 @@ def follow(
 
 
 def report_of(client: SyncPrefectClient, run_id: str) -> str | None:
-    """The report the run left in Prefect, as Markdown."""
+    """The report the run left in Prefect, as Markdown for a terminal."""
     answer = client.request("GET", "/artifacts/{key}/latest", path_params={"key": f"{run_id}-report"})
-    return answer.json().get("data")
+    return without_pictures(answer.json().get("data") or "") or None
 
 
 def _flow_runs(client: SyncPrefectClient, run_id: str) -> list[FlowRun]:

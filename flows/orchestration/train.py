@@ -24,7 +24,6 @@ from flows.orchestration.artifacts import Artifacts, in_background, publish
 from flows.orchestration.cancellation import cancellable, stop_what_runs, supervised
 from flows.orchestration.parameters import Overrides, PresetName, given
 from flows.orchestration.training import Request, Training
-from flows.views.report import to_markdown
 from trainer.config.run_spec import RUN_ID, Engine, new_run_id
 from trainer.errors import PippaError
 from trainer.events import ErrorEvent
@@ -89,7 +88,7 @@ def train(
         # For those who follow from elsewhere: the state says it in Prefect's words, and without the exit code.
         publish(run_id, ErrorEvent(code=error.exit_code, message=error.message, hint=error.hint))
         raise
-    artifacts.report(to_markdown(trained.report), trained.report.wandb_url)
+    artifacts.report(trained.markdown, trained.report.wandb_url)
     if trained.interrupted:
         return Cancelled(message="Stopped; it saved and can be continued.")
     return trained.report.model_dump(mode="json")

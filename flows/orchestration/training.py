@@ -7,19 +7,20 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
-from flows.launch import GPU_VARIABLE, LauncherName, machine, training_job
+from flows.launch import GPU_VARIABLE, LauncherName, machine, page_job, training_job
 from flows.launch.follow import can_heal, failure, follow
 from flows.launch.launchers import get_launcher
 from flows.orchestration.ensure_imported import ensure_imported
 from flows.settings import stop_grace
-from flows.views.report import Report, build_report
+from flows.views.report import Report, build_report, to_markdown
 from trainer import importers
 from trainer.config.argv import Resolved, require_engine_can, resolve_values
+from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
@@ -74,6 +75,8 @@ class Trained:
     report: Report
     interrupted: bool
     """Ctrl-C ended it early; it saved."""
+    markdown: str
+    """The report for Prefect, with pictures."""
 
 
 @dataclass(frozen=True)
@@ -108,24 +111,50 @@ class Training:
         with self.hold(machine.gpus(request.launcher), spec.config.num_gpus, share, self._say("wait")) as gpus:
             interrupted = self.step("training", f"training {spec.run_id}", lambda: self._launch(spec, gpus))
         if not interrupted:  # who pressed Ctrl-C does not wait for it; `pippa report` makes it at any time
-            self._keep_page(spec.run_id)
+            self._keep_page(spec)
         try:
-            return Trained(build_report(self.store, spec.run_id), interrupted)
+            report = build_report(self.store, spec.run_id)
+            return Trained(report, interrupted, to_markdown(report) if interrupted else self._illustrated(report))
         except StoreError:
             if not interrupted:
                 raise
             raise KeyboardInterrupt from None  # it ended by Ctrl-C, and the store was away before
 
-    def _keep_page(self, run_id: str) -> None:
-        """Draw the run's page. What goes wrong with it is a warning: the training is done and safe."""
-        try:
-            from flows.views.run_page import keep_page
+    def _keep_page(self, spec: RunSpec) -> None:
+        """Draw the run's page, and log it to W&B where the run was."""
+        from flows.views.run_page import keep_page
 
-            keep_page(self.store, run_id, pippa_home() / "runs" / run_id)
+        folder, launcher = pippa_home() / "runs" / spec.run_id, self.request.launcher
+        with self._tolerant("The run's page was not made", f"`pippa report {spec.run_id}` tries it again."):
+            keep_page(self.store, spec.run_id, folder)
+            # The other engines' images have no W&B of ours, and a container's folders are not seen from here.
+            if spec.engine == "native" and (launcher == "docker" or (folder / "wandb").is_dir()):
+                with self._tolerant("The run's page is not in W&B", f"`pippa report {spec.run_id} --open` shows it."):
+                    self._log_page(spec)
+
+    def _log_page(self, spec: RunSpec) -> None:
+        self._say("report")("Logging the run's page to W&B.")
+        job = get_launcher(self.request.launcher, pippa_home()).start(page_job(spec.run_id), os.environ)
+        outcome = follow(job, self.observe, stop_grace(), leave=self.leave)
+        if error := failure(outcome, job):
+            raise error
+
+    def _illustrated(self, report: Report) -> str:
+        """The report with pictures; without them where they can't be drawn."""
+        from flows.views.run_markdown import illustrated
+
+        with self._tolerant("The report has no pictures", f"`pippa report {report.run_id}` draws the run's page."):
+            return illustrated(self.store, report)
+        return to_markdown(report)
+
+    @contextmanager
+    def _tolerant(self, what: str, hint: str) -> Iterator[None]:
+        """What goes wrong with a page is a warning: the training is done and safe."""
+        try:
+            yield
         except Exception as error:
             said = error.message if isinstance(error, PippaError) else f"{type(error).__name__}: {error}"
-            hint = f"`pippa report {run_id}` tries it again."
-            self.observe(WarningEvent(message=f"The run's page was not made: {said}", hint=hint))
+            self.observe(WarningEvent(message=f"{what}: {said}", hint=hint))
 
     def _known_spec(self) -> RunSpec | None:
         """The spec of a run that the store knows; the very same request again is the same run, started once more."""
@@ -156,7 +185,10 @@ class Training:
         image = place.image(request.engine, self._say("prepare"))
         self._say("prepare")("Looking for dataset and base model in the store.")
         # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
-        datasets = [self._ensure("dataset", name, config) for name in config.dataset_path]
+        datasets = [
+            self._ensure("dataset", name, config, options)
+            for name, options in zip(config.dataset_path, config.data_options, strict=True)
+        ]
         base_model = self._ensure("model", config.base_model_path, config)
         require_trainable(config, self.store)  # now that its config.json is here
         spec = new_spec(
@@ -165,7 +197,13 @@ class Training:
         runs.write_spec(self.store, spec)
         return spec
 
-    def _ensure(self, kind: importers.Kind, name: str, config: FinetuneConfig) -> SnapshotRef:
+    def _ensure(
+        self,
+        kind: importers.Kind,
+        name: str,
+        config: FinetuneConfig,
+        options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    ) -> SnapshotRef:
         title = {"dataset": "dataset", "model": "base model"}[kind]
         request = self.request
         return self.step(
@@ -177,7 +215,7 @@ class Training:
                 request.launcher,
                 request.run_id,
                 data_config=config.data_config,
-                options=config.data_options,
+                options=options,
                 observe=self.observe,
             ),
         )

@@ -24,11 +24,40 @@ if TYPE_CHECKING:
 
 Points = Sequence[tuple[float, float]]
 
+LIGHT = {
+    "ink": "#1d2125",
+    "muted": "#626a73",
+    "grid": "#e6e8ea",
+    "c0": "#2b6cb0",
+    "c1": "#d9662b",
+    "c2": "#2f8f5b",
+    "c3": "#8a4fbf",
+    "c4": "#b8860b",
+    "c5": "#c2407a",
+    "c6": "#3a9aa8",
+    "c7": "#7a6a58",
+}
+"""The colours of a chart by name, as the page's style has them (``--ink``)."""
+DARK = {
+    "ink": "#e4e7ea",
+    "muted": "#9aa3ad",
+    "grid": "#2a3036",
+    "c0": "#6aa9e9",
+    "c1": "#f29457",
+    "c2": "#63c58d",
+    "c3": "#bb8de8",
+    "c4": "#e0b84a",
+    "c5": "#ee82ad",
+    "c6": "#67c7d4",
+    "c7": "#b8a68f",
+}
 COLOURS = 8
-"""``--c0`` to ``--c7`` of the page's style; with more lines they begin again."""
+"""Of lines, ``c0`` to ``c7``; with more lines they begin again."""
 MOST_POINTS = 400
 """Of a line; more can't be told apart at the width of a page."""
 MOST_DRAWN = 1e100
+LEAST_FOR_LOG = 4.0
+"""Times the smallest value; a logarithmic axis of less has hardly a number on it."""
 # Stand-ins that matplotlib takes for colours, and that become the page's variables in the SVG.
 _VARIABLES = {"#0a0b01": "--ink", "#0a0b02": "--muted", "#0a0b03": "--grid"} | {
     f"#0a0c{number:02x}": f"--c{number}" for number in range(COLOURS)
@@ -82,21 +111,26 @@ def line_chart(
     """A chart of ``lines`` as an ``<svg>`` of ``width`` × ``height`` in the page's pixels.
 
     ``marks`` are thin verticals, such as the steps of checkpoints; ``right`` are lines on a second axis at the right.
-    With ``log`` the left axis is logarithmic where all values are positive.
+    With ``log`` the left axis is logarithmic where all values are positive and some are several times others.
     """
     figure, axis = _figure(width, height)
     with _drawing():
+        from matplotlib.ticker import MaxNLocator
+
         for mark in marks:
-            axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=":")
+            axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 4)))
         axis.grid(visible=not marks, axis="x")
         _draw(axis, lines)
         axis.set_xlabel(x)
         axis.set_ylabel(y)
-        if log and all(value > 0 for line in lines for _, value in line.points):
+        values = [value for line in lines for _, value in line.points]
+        if log and min(values, default=0) > 0 and max(values) > LEAST_FOR_LOG * min(values):
             _logarithmic(axis)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no half a step
         if right:
             other = axis.twinx()
             _draw(other, right)
+            other.yaxis.set_major_formatter(lambda value, _: f"{value:.2g}")
             other.set_ylabel(right_label)
             other.spines["right"].set_visible(True)
             other.grid(visible=False)
@@ -105,7 +139,7 @@ def line_chart(
 
 def small_chart(lines: Sequence[Line], dots: Points = (), *, least: float = 0.0) -> Markup:
     """A small chart without labels, one of many: ``dots`` are marked on it, and its height spans ``least`` or more."""
-    figure, axis = _figure(260, 120)
+    figure, axis = _figure(260, 120, (0.15, 0.18, 0.84, 0.78))
     with _drawing():
         _draw(axis, lines)
         if dots:
@@ -131,14 +165,48 @@ def thinned(points: Points, most: int = MOST_POINTS) -> Points:
     return kept if kept[-1] == points[-1] else [*kept, points[-1]]
 
 
-def _figure(width: float, height: float) -> tuple[Any, Axes]:
+def as_file(charts: Sequence[tuple[str, Markup]], *, columns: int = 1) -> bytes:
+    """An SVG file of ``charts``, each below its title, in the light colours: a picture for where there is no page."""
+    sizes = [_SIZE.search(chart) for _, chart in charts]
+    width, height = (max(float(found[number]) for found in sizes if found) for number in (1, 2))
+    rows = -(-len(charts) // columns)
+    whole = (width * columns, (height + _TITLE) * rows)
+    parts = [
+        Markup(
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            'width="{0:g}" height="{1:g}" viewBox="0 0 {0:g} {1:g}"><rect width="100%" height="100%" fill="#ffffff"/>'
+        ).format(*whole)
+    ]
+    for number, (title, chart) in enumerate(charts):
+        x, y = width * (number % columns), (height + _TITLE) * (number // columns)
+        known = "".join(letter for letter in title if letter.isprintable())
+        parts.append(
+            Markup('<text x="{:g}" y="{:g}" font-family="sans-serif" font-size="11" fill="{}">{}</text>').format(
+                x + 8, y + _TITLE - 5, LIGHT["ink"], known
+            )
+        )
+        place = Markup('<svg x="{:g}" y="{:g}" width="{:g}" height="{:g}"').format(x, y + _TITLE, width, height)
+        parts.append(Markup(_SIZE.sub(place, chart, count=1)))  # noqa: S704 - a chart of ours
+    text = Markup().join([*parts, Markup("</svg>")])
+    for name, colour in LIGHT.items():
+        text = text.replace(f"var(--{name})", colour)
+    return text.encode()
+
+
+_SIZE = re.compile(r'<svg width="([\d.]+)pt" height="([\d.]+)pt"')
+_TITLE = 18
+"""The height of a chart's title."""
+
+
+def _figure(width: float, height: float, place: tuple[float, float, float, float] | None = None) -> tuple[Any, Axes]:
+    """A figure of this size and its axes: at ``place``, or laid out when drawn, which takes twice as long."""
     # Read when matplotlib is imported: its font cache belongs with the others.
     os.environ.setdefault("MPLCONFIGDIR", str(pippa_home() / "cache" / "matplotlib"))
     with _drawing():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        return figure, figure.add_subplot()
+        figure = Figure(figsize=(width / 72, height / 72), layout=None if place else "constrained")
+        return figure, figure.add_axes(place) if place else figure.add_subplot()
 
 
 def _drawing() -> Any:
@@ -172,11 +240,11 @@ def _draw(axis: Axes, lines: Sequence[Line]) -> None:
 
 def _logarithmic(axis: Axes) -> None:
     """A logarithmic axis with plain numbers, also where it spans less than a decade."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import LogLocator, NullLocator
 
     axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
-    axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5), numticks=8))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.yaxis.set_minor_locator(NullLocator())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.views.charts import Line, line_chart
+from flows.views.charts import COLOURS, Line, line_chart
 from flows.views.comparison import (
     HEADINGS,
     NUMERIC,
@@ -14,9 +14,6 @@ from flows.views.comparison import (
     result_rows,
 )
 from flows.views.page import render
-
-COLOURS = 8
-"""Of the page; with more runs they begin again, dashed."""
 
 
 def build_comparison_page(found: Comparison) -> str:
@@ -51,6 +48,7 @@ def build_comparison_page(found: Comparison) -> str:
 
 
 def _line(points: list[tuple[float, float]], index: int, *, dots: bool = False) -> Line:
+    # With more runs than colours they begin again, dashed.
     return Line(points, index % COLOURS, dashed=index >= COLOURS, dots=dots or len(points) < 2)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from flows.views.charts import DARK, LIGHT
 from flows.views.terminal import duration, size
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -23,11 +24,11 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 def render(template: str, **values: Any) -> str:
     """The page ``template`` of the folder ``templates`` with ``values``; it needs ``title`` and ``subtitle``."""
-    return _environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(**values, light=LIGHT, dark=DARK)
 
 
 def picture(content: bytes, kind: str) -> Markup:
-    """The address of a picture that is part of the page; ``kind`` is ``png`` or ``webp``."""
+    """The address of a picture that is part of the page; ``kind`` is ``png``, ``webp`` or ``svg+xml``."""
     return Markup("data:image/{};base64,{}").format(kind, base64.b64encode(content).decode())
 
 

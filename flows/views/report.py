@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ from flows.views.terminal import duration, size
 from trainer.config.presets import goal_of
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
+from trainer.evaluation.recorded import PAGE
 from trainer.evaluation.verdict import Verdict, verdict
 from trainer.events import CheckpointEvent, ErrorEvent, Event, ProgressEvent, WarningEvent, parse_event
 from trainer.runner.wandb_setup import URL_FILE
@@ -26,8 +27,6 @@ from trainer.store.object_store import ObjectStore
 
 MSE = registry.BEST_METRIC
 VARIANCE = "action_variance"
-PAGE = "report/report.html"
-"""Where the page of a run (``flows.views.run_page``) lies in its record, and in its folder."""
 
 
 class CheckpointLine(BaseModel):
@@ -63,8 +62,8 @@ class Report(BaseModel):
     page: str = ""
     """Its page on this machine; empty where there is none here."""
     log: str
-    offline_wandb: bool
-    """Whether W&B recorded it offline, and its files wait in the store for ``pippa runs sync``."""
+    unsent_wandb: bool
+    """Whether W&B's server lacks some of it, and W&B's files wait in the store for ``pippa runs sync``."""
     wandb_url: str | None
     warnings: list[str]
     exit_code: int | None = None
@@ -135,7 +134,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
         plots=_plots(store, folder, run_id),
         page=str(folder / PAGE) if _here(folder / PAGE) else "",
         log=str(folder / "log.txt") if _here(folder / "log.txt") else f"runs/{run_id}/log.txt in the object store",
-        offline_wandb=bool(runs.list_files(store, run_id, "wandb")),
+        unsent_wandb=bool(runs.list_files(store, run_id, "wandb")),
         wandb_url=_wandb_url(spec, folder),
         exit_code=state.exit_code if state else None,
         warnings=list(dict.fromkeys(event.message for event in events if isinstance(event, WarningEvent))),
@@ -212,10 +211,11 @@ def _looks(report: Report) -> Mapping[str, str]:
         looks["plots"] = "\n".join(shown(plot) for plot in report.plots)
         if not Path(report.plots[0]).is_absolute():
             looks["plots"] += f"\nin the object store; to have them here: pippa runs pull {report.run_id} FOLDER"
-    if report.wandb_url:
+    if report.unsent_wandb:
+        where = f"{report.wandb_url} lacks some of it" if report.wandb_url else "recorded offline"
+        looks["W&B"] = f"{where}; to upload it: pippa runs sync {report.run_id}"
+    elif report.wandb_url:
         looks["W&B"] = report.wandb_url
-    elif report.offline_wandb:
-        looks["W&B"] = f"recorded offline; to upload it: pippa runs sync {report.run_id}"
     looks["log"] = shown(report.log)
     return looks
 
@@ -255,16 +255,18 @@ def _mark(report: Report) -> str:
     return {"done": "[green]✓[/]", "failed": "[red]✗[/]"}.get(report.status, "[yellow]![/]")
 
 
-def to_markdown(report: Report) -> str:
-    """The report as a page."""
+def to_markdown(report: Report, pictures: Sequence[str] = ()) -> str:
+    """The report as a page; ``pictures`` are lines of Markdown that show more than the paths of plots."""
     lines = [f"# {report.run_id}", "", f"**{report.verdict}**", ""]
     if report.message and report.status == "failed":
         lines += [report.message, "", report.hint, ""]
     if report.status == "done" and report.judged is not None:
         lines += [*(f"- {reason}" for reason in report.judged.reasons), ""]
         lines += [*(f"- **{advice}**" for advice in report.judged.advice), ""]
-    lines += ["| | |", "|---|---|"]
+    lines += [*pictures, "| | |", "|---|---|"]
     cells = {**_rows(report), **_looks(report), "next": f"`{next_command(report)}`"}
+    if pictures:
+        cells.pop("plots", None)
     lines += [f"| {title} | {value.replace(chr(10), '<br>')} |" for title, value in cells.items()]
     lines += ["", "## Checkpoints", "", "| name | digest | uploaded | aliases |", "|---|---|---|---|"]
     lines += [

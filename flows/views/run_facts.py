@@ -10,9 +10,8 @@ from itertools import pairwise
 from statistics import median
 
 from flows.views.terminal import duration, size
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
-from trainer.config.presets import all_presets
+from trainer.config.presets import DEFAULT, PRESETS, all_presets
 from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import PippaError
 from trainer.events import Event, PhaseEvent, ProgressEvent
@@ -98,14 +97,12 @@ class Difference:
 def configuration(spec: RunSpec) -> tuple[list[Difference], list[tuple[str, str]]]:
     """What differs from the preset and from ``blog``, and the whole configuration by flag."""
     try:
-        known = all_presets()
+        known = {**all_presets(), DEFAULT.name: DEFAULT}
     except PippaError:  # a presets file that is wrong says nothing against the run
-        from trainer.config.presets import PRESETS
-
-        known = PRESETS
+        known = {**PRESETS, DEFAULT.name: DEFAULT}
     preset, reference = known.get(spec.preset), known[REFERENCE]
     differences = []
-    for name in FinetuneConfig.model_fields:
+    for name in type(spec.config).fields():
         value = text_of(getattr(spec.config, name))
         theirs = text_of(preset.known.get(name, "")) if preset else "unknown here"
         usual = text_of(reference.known.get(name, ""))
@@ -113,7 +110,7 @@ def configuration(spec: RunSpec) -> tuple[list[Difference], list[tuple[str, str]
         if changed or value != usual or (preset and value != theirs):
             reason = preset.reason(name) if preset and not changed else ""
             differences.append(Difference(flag(name), value, theirs, usual, changed, reason))
-    whole = [(flag(name), text_of(getattr(spec.config, name))) for name in FinetuneConfig.model_fields]
+    whole = [(flag(name), text_of(getattr(spec.config, name))) for name in type(spec.config).fields()]
     return sorted(differences, key=lambda each: not each.changed), whole
 
 

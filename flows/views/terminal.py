@@ -41,6 +41,9 @@ class Terminal:
         self._task: TaskID | None = None
         self._loss: float | None = None
         self._losses: list[float] = []
+        self._counted: tuple[str, int | None] = ("", None)
+        """The phase whose bar is shown, and of how many it is."""
+        self._phase_began = time.monotonic()
         self._last_line = 0.0
         self._last_tenth = 0
         self._started = time.monotonic()
@@ -82,12 +85,26 @@ class Terminal:
     def _phase(self, event: PhaseEvent) -> None:
         text = f"{event.phase}: {event.message}" if event.message else event.phase
         self._loss = None
-        if self._console.is_terminal:
+        if not self._console.is_terminal:
+            self.say(escape(text))
+            return
+        if event.of is None or self._counted != (event.phase, event.of):
+            if event.of is None or self._counted[1]:
+                self._phase_began = time.monotonic()  # else with what came before the first of those counted
+            self._counted = event.phase, event.of
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._task = self._progress.add_task(escape(text), total=None)
-        else:
-            self.say(escape(text))
+        if event.done and event.of and self._task is not None:
+            seconds = (time.monotonic() - self._phase_began) / event.done * (event.of - event.done)
+            left = f"{duration(seconds)} left" if 0 < event.done < event.of else ""
+            self._progress.update(
+                self._task,
+                description=event.phase,
+                completed=event.done,
+                total=event.of,
+                figures=f"{left}\n{event.message}",
+            )
 
     def _step(self, event: ProgressEvent) -> None:
         if event.loss is not None and event.loss != self._loss:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 FLAGS = [
     "--no-sandbox",
@@ -44,6 +44,22 @@ class Screens:
         """Click what says ``text``."""
         self._page.get_by_text(text, exact=True).first.click()
 
+    def choose(self, field: str, choice: str) -> None:
+        """Choose among what a field of a form offers."""
+        label = self._page.locator("label", has_text=field).first
+        self._page.locator(f"#{label.get_attribute('for')}").click()
+        self._page.get_by_role("option", name=choice, exact=True).click()
+
+    def submit(self) -> None:
+        """Send the form, and wait until Prefect has left it."""
+        self._page.get_by_role("button", name="Submit").click()
+        self._page.wait_for_url(lambda url: not url.endswith("/run"))
+
+    def pictures(self) -> int:
+        """How many pictures the page shows."""
+        shown = "[...document.querySelectorAll('main img, img')].filter(each => each.naturalWidth > 0).length"
+        return self._page.evaluate(shown)
+
     def here(self, name: str, *texts: str) -> Path:
         """A picture of the page as it is, once each of ``texts`` is seen."""
         for text in texts:
@@ -59,15 +75,22 @@ class Screens:
 
 
 @contextmanager
-def browser(address: str, folder: Path) -> Iterator[Screens]:
-    """A headless Chromium, Debian's or Chrome itself; its pictures go to ``folder``."""
+def chromium() -> Iterator[Browser]:
+    """A headless Chromium, Debian's or Chrome itself."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        page = chromium.new_page(viewport={"width": 1400, "height": 900})
+        started = playwright.chromium.launch(executable_path=program, args=FLAGS)
+        yield started
+        started.close()
+
+
+@contextmanager
+def browser(address: str, folder: Path) -> Iterator[Screens]:
+    """A page of Prefect at ``address``; its pictures go to ``folder``."""
+    with chromium() as started:
+        page = started.new_page(viewport={"width": 1400, "height": 900})
         page.set_default_timeout(60_000)
         yield Screens(page, address, folder)
-        chromium.close()
 
 
 def picture_folder(default: Path) -> Path:

@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.stack import Stack
@@ -68,11 +69,33 @@ def test_secrets_are_seen_nowhere(stack: Stack) -> None:
             assert secret not in place
 
 
-def test_services_run_without_root_and_without_capabilities(stack: Stack) -> None:
+def test_services_run_without_root_capabilities_and_a_writable_file_system(stack: Stack) -> None:
     for container in stack.containers():
-        assert "ALL" in (container["HostConfig"]["CapDrop"] or []) or "postgres" in container["Name"]
-        bindings = container["HostConfig"]["PortBindings"] or {}
+        host = container["HostConfig"]
+        assert "ALL" in host["CapDrop"], container["Name"]
+        once = ("credentials", "trainer")
+        assert host["ReadonlyRootfs"] or container["Config"]["Labels"]["com.docker.compose.service"] in once
+        bindings = host["PortBindings"] or {}
         assert all(binding["HostIp"] == "127.0.0.1" for ports in bindings.values() for binding in ports)
+
+
+def test_a_training_reaches_the_store_and_neither_prefect_nor_its_database(stack: Stack) -> None:
+    probe = (
+        "import socket, sys\n"
+        "for host, port in ('minio', 9000), ('prefect', 4200), ('postgres', 5432):\n"
+        "    try: socket.create_connection((host, port), 5).close(); print(host)\n"
+        "    except OSError: pass\n"
+    )
+    name = f"{stack.project}-probe"
+    stack.compose("start", "minio", "prefect", "postgres")
+    reached = {}
+    for network in ("default", "control"):
+        options = ("--rm", "--name", name, "--network", f"{stack.project}_{network}")
+        done = subprocess.run(
+            ["docker", "run", *options, stack.images["trainer"], "python", "-c", probe], capture_output=True, text=True
+        )
+        reached[network] = done.stdout.split()
+    assert reached == {"default": ["minio"], "control": ["prefect"]}
 
 
 def test_the_demo_data_is_overfitted_on_a_cpu(stack: Stack, demo_dataset: Path) -> None:
@@ -86,6 +109,18 @@ def test_the_demo_data_is_overfitted_on_a_cpu(stack: Stack, demo_dataset: Path) 
     assert "train-overfit-1 exited with code 0" in done.stdout, done.stdout[-5000:]
     listed = stack.pippa("checkpoints", "list")
     assert "overfit-demo/latest" in listed.stdout
+
+
+def test_a_checkpoint_is_served_to_those_who_have_the_token(stack: Stack) -> None:
+    done = stack.compose("up", "--detach", "--wait", "serve", settings={"PIPPA_SERVE_CHECKPOINT": "smoke/latest"})
+    assert done.returncode == 0, done.stdout[-3000:] + stack.compose("logs", "serve").stdout[-3000:]
+    token = (stack.clone / ".pippa/stack/serve_token").read_text()
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.http_port}", timeout=60) as client:
+        assert client.get("/health").status_code == 200
+        assert client.post("/act", json={"observation": {}}).status_code == 401
+        asked = client.post("/act", json={"observation": {}}, headers={"Authorization": f"Bearer {token}"})
+    assert asked.status_code == 400 and "video.ego_view" in asked.text, asked.text
+    stack.compose("stop", "--timeout", "5", "serve")
 
 
 def test_run_returns_the_exit_code_of_the_training(stack: Stack) -> None:

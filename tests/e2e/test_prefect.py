@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.orchestration.parameters import given
 from tests.e2e.screens import browser, picture_folder
 from tests.e2e.stack import Stack
 from tests.support.waiting import until
@@ -124,6 +125,24 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
     assert stack.checkpoints(stopped)
 
 
+def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
+    run = submit(stack, "train/smoke", {"overrides": {"max_steps": 2000, "save_steps": 500}})
+    until(stack.trainings, "the training container")
+    [training] = stack.trainings()
+    until(lambda: '"step":' in stack.shown(training), lambda: stack.shown(training))
+    for server in ("worker", "prefect", "postgres", "minio"):
+        killed = stack.compose("kill", server)
+        assert killed.returncode == 0, killed.stdout
+        time.sleep(3)  # somebody needs it by now
+        assert stack.compose("start", server).returncode == 0
+        assert stack.trainings() in ([training], [])  # never a second one, and none only once it has ended
+    until(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), lambda: flow_run(stack, run)["state"])
+    assert state(stack, run) == "COMPLETED"
+    until(lambda: not stack.trainings(), "the end of the container")
+    name = flow_run(stack, run)["name"]
+    assert stack.checkpoints(name) == [f"{name}/{step}" for step in (2000, 1500, 1000, 500)]
+
+
 def test_a_run_submitted_from_the_host_is_followed_there(stack: Stack) -> None:
     done = stack.pippa(
         *("train", "smoke", "--max-steps", "20", "--save-steps", "10", "--launcher", "remote"),
@@ -154,4 +173,26 @@ def test_the_web_page_shows_deployments_form_and_report(stack: Stack, tmp_path: 
         screens.shot("prefect-deployments", "deployments", "overfit-demo")
         form = deployment(stack, "train/overfit-demo")["id"]
         screens.shot("prefect-form", f"deployments/deployment/{form}/run", "overrides", "preset")
-        screens.shot("prefect-report", f"artifacts/artifact/{report['id']}", "open-loop")
+        screens.shot("prefect-report", f"artifacts/artifact/{report['id']}", "open-loop", "Training loss")
+        assert screens.pictures() >= 3
+
+
+def test_a_field_of_the_form_changes_that_argument_of_the_run_and_no_other(stack: Stack, tmp_path: Path) -> None:
+    form = deployment(stack, "train/smoke")["id"]
+    auth = (stack.clone / ".pippa/stack/prefect_api_auth_string").read_text()
+    with browser(f"http://127.0.0.1:{stack.prefect_port}", picture_folder(tmp_path)) as screens:
+        screens.sign_in(auth)
+        screens.shot("form-before", f"deployments/deployment/{form}/run", "tune_visual")
+        screens.choose("tune_visual", "yes")
+        screens.submit()
+
+    def submitted() -> dict[str, Any] | None:
+        wanted = {"flow_runs": {"deployment_id": {"any_": [form]}}, "sort": "EXPECTED_START_TIME_DESC"}
+        with stack.api() as api:
+            runs = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
+        return next((run for run in runs if run["parameters"]["overrides"].get("tune_visual") == "yes"), None)
+
+    run = until(submitted, "the run of the form")
+    with stack.api() as api:
+        api.post(f"/flow_runs/{run['id']}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    assert given(run["parameters"]["overrides"]) == {"tune_visual": True}

@@ -32,7 +32,12 @@ def test_what_is_not_given_is_made_once(written: tuple[Path, Path]) -> None:
     assert write({}, volume, host, (0, 0)) == []
     assert contents(volume) == first
     assert contents(host) == {name: first[name] for name in contents(host)}
-    assert set(contents(host)) == {"s3_access_key", "s3_secret_key", "prefect_api_auth_string"}
+    assert set(contents(host)) == {
+        "s3_access_key",
+        "s3_secret_key",
+        "prefect_api_auth_string",
+        "serve_token",
+    }
 
 
 def test_what_is_given_wins_and_can_be_taken_back(written: tuple[Path, Path]) -> None:

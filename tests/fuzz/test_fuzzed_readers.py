@@ -169,7 +169,7 @@ def read_tables(file: Path, seeds: range) -> list[int]:
 
 
 def convert_v3(folder: Path, work: Path, seeds: range) -> list[int]:
-    from trainer.data.layout_v3 import convert_to_v21
+    from trainer.data.convert_v3 import convert_to_v21
 
     wrong = []
     patterns = ("meta/**/*.parquet", "data/**/*.parquet", "meta/info.json")

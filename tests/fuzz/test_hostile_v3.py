@@ -71,7 +71,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 def converted(folder: Path, into: Path) -> Path:
-    from trainer.data.layout_v3 import convert_to_v21
+    from trainer.data.convert_v3 import convert_to_v21
 
     return convert_to_v21(folder, into)
 

@@ -37,7 +37,7 @@ SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
 COMPOSE_VERBS = "build config down exec kill logs ls ps pull restart rm run start stop top up version wait".split()
 PROGRAMS = {
     "pippa": {command.words.split()[0] for command in COMMANDS},
-    "trainer": set(re.findall(r"^  ([a-z]+) ", USAGE, re.MULTILINE)),
+    "trainer": set(re.findall(r"^  ([a-z-]+) ", USAGE, re.MULTILINE)),
 }
 NAMES = {
     *(("pippa", *command.words.split()) for command in COMMANDS),

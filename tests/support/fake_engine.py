@@ -5,7 +5,7 @@
 ``step_seconds``; ``keep`` as save_total_limit; ``fail`` how to fail ``at`` a step, with ``only`` where these arguments
 have these values; ``pause_at`` a step until the file
 ``pause_file`` exists (``pause_file`` + ".reached" tells that it waits); ``chatty`` a file whose lines it prints, each
-in two writes, and its environment.
+in two writes, and its environment; ``wandb`` to log each step with W&B's own client.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from trainer.config.presets import PRESETS
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, ProgressEvent, SavedEvent, WarningEvent
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.runner.parent_watch import die_with_parent
+from trainer.runner.wandb_setup import start_run
 
 OPTIONS = json.loads(os.environ.get("FAKE_ENGINE", "{}"))
 ONLY = OPTIONS.get("only", {})
@@ -130,7 +131,8 @@ def main() -> None:
     if NATIVE:
         signal.signal(signal.SIGTERM, stop)
     say("not an event")
-    if os.environ.get("WANDB_MODE") == "offline":  # as wandb leaves it, with its link
+    reported = start_run(config, output_dir, Emitter()) if OPTIONS.get("wandb") else None
+    if reported is None and os.environ.get("WANDB_MODE") == "offline":  # as wandb leaves it, with its link
         recorded = Path(os.environ["WANDB_DIR"]) / "wandb" / f"offline-run-{os.getpid()}-{os.environ['WANDB_RUN_ID']}"
         recorded.mkdir(parents=True)
         (recorded / "run.wandb").write_bytes(b"recorded")
@@ -150,6 +152,8 @@ def main() -> None:
     while step < config.max_steps and not stopping:
         time.sleep(OPTIONS.get("step_seconds", 0.01))
         step += 1
+        if reported is not None:
+            reported.log({"step": step})
         if NATIVE:
             Emitter()(ProgressEvent(step=step, of=config.max_steps, loss=1 / step, lr=1e-4))
         else:

@@ -1,4 +1,4 @@
-"""A Hugging Face hub with a few repositories, as far as its client asks to list and download one."""
+"""A Hugging Face hub with a few repositories, as far as its client asks to list, download, create and push one."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ import json
 import re
 import threading
 from collections.abc import Iterator, MutableMapping
+from email.message import Message
+from io import BufferedIOBase
+
+from tests.support.hub_pushes import Pushes
 
 COMMIT = "c0ffee" * 6 + "c0de"
 LARGE = 512
@@ -23,12 +27,13 @@ def hub(
     stall: MutableMapping[str, int] | None = None,
     corrupt: MutableMapping[str, int] | None = None,
     token: str | None = None,
+    pushes: Pushes | None = None,
 ) -> Iterator[tuple[str, list[str]]]:
     """Serve ``{"models/owner/name": {path: content}}``; yields its address and the list of requests it got.
 
     ``revisions`` all mean ``COMMIT``. ``stall`` says after how many bytes of a file nothing more comes, once.
     ``corrupt`` says how many times a file is sent with another content of the same length.
-    ``token`` is what a client must show.
+    ``token`` is what a client must show. ``pushes`` lets it create repositories and push to them.
     A request for a part of a file has `` bytes=N-`` behind its path.
     """
     requests: list[str] = []
@@ -50,13 +55,34 @@ def hub(
                         return self.answer([described(each, content) for each, content in files.items()])
                     known = path in (api, *(f"{api}/revision/{each}" for each in (COMMIT, *revisions)))
                     siblings = [{"rfilename": each} for each in files]
-                    return self.answer({"id": repo, "sha": COMMIT, "siblings": siblings} if known else None)
+                    private = pushes is not None and pushes.private.get(name, False)
+                    found = {"id": repo, "sha": COMMIT, "siblings": siblings, "private": private}
+                    return self.answer(found if known else None)
                 prefix = f"{'' if kind == 'models' else kind + '/'}{repo}/resolve/{COMMIT}/"
                 if path.startswith(prefix) and (content := files.get(path.removeprefix(prefix))) is not None:
                     return self.answer_file(path.removeprefix(prefix), content, part)
             return self.answer(None)
 
         do_HEAD = do_GET  # noqa: N815
+
+        def do_POST(self) -> None:
+            content = body_of(self.headers, self.rfile)
+            requests.append(f"{self.command} {self.path}")
+            allowed = not token or self.headers.get("Authorization") == f"Bearer {token}"
+            # The signed address that takes a large file is shown no token.
+            if pushes is None or not (allowed or self.command == "PUT"):
+                self.answer_with(401, {"error": "Invalid credentials in Authorization header"})
+                return
+            address = f"http://{self.headers['Host']}"
+            self.answer_with(*pushes.answer(self.path.partition("?")[0], content, address, repositories))
+
+        do_PUT = do_POST  # noqa: N815
+
+        def answer_with(self, status: int, document: object) -> None:
+            content = json.dumps(document).encode()
+            self.send_response(status)
+            self.finish_headers("application/json", len(content))
+            self.wfile.write(content)
 
         def answer_file(self, path: str, content: bytes, part: str | None) -> None:
             first = int(match[1]) if (match := re.fullmatch(r"bytes=(\d+)-", part or "")) else 0
@@ -104,6 +130,18 @@ def hub(
         ended.set()
         server.shutdown()
         server.server_close()
+
+
+def body_of(headers: Message, stream: BufferedIOBase) -> bytes:
+    """A request's body, also one that comes in chunks."""
+    if headers.get("Transfer-Encoding") != "chunked":
+        return stream.read(int(headers.get("Content-Length", 0)))
+    content = b""
+    while size := int(stream.readline(), 16):
+        content += stream.read(size)
+        stream.readline()
+    stream.readline()
+    return content
 
 
 def described(path: str, content: bytes) -> dict[str, object]:

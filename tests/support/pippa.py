@@ -26,6 +26,8 @@ SUPPORT = Path(__file__).parent
 class Pippa:
     """``pippa train smoke`` in a separate process."""
 
+    command = (sys.executable, "-m", "flows.cli")
+
     def __init__(self, folder: Path, environ: dict[str, str]) -> None:
         self.folder, self.environ = folder, environ
         self.output = folder / "output"
@@ -36,7 +38,7 @@ class Pippa:
     def start(self, *argv: str) -> subprocess.Popen[bytes]:
         with self.output.open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", *argv],
+                [*self.command, *argv],
                 cwd=self.folder,
                 env=self.environ,
                 stdout=output,

@@ -38,17 +38,30 @@ def test_resuming_nothing_is_refused_before_torch_is_loaded(tmp_path: Path) -> N
     assert "there is no checkpoint in" in ended.stdout + ended.stderr
 
 
+ARGS = cast(
+    TrainingArguments,
+    type("Args", (), {"per_device_train_batch_size": 1, "world_size": 1, "gradient_accumulation_steps": 1})(),
+)
+
+
+@pytest.mark.parametrize("last", [4, 3])
+def test_the_last_step_is_told_however_fast_the_steps_were(last: int) -> None:
+    events: list[Event] = []
+    progress, state = EmitProgress(events.append), TrainerState(max_steps=4)
+    for step in range(1, last + 1):
+        state.global_step = step
+        progress.on_step_end(ARGS, state, TrainerControl())
+    progress.on_train_end(ARGS, state, TrainerControl())
+    assert [event.step for event in events if isinstance(event, ProgressEvent)] == [1, last]
+
+
 def test_a_training_that_diverges_says_so_once() -> None:
     events: list[Event] = []
     progress = EmitProgress(events.append)
-    args = cast(
-        TrainingArguments,
-        type("Args", (), {"per_device_train_batch_size": 1, "world_size": 1, "gradient_accumulation_steps": 1})(),
-    )
     state = TrainerState(global_step=10, max_steps=100)
-    progress.on_train_begin(args, state, TrainerControl())
+    progress.on_train_begin(ARGS, state, TrainerControl())
     for loss in (0.5, math.nan, math.inf):
-        progress.on_log(args, state, TrainerControl(), {"loss": loss, "learning_rate": 1e-4, "grad_norm": loss})
+        progress.on_log(ARGS, state, TrainerControl(), {"loss": loss, "learning_rate": 1e-4, "grad_norm": loss})
     assert [event.loss for event in events if isinstance(event, ProgressEvent)] == [0.5, None, None]
     (warning,) = [event for event in events if isinstance(event, WarningEvent)]
     assert "nan near step 10" in warning.message

@@ -11,14 +11,12 @@ Upstream takes the frame on screen whatever the distance (``gr00t/utils/video.py
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from fractions import Fraction
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from trainer.config.data_options import VideoAlignment
-
-if TYPE_CHECKING:
-    from trainer.data.video import FrameIndex
 
 _EARLY, _LATE = 0.25, 0.5
 """Periods that a row may lie before and after the start of the frame on screen."""
@@ -26,6 +24,20 @@ _SLACK = 0.01
 """Of a period, for rounding; a tick of the video's clock comes on top."""
 SAME_RATE = 1.4
 """Rates that differ by less are meant to be one, so that a short episode of a fast camera is not paired by number."""
+
+
+class ShownFrames(Protocol):
+    """When the frames of a video are shown: ``FrameIndex``, or ``ClipIndex`` of a part of one."""
+
+    @property
+    def starts(self) -> np.ndarray:
+        """float64 ``[N]`` seconds at which each comes on screen."""
+        ...
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds of a tick."""
+        ...
 
 
 class Misaligned(NamedTuple):
@@ -45,7 +57,7 @@ class Misaligned(NamedTuple):
 
 
 def align(
-    times: np.ndarray, index: FrameIndex, fps: float, alignment: VideoAlignment = "timestamp"
+    times: np.ndarray, index: ShownFrames, fps: float, alignment: VideoAlignment = "timestamp"
 ) -> np.ndarray | Misaligned:
     """The frame of each row, as positions ``[T]``, or the row that contradicts the video.
 
@@ -95,7 +107,7 @@ def _within(values: np.ndarray, low: np.ndarray | float, high: np.ndarray | floa
     return (values >= low) & (values <= high)
 
 
-def period_of(index: FrameIndex, fps: float) -> float:
+def period_of(index: ShownFrames, fps: float) -> float:
     """Seconds from frame to frame, mostly; ``fps`` is the rate of a video of one frame."""
     gaps = np.diff(index.starts)
     return float(np.median(gaps[gaps > 0])) if (gaps > 0).any() else 1 / fps

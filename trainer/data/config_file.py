@@ -141,9 +141,11 @@ def _problem(error: ErrorDetails, made: type[DataConfig | Feature]) -> str:
             return f"{wrong}. {_nearest(given, choices)}"
         case "too_short" if given:
             return ""  # an item of it is wrong, and was left out
-        case "tuple_type" if place == "video":
+        case "tuple_type" | "too_short" if place == "video":
             return f'{wrong}. It is a list of cameras, such as ["front", "wrist"].'
-        case "tuple_type" | "dataclass_type":
+        case "too_short" if place == "video_delta_indices":
+            return f"{wrong}. Leave it out for the present frame alone."
+        case "tuple_type" | "dataclass_type" | "too_short":
             return f'{wrong}. Write features: [{{ key = "single_arm", normalise = "min_max" }}].'
         case "value_error":
             message = error["msg"].removeprefix("Value error, ")

@@ -73,7 +73,7 @@ class DataConfig:
     name: Annotated[str, Field(max_length=100, pattern=_NAME)]
     video: Annotated[tuple[Key, ...], Field(min_length=1, max_length=64)]
     """The cameras, in the order the model sees them."""
-    state: Annotated[tuple[Feature, ...], Field(max_length=256)]
+    state: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=256)]
     action: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=256)]
     language: Annotated[str, Field(max_length=200)]
     """Full name of the annotation the instruction comes from, such as ``annotation.human.task_description``."""

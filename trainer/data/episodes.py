@@ -13,15 +13,15 @@ import numpy as np
 
 from trainer.config.data_options import VideoAlignment
 from trainer.data.alignment import Misaligned, align
+from trainer.data.clips import ClipIndex
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta, Episode, StateActionEntry
 from trainer.data.problem import Problem
-from trainer.data.tables import as_matrix, read_columns
+from trainer.data.tables import as_matrix
 from trainer.data.video import FrameIndex
 from trainer.errors import DatasetError
 
 CLOCK = "timestamp"
-_REMOVE = "Remove the episode from meta/episodes.jsonl, or record it again."
 _SECONDS = "They are seconds since the episode's start, index / fps: write them again."
 
 
@@ -60,13 +60,13 @@ def examine_table(
 
     The table is None where too much is wrong to say what a row holds. Raises nothing.
     """
-    file = meta.parquet_path(episode.episode_index)
+    file = meta.where(episode.episode_index)
     sources = value_columns(meta, config)
     label = meta.modality.column("annotation", config.keys("annotation")[0])
     clock = needs_clock(meta, config, alignment)
     needed = [*(column for column, _ in sources.values()), label, *([CLOCK] if clock else [])]
     try:
-        columns = read_columns(file, needed, ("episode_index", *([] if clock else [CLOCK])))
+        columns = meta.columns(episode.episode_index, needed, ("episode_index", *([] if clock else [CLOCK])))
     except DatasetError as error:
         if clock and f"no column {CLOCK!r}" in error.message:
             cure = "Write it, index / fps; or pair rows and frames by number: --video-alignment index."
@@ -77,24 +77,24 @@ def examine_table(
     if rows != episode.length:
         problems.append(
             Problem(
-                f"{file}: {rows} rows; meta/episodes.jsonl says {episode.length}",
-                "Correct the length in meta/episodes.jsonl, or download the episode again.",
+                f"{file}: {rows} rows; {meta.layout.EPISODES} says {episode.length}",
+                f"Correct the length in {meta.layout.EPISODES}, or download the episode again.",
             )
         )
     if rows == 0:
         return None, problems
-    broken = list(_check_widths(meta, str(file), sources, columns))
+    broken = list(_check_widths(meta, file, sources, columns))
     if broken:
         return None, problems + broken
     values = {name: as_matrix(columns[column])[:, entry.start : entry.end] for name, (column, entry) in sources.items()}
-    problems += _check_values(str(file), sources, values)
+    problems += _check_values(meta, file, sources, values)
     try:
-        texts = _instructions(meta, columns[label].reshape(-1), label, str(file), rows)
+        texts = _instructions(meta, columns[label].reshape(-1), label, file, rows)
     except DatasetError as error:
         problems.append(Problem.of(error))
         texts = [""] * rows
     times = columns.get(CLOCK)
-    if clock and (wrong := _check_clock(columns[CLOCK], str(file))):
+    if clock and (wrong := _check_clock(columns[CLOCK], file)):
         return None, [*problems, wrong]
     table = EpisodeTable(
         state={name: value for name, value in values.items() if name.startswith("state.")},
@@ -111,7 +111,7 @@ def frames_of_rows(
     key: str,
     episode: Episode,
     table: EpisodeTable,
-    index: FrameIndex | None,
+    index: FrameIndex | ClipIndex | None,
     alignment: VideoAlignment,
 ) -> np.ndarray | Problem:
     """The frame each row means in camera ``key``, positions ``[T]``, or what contradicts the video.
@@ -121,7 +121,7 @@ def frames_of_rows(
     rows = len(table.texts)
     if index is None:
         return np.arange(rows)
-    video = meta.video_path(key, episode.episode_index)
+    video = meta.video(key, episode.episode_index)
     times = table.timestamps
     if times is None or not np.issubdtype(times.dtype, np.number):
         if len(index.starts) == rows:
@@ -135,20 +135,19 @@ def frames_of_rows(
 
 
 def _contradiction(
-    meta: DatasetMeta, key: str, episode: Episode, found: Misaligned, rows: int, index: FrameIndex
+    meta: DatasetMeta, key: str, episode: Episode, found: Misaligned, rows: int, index: FrameIndex | ClipIndex
 ) -> Problem:
-    video, frames = meta.video_path(key, episode.episode_index), len(index.starts)
+    video, frames = meta.video(key, episode.episode_index), len(index.starts)
     if frames < rows and found.row >= frames - 1:
         return Problem(
-            f"{video}: {frames} frames; meta/episodes.jsonl says {rows} steps, and row {found.row} at "
+            f"{video}: {frames} frames; {meta.layout.EPISODES} says {rows} steps, and row {found.row} at "
             f"{found.time:.3f} s comes after the last frame, at {index.starts[-1]:.3f} s",
-            "Record or download the video again, or remove the episode from meta/episodes.jsonl: every step needs its "
-            "frame.",
+            f"Record or download the video again, or {meta.layout.REMOVE}: every step needs its frame.",
         )
     file = meta.parquet_path(episode.episode_index)
     message = (
         f"{file}: row {found.row} of episode {episode.episode_index} is at {found.time:.3f} s, but frame {found.frame} "
-        f"of {video.relative_to(meta.path)} is at {found.start:.3f} s: {found.cause}"
+        f"of {str(video).removeprefix(f'{meta.path}/')} is at {found.start:.3f} s: {found.cause}"
     )
     cure = (
         "Write the timestamps again as row / fps, in seconds since the episode's start, or re-encode the video at the "
@@ -195,12 +194,13 @@ def _check_widths(
 
 
 def _check_values(
-    file: str, sources: dict[str, tuple[str, StateActionEntry]], values: dict[str, np.ndarray]
+    meta: DatasetMeta, file: str, sources: dict[str, tuple[str, StateActionEntry]], values: dict[str, np.ndarray]
 ) -> Iterator[Problem]:
+    cure = f"{meta.layout.REMOVE.capitalize()}, or record it again."
     for name, (column, _) in sources.items():
         bad = np.flatnonzero(~np.isfinite(values[name]).all(axis=1))
         if len(bad):
-            yield Problem(f"{file}: NaN or infinite values in {column!r}, first in row {bad[0]} of {name}", _REMOVE)
+            yield Problem(f"{file}: NaN or infinite values in {column!r}, first in row {bad[0]} of {name}", cure)
 
 
 def _check_clock(times: np.ndarray, file: str) -> Problem | None:
@@ -231,7 +231,7 @@ def _instructions(meta: DatasetMeta, labels: np.ndarray, column: str, file: str,
     if absent.any():
         raise DatasetError(
             f"{file}: {column!r}, where the instruction comes from, is empty in row {int(absent.argmax())}.",
-            "Write the instruction, or its number in meta/tasks.jsonl, into every row.",
+            f"Write the instruction, or its number in {meta.layout.TASKS}, into every row.",
         )
     if not numbers:
         return labels.tolist()
@@ -246,6 +246,6 @@ def _instructions(meta: DatasetMeta, labels: np.ndarray, column: str, file: str,
                 "Correct original_key of the annotation in meta/modality.json.",
             )
         if int(task) not in meta.tasks:
-            raise DatasetError(f"{file}: {column} names task {int(task)}.", "Add it to meta/tasks.jsonl.")
+            raise DatasetError(f"{file}: {column} names task {int(task)}.", f"Add it to {meta.layout.TASKS}.")
         texts.append(meta.tasks[int(task)])
     return [texts[place] for place in places]

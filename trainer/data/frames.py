@@ -8,7 +8,6 @@ are needed. Images in a table are kept like a video.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import logging
@@ -18,15 +17,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from trainer.data.clips import ClipIndex
 from trainer.data.decoders import Decoders
-from trainer.data.image_columns import ImageColumn, ImageReader
-from trainer.data.memory import Memory, version
+from trainer.data.frame_indices import FrameIndices
+from trainer.data.image_columns import ImageColumn, ImageGroups, ImageReader
+from trainer.data.memory import Memory
+from trainer.data.places import Clip, Video, file_of
 from trainer.data.recent import Recent
-from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames, open_video
+from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames
 from trainer.disk import locked
 from trainer.errors import DatasetError
 
@@ -38,8 +40,17 @@ DISK_RESERVE = 2 * 1024**3
 """Bytes the cache leaves free on its disk, beside what the checkpoints on it will need: they need it more."""
 
 
-Source = Path | ImageColumn
+Source = Video | ImageColumn
 """Where frames come from: a video, or the images in a table."""
+
+
+class Opened(NamedTuple):
+    """What is known or open of a source already."""
+
+    index: FrameIndex | ClipIndex | None = None
+    """Of a video. A clip needs it."""
+    groups: ImageGroups | None = None
+    """Images of the table."""
 
 
 class FrameStore:
@@ -65,7 +76,7 @@ class FrameStore:
         self._memory = memory
         self._keys: dict[Source, str] = {}
         # Small, and making one reads the whole file: kept when the decoder is closed, and given to workers.
-        self._indices: dict[Path, FrameIndex] = {}
+        self._indices = FrameIndices(memory)
         self._reset()
 
     def _reset(self) -> None:
@@ -73,6 +84,7 @@ class FrameStore:
         self._entries: OrderedDict[Source, np.ndarray] = OrderedDict()
         self._decoders = Decoders()
         self._tables: Recent[ImageColumn, ImageReader] = Recent(OPEN_TABLES)
+        self._groups = ImageGroups()
 
     def __getstate__(self) -> dict[str, Any]:
         kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys", "_indices")
@@ -82,11 +94,9 @@ class FrameStore:
         self.__dict__.update(state)
         self._reset()
 
-    def index(self, path: Path) -> FrameIndex:
+    def index(self, video: Video) -> FrameIndex | ClipIndex:
         """The frames of a video, without decoding one. Raises ``DatasetError`` when it is no readable video."""
-        if path not in self._indices:
-            self._indices[path] = remembered_index(path, self._memory)
-        return self._indices[path]
+        return self._indices.of(video)
 
     def plan(self, videos: Sequence[tuple[Source, int]]) -> int:
         """Choose which ``videos`` (source, decoded bytes) are cached: as many as fit, in order. Returns how many.
@@ -109,7 +119,7 @@ class FrameStore:
             chosen.append(source)
             total += size
         with ThreadPoolExecutor(max_workers=4) as pool:
-            keys = pool.map(lambda source: cache_key(source, self._memory), chosen)
+            keys = pool.map(self._key, chosen)
             self._keys = dict(zip(chosen, keys, strict=True))
         self._evict({name: size for name, size in stored.items() if name not in self._keys.values()}, budget - total)
         if len(chosen) < len(videos):
@@ -118,6 +128,10 @@ class FrameStore:
                 *(len(chosen), len(videos), self.cache_dir, budget / 1e9),
             )
         return len(chosen)
+
+    def _key(self, source: Source) -> str:
+        index = self._indices.of(source) if isinstance(source, Clip) else None
+        return cache_key(source, self._memory, index)
 
     def _evict(self, others: dict[str, int], room: int) -> None:
         assert self.cache_dir is not None  # noqa: S101 - narrows the type
@@ -148,7 +162,7 @@ class FrameStore:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)  # a signal shall not wait for all the other videos
                 raise
-        self._indices = {path: index for path, index in self._indices.items() if path not in self._keys}
+        self._indices.forget({source for source in self._keys if not isinstance(source, ImageColumn)})
 
     def missing(self) -> int:
         """How many of the planned videos are not in the cache yet."""
@@ -170,12 +184,13 @@ class FrameStore:
         if self._process != os.getpid():
             self._reset()  # a forked worker must not share file positions with its parent
             self._memory = None
+            self._indices.enter_process()
         entry = self._entry(source)
         if entry is not None:
             return entry[position]
         if isinstance(source, ImageColumn):
-            return self._tables.get_or_open(source, lambda: ImageReader(source)).frame(position)
-        return self._decoders.frame(source, self.index(source), position)
+            return self._tables.get_or_open(source, lambda: ImageReader(source, self._groups)).frame(position)
+        return frame_of(self._decoders, source, self.index(source), position)
 
     def _entry(self, source: Source) -> np.ndarray | None:
         if source in self._entries:
@@ -199,8 +214,12 @@ class FrameStore:
 
     def _build_or_warn(self, source: Source) -> bool:
         try:
-            index = None if isinstance(source, ImageColumn) else self._indices.get(source)
-            build_entry(self._folder(source), source, index)
+            folder = self._folder(source)
+            if folder.is_dir():
+                os.utime(folder)
+            else:
+                index = None if isinstance(source, ImageColumn) else self.index(source)
+                build_entry(folder, source, Opened(index, self._groups))
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             log.warning("Can't cache the frames of %s (%s); they are decoded for every sample instead.", source, reason)
@@ -209,32 +228,29 @@ class FrameStore:
         return True
 
 
-def remembered_index(path: Path, memory: Memory | None) -> FrameIndex:
-    """The frames of a video, from ``memory`` or else from its packets. Raises ``DatasetError``."""
-    if memory is None:
-        return index_frames(path)
-    if not memory.knows(path):
-        open_video(path).close()  # what is no video is refused before gigabytes of it are hashed
-    key = f"index {DECODER} {version()} {memory.sha256(path)}"
-    if kept := memory.get(key):
-        with contextlib.suppress(ValueError):
-            return FrameIndex.from_bytes(kept)
-    index = index_frames(path)
-    memory.put(key, index.to_bytes())
-    return index
+def cache_key(source: Source, memory: Memory | None = None, index: FrameIndex | ClipIndex | None = None) -> str:
+    """Name of the cache entry of a video: changes with its bytes and with the decoder. Raises ``DatasetError``.
 
-
-def cache_key(source: Source, memory: Memory | None = None) -> str:
-    """Name of the cache entry of a video: changes with its bytes and with the decoder. Raises ``DatasetError``."""
+    ``index`` is needed for a clip.
+    """
     memory = memory or Memory()
-    column, file = (f"{source.column}\0", source.table) if isinstance(source, ImageColumn) else ("", source)
-    return hashlib.sha256(f"{memory.sha256(file)}\0{column}{DECODER}".encode()).hexdigest()[:40]
+    match source:
+        case ImageColumn():
+            runs = [(memory.sha256(run.file), run.first, run.end) for run in source.rows.runs]
+            # An image column of a file of its own keeps the name that it had before tables were shared.
+            what = runs[0][0] if source.rows.episode is None else repr(runs)
+            named = f"{what}\0{source.column}\0"
+        case Clip():
+            assert isinstance(index, ClipIndex)  # noqa: S101 - narrows the type
+            named = f"{memory.sha256(source.path)}\0{index.first}+{index.count}\0"
+        case _:
+            named = f"{memory.sha256(source)}\0"
+    return hashlib.sha256(f"{named}{DECODER}".encode()).hexdigest()[:40]
 
 
-def build_entry(folder: Path, source: Source, index: FrameIndex | None = None) -> None:
+def build_entry(folder: Path, source: Source, opened: Opened = Opened()) -> None:  # noqa: B008 - a constant
     """Decode ``source`` into the cache entry ``folder``, unless it is there. Safe against concurrent builders.
 
-    ``index`` is that of a video, where it is known already.
     The entry is built beside ``folder`` under a lock, which the kernel drops when its holder dies, and appears whole
     by a rename. Raises ``DatasetError`` when the video can't be decoded, ``OSError`` when it can't be written.
     """
@@ -248,14 +264,20 @@ def build_entry(folder: Path, source: Source, index: FrameIndex | None = None) -
         shutil.rmtree(temporary, ignore_errors=True)  # a builder that was killed
         temporary.mkdir()
         try:
-            _decode_into(temporary, source, index)
+            _decode_into(temporary, source, opened)
             temporary.rename(folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _decode_into(folder: Path, source: Source, index: FrameIndex | None) -> None:
-    count, frames = _images(source) if isinstance(source, ImageColumn) else _shown(source, index)
+def _decode_into(folder: Path, source: Source, opened: Opened) -> None:
+    if isinstance(source, ImageColumn):
+        count, frames = _images(source, opened.groups)
+    elif isinstance(opened.index, ClipIndex):
+        index, decoders = opened.index, Decoders()
+        count, frames = index.count, (frame_of(decoders, source, index, each) for each in range(index.count))
+    else:
+        count, frames = _shown(file_of(source), opened.index)
     decoded, shape = 0, None
     # Written as a stream, not through a memory map, where a full disk kills the process instead of raising.
     with (folder / "frames.npy").open("wb") as file:
@@ -289,8 +311,15 @@ def _shown(path: Path, index: FrameIndex | None) -> tuple[int, Iterator[np.ndarr
     return len(pts), decode()
 
 
-def _images(source: ImageColumn) -> tuple[int, Iterator[np.ndarray]]:
-    reader = ImageReader(source)
+def frame_of(decoders: Decoders, video: Video, index: FrameIndex | ClipIndex, position: int) -> np.ndarray:
+    """Frame ``position`` of a video, uint8 RGB ``[H, W, 3]``. Raises ``DatasetError`` when it can't be decoded."""
+    if isinstance(index, ClipIndex):
+        return decoders.frame(file_of(video), index.whole, index.first + position)
+    return decoders.frame(file_of(video), index, position)
+
+
+def _images(source: ImageColumn, groups: ImageGroups | None) -> tuple[int, Iterator[np.ndarray]]:
+    reader = ImageReader(source, groups)
     return len(reader), map(reader.frame, range(len(reader)))
 
 

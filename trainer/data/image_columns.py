@@ -5,6 +5,8 @@ They are read as they are, PNG or JPEG, and decoded by FFmpeg as videos are. Ups
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,11 +15,13 @@ import numpy as np
 import pyarrow as pa
 from av.video.codeccontext import VideoCodecContext
 
-from trainer.data.tables import opened_table, require_readable
+from trainer.data.places import TableRows
+from trainer.data.tables import MOST_SHARED_ROWS, opened_table, require_readable
 from trainer.errors import DatasetError
 
 _CODECS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "mjpeg"}
 """By how a file begins."""
+_KEPT_BYTES = 256 << 20
 _MAX_PIXELS = "67108864"
 _CURE = "Record it again with LeRobot, which puts the image files themselves into the column."
 
@@ -25,31 +29,66 @@ _CURE = "Record it again with LeRobot, which puts the image files themselves int
 class ImageColumn(NamedTuple):
     """The images of one camera in one episode."""
 
-    table: Path
+    rows: TableRows
     column: str
 
     def __str__(self) -> str:
-        return f"{self.table}: {self.column!r}"
+        return f"{self.rows}: {self.column!r}"
+
+
+class ImageGroups:
+    """Images of tables as they are stored, a row group at a time; the last ones stay in memory, for any thread.
+
+    A row group may hold the images of many episodes.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[tuple[Path, str, int], pa.ChunkedArray] = OrderedDict()
+
+    def get(self, file: Path, column: str, group: int) -> pa.ChunkedArray:
+        """The images in a row group. Raises ``DatasetError``."""
+        key = (file, column, group)
+        with self._lock:
+            if key not in self._kept:
+                with opened_table(file) as table:
+                    require_readable(file, table, [column], MOST_SHARED_ROWS, groups=[group])
+                    self._kept[key] = _contents(table.read_row_group(group, columns=[column]).column(0))
+                while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(key)
+            return self._kept[key]
 
 
 class ImageReader:
     """Random access to the images of a column; of the table only one row group at a time is in memory."""
 
-    def __init__(self, source: ImageColumn) -> None:
-        """Raises ``DatasetError`` when there is no such table or column."""
+    def __init__(self, source: ImageColumn, groups: ImageGroups | None = None) -> None:
+        """``groups`` keeps what several readers need. Raises ``DatasetError`` when there is no such table or column."""
         self.source = source
-        with opened_table(source.table) as table:
-            if source.column not in table.schema_arrow.names:
-                raise DatasetError(
-                    f"{source.table}: no column {source.column!r}, where meta/info.json has a camera's images.", _CURE
-                )
-            counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
-        self._ends = np.cumsum(counts)
-        self._group: int | None = None
+        self._groups = groups or ImageGroups()
+        self._ends: dict[Path, np.ndarray] = {}
+        for file in dict.fromkeys(run.file for run in source.rows.runs):
+            with opened_table(file) as table:
+                if source.column not in table.schema_arrow.names:
+                    raise DatasetError(
+                        f"{file}: no column {source.column!r}, where meta/info.json has a camera's images.", _CURE
+                    )
+                counts = [table.metadata.row_group(group).num_rows for group in range(table.num_row_groups)]
+            self._ends[file] = np.cumsum(counts)
+        self._places = [
+            (run.file, row)
+            for run in source.rows.runs
+            for row in range(run.first, self._rows(run.file) if run.end is None else run.end)
+        ]
+        self._group: tuple[Path, int] | None = None
         self._images: pa.ChunkedArray | None = None
 
+    def _rows(self, file: Path) -> int:
+        return int(self._ends[file][-1]) if len(self._ends[file]) else 0
+
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return len(self._places)
 
     def frame(self, row: int) -> np.ndarray:
         """The image in ``row``, uint8 RGB ``[H, W, 3]``. Raises ``DatasetError`` when there is none."""
@@ -57,15 +96,15 @@ class ImageReader:
 
     def content(self, row: int) -> bytes:
         """The image in ``row`` as it is stored. Raises ``DatasetError`` when there is none."""
-        group = int(np.searchsorted(self._ends, row, side="right"))
-        if group != self._group:
+        file, place = self._places[row]
+        ends = self._ends[file]
+        group = int(np.searchsorted(ends, place, side="right"))
+        if (file, group) != self._group:
             self.close()
-            with opened_table(self.source.table) as table:
-                require_readable(self.source.table, table, [self.source.column])
-                self._images = _contents(table.read_row_group(group, columns=[self.source.column]).column(0))
-            self._group = group
+            self._images = self._groups.get(file, self.source.column, group)
+            self._group = (file, group)
         assert self._images is not None  # noqa: S101 - narrows the type
-        content = self._images[row - (int(self._ends[group - 1]) if group else 0)].as_py()
+        content = self._images[place - (int(ends[group - 1]) if group else 0)].as_py()
         if not isinstance(content, bytes) or not content:
             raise DatasetError(f"{self.source}: no image in row {row}.", _CURE)
         return content

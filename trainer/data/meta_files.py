@@ -18,6 +18,7 @@ Document = TypeVar("Document", bound=BaseModel)
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 AGAIN = "Download the dataset again."
+AGAIN_V3 = "Download the dataset again, or take its v2.1 revision where it has one (OWNER/NAME@v2.1)."
 DOCUMENT_BYTES = 4 << 20
 LINES_BYTES = 64 << 20
 LINE_BYTES = 1 << 20
@@ -100,7 +101,11 @@ def read_json(file: Path, missing: str = AGAIN, cure: str = "Correct that line, 
 
 def read_document(file: Path, model: type[Document], missing: str = AGAIN) -> Document:
     """The JSON document in ``file`` as ``model``. Raises ``DatasetError`` that names the first wrong key."""
-    document = read_json(file, missing)
+    return validated(read_json(file, missing), model, file)
+
+
+def validated(document: Any, model: type[Document], file: Path) -> Document:
+    """The JSON ``document`` that stands in ``file`` as ``model``. Raises ``DatasetError`` for the first wrong key."""
     try:
         return model.model_validate(document)
     except ValidationError as error:

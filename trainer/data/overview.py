@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainer.data.dataset_meta import Episode, Info, load_episodes, load_tasks
+from trainer.data.dataset_meta import Info, list_episodes, list_tasks
 from trainer.errors import DatasetError
 
 
@@ -40,15 +40,9 @@ def overview(folder: Path, info: Info) -> Overview:
 
 def _listed(folder: Path, info: Info) -> tuple[list[int], list[str]]:
     """The lengths of the episodes that have rows, and the tasks; those are none where their list can't be read."""
-    if info.codebase_version.startswith("v3"):
-        from trainer.data.layout_v3 import InfoV3, load_episodes_v3, load_tasks_v3  # with pyarrow
-        from trainer.data.meta_files import read_document
-
-        rows = load_episodes_v3(folder, read_document(folder / "meta/info.json", InfoV3))
-        return [row.length for row in rows if row.length], list(load_tasks_v3(folder).values())
-    episodes: list[Episode] = load_episodes(folder)
+    episodes = list_episodes(folder, info)
     try:
-        tasks = list(load_tasks(folder).values())
+        tasks = list(list_tasks(folder, info).values())
     except DatasetError:  # not needed where a column has the text
         tasks = list(dict.fromkeys(task for episode in episodes for task in episode.tasks))
     return [episode.length for episode in episodes if episode.length], tasks

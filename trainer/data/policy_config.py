@@ -1,8 +1,8 @@
 """``experiment_cfg/policy.json``: what a checkpoint knows of itself beyond upstream's files.
 
 With it a folder is enough to act, to be evaluated and to be served: which data config and embodiment tag it was trained
-with, which cameras and joints these meant, and on which episodes. Statistics and image sizes are in ``metadata.json``
-beside it, as upstream keeps them.
+with, which cameras and joints these meant, and on which episodes. Statistics are in the files that upstream keeps them
+in: ``metadata.json`` beside it (N1.5), which has the image sizes too, or ``statistics.json`` beside the weights (N1.7).
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Literal, cast
 from pydantic import BaseModel, ConfigDict, ValidationError, field_serializer
 
 from trainer.config.data_options import VideoAlignment
-from trainer.config.finetune_config import EmbodimentTag
 from trainer.data.config_file import to_document
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.data_config import DataConfig
@@ -37,18 +36,22 @@ class PolicyConfig(BaseModel):
 
     version: Literal[1] = 1
     data_config: DataConfig
-    embodiment_tag: EmbodimentTag
+    embodiment_tag: str
     action_horizon: int
     denoising_steps: int
     video_alignment: VideoAlignment = "timestamp"
     cameras: dict[str, str] = {}
     """Camera of the data config to the dataset's own name for it."""
+    image_sizes: dict[str, tuple[int, int]] = {}
+    """Width and height of each camera's images, where no ``metadata.json`` says them."""
     joints: dict[str, list[str]] = {}
     """``state.<key>`` and ``action.<key>`` to the names of their dimensions, where the dataset has some."""
     held_out: list[str] = []
     """Hashes of the episodes that were kept out of the training (``trainer.data.holdout``)."""
     trained_on: list[str] = []
     """Hashes of those that it was trained on."""
+    exclude_episodes: list[str] = []
+    """What was left out of training, statistics and holdout, as ``--exclude-episodes`` has it."""
 
     @field_serializer("data_config")
     def _as_data(self, value: DataConfig) -> dict[str, object]:

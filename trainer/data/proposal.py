@@ -17,7 +17,7 @@ from trainer.data.body_parts import parts_of
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.data_config import DataConfig, Feature, Normalisation
 from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info, load_modality
-from trainer.data.meta_files import first_problem, read_json
+from trainer.data.meta_files import first_problem
 from trainer.errors import DatasetError
 
 TASK_KEY = "human.task_description"
@@ -45,21 +45,6 @@ class Proposal:
         return self.config.name in DATA_CONFIGS
 
 
-def described(folder: Path) -> Info:
-    """``meta/info.json`` of a dataset in LeRobot v2 or v3. Raises ``DatasetError``."""
-    file = folder / "meta/info.json"
-    document = read_json(file)
-    if isinstance(document, dict) and str(document.get("codebase_version", "")).startswith("v3"):
-        # Of v3 the paths have another form; the features have the same.
-        try:
-            return Info.model_validate(
-                {**document, "data_path": "{episode_index}", "video_path": None, "chunks_size": 1000}
-            )
-        except ValueError as error:
-            raise DatasetError(f"{file}: its features can't be read.", "Download the dataset again.") from error
-    return load_info(folder)
-
-
 def fitting_configs(modality: Modality, others: Sequence[DataConfig] = ()) -> list[DataConfig]:
     """The built-in data configs and those of ``others`` whose keys ``modality`` has; those that use most first."""
     known = [config for config in [*others, *DATA_CONFIGS.values()] if not config.missing(modality)]
@@ -72,7 +57,7 @@ def propose(folder: Path, name: str) -> Proposal:
 
     Raises ``DatasetError`` when it has no state, action, camera or instruction that could be used.
     """
-    info = described(folder)
+    info = load_info(folder)
     reasons: list[str] = []
     writes = not (folder / "meta/modality.json").exists()
     if writes:
@@ -129,7 +114,7 @@ def _annotations(info: Info, folder: Path, explain: Callable[[str], None]) -> di
     columns = [name for name in info.features if name.startswith("annotation.")]
     numbered = ["task_index"] if "task_index" in info.features else []
     # An annotation that is called neither a task nor an instruction may be anything: GR1's have a label `validity`.
-    column = next(iter([*_instructions(columns), *numbered, *columns]), None)
+    column = next(iter([*instructions(columns), *numbered, *columns]), None)
     if column is None:
         raise DatasetError(
             f"{folder / 'meta/info.json'}: no column has the instruction: neither `task_index` nor `annotation.…`.",
@@ -267,7 +252,7 @@ def _rotations_are_known(config: DataConfig, modality: Modality) -> bool:
 
 def _own(modality: Modality, cameras: list[str], name: str, folder: Path, explain: Callable[[str], None]) -> DataConfig:
     annotations = modality.keys("annotation")
-    annotation = next(iter([*_instructions(annotations), *annotations]), None)
+    annotation = next(iter([*instructions(annotations), *annotations]), None)
     if annotation is None:
         raise DatasetError(
             f"{folder / 'meta/modality.json'}: no annotation, hence no instruction.",
@@ -310,6 +295,6 @@ def _features(entries: Mapping[str, StateActionEntry]) -> tuple[Feature, ...]:
     return tuple(Feature(key, scaling(entry)) for key, entry in entries.items())
 
 
-def _instructions(names: Sequence[str]) -> list[str]:
+def instructions(names: Sequence[str]) -> list[str]:
     """Those of the ``names`` of annotations that say that they are the instruction, the likeliest first."""
     return [name for word in _LANGUAGE for name in names if word in name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.episodes import EpisodeTable, examine_table, frames_of_rows
+from trainer.data.exclusion import leave_out
 from trainer.data.frames import FrameStore, Source
 from trainer.data.image_columns import ImageColumn
 from trainer.data.problem import Problem
@@ -23,7 +24,10 @@ T = TypeVar("T")
 
 
 class DatasetReader:
-    """Raw steps of one dataset, the keys of one data config. Raises ``DatasetError`` when the two don't fit."""
+    """Raw steps of one dataset, the keys of one data config, without the episodes that ``exclude`` names.
+
+    Raises ``DatasetError`` when dataset and data config don't fit, ``UsageError`` for an episode that it doesn't have.
+    """
 
     def __init__(
         self,
@@ -31,19 +35,20 @@ class DatasetReader:
         config: DataConfig,
         frames: FrameStore | None = None,
         alignment: VideoAlignment = "timestamp",
+        exclude: Sequence[str] = (),
     ) -> None:
-        self.meta = DatasetMeta.load(path)
+        self.meta = leave_out(DatasetMeta.load(path), exclude)
         self.config = config
         self.frames = frames or FrameStore()
         self.alignment: VideoAlignment = alignment
         require_keys(self.meta, config)
         self._episodes = {episode.episode_index: episode for episode in self.meta.episodes}
         self.lengths = {episode.episode_index: episode.length for episode in self.meta.episodes}
-        """Steps of each episode, in the order of ``meta/episodes.jsonl``."""
+        """Steps of each episode, in the order they are listed."""
 
     @property
     def trajectory_ids(self) -> list[int]:
-        """The episodes, in the order of ``meta/episodes.jsonl``."""
+        """The episodes, in the order they are listed."""
         return list(self.lengths)
 
     def leave_out(self, episodes: Collection[int]) -> None:
@@ -63,9 +68,9 @@ class DatasetReader:
         """Where the frames of each camera lie in an episode, in the order of the data config."""
         meta = self.meta
         return [
-            ImageColumn(meta.parquet_path(episode), meta.modality.column("video", key))
+            ImageColumn(meta.rows(episode), meta.modality.column("video", key))
             if meta.in_tables(key)
-            else meta.video_path(key, episode)
+            else meta.video(key, episode)
             for key in self.config.video
         ]
 
@@ -88,7 +93,8 @@ class DatasetReader:
     def get_step_data(self, trajectory_id: int, base_index: int) -> dict[str, Any]:
         """The raw step ``base_index`` of an episode, as upstream's method of this name gives it.
 
-        ``video.<key>`` uint8 ``[1, H, W, 3]``, ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
+        ``video.<key>`` uint8 ``[V, H, W, 3]``, a frame for each of ``video_delta_indices`` (as a rule one; before an
+        episode's start there is its first one), ``state.<key>`` float64 ``[1, D]``, ``action.<key>`` float64
         ``[action_horizon, D]`` and the annotation as a list with one text. A ``base_index`` beyond the episode is
         clamped; action steps beyond it repeat the last row, or are zero for relative keys (``absolute`` false).
         """
@@ -97,9 +103,10 @@ class DatasetReader:
         now = min(max(base_index, 0), last)
         future = base_index + np.arange(self.config.action_horizon)
         step: dict[str, Any] = {}
-        positions = self._positions(trajectory_id)[now]
-        for key, source, position in zip(self.config.video, self.sources(trajectory_id), positions, strict=True):
-            step[f"video.{key}"] = self.frames.frames(source, position[None])
+        past = np.maximum(now + np.array(self.config.video_delta_indices), 0)
+        positions = self._positions(trajectory_id)[past]
+        for view, (key, source) in enumerate(zip(self.config.video, self.sources(trajectory_id), strict=True)):
+            step[f"video.{key}"] = self.frames.frames(source, positions[:, view])
         for name, values in table.state.items():
             step[name] = values[now : now + 1]
         for name, values in table.action.items():

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.info import InfoV3
 from trainer.data.meta_files import Number, read_json
 from trainer.errors import DatasetError
 
@@ -71,12 +72,13 @@ def needed_columns(meta: DatasetMeta, config: DataConfig | None = None) -> dict[
 
 
 def read_statistics(meta: DatasetMeta) -> dict[str, Any]:
-    """The columns of ``meta/stats.json`` as they stand there; empty when there is no such file.
+    """The columns of ``meta/stats.json`` as they stand there; empty when there is no such file, and for LeRobot v3.
 
+    v3 merges the quantiles of episodes by their mean, which are not those of the data (upstream's ``aggregate_stats``).
     Raises ``DatasetError`` when it is not a JSON object.
     """
     file = meta.path / "meta/stats.json"
-    if not file.exists():
+    if isinstance(meta.info, InfoV3) or not file.exists():
         return {}
     document = read_json(file, cure=REMOVE)
     if not isinstance(document, dict):
@@ -136,15 +138,15 @@ def compute_statistics(
 
     Raises ``DatasetError`` for NaN or infinities in dimensions that ``config`` uses.
     """
-    from trainer.data.tables import as_matrix, read_columns
+    from trainer.data.tables import as_matrix
 
     columns = list(columns)
     if not columns:
         return {}
 
     def read(episode: int) -> dict[str, np.ndarray]:
-        file = meta.parquet_path(episode)
-        table = read_columns(file, columns)
+        file = meta.where(episode)
+        table = meta.columns(episode, columns)
         for column, values in table.items():
             if not np.issubdtype(values.dtype, np.number) and values.dtype != np.bool_:
                 raise DatasetError(f"{file}: {column!r} holds text, not numbers.", "Correct original_key.")

@@ -24,6 +24,8 @@ pa.set_memory_pool(pa.system_memory_pool())
 
 MOST_ROWS = 1_000_000
 """Of an episode: nine hours at 30 a second."""
+MOST_SHARED_ROWS = 10_000_000
+"""Of a table with many episodes."""
 MOST_VALUES = 48 << 20
 MOST_BYTES = 512 << 20
 MOST_TEXT = 128 << 20
@@ -33,18 +35,38 @@ _LIMITS = {
     "schema_depth_limit": 32,
 }
 """Of what the footer announces."""
+DOWNLOAD = "Download it again, or remove it from meta/episodes.jsonl."
 _SPLIT = "Is it one episode? Record it again in shorter ones."
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 
 
-def read_columns(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+def read_columns(
+    file: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    most_rows: int = MOST_ROWS,
+    cure: str = DOWNLOAD,
+) -> dict[str, np.ndarray]:
     """Read ``columns`` of one episode: numbers as ``[T]``, lists as ``[T, D]``, text as an object array ``[T]``.
 
     Nulls among numbers become NaN, among text None; times and durations are in seconds. ``optional`` columns are left
     out where they are missing or can't be read so. Raises ``DatasetError`` when the file or another column is missing
-    or broken, or when the lists differ in length.
+    or broken, or when the lists differ in length. ``cure`` is that of a missing file.
     """
-    with opened_table(file) as table:
+    return to_arrays(read_table(file, columns, optional, most_rows=most_rows, cure=cure), columns, str(file))
+
+
+def read_table(
+    file: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    most_rows: int = MOST_ROWS,
+    cure: str = DOWNLOAD,
+) -> pa.Table:
+    """``columns`` of a file, and those of ``optional`` that there are, as Arrow has them. Raises ``DatasetError``."""
+    with opened_table(file, cure) as table:
         names = table.schema_arrow.names
         absent = sorted(set(columns) - set(names))
         if absent:
@@ -56,29 +78,36 @@ def read_columns(file: Path, columns: Sequence[str], optional: Sequence[str] = (
         for name in wanted:
             if names.count(name) > 1:
                 raise DatasetError(f"{file}: two columns are called {name!r}.", "Keep one of them.")
-        require_readable(file, table, wanted)
-        data = table.read(columns=wanted)
+        require_readable(file, table, wanted, most_rows)
+        return table.read(columns=wanted)
+
+
+def to_arrays(data: pa.Table, columns: Sequence[str], where: str) -> dict[str, np.ndarray]:
+    """The columns of ``data`` as ``read_columns`` gives them; those not among ``columns`` are optional.
+
+    Raises ``DatasetError`` that says ``where``.
+    """
     arrays = {}
-    for name in wanted:
+    for name in data.column_names:
         try:
-            arrays[name] = _array(data.column(name), file, name)
+            arrays[name] = _array(data.column(name), where, name)
         except DatasetError:
             if name in columns:
                 raise
     return arrays
 
 
-def column_names(file: Path) -> list[str]:
+def column_names(file: Path, cure: str = DOWNLOAD) -> list[str]:
     """The columns of a table. Raises ``DatasetError`` when it is missing or broken."""
-    with opened_table(file) as table:
+    with opened_table(file, cure) as table:
         return list(table.schema_arrow.names)
 
 
 @contextmanager
-def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
+def opened_table(file: Path, cure: str = DOWNLOAD) -> Iterator[pq.ParquetFile]:
     """A table, open for reading. Texts and bytes come as dictionaries: the same one again and again may be gigabytes.
 
-    Raises ``DatasetError``, also for what goes wrong while it is read.
+    Raises ``DatasetError``, also for what goes wrong while it is read; ``cure`` is that of a missing file.
     """
     try:
         require_file(file)
@@ -92,20 +121,27 @@ def opened_table(file: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(file, memory_map=True, metadata=about, read_dictionary=texts, **_LIMITS) as table:
             yield table
     except FileNotFoundError:
-        raise DatasetError(f"{file}: missing.", "Download it again, or remove it from meta/episodes.jsonl.") from None
+        raise DatasetError(f"{file}: missing.", cure) from None
     except (OSError, UnicodeDecodeError, pa.ArrowException) as error:
         if file.is_file() and is_lfs_pointer(file):
             raise DatasetError(f"{file}: a git-lfs pointer, not the data.", "Run `git lfs pull`.") from error
         raise DatasetError(f"{file}: not a readable parquet file ({error}).", "Download it again.") from error
 
 
-def require_readable(file: Path, table: pq.ParquetFile, columns: Sequence[str], most_rows: int = MOST_ROWS) -> None:
+def require_readable(
+    file: Path,
+    table: pq.ParquetFile,
+    columns: Sequence[str],
+    most_rows: int = MOST_ROWS,
+    cure: str = _SPLIT,
+    groups: Sequence[int] | None = None,
+) -> None:
     """Raise ``DatasetError`` where ``columns`` would be more in memory than an episode is: a few kilobytes may announce
-    a billion rows, or unpack to gigabytes.
+    a billion rows, or unpack to gigabytes. Only the row ``groups`` are meant to be read, by default all.
     """
     about, schema = table.metadata, table.schema
     if about.num_rows > most_rows:
-        raise DatasetError(f"{file}: {about.num_rows:,} rows; at most {most_rows:,} can be meant.", _SPLIT)
+        raise DatasetError(f"{file}: {about.num_rows:,} rows; at most {most_rows:,} can be meant.", cure)
     chosen = [
         number
         for number in range(about.num_columns)
@@ -114,14 +150,14 @@ def require_readable(file: Path, table: pq.ParquetFile, columns: Sequence[str], 
         )
     ]
     values = size = 0
-    for group in range(about.num_row_groups):
+    for group in range(about.num_row_groups) if groups is None else groups:
         for number in chosen:
             chunk = about.row_group(group).column(number)
             values += chunk.num_values
             size += chunk.total_uncompressed_size
         if values > MOST_VALUES or size > MOST_BYTES:
             raise DatasetError(
-                f"{file}: {', '.join(columns[:3])} unpack to {max(size, 8 * values) / 1e6:,.0f} MB or more.", _SPLIT
+                f"{file}: {', '.join(columns[:3])} unpack to {max(size, 8 * values) / 1e6:,.0f} MB or more.", cure
             )
 
 
@@ -131,7 +167,7 @@ def as_matrix(column: np.ndarray) -> np.ndarray:
     return values[:, None] if values.ndim == 1 else values
 
 
-def _array(column: pa.ChunkedArray, file: Path, name: str) -> np.ndarray:
+def _array(column: pa.ChunkedArray, file: str, name: str) -> np.ndarray:
     try:
         chunks = [_plain(chunk) for chunk in column.chunks] or [_plain(pa.array([], column.type))]
         values = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
@@ -178,7 +214,7 @@ def _is_text(kind: pa.DataType) -> bool:
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
-def _lists(values: pa.Array, file: Path, name: str) -> np.ndarray:
+def _lists(values: pa.Array, file: str, name: str) -> np.ndarray:
     rows = len(values)
     if values.null_count:
         first = pc.index(values.is_null(), True).as_py()
@@ -203,7 +239,7 @@ def _lists(values: pa.Array, file: Path, name: str) -> np.ndarray:
     return _scalars(inner, file, name).reshape(rows, -1)
 
 
-def _scalars(values: pa.Array, file: Path, name: str) -> np.ndarray:
+def _scalars(values: pa.Array, file: str, name: str) -> np.ndarray:
     kind = values.type
     if pa.types.is_null(kind):
         return np.full(len(values), np.nan)

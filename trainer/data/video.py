@@ -77,10 +77,7 @@ class FrameIndex:
     @cached_property
     def starts(self) -> np.ndarray:
         """float64 ``[N]`` seconds at which each frame comes on screen."""
-        gaps = np.diff(self.pts)
-        # A time base too coarse for the frame rate (1/1000 s at 30 fps) rounds each frame by up to half a tick.
-        rounding = 0.5 if len(gaps) and gaps.max() - gaps.min() == 1 else 0.0
-        return (self.pts - rounding) * float(self.time_base)
+        return starts_of(self.pts, self.time_base)
 
     @cached_property
     def keyframes(self) -> list[tuple[int, int]]:
@@ -131,6 +128,14 @@ class FrameIndex:
         head, _, packets = content.partition(b"\n")
         time_base, width, height, codec, parameters = json.loads(head)
         return cls(np.frombuffer(packets, PACKET), Fraction(time_base), width, height, codec, parameters)
+
+
+def starts_of(pts: np.ndarray, time_base: Fraction) -> np.ndarray:
+    """float64 ``[N]`` seconds at which frames with these ``pts`` come on screen."""
+    gaps = np.diff(pts)
+    # A time base too coarse for the frame rate (1/1000 s at 30 fps) rounds each frame by up to half a tick.
+    rounding = 0.5 if len(gaps) and gaps.max() - gaps.min() == 1 else 0.0
+    return (pts - rounding) * float(time_base)
 
 
 def frames_at(starts: np.ndarray, timestamps: np.ndarray | float) -> np.ndarray:

@@ -17,7 +17,8 @@ from av.packet import Packet
 from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
-from trainer.data.alignment import SAME_RATE, period_of
+from trainer.data.clips import find_clip, rows_to_frames
+from trainer.data.places import Clip
 from trainer.data.video import index_frames, named, open_video
 from trainer.errors import DatasetError
 
@@ -27,36 +28,27 @@ _LOSSLESS = ("yuv420p", "yuvj420p", "yuv422p", "yuv444p")
 
 @dataclass(frozen=True)
 class Part:
-    """The frames of ``rows`` rows from ``start`` (seconds) on, to be written to ``target``."""
+    """The frames of ``clip``, to be written to ``target``."""
 
     target: Path
-    start: float
-    rows: int
+    clip: Clip
 
 
-def cut(path: Path, parts: Sequence[Part], fps: float) -> None:
-    """Write each part of the video ``path``, whose rows come ``fps`` a second.
+def cut(path: Path, parts: Sequence[Part]) -> None:
+    """Write each part of the video ``path``.
 
-    A part has a frame for each row, unless the camera is clearly faster or slower: then as many as its rows take in
-    time. Raises ``DatasetError`` when the video hasn't the frames of one.
+    Raises ``DatasetError`` when the video hasn't the frames of one.
     """
     index = index_frames(path)
-    per_row = 1 / (fps * period_of(index, fps))
-    if (rows := sum(part.rows for part in parts)) * per_row > 2 * len(index.pts):
+    rows = sum(part.clip.rows for part in parts)
+    if rows * rows_to_frames(index, parts[0].clip.fps) > 2 * len(index.pts):
         raise DatasetError(
             f"{path}: {len(parts)} episodes with {rows:,} rows together are cut out of its {len(index.pts):,} frames.",
             "Download the dataset again: from_timestamp or length in meta/episodes must be wrong.",
         )
     for part in parts:
-        frames = part.rows if 1 / SAME_RATE < per_row < SAME_RATE else round((part.rows - 1) * per_row) + 1
-        first = int(np.abs(index.starts - part.start).argmin())
-        if not abs(index.starts[first] - part.start) <= 0.5 / fps or first + frames > len(index.pts):
-            raise DatasetError(
-                f"{path}: no {frames} frames from {part.start:.3f} s on, where meta/episodes has "
-                f"{part.target.stem}; it has {len(index.pts)} frames until {index.starts[-1]:.3f} s.",
-                "Download the dataset again, or take its v2.1 revision where it has one (OWNER/NAME@v2.1).",
-            )
-        wanted = index.pts[first : first + frames]
+        found = find_clip(index, part.clip)
+        wanted = index.pts[found.first : found.first + found.count]
         part.target.parent.mkdir(parents=True, exist_ok=True)
         with named(path):
             key, key_dts = index.keyframe(int(wanted[0]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from trainer.data.reader import DatasetReader
     from trainer.gr00t.policy import Policy
 
-Say = Callable[[str], None]
+Say = Callable[[str, int, int], None]
+"""Hears what was just measured, and how many of how many episodes are done."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +50,12 @@ def evaluate_checkpoint(
     alignment: VideoAlignment = "timestamp",
     all_count: bool = False,
     ablate: bool = False,
-    say: Say = lambda _: None,
+    say: Say = lambda *_: None,
 ) -> tuple[Evaluation, list[Trajectory]]:
     """Evaluate ``policy`` on ``episodes`` of ``data``; the trajectories of those that count come with it.
 
     Those that it was not trained on count, where there are any; with ``all_count`` all of them. With ``ablate`` also
-    with each input taken away, on the first of them. ``say`` hears of each episode. Raises ``EngineError`` for a policy
+    with each input taken away, on the first of them. Raises ``EngineError`` for a policy
     that predicts no numbers.
     """
     config = policy.data_config
@@ -62,7 +64,14 @@ def evaluate_checkpoint(
     predictor = Predictor(policy, protocol.seed)
     _plan_frames(reader, [each.episode for each in episodes])
 
-    def run(chosen: Sequence[Chosen], change: object = None, tell: bool = False) -> list[Trajectory]:
+    mixed = all_count and len({each.trained_on for each in episodes}) > 1
+    counting = [each for each in episodes if mixed or not each.trained_on] or list(episodes)
+    others = [each for each in episodes if each not in counting]
+    first = counting[:SUBSET_EPISODES]
+    taken = list(changes(reader, config, [e.episode for e in first], reader.trajectory_ids)) if ablate else []
+    done, of = count(1), len(counting) + len(others) + len(taken) * len(first)
+
+    def run(chosen: Sequence[Chosen], change: object = None, what: str = "") -> list[Trajectory]:
         return evaluate_episodes(
             predictor,
             reader,
@@ -72,13 +81,10 @@ def evaluate_checkpoint(
             action_horizon=protocol.action_horizon or config.action_horizon,
             relative=[key for key in keys if not reader.meta.modality.action[key].absolute],
             change=change,  # pyrefly: ignore[bad-argument-type]
-            on_episode=lambda found: say(f"episode {found.episode}: MSE {found.mse:.6g}") if tell else None,
+            on_episode=lambda found: say(f"episode {found.episode}{what}: MSE {found.mse:.6g}", next(done), of),
         )
 
-    mixed = all_count and len({each.trained_on for each in episodes}) > 1
-    counting = [each for each in episodes if mixed or not each.trained_on] or list(episodes)
-    others = [each for each in episodes if each not in counting]
-    trajectories, training = run(counting, tell=True), run(others, tell=True)
+    trajectories, training = run(counting), run(others)
     metrics = summarise(trajectories)
     named = dict(zip((each.episode for each in [*counting, *others]), [*trajectories, *training], strict=True))
     found = Evaluation(
@@ -110,12 +116,11 @@ def evaluate_checkpoint(
         training_hold_still_mse=summarise(training)["hold_still_mse"] if training else None,
     )
     if ablate:
-        first = counting[:SUBSET_EPISODES]
         true_mse = summarise(trajectories[: len(first)])["open_loop_mse"]
         ablations: list[Ablation] = []
-        for input_, kind, change in changes(reader, config, [each.episode for each in first], reader.trajectory_ids):
-            say(f"{input_.replace('.', ' ')} {kind}")
-            ablations.append(ablation(input_, kind, summarise(run(first, change))["open_loop_mse"], true_mse))
+        for input_, kind, change in taken:
+            without = run(first, change, f", {input_.replace('.', ' ')} {kind}")
+            ablations.append(ablation(input_, kind, summarise(without)["open_loop_mse"], true_mse))
         found = found.model_copy(update={"ablations": ablations})
     return found, [replace(each, names=_names(reader.meta, keys, each.names)) for each in trajectories]
 

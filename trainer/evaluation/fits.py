@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.metadata import DatasetMetadata, StateActionMetadata
+from trainer.data.metadata import StateActionMetadata
 from trainer.data.policy_config import sources
 from trainer.errors import DatasetError
 from trainer.events import WarningEvent
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from trainer.gr00t.checkpoint import Checkpoint
 
 
-def require_fit(meta: DatasetMeta, checkpoint: Checkpoint, trained: DatasetMetadata) -> list[WarningEvent]:
+def require_fit(meta: DatasetMeta, checkpoint: Checkpoint) -> list[WarningEvent]:
     """Refuse a dataset that contradicts what the checkpoint was trained on; what is only odd is returned.
 
     Another width, representation or meaning of a key is a contradiction, as are cameras or joints that the training had
@@ -23,14 +23,13 @@ def require_fit(meta: DatasetMeta, checkpoint: Checkpoint, trained: DatasetMetad
     """
     config, problems = checkpoint.data_config, []
     for kind in ("state", "action"):
-        described: Mapping[str, StateActionMetadata] = getattr(trained.modalities, kind)
         for key in config.keys(kind):
-            entry = getattr(meta.modality, kind)[key]
-            was = described.get(key)
+            entry, width = getattr(meta.modality, kind)[key], checkpoint.widths.get(f"{kind}.{key}")
+            if width not in (None, entry.width):
+                problems.append(f"{kind}.{key} has {entry.width} dimensions, not {width}")
+            was = _described(checkpoint, kind, key)
             if was is None:
                 continue
-            if was.shape[0] != entry.width:
-                problems.append(f"{kind}.{key} has {entry.width} dimensions, not {was.shape[0]}")
             if was.absolute != entry.absolute:
                 problems.append(f"{kind}.{key} is {_absolute(entry.absolute)}, not {_absolute(was.absolute)}")
             if was.rotation_type != entry.rotation_type:
@@ -44,7 +43,15 @@ def require_fit(meta: DatasetMeta, checkpoint: Checkpoint, trained: DatasetMetad
             f"{meta.path} contradicts what the checkpoint was trained on: {'; '.join(problems)}.",
             "Correct its meta/modality.json, or evaluate on a dataset of the same robot.",
         )
-    return _sizes(meta, checkpoint, trained)
+    return _sizes(meta, checkpoint)
+
+
+def _described(checkpoint: Checkpoint, kind: str, key: str) -> StateActionMetadata | None:
+    """What N1.5 says of a key; N1.7 knows neither deltas in the data nor other rotations."""
+    described: Mapping[str, StateActionMetadata] = (
+        getattr(checkpoint.metadata.modalities, kind) if checkpoint.metadata else {}
+    )
+    return described.get(key)
 
 
 def _absolute(absolute: bool) -> str:
@@ -64,15 +71,13 @@ def swapped(prefix: str, ours: Mapping[str, object], theirs: Mapping[str, object
     return found
 
 
-def _sizes(meta: DatasetMeta, checkpoint: Checkpoint, trained: DatasetMetadata) -> list[WarningEvent]:
+def _sizes(meta: DatasetMeta, checkpoint: Checkpoint) -> list[WarningEvent]:
     """One warning for cameras of another size, which are resized."""
     changed = []
     for key in checkpoint.data_config.video:
-        was, camera = trained.modalities.video.get(key), meta.camera(key)
-        if was and was.resolution != camera.resolution:
-            changed.append(
-                f"{key} {'x'.join(map(str, camera.resolution))} instead of {'x'.join(map(str, was.resolution))}"
-            )
+        was, camera = checkpoint.image_sizes.get(key), meta.camera(key)
+        if was and was != camera.resolution:
+            changed.append(f"{key} {'x'.join(map(str, camera.resolution))} instead of {'x'.join(map(str, was))}")
     if not changed:
         return []
     return [

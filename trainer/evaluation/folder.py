@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict
 
 from trainer.config.data_options import VideoAlignment
-from trainer.config.finetune_config import EmbodimentTag
 from trainer.data.configs import DataConfig
 from trainer.errors import UsageError
 from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
@@ -35,12 +34,12 @@ class EvaluateOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     model_path: Path
-    """Checkpoint folder, with its experiment_cfg/metadata.json."""
+    """Checkpoint folder, of GR00T N1.5 or N1.7."""
     dataset_path: Path
     """Dataset folder."""
     data_config: str | None = None
     """Data config of a checkpoint that does not know its own (Isaac-GR00T's): a name, or a file that declares it."""
-    embodiment_tag: EmbodimentTag | None = None
+    embodiment_tag: str | None = None
     """Embodiment tag of a checkpoint that does not know its own and has statistics of several."""
     modality_keys: tuple[str, ...] = ()
     """Action keys to compare, such as right_arm; default: all of the data config's."""
@@ -51,7 +50,7 @@ class EvaluateOptions(BaseModel):
     start_traj: int = 0
     """The first of them."""
     action_horizon: int | None = None
-    """Actions taken from each predicted chunk; default: all 16."""
+    """Actions taken from each predicted chunk; default: all of them."""
     denoising_steps: int | None = None
     """Steps of the flow-matching sampler; default: the checkpoint's (4)."""
     video_alignment: VideoAlignment | None = None
@@ -73,7 +72,6 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
 
     """
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
-    from trainer.data.metadata import read_metadata
     from trainer.evaluation.fits import require_fit
     from trainer.gr00t.checkpoint import find_checkpoint
     from trainer.gr00t.policy import Policy
@@ -84,8 +82,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     alignment = _alignment(options, known)
     data = EvaluationDataset(options.dataset_path)
     reader = data.reader(checkpoint.data_config, alignment)
-    trained = read_metadata(checkpoint.folder / "experiment_cfg", checkpoint.embodiment_tag)
-    for warning in require_fit(reader.meta, checkpoint, trained):
+    for warning in require_fit(reader.meta, checkpoint):
         emit(warning)
     numbers = reader.trajectory_ids[options.start_traj : options.start_traj + options.trajs]
     if not numbers:
@@ -103,7 +100,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
         alignment=alignment,
         all_count=True,
         ablate=options.ablations,
-        say=lambda what: print(what, file=sys.stderr),  # noqa: T201 - a person reads stderr
+        say=lambda what, *_: print(what, file=sys.stderr),  # noqa: T201 - a person reads stderr
     )
     if options.report_dir:
         cameras = checkpoint.data_config.keys("video")

@@ -27,7 +27,9 @@ class Predictor:
         self, steps: Sequence[Step], frames: Sequence[tuple[int, int]]
     ) -> list[dict[str, NDArray[np.floating]]]:
         """Predicted ``action.*`` (H,D) in raw units for each observation."""
-        noise = np.stack([self._generator("action", *frame).standard_normal(self._shape) for frame in frames])
+        noise = np.stack(
+            [self._generator("action", *frame).standard_normal(self.policy.noise_shape) for frame in frames]
+        )
         if not self.policy.data_config.state:  # a batch is told by its states
             return [self.policy.get_action(step, each) for step, each in zip(steps, noise, strict=True)]
         batch: dict[str, Any] = {}
@@ -44,21 +46,11 @@ class Predictor:
         for start in range(0, len(frames), BATCH):
             chosen = frames[start : start + BATCH]
             generators = [self._generator("loss", episode, frame) for frame in chosen]
-            noise = np.stack([each.standard_normal(self._shape) for each in generators])
-            time = np.array([self._time(each) for each in generators])
+            noise = np.stack([each.standard_normal(self.policy.noise_shape) for each in generators])
+            time = np.array([self.policy.draw_time(each) for each in generators])
             steps = [source.get_step_data(episode, frame) for frame in chosen]
             losses += self.policy.flow_matching_losses(steps, noise, time)
         return float(np.mean(losses))
-
-    @property
-    def _shape(self) -> tuple[int, int]:
-        config = self.policy.data_config
-        return config.action_horizon, config.max_action_dim
-
-    def _time(self, generator: np.random.Generator) -> float:
-        """One time as a training draws it (``FlowMatchingActionHead.sample_time``)."""
-        head = self.policy.model.action_head.config
-        return (head.noise_s - generator.beta(head.noise_beta_alpha, head.noise_beta_beta)) / head.noise_s
 
     def _generator(self, purpose: str, episode: int, frame: int) -> np.random.Generator:
         digest = hashlib.sha256(repr((purpose, self.seed, episode, frame)).encode()).digest()

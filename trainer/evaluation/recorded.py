@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+PAGE = "report/report.html"
+"""Where the page of a run (``flows.views.run_page``) lies in its record, and in its folder."""
 MOST_BYTES = 32 << 20
 """Of one such file; more is not read."""
 

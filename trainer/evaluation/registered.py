@@ -19,7 +19,8 @@ from trainer import importers
 from trainer.config.flags import parse
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
-from trainer.data.policy_config import recorded_data_config
+from trainer.data.n17.processor_files import CONFIG
+from trainer.data.policy_config import FILE, recorded_data_config
 from trainer.errors import UsageError
 from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from trainer.evaluation.dataset import Chosen, EvaluationDataset, first_of_each, named
@@ -28,9 +29,13 @@ from trainer.events import Emitter, EvaluationEvent, PhaseEvent
 from trainer.store import registry, runs
 from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS, Evaluation, merged
 from trainer.store.local_cache import cached
+from trainer.store.manifest import read_manifest
 from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
 from trainer.store.stores import open_store
+
+_SAYS_ITS_CONFIG = {f"experiment_cfg/{FILE}", CONFIG}
+"""A checkpoint with one of these files knows its data config."""
 
 
 class RegisteredOptions(BaseModel):
@@ -72,11 +77,17 @@ def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, 
     entries = named_entries(store, options.checkpoint, all_of=options.all)
     refs = [dataset_of(store, entry, options.dataset) for entry in entries]
     for entry in entries:  # before gigabytes are fetched
-        recorded_data_config(entry.spec.config.data_config, entry.name)
+        _require_config(store, entry)
     if options.episodes and options.trajs != FULL_EPISODES:
         raise UsageError("--episodes and --trajs both say which episodes.", "Give one of them.")
     places = Places(store, emit)
     return {entry.name: evaluate_entry(places, entry, ref, options) for entry, ref in zip(entries, refs, strict=True)}
+
+
+def _require_config(store: ObjectStore, entry: CheckpointEntry) -> None:
+    """Raise ``UsageError`` for a checkpoint whose data config is known from its lineage alone, as a program."""
+    if not {file.path for file in read_manifest(store, entry.snapshot).files} & _SAYS_ITS_CONFIG:
+        recorded_data_config(entry.spec.config.data_config, entry.name)
 
 
 def named_entries(store: ObjectStore, names: Sequence[str], *, all_of: bool) -> list[CheckpointEntry]:
@@ -112,10 +123,10 @@ class Places:
         """The folder of a checkpoint, from the store if need be."""
         return self._fetched(entry.snapshot)
 
-    def say(self, message: str) -> None:
+    def say(self, message: str, done: int | None = None, of: int | None = None) -> None:
         """Tell how far it is."""
         sys.stderr.write(message + "\n")
-        self.emit(PhaseEvent(phase="evaluate", message=message))
+        self.emit(PhaseEvent(phase="evaluate", message=message, done=done, of=of))
 
     def _fetched(self, ref: SnapshotRef) -> Path:
         return cached(self.store, ref, self.home, self.say)
@@ -183,7 +194,6 @@ def measure(
     """Evaluate the checkpoint ``entry``, whose files are in ``folder``, on ``ref``: on the episodes with these
     ``numbers`` or ``hashes``, or on the first ``count`` that it was not trained on and as many that it was.
     """
-    from trainer.data.metadata import read_metadata
     from trainer.evaluation.fits import require_fit
     from trainer.gr00t.checkpoint import described
     from trainer.gr00t.policy import Policy
@@ -191,10 +201,11 @@ def measure(
     checkpoint = described(folder, entry.name, entry)
     data, alignment = places.dataset(ref), entry.spec.config.video_alignment
     reader = data.reader(checkpoint.data_config, alignment)
-    trained = read_metadata(folder / "experiment_cfg", checkpoint.embodiment_tag)
-    for warning in require_fit(reader.meta, checkpoint, trained):
+    for warning in require_fit(reader.meta, checkpoint):
         places.emit(warning)
-    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref))
+    # What was left out of the training says nothing about it, unless it is asked for by its number.
+    left_out = () if numbers else _left_out(entry, ref)
+    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref), left_out)
     episodes: list[Chosen]
     if numbers:
         episodes = named(everything, numbers, data.name)
@@ -211,7 +222,7 @@ def measure(
         alignment=alignment,
         all_count=bool(numbers),
         ablate=ablate,
-        say=lambda what: places.say(f"{entry.name}: {what}"),
+        say=lambda what, done, of: places.say(f"{entry.name}: {what}", done, of),
     )
     if report is not None:
         write_report(report, folder, found, trajectories, reader, checkpoint.data_config.keys("video"))
@@ -260,6 +271,15 @@ def dataset_of(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> 
     if ref := importers.find(store, "dataset", name):
         return ref
     raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
+
+
+def _left_out(entry: CheckpointEntry, ref: SnapshotRef) -> Sequence[str]:
+    """The episodes of ``ref``, in whichever version, that were left out of the training."""
+    config = entry.spec.config
+    for each, options in zip(entry.spec.datasets, config.data_options, strict=False):
+        if each.name == ref.name:
+            return options.exclude_episodes
+    return ()
 
 
 def _trained_on(entry: CheckpointEntry, known: object, ref: SnapshotRef) -> Sequence[str] | None:

@@ -20,7 +20,7 @@ import numpy as np
 
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.tables import as_matrix, read_columns
+from trainer.data.tables import as_matrix
 from trainer.errors import EngineError, PippaError
 from trainer.events import Emitter, EvaluationEvent
 from trainer.runner.parent_watch import die_with_parent
@@ -98,7 +98,7 @@ def what_is_compared(meta: DatasetMeta, keys: Sequence[str], trajs: int, steps: 
     steps = min(steps, *(lengths[episode] for episode in episodes))
     rows = []
     for episode in episodes:
-        columns = read_columns(meta.parquet_path(episode), [meta.modality.column("action", key) for key in keys])
+        columns = meta.columns(episode, [meta.modality.column("action", key) for key in keys])
         parts = []
         for key in keys:
             entry = meta.modality.action[key]

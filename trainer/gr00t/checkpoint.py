@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from os import PathLike
 from pathlib import Path
 
 from trainer.config.settings import pippa_home
 from trainer.data.configs import DataConfig, get_data_config
+from trainer.data.metadata import DatasetMetadata, read_metadata
+from trainer.data.n17 import processor_files
+from trainer.data.n17.embodiments import tag_of
 from trainer.data.policy_config import (
     PolicyConfig,
     agreed_data_config,
@@ -18,6 +22,7 @@ from trainer.data.policy_config import (
     recorded_data_config,
 )
 from trainer.errors import UsageError
+from trainer.gr00t.base_model import N15, N17, Generation, generation_in
 from trainer.gr00t.weights import resolve_folder
 from trainer.store import registry
 from trainer.store.local_cache import cached
@@ -30,13 +35,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint on this disk, and what it was trained as."""
+    """A checkpoint on this disk, of any generation, and what it was trained as."""
 
     folder: Path
+    generation: Generation
     data_config: DataConfig
     embodiment_tag: str
     known: PolicyConfig | None
     """Its own record; None for one of Isaac-GR00T or of an older pippa."""
+    widths: Mapping[str, int]
+    """``state.<key>`` and ``action.<key>`` to their dimensions."""
+    image_sizes: Mapping[str, tuple[int, int]]
+    """Camera to the width and height of its images in the training; empty where the checkpoint does not say."""
+    metadata: DatasetMetadata | None = None
+    """What N1.5 keeps of the training's data."""
 
 
 def find_checkpoint(
@@ -69,14 +81,47 @@ def described(
     known = read_policy_config(folder)
     given = get_data_config(data_config) if isinstance(data_config, str) else data_config
     tag = known.embodiment_tag if known else entry.spec.config.embodiment_tag if entry else None
+    if _generation(folder) == N17:
+        return _of_n17(folder, name, known, given, tag, embodiment_tag)
     recorded = entry.spec.config.data_config if entry else None
     config = known.data_config if known else recorded_data_config(recorded, name) if recorded else None
-    return Checkpoint(
-        folder,
-        agreed_data_config(config, given, name),
-        agreed_tag(tag, embodiment_tag, name, _tags(folder)),
-        known,
-    )
+    config = agreed_data_config(config, given, name)
+    tag = agreed_tag(tag, embodiment_tag, name, _tags(folder))
+    metadata = read_metadata(folder / "experiment_cfg", tag)
+    described = metadata.modalities
+    widths = {f"state.{key}": each.shape[0] for key, each in described.state.items()}
+    widths |= {f"action.{key}": each.shape[0] for key, each in described.action.items()}
+    sizes = {key: camera.resolution for key, camera in described.video.items()}
+    return Checkpoint(folder, N15, config, tag, known, widths, sizes, metadata)
+
+
+def _of_n17(
+    folder: Path,
+    name: str,
+    known: PolicyConfig | None,
+    given: DataConfig | None,
+    tag: str | None,
+    given_tag: str | None,
+) -> Checkpoint:
+    """The processor's files beside the weights decide how the embodiment is read, as they do upstream."""
+    files = processor_files.read(folder)
+    described = {each: config for each, config in files.modality_configs.items() if each in files.statistics}
+    tag = agreed_tag(tag, tag_of(given_tag) if given_tag else None, name, described)
+    config = files.data_config(tag)
+    if known:
+        config = replace(config, name=known.data_config.name)
+    if given:  # its padded widths are of N1.5 alone
+        given = replace(given, max_state_dim=config.max_state_dim, max_action_dim=config.max_action_dim)
+    statistics = files.of_tag(tag)
+    widths = {f"state.{key}": each.shape[-1] for key, each in statistics.state.items()}
+    widths |= {f"action.{key}": each.shape[-1] for key, each in statistics.action.items()}
+    sizes = known.image_sizes if known else {}
+    return Checkpoint(folder, N17, agreed_data_config(config, given, name), tag, known, widths, sizes)
+
+
+def _generation(folder: Path) -> Generation:
+    """That of the model in ``folder``; N1.5 where it does not say, which the model's loading then judges."""
+    return generation_in(folder) or N15 if (folder / "config.json").is_file() else N15
 
 
 def _registered(store: ObjectStore, name: str) -> CheckpointEntry | None:

@@ -1,26 +1,60 @@
-"""``Policy``: a checkpoint that acts (upstream's ``Gr00tPolicy``, ``gr00t/model/policy.py``)."""
+"""``Policy``: a checkpoint that acts (upstream's ``Gr00tPolicy``), of whichever generation its ``config.json`` says."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torchvision.transforms.v2 import functional
 
-from trainer.data.collate import Collator
 from trainer.data.configs import DataConfig
-from trainer.data.metadata import read_metadata
-from trainer.data.transforms.sample import SampleTransform
 from trainer.errors import UsageError
+from trainer.gr00t.base_model import N17
 from trainer.gr00t.checkpoint import Checkpoint, find_checkpoint
-from trainer.gr00t.n15.model import GR00TN15, resize_action_head
-from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.gr00t.parts.chunking import Chunking
+from trainer.gr00t.previous_chunk import PreviousChunk
 
-log = logging.getLogger(__name__)
+_USUAL_SIZE = (320, 240)
+"""Pixels of an example's camera whose size nobody knows."""
+
+
+class Actor(Protocol):
+    """What ``Policy`` needs of a generation: its model, between its processing of data."""
+
+    model: Any
+    collate: Callable[[Sequence[Any]], dict[str, Any]]
+    noise_shape: tuple[int, int]
+    """Of the chunk that the model makes actions of: steps and padded dimensions."""
+
+    def sample(self, observation: Mapping[str, Any]) -> tuple[Any, Any]:
+        """What the collator takes, and what ``decode`` needs to know of it."""
+        ...
+
+    def training_sample(self, step: Mapping[str, Any]) -> Any:
+        """The same with the actions, for a loss."""
+        ...
+
+    def predict(self, batch: Mapping[str, Any], noise: torch.Tensor | None, chunking: Chunking | None) -> torch.Tensor:
+        """Normalised actions [B, T, D]."""
+        ...
+
+    def decode(self, actions: np.ndarray, seen: Sequence[Any], *, batched: bool) -> dict[str, np.ndarray]:
+        """Raw ``action.<key>`` of normalised ``actions`` [B, T, D]; without the batch axis where not ``batched``."""
+        ...
+
+    def normalised(self, actions: Mapping[str, np.ndarray], observation: Mapping[str, Any]) -> np.ndarray:
+        """Raw ``action.<key>`` [H, D], as seen from ``observation``, as the model would predict them, [T, D]."""
+        ...
+
+    def velocity(self, batch: Mapping[str, Any], noise: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        """What the model says of the noisy actions of a batch, [B, T, D]."""
+        ...
+
+    def draw_time(self, generator: np.random.Generator) -> float:
+        """One time as a training draws it."""
+        ...
 
 
 class Policy:
@@ -39,52 +73,62 @@ class Policy:
     ) -> None:
         """Load a checkpoint: a folder, a name in the registry such as ``smoke/best``, or a hub id.
 
-        A checkpoint knows its data config and embodiment tag; one of Isaac-GR00T has to be told. ``denoising_steps``
-        replaces the checkpoint's number of Euler steps; ``device`` is by default a GPU where there is one. Raises
-        ``UsageError`` when there is no such checkpoint, when it has no statistics for ``embodiment_tag``
-        (experiment_cfg/metadata.json), and when ``data_config`` or the tag contradict what it was trained with.
+        A checkpoint knows its data config and embodiment tag; one of Isaac-GR00T N1.5 has to be told.
+        ``denoising_steps`` replaces the checkpoint's number of Euler steps; ``device`` is by default a GPU where there
+        is one. Raises ``UsageError`` when there is no such checkpoint, when it has no statistics for
+        ``embodiment_tag``, and when ``data_config`` or the tag contradict what it was trained with.
         """
         if denoising_steps is not None and denoising_steps < 1:
             raise UsageError(f"denoising_steps is {denoising_steps}.", "Take one step or more; upstream takes 4.")
-        found = (
+        self.checkpoint = (
             model_path
             if isinstance(model_path, Checkpoint)
             else find_checkpoint(model_path, data_config, embodiment_tag)
         )
-        folder, embodiment_tag = found.folder, found.embodiment_tag
-        self.data_config = found.data_config
-        metadata = read_metadata(folder / "experiment_cfg", embodiment_tag)
-        self.metadata = metadata
-        self._resized: set[str] = set()
-        self.transform = SampleTransform(self.data_config, metadata, embodiment_tag)
+        self.data_config = self.checkpoint.data_config
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self._half = self.device.type == "cuda"
-        self.model = GR00TN15.from_pretrained(folder, dtype=torch.bfloat16 if self._half else None)
-        resize_action_head(self.model, self.data_config.action_horizon, self.data_config.max_action_dim)
+        self._actor = _actor(self.checkpoint, self.device)
+        self.model = self._actor.model
+        self.model.requires_grad_(False).eval().to(self.device)
         if denoising_steps is not None:
             self.model.action_head.num_inference_timesteps = denoising_steps
-        self.denoising_steps = self.model.action_head.num_inference_timesteps
-        self.model.requires_grad_(False).eval().to(self.device)  # pyrefly: ignore[bad-argument-type]
-        self._collate = Collator(EagleProcessor.from_directory(folder))
+        self.denoising_steps: int = self.model.action_head.num_inference_timesteps
+        self.noise_shape = self._actor.noise_shape
+        self._collate = self._actor.collate
 
     @torch.inference_mode()
-    def get_action(self, observation: Mapping[str, Any], noise: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """Predict the next ``action_horizon`` actions (H), as ``action.<key>`` float64 [H, D] in the data's own units.
+    def get_action(
+        self,
+        observation: Mapping[str, Any],
+        noise: np.ndarray | None = None,
+        previous: PreviousChunk | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Predict the next ``action_horizon`` actions (H), as ``action.<key>`` [H, D] in the data's own units.
 
-        ``observation``: ``video.<key>`` uint8 [1, H, W, 3], ``state.<key>`` [1, D], the annotation a list of one
-        text. With a leading batch axis everywhere (and a text per sample) the actions have one too. Other keys are
-        ignored. The noise it starts from is drawn from torch's global generator; ``noise`` [H, max_action_dim], with
-        the batch axis if there is one, replaces it and makes the actions repeatable. Raises ``UsageError`` when a key
-        is absent or of another shape. Images of another size than the training's are resized to it, with one warning.
+        ``observation``: ``video.<key>`` uint8 [T, H, W, 3] with a frame for each of the data config's
+        ``video_delta_indices`` (one, as a rule), ``state.<key>`` [1, D], the annotation a list of one text. With a
+        leading batch axis everywhere (and a text per sample) the actions have one too. Other keys are ignored. The
+        noise it starts from is drawn from torch's global generator; ``noise`` of ``noise_shape``, with the batch axis
+        if there is one, replaces it and makes the actions repeatable. With ``previous`` they continue that chunk
+        (real-time chunking). Raises ``UsageError`` when a key is absent or of another shape. Images of another size
+        than the training's are taken.
         """
         batched = self._is_batched(observation)
-        samples = [
-            self.transform.apply(self._fitted(one)) for one in (self._split(observation) if batched else [observation])
-        ]
+        observations = self._split(observation) if batched else [observation]
+        samples, seen = zip(*(self._actor.sample(each) for each in observations), strict=True)
         start = self._start(noise, len(samples), batched)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            actions = self.model.get_action(self._collate(samples), start)["action_pred"].cpu().numpy()
-        return self.transform.unapply(actions if batched else actions[0])
+        widths = {f"action.{key}": self.checkpoint.widths[f"action.{key}"] for key in self.data_config.keys("action")}
+        kept = previous and previous.remaining(
+            widths, self.data_config.action_horizon, len(samples) if batched else None
+        )
+        chunking = self._chunking(previous, kept, observations) if previous and kept else None
+        predicted = self._actor.predict(self._collate(list(samples)), start, chunking).cpu().numpy()
+        actions = self._actor.decode(predicted, seen, batched=batched)
+        if previous and kept:
+            frozen = previous.frozen_steps
+            for name, values in actions.items():
+                values[..., :frozen, :] = kept[name][:, :frozen] if batched else kept[name][0, :frozen]
+        return actions
 
     @torch.inference_mode()
     def flow_matching_losses(
@@ -92,52 +136,50 @@ class Policy:
     ) -> list[float]:
         """The training loss of each of B ``steps``, which are observations with their ``action.<key>`` [H, D].
 
-        ``noise`` [B, H, max_action_dim] and ``time`` [B] in [0, 1] are what a training draws at random; nothing is
+        ``noise`` [B, *noise_shape] and ``time`` [B] in [0, 1] are what a training draws at random; nothing is
         augmented and no dropout is on, so that the same draws give the same losses.
         """
-        samples = []
-        for step in steps:
-            seen = self.transform.apply(self._fitted(step))
-            seen["action"], seen["action_mask"] = self.transform.padded_action(step)
-            samples.append(seen)
-        batch = self._collate(samples)
+        batch = self._collate([self._actor.training_sample(step) for step in steps])
         dtype, device = self.model.action_head.dtype, self.device
         drawn = torch.as_tensor(noise, dtype=dtype, device=device)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._half):
-            outputs = self.model(batch, drawn, torch.as_tensor(time, dtype=dtype, device=device))
+        velocity = self._actor.velocity(batch, drawn, torch.as_tensor(time, dtype=dtype, device=device))
         action, mask = batch["action"].to(device), batch["action_mask"].to(device)
-        errors = (outputs["predicted_velocity"].float() - (action - drawn.float())) ** 2 * mask
+        errors = (velocity.float() - (action - drawn.float())) ** 2 * mask
         return (errors.sum(dim=(1, 2)) / mask.sum(dim=(1, 2))).tolist()
 
-    def _fitted(self, observation: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``observation`` with images of the size that the cameras had in the training."""
-        changed: dict[str, Any] = {}
-        for key in self.data_config.video:
-            frames = np.asarray(observation.get(f"video.{key}", ()))
-            camera = self.metadata.modalities.video.get(key)
-            if camera is None or frames.ndim != 4 or frames.dtype != np.uint8:
-                continue  # what is wrong with it is said by the transform
-            width, height = camera.resolution
-            if frames.shape[1:3] == (height, width):
-                continue
-            if not self._resized:
-                log.warning(
-                    "The camera %s gives images of %dx%d; it was trained on %dx%d, and they are resized.",
-                    key,
-                    *(frames.shape[2], frames.shape[1], width, height),
-                )
-            self._resized.add(key)
-            images = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2)
-            resized = functional.resize(images, [height, width], antialias=True)
-            changed[f"video.{key}"] = resized.permute(0, 2, 3, 1).numpy()
-        return {**observation, **changed} if changed else observation
+    def draw_time(self, generator: np.random.Generator) -> float:
+        """One time for ``flow_matching_losses``, as a training draws it."""
+        return self._actor.draw_time(generator)
+
+    def example(self) -> dict[str, Any]:
+        """An observation of black images and zeros, of the training's shapes."""
+        config, found = self.data_config, {}
+        for key in config.video:
+            width, height = self.checkpoint.image_sizes.get(key, _USUAL_SIZE)
+            found[f"video.{key}"] = np.zeros((len(config.video_delta_indices), height, width, 3), np.uint8)
+        for key in config.keys("state"):
+            found[f"state.{key}"] = np.zeros((1, self.checkpoint.widths[f"state.{key}"]), np.float32)
+        return {**found, config.language: [""]}
+
+    def _chunking(
+        self, previous: PreviousChunk, kept: Mapping[str, np.ndarray], observations: Sequence[Mapping[str, Any]]
+    ) -> Chunking:
+        """What is left of the chunk before, as the model sees it from where the robot is now: what is relative to the
+        state moves with it.
+        """
+        rows = [
+            self._actor.normalised(previous.whole(kept, row), observation)
+            for row, observation in enumerate(observations)
+        ]
+        start = torch.as_tensor(np.stack(rows), dtype=self.model.action_head.dtype, device=self.device)
+        left = self.data_config.action_horizon - previous.executed_steps
+        return Chunking(start, left, left, previous.frozen_steps, previous.ramp_rate)
 
     def _start(self, noise: np.ndarray | None, batch: int, batched: bool) -> torch.Tensor | None:
         """``noise`` as the model takes it. Raises ``UsageError`` when it has another shape."""
         if noise is None:
             return None
-        shape = (self.data_config.action_horizon, self.data_config.max_action_dim)
-        shape = (batch, *shape) if batched else shape
+        shape = (batch, *self.noise_shape) if batched else self.noise_shape
         if np.shape(noise) != shape:
             raise UsageError(f"noise is {list(np.shape(noise))}.", f"For this observation it must be {list(shape)}.")
         start = torch.as_tensor(noise, dtype=self.model.action_head.dtype, device=self.device)
@@ -162,3 +204,13 @@ class Policy:
             )
         batch = min(sizes.values(), default=0)
         return [{name: value[row] for name, value in present.items()} for row in range(batch)]
+
+
+def _actor(checkpoint: Checkpoint, device: torch.device) -> Actor:
+    if checkpoint.generation == N17:
+        from trainer.gr00t.n17.policy import N17Actor
+
+        return N17Actor(checkpoint, device)
+    from trainer.gr00t.n15.policy import N15Actor
+
+    return N15Actor(checkpoint, device)

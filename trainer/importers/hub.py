@@ -47,7 +47,7 @@ class HubFile:
 
 def commit_of(repository: HubRepository, kind: Kind, store_name: str) -> str:
     """The commit the repository's revision is now. Raises ``UsageError``."""
-    api = _api()
+    api = client()
     with _explained(repository, kind, store_name):
         info = api.repo_info(repository.id, repo_type=kind, revision=repository.revision, timeout=30)
         return info.sha or "main"
@@ -72,7 +72,7 @@ def download(
 
     huggingface_hub.utils.disable_progress_bars()  # they tear the lines of a log and of our own bar
     with _explained(repository, kind, store_name):
-        listed = _api().list_repo_tree(repository.id, recursive=True, repo_type=kind, revision=commit)
+        listed = client().list_repo_tree(repository.id, recursive=True, repo_type=kind, revision=commit)
         files = [
             _described(entry)
             for entry in listed
@@ -112,7 +112,8 @@ def _described(entry: RepoFile) -> HubFile:
     return HubFile(entry.path, lfs.size if lfs else entry.size, entry.blob_id, lfs.sha256 if lfs else None)
 
 
-def _api() -> HfApi:
+def client() -> HfApi:
+    """The hub's own client, with the token of the settings. Raises ``UsageError`` where it is not installed."""
     try:
         from huggingface_hub import HfApi
     except ImportError:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.data_config import DataConfig
+from trainer.data.n17.embodiments import registered
 from trainer.data.problem import Problem
 from trainer.errors import DatasetError, UsageError
 from trainer.importers.downloads import Log
@@ -45,33 +46,25 @@ def normalized(
     warn: Warn = lambda _: None,
     progress: Progress | None = None,
 ) -> Iterator[tuple[Path, dict[str, str]]]:
-    """``folder``, or a temporary one in ``work`` made from it, as GR00T N1.5 reads it; and what was changed, as origin.
+    """``folder``, or a temporary one in ``work`` made from it, as it can be trained on; and what was changed.
 
-    LeRobot v3 becomes v2.1. A missing ``meta/modality.json`` is added for the arms pippa knows. ``folder`` itself is
-    left as it is. What can be trained on and is probably not meant goes to ``warn``.
-    Raises ``DatasetError`` for what can't be converted, does not fit ``data_config``, or is no data.
+    A missing ``meta/modality.json`` is added for the arms pippa knows. ``folder`` itself is left as it is. What can be
+    trained on and is probably not meant goes to ``warn``. Raises ``DatasetError`` for what does not fit
+    ``data_config``, or is no data.
     """
     from trainer.data.known_robots import fitting_modality, to_json
-    from trainer.data.layout_v3 import convert_to_v21, is_v3
 
     refuse_pointers(folder, name)
     _require_parts(folder, name, checked_later=data_config is not None)
-    version = is_v3(folder)
     ready, changed = folder, {}
     with contextlib.ExitStack() as stack:
         stack.enter_context(_named(name, folder, work))
-
-        def temporary() -> Path:
-            work.mkdir(parents=True, exist_ok=True)
-            return Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="fit-"))) / "dataset"
-
-        if version:
-            log(f"Converting {name} from LeRobot {version} to v2.1, which GR00T N1.5 reads.")
-            ready = convert_to_v21(folder, temporary(), _used_cameras(folder, data_config), log)
-            changed["converted"] = f"LeRobot {version}"
+        if data_config is None:
+            _require_listed(folder)
         if modality := fitting_modality(ready, data_config):
-            if ready == folder:
-                ready = linked(folder, temporary())
+            work.mkdir(parents=True, exist_ok=True)
+            temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=work, prefix="fit-")))
+            ready = linked(folder, temporary / "dataset")
             (ready / "meta/modality.json").write_text(to_json(modality), encoding="utf-8")
             changed["modality"] = "added"
             log(f"{name} has no meta/modality.json; adding the one that fits its cameras and joints.")
@@ -97,21 +90,26 @@ def _require_parts(folder: Path, name: str, *, checked_later: bool) -> None:
         )
 
 
-def _used_cameras(folder: Path, data_config: str | DataConfig | None) -> set[str] | None:
-    """The features that the data config's cameras come from; None where that is not known yet."""
-    from trainer.data.configs import get_data_config
-    from trainer.data.dataset_meta import load_modality
-    from trainer.data.known_robots import MODALITIES
+def _require_listed(folder: Path) -> None:
+    """Raise ``DatasetError`` where a LeRobot v3 dataset lacks rows or a video of an episode that it lists.
 
-    if data_config is None:
-        return None
-    try:
-        modality = load_modality(folder)
-    except DatasetError:
-        modality = MODALITIES.get(str(data_config))
-    if modality is None:
-        return None
-    return {modality.column("video", key) for key in get_data_config(data_config).video if key in modality.video}
+    A data config's check looks at much more, but only at what it uses.
+    """
+    from trainer.data.info import InfoV3, load_info
+    from trainer.data.layout_v3 import LayoutV3, is_v3, load_episodes_v3, load_tasks_v3
+    from trainer.data.meta_files import AGAIN_V3
+
+    if is_v3(folder) is None:
+        return
+    info = load_info(folder)
+    assert isinstance(info, InfoV3)  # noqa: S101 - narrows the type
+    layout = LayoutV3(folder, info, [each for each in load_episodes_v3(folder, info) if each.length])
+    load_tasks_v3(folder)
+    for episode in layout.episodes:
+        layout.rows(episode.episode_index)
+        for camera in episode.videos:
+            if not (file := layout.video(camera, episode.episode_index).path).is_file():
+                raise DatasetError(f"{file}: missing.", AGAIN_V3)
 
 
 def require_valid(
@@ -133,7 +131,10 @@ def require_valid(
     memory = Memory(pippa_home() / "cache" / "data.sqlite")
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
-        shown = data_config if isinstance(data_config, str) else "FILE"
+        known = isinstance(data_config, DataConfig) and registered().get(data_config.name) == data_config
+        shown = str(data_config) if known or isinstance(data_config, str) else "FILE"
+        if options.generation != "N1.5":
+            shown += f" --generation {options.generation}"
         problems = format_problems(checked.problems).replace(f"{folder}/", f"{name}: ")
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{problems}",

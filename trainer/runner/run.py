@@ -27,7 +27,14 @@ from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.forecast import advice, read_sections
 from trainer.masking import Masker, without_secrets
-from trainer.runner import checkpoint_folder, checkpoint_uploader, forecast_warnings, wandb_setup, workspace
+from trainer.runner import (
+    checkpoint_folder,
+    checkpoint_uploader,
+    engine_datasets,
+    forecast_warnings,
+    wandb_setup,
+    workspace,
+)
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
@@ -173,6 +180,7 @@ class Run:
                 return code
             if self.signals.received is not None:
                 return self._stopped()
+            engine_datasets.remove(self.folder)
             with suppress(PippaError):  # only costs room
                 resume_points.forget(self.store, self.spec.run_id)
             self.record.emit(DoneEvent(message=f"{self.spec.run_id} is done."))
@@ -190,7 +198,8 @@ class Run:
         base_model = cached(self.store, spec.base_model, self.home, log)
 
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
-        check_datasets(named, spec.config, emit)
+        check_datasets(named, spec.config, emit, base_model)
+        readable = engine_datasets.for_engine(spec.engine, named, spec.config.data_config, self.folder, log)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
         uploader = self.uploader = checkpoint_uploader.Uploader(
@@ -211,7 +220,7 @@ class Run:
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
-            problem = self._train(datasets, base_model, lock, uploader, resume=step is not None)
+            problem = self._train(readable, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Finishing uploads."))
         stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
@@ -231,7 +240,7 @@ class Run:
                 raise problem
             if self.signals.received is None and spec.config.evaluate != "none":
                 emit(PhaseEvent(phase="evaluate", message="Predicting the demonstrated actions, open loop."))
-                self._evaluate(datasets[0], foreign)
+                self._evaluate(readable[0], foreign)
         finally:
             self._keep_wandb()
 
@@ -351,21 +360,12 @@ class Run:
         return {**without_secrets(self.environ, keep), **child_environment(), **variables, "PYTHONUNBUFFERED": "1"}
 
     def _keep_wandb(self) -> None:
-        """Offline W&B runs go into the store with the run."""
-        if wandb_setup.offline_runs(self.folder):
-            recorded = self.folder / "wandb"
-            try:
-                # Without `latest-run`, `logs/debug-core.log` and the like, links for people.
-                runs.upload_folder(
-                    self.store,
-                    self.spec.run_id,
-                    recorded,
-                    "wandb",
-                    ignore=lambda path: not path.startswith("offline-run-") or (recorded / path).is_symlink(),
-                )
-            except PippaError as error:
-                self.record.emit(WarningEvent(message=f"The offline W&B run is on this disk only: {error.message}"))
-            self.record.log(f"W&B recorded offline. To upload it: pippa runs sync {self.spec.run_id}")
+        """What W&B's server lacks goes into the store with the run."""
+        try:
+            if wandb_setup.keep_unsent_runs(self.store, self.spec.run_id, self.folder):
+                self.record.log(f"W&B does not have all of this run. To upload it: pippa runs sync {self.spec.run_id}")
+        except PippaError as error:
+            self.record.emit(WarningEvent(message=f"W&B's record of the run is on this disk only: {error.message}"))
 
     def _restore_record(self) -> None:
         """On another machine than before, the events and the log go on where the store has them."""

@@ -13,7 +13,7 @@ import netrc
 import os
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -24,6 +24,8 @@ from trainer.config.run_spec import RunSpec, WandbSpec
 from trainer.config.settings import secret_from
 from trainer.errors import UsageError
 from trainer.events import Event, WarningEvent
+from trainer.store import runs
+from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
     from wandb import Run
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 PROJECT = "pippa"
 INIT_TIMEOUT_SECONDS = 30
 PROBE_TIMEOUT_SECONDS = 10
+FINISH_TIMEOUT = {"WANDB_FINISH_TIMEOUT": "120"}
+"""Seconds that a run's end waits for a W&B server that went away; without it W&B waits for days, on a held GPU. In
+mid-run W&B tries again until then, so a shorter outage loses nothing."""
 URL_FILE = "url.txt"
 """In the folder ``wandb`` of a run that is online: the address of its page."""
 LINEAGE = "PIPPA_LINEAGE"
@@ -73,9 +78,10 @@ def wandb_environment(
         "WANDB_RUN_ID": run.run_id,
         "WANDB_RESUME": "allow",
         GROUP: run.group,
-        "WANDB_TAGS": ",".join(run.tags),
+        **({"WANDB_TAGS": ",".join(run.tags)} if run.tags else {}),  # W&B takes no empty one
         LINEAGE: json.dumps(_lineage(spec)),
         "WANDB_DIR": str(folder),
+        **{name: environ.get(name) or seconds for name, seconds in FINISH_TIMEOUT.items()},
         "WANDB_CACHE_DIR": str(folder / "wandb-cache"),
         "WANDB_DATA_DIR": str(folder / "wandb-cache" / "data"),
         "WANDB_ARTIFACT_DIR": str(folder / "wandb-cache" / "artifacts"),
@@ -123,6 +129,8 @@ def start_run(
     """
     connection, warning = wandb_connection(environ)
     environ.update(connection)
+    for name, seconds in FINISH_TIMEOUT.items():
+        environ.setdefault(name, seconds)
     if warning is not None:
         emit(warning)
     kept = output_dir / "wandb_config.json"
@@ -168,9 +176,41 @@ def _start(arguments: dict[str, object], emit: Callable[[Event], None], environ:
     return None
 
 
-def offline_runs(folder: Path) -> list[Path]:
-    """The offline runs recorded under the run's ``folder``, oldest first (a resumed run has one per part)."""
-    return sorted((folder / "wandb").glob("offline-run-*"))
+def unsent_runs(folder: Path) -> list[Path]:
+    """What W&B recorded under the run's ``folder`` and its server lacks, oldest first: a resumed run has several parts.
+
+    Those recorded offline, and those whose upload W&B gave up, which only its own log tells.
+    """
+    recorded = folder / "wandb"
+    online = [part for part in recorded.glob("run-*") if _gave_up(part / "logs" / "debug-internal.log")]
+    return in_order([*recorded.glob("offline-run-*"), *online])
+
+
+def in_order(parts: Iterable[Path]) -> list[Path]:
+    """The parts of a W&B run as they were recorded. A name is ``[offline-]run-<time>-<run id>``."""
+    return sorted(parts, key=lambda part: part.name.removeprefix("offline-"))
+
+
+def keep_unsent_runs(store: ObjectStore, run_id: str, folder: Path) -> bool:
+    """Copy ``unsent_runs`` into the store; whether there are any. Raises ``StoreError``."""
+    parts = {part.name for part in unsent_runs(folder)}
+    if not parts:
+        return False
+    recorded = folder / "wandb"
+
+    def ignore(path: str) -> bool:
+        # `latest-run`, `logs/debug-core.log` and the like are links for people.
+        return path.partition("/")[0] not in parts or (recorded / path).is_symlink()
+
+    runs.upload_folder(store, run_id, recorded, "wandb", ignore=ignore)
+    return True
+
+
+def _gave_up(log: Path) -> bool:
+    try:
+        return "filestream: fatal error" in log.read_text(errors="replace")
+    except OSError:
+        return False
 
 
 def _lineage(spec: RunSpec) -> dict[str, object]:

@@ -73,7 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             if "observation" not in request:
                 raise RequestError('The body must be {"observation": {…}}.')
             client = ("http", self.client_address)
-            reply = self.server.service.act(client, len(body), request["observation"]).result()
+            observation, options = request["observation"], request.get("options")
+            reply = self.server.service.act(client, len(body), observation, options).result()
         except RequestError as error:
             self.close_connection = True  # a body may be left unread
             self._reply(error.status, {"error": explained(error)})

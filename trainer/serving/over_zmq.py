@@ -88,8 +88,9 @@ class ZmqServer:
 
     def _take(self) -> None:
         parts = self._socket.recv_multipart()
-        # The client's identity, and an empty frame before the message of a REQ socket.
-        if len(parts) < 2 or len(parts) > 3 or (len(parts) == 3 and parts[1]):
+        # The client's identity, the number of the request where a REQ socket counts them (REQ_CORRELATE), and the empty
+        # frame that it sends before a message.
+        if len(parts) < 2 or len(parts) > 4 or (len(parts) > 2 and parts[-2]):
             return
         envelope, message, client = parts[:-1], parts[-1], parts[0]
         form = self._forms.get(client, Form.N15)
@@ -123,8 +124,10 @@ class ZmqServer:
                 self._reply(envelope, self._service.modality_config(nested=form is not Form.N15), form)
             case "get_action":
                 data = request.get("data")
-                observation = data["observation"] if isinstance(data, dict) and "observation" in data else data
-                future = self._service.act(("zmq", envelope[0]), size, observation)
+                observation, options = data, None
+                if isinstance(data, dict) and "observation" in data:
+                    observation, options = data["observation"], data.get("options")
+                future = self._service.act(("zmq", envelope[0]), size, observation, options)
                 future.add_done_callback(lambda done: self._done(envelope, done, form))
             case other:
                 raise RequestError(f"There is no endpoint {str(other)[:100]!r}; there are {', '.join(ENDPOINTS)}.")

@@ -8,13 +8,14 @@ from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.data_config import DataConfig
+from trainer.data.n17.modality_config import to_upstream
 from trainer.errors import PippaError
+from trainer.gr00t.previous_chunk import PreviousChunk
 from trainer.serving.arrays import RequestError
-from trainer.serving.observation import checked, flat, is_nested, nested_actions, without_batch
+from trainer.serving.observation import checked, flat, is_nested, nested_actions, previous_chunk, without_batch
 from trainer.serving.turns import Turns
 from trainer.serving.wire import ModalityConfig
 
@@ -32,7 +33,9 @@ class Acting(Protocol):
 
     data_config: DataConfig
 
-    def get_action(self, observation: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    def get_action(
+        self, observation: Mapping[str, Any], *, previous: PreviousChunk | None = None
+    ) -> dict[str, NDArray[Any]]:
         """``action.<key>`` [H, D] for a flat observation, with a batch axis where that has one."""
         ...
 
@@ -55,7 +58,7 @@ class Service:
                 "Unauthorized: this server requires its token (api_token, or Authorization: Bearer).", 401
             )
 
-    def act(self, client: Hashable, size: int, observation: object) -> Future[Any]:
+    def act(self, client: Hashable, size: int, observation: object, options: object = None) -> Future[Any]:
         """The reply to ``get_action``, once it is the turn of ``client``. Raises ``RequestError``."""
         if not isinstance(observation, dict):
             raise RequestError("get_action needs an observation, a map of keys to arrays.")
@@ -67,22 +70,21 @@ class Service:
         if alone:
             given = without_batch(given)
 
+        previous = previous_chunk(options, alone=alone)
+
         def predict() -> Any:
-            actions = self.policy.get_action(given)
+            actions = self.policy.get_action(given, previous=previous)
             return nested_actions(actions, batched=not alone) if nested else actions
 
         return self.turns.ask(client, size, predict)
 
     def modality_config(self, *, nested: bool) -> dict[str, ModalityConfig]:
         """Steps and keys by modality; the keys of flat observations begin with the modality's name."""
-        config = self.policy.data_config
-        keys = {"video": list(config.video), "state": config.keys("state"), "action": config.keys("action")}
         found = {}
-        for modality, names in keys.items():
-            steps = list(range(config.action_horizon)) if modality == "action" else [0]
-            named = list(names) if nested else [f"{modality}.{name}" for name in names]
-            found[modality] = ModalityConfig(delta_indices=steps, modality_keys=named)
-        found["language"] = ModalityConfig(delta_indices=[0], modality_keys=[config.language])
+        for modality, values in to_upstream(self.policy.data_config).items():
+            keys = values["modality_keys"]
+            named = keys if nested or modality == "language" else [f"{modality}.{key}" for key in keys]
+            found[modality] = ModalityConfig({**values, "modality_keys": named})
         return found
 
 
@@ -98,11 +100,4 @@ def explained(error: BaseException) -> str:
 
 def warm_up(policy: Policy) -> None:
     """Predict once from black images: the first prediction takes longest."""
-    modalities, config = policy.metadata.modalities, policy.data_config
-    observation: dict[str, Any] = {config.language: [""]}
-    for key in config.video:
-        width, height = modalities.video[key].resolution
-        observation[f"video.{key}"] = np.zeros((1, height, width, 3), np.uint8)
-    for key in config.keys("state"):
-        observation[f"state.{key}"] = np.zeros((1, *modalities.state[key].shape))
-    policy.get_action(observation)
+    policy.get_action(policy.example())

@@ -49,7 +49,7 @@ class Form(Enum):
 
 
 class ModalityConfig(dict[str, Any]):
-    """The steps and keys of one modality, which upstream's clients read into a class of theirs."""
+    """The steps and keys of one modality, in upstream's fields of N1.7; its clients read it into a class of theirs."""
 
 
 def unpack(message: bytes) -> tuple[dict[str, Any], Form | None]:
@@ -189,11 +189,6 @@ def _modality(config: ModalityConfig, form: Form) -> dict[str, Any]:
     if form is Form.JSON:
         return dict(config)
     if form is Form.N15:
-        return {"__ModalityConfig_class__": True, "as_json": json.dumps(config)}
-    later = {
-        **config,
-        "sin_cos_embedding_keys": None,
-        "mean_std_embedding_keys": None,
-        "action_configs": None,
-    }
-    return {"__ModalityConfig__" if form is Form.N17 else "__ModalityConfig_class__": True, "as_json": later}
+        known = {name: config[name] for name in ("delta_indices", "modality_keys")}
+        return {"__ModalityConfig_class__": True, "as_json": json.dumps(known)}
+    return {"__ModalityConfig__" if form is Form.N17 else "__ModalityConfig_class__": True, "as_json": dict(config)}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -128,16 +128,7 @@ def pull(
         partial = _partial(folder, ref)
         with _disk_full_explained(folder):
             partial.mkdir(exist_ok=True)
-            require_space(partial, manifest.size, str(ref), "pull to another disk")
-            for parent in {(partial / file.path).parent for file in manifest.files}:
-                parent.mkdir(parents=True, exist_ok=True)
-            counter = Progress(manifest.size, progress)
-            for_each(
-                lambda file: _download(store, ref, file, partial / file.path, counter),
-                manifest.files,
-                workers=DOWNLOADS,
-                progress=counter,
-            )
+            _download_all(store, ref, manifest.files, partial, progress)
             # The marker first: a kill in between leaves a marker without a folder, which is pulled again.
             marker.seek(0)
             marker.truncate()
@@ -145,6 +136,24 @@ def pull(
             marker.flush()
             partial.replace(folder)
     return folder
+
+
+def fetch(
+    store: ObjectStore,
+    ref: SnapshotRef,
+    folder: Path,
+    wanted: Callable[[str], bool],
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[str]:
+    """Download the files of a snapshot whose paths are ``wanted`` into the existing ``folder``, verified; their paths.
+
+    Raises ``DiskFullError``, and ``StoreError`` when a blob is missing or damaged.
+    """
+    files = [file for file in read_manifest(store, ref).files if wanted(file.path)]
+    with _disk_full_explained(folder):
+        _download_all(store, ref, files, folder, progress)
+    return [file.path for file in files]
 
 
 def discard_partial(ref: SnapshotRef, folder: Path) -> None:
@@ -298,6 +307,26 @@ def _upload(store: ObjectStore, source: Path, hashed: Hashed, reuse: _Reuse, pro
         sent = hashed.size
     reuse.healed(hashed.sha256)
     return sent
+
+
+def _download_all(
+    store: ObjectStore,
+    ref: SnapshotRef,
+    files: Sequence[FileRecord],
+    folder: Path,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    size = sum(file.size for file in files)
+    require_space(folder, size, str(ref), "pull to another disk")
+    for parent in {(folder / file.path).parent for file in files}:
+        parent.mkdir(parents=True, exist_ok=True)
+    counter = Progress(size, progress)
+    for_each(
+        lambda file: _download(store, ref, file, folder / file.path, counter),
+        files,
+        workers=DOWNLOADS,
+        progress=counter,
+    )
 
 
 def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Path, progress: Progress) -> None:

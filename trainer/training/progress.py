@@ -27,6 +27,7 @@ class EmitProgress(TrainerCallback):
         self._emit = emit
         self._ends: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._last_emitted = 0.0
+        self._last_step = -1
         self._loss: float | None = None
         self._lr: float | None = None
         self._warned = False
@@ -36,7 +37,12 @@ class EmitProgress(TrainerCallback):
         now = time.monotonic()
         # The speed is measured from the end of the first step on, which is far slower than those after it.
         self._ends.append((state.global_step, now))
-        if now - self._last_emitted >= SECONDS_BETWEEN_EVENTS:
+        if now - self._last_emitted >= SECONDS_BETWEEN_EVENTS or state.global_step >= state.max_steps:
+            self._send(args, state)
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Tell the last step of a stopped training: the run's record counts the steps of these events."""
+        if self._ends and self._ends[-1][0] > self._last_step:
             self._send(args, state)
 
     def on_log(
@@ -59,7 +65,7 @@ class EmitProgress(TrainerCallback):
     def _send(self, args: TrainingArguments, state: TrainerState) -> None:
         if not state.is_world_process_zero:
             return
-        self._last_emitted = time.monotonic()
+        self._last_emitted, self._last_step = time.monotonic(), state.global_step
         seconds_per_step = 0.0
         if self._ends:
             (first_step, first_time), (last_step, last_time) = self._ends[0], self._ends[-1]

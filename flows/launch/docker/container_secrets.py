@@ -1,7 +1,8 @@
 """What a training container is told: settings in its environment, secrets and CA certificates as files.
 
 Both are allow-lists. Everything in the environment can be read by all who may call ``docker inspect``, so no secret is
-among it; the files are copied into the container between its creation and its start, and go with it.
+among it; the files are copied into the container between its creation and its start, and go with it. They lie in one
+folder, a volume of this container only, since the rest of its file system is read-only.
 """
 
 from __future__ import annotations
@@ -20,7 +21,10 @@ from trainer.runner.wandb_setup import netrc_key
 UID = 1000
 """The user ``pippa`` in every image of ours."""
 SECRETS = "/run/secrets"
-CA_FILE = "/etc/pippa/ca.pem"
+"""The folder of the files."""
+CA_FILE = f"{SECRETS}/ca.pem"
+_CA_OF_SERVICES = Path("/etc/pippa/ca.pem")
+"""Where ``compose.yaml`` mounts it in the containers of its services."""
 _CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")
 
 _SETTINGS = (
@@ -71,14 +75,13 @@ def secret_variables(names: Mapping[str, str]) -> dict[str, str]:
 
 
 def certificates(environ: Mapping[str, str]) -> bytes | None:
-    """The PEM file for containers: what is at ``CA_FILE`` in this container, else the file of ``PIPPA_CA_BUNDLE``.
+    """The PEM file for containers: the one that compose gave this container, else the file of ``PIPPA_CA_BUNDLE``.
 
     Raises ``UsageError`` when that one can't be read or holds no certificate.
     """
-    here = Path(CA_FILE)
-    if here.is_file():
+    if _CA_OF_SERVICES.is_file():
         # In a container PIPPA_CA_BUNDLE is a path of the host; this is that file, and empty where there is none.
-        return here.read_bytes() or None
+        return _CA_OF_SERVICES.read_bytes() or None
     path = environ.get("PIPPA_CA_BUNDLE")
     if not path:
         return None
@@ -99,22 +102,19 @@ def certificate_variables() -> dict[str, str]:
 
 
 def archive(secret_values: Mapping[str, str], certificate: bytes | None, owner: int = UID) -> bytes:
-    """A tar file, for the container's root, with the secrets (0400, of the user ``owner``) and the certificates."""
+    """A tar file, for ``SECRETS``, with the secrets (0400, of the user ``owner``) and the certificates."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
 
-        def add(path: str, content: bytes, mode: int, uid: int) -> None:
-            entry = tarfile.TarInfo(path.lstrip("/"))
-            entry.size, entry.mode, entry.uid, entry.gid = len(content), mode, uid, uid
+        def add(name: str, content: bytes, mode: int) -> None:
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode, entry.uid, entry.gid = len(content), mode, owner, owner
             tar.addfile(entry, io.BytesIO(content))
 
-        folder = tarfile.TarInfo(SECRETS.lstrip("/"))
-        folder.type, folder.mode, folder.uid, folder.gid = tarfile.DIRTYPE, 0o500, owner, owner
-        tar.addfile(folder)
         for name, value in secret_values.items():
-            add(f"{SECRETS}/{name.lower()}", value.encode(), 0o400, owner)
+            add(name.lower(), value.encode(), 0o400)
         if certificate:
-            add(CA_FILE, certificate, 0o444, 0)
+            add(Path(CA_FILE).name, certificate, 0o444)
     return buffer.getvalue()
 
 

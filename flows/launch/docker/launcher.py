@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 import docker
 from docker.models.containers import Container
 from docker.models.images import Image
-from docker.types import LogConfig, Ulimit
+from docker.types import LogConfig, Mount, Ulimit
 from docker.utils import parse_bytes
 
 from flows.launch import Job, Log, log_file
@@ -40,6 +40,10 @@ SHM_SIZE = "8g"
 """Batches travel from the loader's workers through shared memory. Eight workers with four batches of 32 samples of two
 cameras each, upstream's defaults, are 1.3 GB of float images; 8 GiB has room for more cameras and larger batches. It
 is a limit, taken only as it fills."""
+SCRATCH = (container_secrets.SECRETS, "/tmp")  # noqa: S108
+"""Volumes of one container, writable beside what its placement mounts; all else in it is read-only. On disk and not in
+memory, since a training's limit counts what a tmpfs holds."""
+SCRATCH_LABEL = f"{LABEL}scratch"
 STARTING_SECONDS = 30.0
 """A container that was created and not started within this was left by a process that was killed between the two."""
 STORELESS_SECONDS = 30.0
@@ -157,7 +161,7 @@ class DockerLauncher:
         try:
             for network in place.networks:
                 self.client.networks.get(network).connect(container)
-            container.put_archive("/", files)
+            container.put_archive(container_secrets.SECRETS, files)
             container.start()
             container.reload()
         except (docker.errors.APIError, *UNREACHABLE):
@@ -183,7 +187,12 @@ class DockerLauncher:
         memory = _size(settings, "PIPPA_MEMORY_LIMIT")
         host = api.create_host_config(
             network_mode=place.network,
-            mounts=list(place.mounts),
+            read_only=True,
+            tmpfs=_home(image, place),
+            mounts=[
+                *place.mounts,
+                *(Mount(path, None, type="volume", labels={SCRATCH_LABEL: ""}) for path in SCRATCH),
+            ],
             device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
             shm_size=_size(settings, "PIPPA_SHM_SIZE") or int(parse_bytes(SHM_SIZE)),
             # As PyTorch's own images are run: pinned memory and deep stacks.
@@ -206,12 +215,13 @@ class DockerLauncher:
             **container_secrets.settings(environ),
             **container_secrets.secret_variables(secrets),
             "PIPPA_HOME": place.home,
+            "HOME": f"{place.home}/cache/home",  # what libraries keep between runs
             "PIPPA_IMAGE": images.digest(image),
         }
         labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
         if place.user:
-            # The image may not know this user, who then has no name and no home in it.
-            variables |= {"USER": "pippa", "LOGNAME": "pippa", "HOME": f"{place.home}/cache/home"}
+            # The image may not know this user, who then has no name in it.
+            variables |= {"USER": "pippa", "LOGNAME": "pippa"}
         if place.store:
             labels["store"] = place.store
         # An image built by compose hands its labels on, and compose would take this for a container of its service:
@@ -321,6 +331,14 @@ def _owner(image: Image, place: Placement) -> int:
     """The user id that the container's programs run as: the placement's, or the image's, where a name is ``pippa``."""
     user = place.user.partition(":")[0] or str(image.attrs["Config"].get("User") or "root").partition(":")[0]
     return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
+
+
+def _home(image: Image, place: Placement) -> dict[str, str]:
+    """The folder that ``cache`` and ``runs`` are mounted in, in memory: it holds nothing else that is kept."""
+    if any(mount["Target"] == place.home for mount in place.mounts):
+        return {}
+    owner = _owner(image, place)
+    return {place.home: f"uid={owner},gid={owner},mode=0700"}
 
 
 def _size(environ: Mapping[str, str], name: str) -> int | None:

@@ -27,6 +27,8 @@ HOME = "/var/lib/pippa"
 """``PIPPA_HOME`` in every image of pippa."""
 VOLUMES = {"pippa_cache": f"{HOME}/cache", "pippa_runs": f"{HOME}/runs"}
 """On a bare host; the names are those that ``compose.yaml`` gives its volumes, so both share what was fetched."""
+CONTROL_NETWORK = "control"
+"""The network of ``compose.yaml`` on which flows reach Prefect's server; a training has no business there."""
 _OWN_FILES = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
 _CONTAINER_ID = re.compile(r"/containers/([0-9a-f]{64})/")
 _LOOPBACK = re.compile(r"localhost|127(\.\d+){3}|::1|0\.0\.0\.0")
@@ -80,7 +82,8 @@ def find_placement(client: docker.DockerClient, environ: Mapping[str, str], *, l
         return Placement(f"container:{own.id}", (), _mounts_under(own, home), home, project)
     if mode == "host" or mode.startswith("container:"):
         return Placement(mode, (), _mounts_under(own, home), home, project)
-    first, *others = list(own.attrs["NetworkSettings"]["Networks"]) or ["bridge"]
+    networks = [name for name in own.attrs["NetworkSettings"]["Networks"] if name != f"{project}_{CONTROL_NETWORK}"]
+    first, *others = networks or ["bridge"]
     return Placement(first, tuple(others), _mounts_under(own, home), home, project)
 
 

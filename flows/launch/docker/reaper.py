@@ -6,13 +6,14 @@ purpose, so that the restarted flow can follow it. Somebody has to look whether 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import docker
 from docker.models.containers import Container
 
-from flows.launch.docker.launcher import LABEL, stop
+from flows.launch.docker.launcher import LABEL, SCRATCH_LABEL, stop
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ def reap(
         if project in (None, _label(container, "project")) and not is_live(_owned(container))
     ]
     stop(found, grace)
+    # Volumes of containers that somebody removed without them: secrets lie in one of each.
+    for volume in client.volumes.list(filters={"dangling": True, "label": SCRATCH_LABEL}):
+        with contextlib.suppress(docker.errors.APIError):
+            volume.remove()
     return [str(container.name) for container in found]
 
 

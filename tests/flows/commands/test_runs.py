@@ -45,7 +45,7 @@ def test_pull_copies_the_record_and_never_overwrites(run: str, tmp_path: Path, c
 
 
 def test_sync_hands_the_offline_parts_to_wandb_in_order(run: str, object_store, monkeypatch, tmp_path, capsys) -> None:
-    for part in ("offline-run-20260102_000000-x", "offline-run-20260101_000000-x"):
+    for part in ("run-20260103_000000-x", "offline-run-20260102_000000-x", "offline-run-20260101_000000-x"):
         runs.write_file(object_store, run, f"wandb/{part}/run-x.wandb", b"w")
     # Uploading needs W&B itself; here its command says what it was given.
     told = tmp_path / "told"
@@ -53,14 +53,16 @@ def test_sync_hands_the_offline_parts_to_wandb_in_order(run: str, object_store, 
     (tmp_path / "wandb" / "__init__.py").touch()
     (tmp_path / "wandb" / "__main__.py").write_text(
         "import os, pathlib, sys\n"
-        "names = [pathlib.Path(part).name for part in sys.argv[2:] if list(pathlib.Path(part).glob('*.wandb'))]\n"
+        "names = [pathlib.Path(part).name for part in sys.argv[3:] if list(pathlib.Path(part).glob('*.wandb'))]\n"
         "words = [sys.argv[1], *names, os.environ.get('WANDB_API_KEY', '')]\n"
         f"pathlib.Path({str(told)!r}).write_text(' '.join(words))\n"
     )
     (tmp_path / "key").write_text("k" * 40)
     monkeypatch.setenv("WANDB_API_KEY_FILE", str(tmp_path / "key"))
     assert cli.main(["runs", "sync", run]) == 0, capsys.readouterr().err
-    assert told.read_text() == f"sync offline-run-20260101_000000-x offline-run-20260102_000000-x {'k' * 40}"
+    assert told.read_text() == (
+        f"sync offline-run-20260101_000000-x offline-run-20260102_000000-x run-20260103_000000-x {'k' * 40}"
+    )
 
 
 def test_what_wandb_could_not_take_is_an_error(run: str, object_store, monkeypatch, capsys) -> None:
@@ -73,7 +75,7 @@ def test_what_wandb_could_not_take_is_an_error(run: str, object_store, monkeypat
 
 def test_a_run_without_offline_files_is_told_so(run: str, capsys) -> None:
     assert cli.main(["runs", "sync", run]) == 2
-    assert "recorded nothing offline" in capsys.readouterr().err
+    assert "recorded nothing that W&B lacks" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -27,6 +27,7 @@ def test_without_postgres_everything_is_in_pippas_folder(tmp_path):
     assert environ["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4200/api"
     assert environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
     assert not any("DATABASE" in name or "AUTH" in name for name in environ)
+    assert server_environment(tmp_path, {}, port=4577)["PREFECT_SERVER_UI_API_URL"] == "http://127.0.0.1:4577/api"
 
 
 def test_postgres_password_and_port_come_from_the_settings(tmp_path):

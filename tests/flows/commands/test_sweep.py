@@ -12,13 +12,14 @@ import pytest
 
 from flows import cli
 from flows.orchestration import sweep
-from tests.support.pippa import BarePippa, bare_pippa
+from tests.support.pippa import BarePippa, Pippa, bare_pippa
 from tests.support.waiting import PATIENCE
 from trainer.command_line import Parser
 from trainer.config.grid import Grid, asked_grid
 from trainer.config.training_flags import add_training_flags
 from trainer.errors import UsageError
-from trainer.store import runs
+from trainer.store import runs, snapshots
+from trainer.store.s3 import S3Store
 
 SMOKE = ("sweep", "smoke", "--dry-run")
 
@@ -150,3 +151,49 @@ def test_a_sweep_survives_a_failure_and_an_interruption_and_trains_nothing_twice
     assert "3 done already" in pippa.output.read_text()
     assert {run.spec.run_id for run in runs.list_runs(pippa.store)} == {run.spec.run_id for run in found.values()}
     assert len(calls.read_text().splitlines()) == 1 + 4 + 1
+
+
+@pytest.fixture
+def worker(pippa: BarePippa, prefect_environ, s3_settings) -> Iterator[BarePippa]:
+    """A worker that trains in processes, and the store and the Prefect server that it shares with whoever submits."""
+    store = S3Store(s3_settings)
+    snapshots.push(store, pippa.folder / "data", "dataset", "team/data")
+    snapshots.push(store, pippa.folder / "model", "model", "team-model")
+    pippa.environ |= {**prefect_environ, **s3_settings.to_environ(), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    pippa.environ |= {"PREFECT_HOME": str(pippa.home / "prefect"), "PIPPA_LAUNCHER": "process"}
+    pippa.environ |= {"PIPPA_TRAININGS_PER_GPU": "2"}
+    process = pippa.start("worker", "--name", "the-worker")
+    pippa.wait_for("started!", process)
+    yield pippa
+    process.terminate()
+    process.wait(PATIENCE)
+
+
+@pytest.mark.slow
+def test_a_remote_sweep_goes_through_the_pool_of_workers(worker: BarePippa, s3_settings, tmp_path) -> None:
+    laptop = Pippa.__new__(Pippa)  # it has no data: those are in the store
+    laptop.folder, laptop.output = tmp_path / "laptop", tmp_path / "laptop" / "output"
+    laptop.folder.mkdir()
+    known = ("PATH", "PYTHONPATH", "PREFECT_API_URL", "PREFECT_API_AUTH_STRING", *s3_settings.to_environ())
+    laptop.environ = {name: worker.environ[name] for name in known} | {"PIPPA_HOME": str(laptop.folder / "home")}
+    sources = ("--dataset-path", "team/data", "--base-model-path", "team-model", "--max-steps", "8")
+    values = ("--save-steps", "4", "--learning-rate", "1e-3", "3e-3", "--batch-size", "4", "8")
+    words = ("sweep", "smoke", "--name", "far", *sources, *values, "--launcher", "remote")
+    worker.go_on()
+
+    process = laptop.start(*words)
+    assert process.wait(PATIENCE) == 0, laptop.output.read_text() + worker.output.read_text()
+    told = laptop.output.read_text()
+    assert "4 at a time" in told and "results" in told and "Warning" not in told
+    found = runs.list_runs(S3Store(s3_settings))
+    assert {(run.spec.config.learning_rate, run.spec.config.batch_size) for run in found} == {
+        *((1e-3, 4), (1e-3, 8)),
+        *((3e-3, 4), (3e-3, 8)),
+    }
+    assert {(run.spec.wandb.group, run.state and run.state.status, run.state and run.state.step) for run in found} == {
+        ("far", "done", 8)
+    }
+
+    process = laptop.start(*words)
+    assert process.wait(PATIENCE) == 0 and "4 done already" in laptop.output.read_text()
+    assert len(runs.list_runs(S3Store(s3_settings))) == 4

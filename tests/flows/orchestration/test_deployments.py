@@ -9,12 +9,14 @@ from datetime import timedelta
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.flows import load_flow_from_entrypoint
 
 from flows.orchestration.cancellation import FLOWS
 from flows.orchestration.deployments import QUEUES, SCHEDULES, Timetable, deployments, flow_name, names
+from flows.orchestration.parameters import given
 from flows.orchestration.register_deployments import code_version, register
 from trainer.config.presets import PRESETS
 
@@ -95,3 +97,25 @@ def test_a_schedule_that_a_person_named_stays(client):
     register(client, TABLE, SCHEDULES, POOL)
     slugs = {each.slug for each in client.read_deployment_by_name("train/smoke").schedules}
     assert slugs == {"nightly", "mine", "daily"}
+
+
+def test_a_schedule_of_an_earlier_pippa_runs_with_what_it_was_made_for(client):
+    register(client, TABLE, SCHEDULES, POOL)
+    deployment = client.read_deployment_by_name("train/overfit-long")
+    every = IntervalSchedule(interval=timedelta(hours=6))
+    stored = {"overrides": {"tune_visual": True, "tune_llm": False, "max_steps": 30}}
+    for slug in ("mine", None):
+        made = DeploymentScheduleCreate(schedule=every, parameters=stored, slug=slug, active=True)
+        client.create_deployment_schedules(deployment.id, [made])
+    table = [*SCHEDULES, Timetable("train/overfit-long", "ours", CronSchedule(cron="0 1 * * *"), stored, active=True)]
+    for _ in range(2):  # a restart of the worker changes nothing more
+        register(client, TABLE, table, POOL)
+    found = client.read_deployment_by_name("train/overfit-long").schedules
+    wanted = {"overrides": {"tune_visual": "yes", "tune_llm": "no", "max_steps": 30}}
+    assert {each.slug: each.parameters for each in found} == dict.fromkeys(("mine", None, "ours"), wanted)
+    client.request("POST", "/deployments/{id}/schedule", path_params={"id": deployment.id}, json={"min_runs": 3})
+    of_this = FlowRunFilter(deployment_id=FlowRunFilterDeploymentId(any_=[deployment.id]))
+    scheduled = client.read_flow_runs(flow_run_filter=of_this)
+    assert scheduled and all(given(run.parameters["overrides"]) == stored["overrides"] for run in scheduled)
+    # As somebody starts one of them at once, which the server validates.
+    assert client.create_flow_run_from_deployment(deployment.id, parameters=scheduled[0].parameters)

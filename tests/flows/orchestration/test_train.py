@@ -135,6 +135,7 @@ def test_a_run_from_the_preset_to_the_report(overrides, store):
     assert [row["checkpoint"] for row in json.loads(left["checkpoints"])] == [f"{run_id}/10", f"{run_id}/20"]
     report = left["report"]
     assert spec.datasets[0].digest[:12] in report and "1.0000 → 0.0500" in report and f"{run_id}/20" in report
+    assert "![Training loss](data:image/svg+xml;base64," in report
     page = runs.read_file(store, run_id, "report/report.html")
     assert page is not None and b"Training loss" in page and f"pippa report {run_id} --open" in report
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import random
+import re
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 
+from flows.views.report import build_report, to_markdown
 from flows.views.run_facts import curve_of, seconds_by_phase
+from flows.views.run_markdown import illustrated, without_pictures
 from flows.views.run_page import build_page
 from tests.support.evaluations import evaluation
 from trainer.config.presets import PRESETS
@@ -59,7 +64,7 @@ def run_of(store, tmp_path, robot: str = "SO-101", task: str = "pick the pear") 
     spec = RunSpec(
         run_id=RUN,
         preset="smoke",
-        config=PRESETS["smoke"].config.model_copy(update={"learning_rate": 0.005}),
+        config=PRESETS["smoke"].config.model_copy(update={"learning_rate": 0.005, "exclude_episodes": ["3", "40-44"]}),
         provenance={"learning_rate": "flag"},
         datasets=[snapshots.push(store, data, "dataset", "team/pears", origin={"hub": robot}).ref],
         base_model=snapshots.push(store, model, "model", "tiny", origin={"license": "the licence of it"}).ref,
@@ -162,6 +167,7 @@ def test_the_page_tells_all_of_a_run_with_the_verdict_first(object_store, tmp_pa
         "youliangtan/so101-table-cleanup",  # what blog has
         "480 × 640 × 3",
         "pick the pear",
+        "episodes 3, 40-44 (--exclude-episodes)",
         "the licence of it",
         "100 samples per second",
         "2.0 GB at most",
@@ -171,6 +177,32 @@ def test_the_page_tells_all_of_a_run_with_the_verdict_first(object_store, tmp_pa
     for each in told:
         position = text.find(each, position)
         assert position >= 0, each
+
+
+def svg_files(markdown: str) -> list[bytes]:
+    return [base64.b64decode(each) for each in re.findall(r"\(data:image/svg\+xml;base64,([^)]*)\)", markdown)]
+
+
+def test_the_report_for_prefect_shows_pictures_instead_of_paths(object_store, tmp_path):
+    spec = run_of(object_store, tmp_path)
+    checkpoint(object_store, spec, tmp_path, 400)
+    strip = random.Random(0).randbytes(90_000)
+    for number in range(5):
+        keep_episode(object_store, 400, episode(number, 43, 1000, ["front", "wrist", "side"], HOSTILE), strip)
+    ended(object_store, PROGRESS)
+    report = build_report(object_store, RUN)
+    text = illustrated(object_store, report)
+    loss, errors, joints = map(ElementTree.fromstring, svg_files(text))
+    drawn = {each.tag.rpartition("}")[2] for picture in (loss, errors, joints) for each in picture.iter()}
+    assert {"svg", "path", "text"} <= drawn and not {"script", "style", "img", "foreignObject"} & drawn
+    shown = [each.text for each in joints.iter() if each.text and each.text.startswith("<script>")]
+    assert shown == [f"{HOSTILE} {joint} (rad)" for joint in range(12)]
+    assert text.count("(data:image/webp;base64,") == 2 and len(text) < 700_000
+    assert "open_loop_episode" not in text and "<script>" not in text and "var(--" not in text
+    assert report.verdict in text and f"pippa report {RUN} --open" in text
+    # In a terminal it is what it was.
+    assert without_pictures(text).splitlines()[:3] == to_markdown(report).splitlines()[:3]
+    assert "data:" not in without_pictures(text)
 
 
 def test_a_diverged_policy_has_a_page(object_store, tmp_path):

@@ -52,6 +52,23 @@ def test_in_a_terminal_the_bar_shows_step_loss_speed_and_time_left():
     assert "20/20" in text and "loss 0.0500" in text and "8.0 samples/s" in text and "━" in text
 
 
+def test_an_evaluation_has_a_bar_with_what_is_done_and_left():
+    events = [
+        PhaseEvent(phase="evaluate", message="Evaluating step 20 by the full protocol."),
+        *(PhaseEvent(phase="evaluate", message=f"{RUN}/20: episode {n}: MSE 0.4", done=n, of=8) for n in range(1, 8)),
+    ]
+    for terminal in (True, False):
+        file = io.StringIO()
+        with Terminal(RUN, Console(file=file, force_terminal=terminal, width=80, highlight=False)) as screen:
+            for event in events:
+                screen(event)
+        text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", file.getvalue())
+        if terminal:
+            assert re.search(r"evaluate ━+\S* *7/8  0:00 left *\n", text), text
+        lines = [line for line in text.splitlines() if line]
+        assert all(len(line) <= 80 for line in lines) and any("episode 7: MSE 0.4" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0, "0:00"), (59.6, "1:00"), (3599, "59:59"), (10_810, "3:00:10"), (-3, "0:00")]
 )

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 
 from tests.support.lerobot_v3 import to_v3, write_table
 from trainer.data.checks import check_dataset
-from trainer.data.layout_v3 import InfoV3, convert_to_v21, is_v3, load_episodes_v3, load_tasks_v3
+from trainer.data.convert_v3 import convert_to_v21
+from trainer.data.info import InfoV3
+from trainer.data.layout_v3 import is_v3, load_episodes_v3, load_tasks_v3
 from trainer.data.synthetic import make_synthetic
 from trainer.data.video import decode_video
 from trainer.errors import DatasetError
@@ -140,6 +142,6 @@ def test_any_table_is_read_or_refused(tmp_path, row, complete):
     info = InfoV3(codebase_version="v3.0", fps=30, features={"cam": {"dtype": "video"}})
     with contextlib.suppress(DatasetError):
         (episode,) = load_episodes_v3(tmp_path, info)
-        assert episode.index >= 0 and episode.length >= 0
+        assert episode.episode_index >= 0 and episode.length >= 0
     with contextlib.suppress(DatasetError):
         assert all(isinstance(task, str) for task in load_tasks_v3(tmp_path).values())

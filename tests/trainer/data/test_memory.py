@@ -20,7 +20,7 @@ from trainer.config.data_options import DataOptions
 from trainer.data import memory as memory_module
 from trainer.data.checks import check_dataset
 from trainer.data.checks.episode import EpisodeCheck
-from trainer.data.frames import remembered_index
+from trainer.data.frame_indices import remembered_index
 from trainer.data.memory import Memory
 
 
@@ -172,7 +172,7 @@ def test_what_was_refused_is_looked_at_again(database, tmp_path):
 def test_a_videos_packets_are_read_once(database, tmp_path, monkeypatch):
     video = mp4(make(tmp_path / "data"), 0, "front")
     first = remembered_index(video, Memory(database))
-    monkeypatch.setattr("trainer.data.frames.index_frames", None)
+    monkeypatch.setattr("trainer.data.frame_indices.index_frames", None)
     again = remembered_index(video, Memory(database))
     np.testing.assert_array_equal(first.pts, again.pts)
     assert (first.time_base, first.keyframes) == (again.time_base, again.keyframes)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.videos import number_in, ordinary_priority, picture
+from trainer.data.places import Clip
 from trainer.data.video import decode_video, index_frames
 from trainer.data.video_cut import Part, cut
 from trainer.errors import DatasetError
@@ -69,8 +70,9 @@ def test_episodes_are_copied_exactly(tmp_path, codec, options):
     lengths = [23, 9, 32]
     file = joined(tmp_path / "file-000.mp4", lengths, codec=codec, options=options)
     whole, starts = frames(file), np.cumsum([0, *lengths])
-    parts = [Part(tmp_path / f"{i}.mp4", s / FPS, n) for i, (s, n) in enumerate(zip(starts, lengths, strict=False))]
-    cut(file, parts, FPS)
+    places = enumerate(zip(starts, lengths, strict=False))
+    parts = [Part(tmp_path / f"{i}.mp4", Clip(file, s / FPS, n, FPS, i)) for i, (s, n) in places]
+    cut(file, parts)
     for part, start, length in zip(parts, starts, lengths, strict=False):
         np.testing.assert_array_equal(frames(part.target), whole[start : start + length])
         index = index_frames(part.target)
@@ -84,8 +86,8 @@ def test_episodes_are_copied_exactly(tmp_path, codec, options):
 def test_a_cut_within_a_group_of_pictures_is_exact_too(tmp_path, start, length, options):
     file = encoded(tmp_path / "file-000.mp4", range(64), "libx264", options)
     whole = frames(file)
-    part = Part(tmp_path / "cut" / "episode_000000.mp4", start / FPS, length)
-    cut(file, [part], FPS)
+    part = Part(tmp_path / "cut" / "episode_000000.mp4", Clip(file, start / FPS, length, FPS, 0))
+    cut(file, [part])
     np.testing.assert_array_equal(frames(part.target), whole[start : start + length])
     np.testing.assert_allclose(index_frames(part.target).starts, np.arange(length) / FPS, atol=1e-9)
 
@@ -93,6 +95,6 @@ def test_a_cut_within_a_group_of_pictures_is_exact_too(tmp_path, start, length, 
 def test_frames_that_are_not_there_are_refused(tmp_path):
     file = encoded(tmp_path / "file-000.mp4", range(10), "libx264", {})
     with pytest.raises(DatasetError, match="it has 10 frames"):
-        cut(file, [Part(tmp_path / "episode_000001.mp4", 0.25, 6)], FPS)
+        cut(file, [Part(tmp_path / "episode_000001.mp4", Clip(file, 0.25, 6, FPS, 1))])
     with pytest.raises(DatasetError, match="no 1 frames from"):
-        cut(file, [Part(tmp_path / "episode_000001.mp4", 9.0, 1)], FPS)
+        cut(file, [Part(tmp_path / "episode_000001.mp4", Clip(file, 9.0, 1, FPS, 1))])

@@ -70,13 +70,14 @@ def test_another_robot_is_refused_with_every_difference(tmp_path, cameras, joint
         assert ready == folder and changed == {}
 
 
-def test_a_v3_recording_is_converted_and_gets_its_modality(object_store, so101, tmp_path):
+def test_a_v3_recording_stays_as_it_is_and_gets_its_modality(object_store, so101, tmp_path):
     recording = to_v3(so101, tmp_path / "recording")
     ref = importers.dataset(object_store, str(recording), tmp_path / "work", data_config="so100_dualcam")
     (info,) = snapshots.list_snapshots(object_store, "dataset")
-    assert info.origin["converted"] == "LeRobot v3.0" and info.origin["modality"] == "added"
+    assert info.origin == {"folder": str(recording), "modality": "added"}
     pulled = snapshots.pull(object_store, ref, tmp_path / "pulled")
-    assert (pulled / "meta/episodes.jsonl").is_file() and not (pulled / "meta/episodes").exists()
+    for file in recording.rglob("*.*"):
+        assert not file.is_file() or (pulled / file.relative_to(recording)).read_bytes() == file.read_bytes()
 
 
 def test_problems_name_the_dataset_not_a_temporary_folder(so101, tmp_path):

@@ -151,7 +151,7 @@ def test_an_offline_run_is_recorded_in_the_runs_folder(spec, home, monkeypatch):
     assert (run.id, run.name, run.group, run.tags) == (spec.run_id, spec.wandb.name, "smoke", ("smoke",))
     assert run.config["batch_size"] == 8 and run.config["lineage"]["preset"] == "smoke"
     run.finish()
-    (recorded,) = wandb_setup.offline_runs(home)
+    (recorded,) = wandb_setup.unsent_runs(home)
     assert spec.run_id in recorded.name
 
 

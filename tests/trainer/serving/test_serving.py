@@ -115,10 +115,10 @@ def observed(policy: Policy, batch: int = 0) -> dict[str, Any]:
     lead = (batch, 1) if batch else (1,)
     found: dict[str, Any] = {policy.data_config.language: ["pick it up"] * (batch or 1)}
     for key in policy.data_config.video:
-        width, height = policy.metadata.modalities.video[key].resolution
+        width, height = policy.checkpoint.image_sizes[key]
         found[f"video.{key}"] = np.zeros((*lead, height, width, 3), np.uint8)
     for key in policy.data_config.keys("state"):
-        found[f"state.{key}"] = np.zeros((*lead, *policy.metadata.modalities.state[key].shape), np.float32)
+        found[f"state.{key}"] = np.zeros((*lead, policy.checkpoint.widths[f"state.{key}"]), np.float32)
     return found
 
 
@@ -148,7 +148,7 @@ def test_every_endpoint_answers_every_client_in_its_own_form(client, policy, for
     prefix = "action." if form == "N1.5" else ""
     assert set(actions) == {f"{prefix}{key}" for key in config.keys("action")}
     for key in config.keys("action"):
-        width = policy.metadata.modalities.action[key].shape[0]
+        width = policy.checkpoint.widths[f"action.{key}"]
         found = actions[prefix + key]
         assert found.shape == (*lead, config.action_horizon, width) and np.isfinite(found).all()
         assert form == "N1.5" or found.dtype == np.float32
@@ -272,7 +272,7 @@ class Gate:
         self.entered, self.open = threading.Semaphore(0), threading.Semaphore(0)
         self.seen: list[str] = []
 
-    def get_action(self, observation: Any) -> Any:
+    def get_action(self, observation: Any, *, previous: Any = None) -> Any:
         self.entered.release()
         assert self.open.acquire(timeout=60)
         [text] = observation[self.data_config.language]
@@ -358,7 +358,7 @@ def test_broken_http_and_zmq_clients_stop_nobody(server, policy):
     huge = zmq.Context.instance().socket(zmq.DEALER)
     huge.setsockopt(zmq.LINGER, 0)
     huge.connect(f"tcp://127.0.0.1:{server.zmq.port}")
-    huge.send_multipart([b"x", b"y", b"z", b"w"])  # an envelope of nobody's
+    huge.send_multipart([b"v", b"x", b"y", b"z", b"w"])  # an envelope of nobody's
     with connected(server) as client:
         assert (
             ask(client, "N1.5", request_of(policy, "N1.5")).keys()

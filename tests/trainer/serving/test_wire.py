@@ -29,6 +29,11 @@ def recorded(golden_n17):
 FORMS = {"n1.7_626af89": Form.N17, "n1.7-release": Form.N16}
 
 
+def modality_config(key: str) -> ModalityConfig:
+    others = dict.fromkeys(("sin_cos_embedding_keys", "mean_std_embedding_keys", "action_configs"))
+    return ModalityConfig(delta_indices=[0], modality_keys=[key], **others)
+
+
 @pytest.mark.parametrize("which", FORMS)
 def test_upstreams_recorded_requests_are_read(recorded, which):
     request, form = unpack(bytes.fromhex(recorded[which]["get_action_request"]))
@@ -44,14 +49,15 @@ def test_upstreams_recorded_requests_are_read(recorded, which):
 def test_replies_have_upstreams_recorded_bytes(recorded, which):
     actions = [{"single_arm": np.ones((1, 2, 5), np.float32)}, {}]
     assert pack(actions, FORMS[which]).hex() == recorded[which]["get_action_reply"]
-    config = {"state": ModalityConfig(delta_indices=[0], modality_keys=["single_arm"])}
+    config = {"state": modality_config("single_arm")}
     assert pack(config, FORMS[which]).hex() == recorded[which]["modality_config_reply"]
     assert pack({"error": "x"}, FORMS[which]).hex() == recorded[which]["error_reply"]
 
 
 def test_an_n15_modality_config_is_json_text():
-    [found] = msgpack.unpackb(pack({"video": ModalityConfig(delta_indices=[0])}, Form.N15)).values()
-    assert found["__ModalityConfig_class__"] and json.loads(found["as_json"]) == {"delta_indices": [0]}
+    [found] = msgpack.unpackb(pack({"video": modality_config("front")}, Form.N15)).values()
+    assert found["__ModalityConfig_class__"]
+    assert json.loads(found["as_json"]) == {"delta_indices": [0], "modality_keys": ["front"]}
 
 
 def npy(array: np.ndarray) -> dict[str, Any]:

@@ -13,10 +13,14 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.config.data_options import DataOptions
+from trainer.data.checks.clips import overlaps
 from trainer.data.checks.episode import ColumnSeen, EpisodeCheck, EpisodeSeen
 from trainer.data.checks.statistics import RangesCompared, compare_ranges
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.frame_indices import FrameIndices
+from trainer.data.image_columns import ImageGroups
+from trainer.data.layout_v3 import LayoutV3
 from trainer.data.memory import Memory
 from trainer.data.meta_files import LINES_BYTES
 from trainer.data.problem import Problem, shorten
@@ -30,6 +34,8 @@ from trainer.data.statistics import (
 )
 from trainer.errors import DatasetError
 
+SHARED_KEPT = 3
+"""Files of each camera, in LeRobot v3, whose frames are known while their episodes are looked at."""
 DECODED = 16
 """Videos per dataset whose first and last frame are decoded."""
 
@@ -54,12 +60,20 @@ def check_contents(
     """Look at every table and video that ``config`` uses; ``progress(files done, of)``."""
     widths = needed_columns(meta, config)
     try:
-        stored = {} if options.recompute_statistics else usable(read_statistics(meta), widths)
+        stored = {} if options.computes_statistics else usable(read_statistics(meta), widths)
     except DatasetError:
         stored = {}  # reported with the metadata
     of = len(meta.episodes) * (1 + len(config.video))
     decoded = _sample(len(meta.episodes) * len(config.video), DECODED)
-    check = EpisodeCheck(meta, config, options.video_alignment, set(widths) - set(stored), memory)
+    check = EpisodeCheck(
+        meta,
+        config,
+        options.video_alignment,
+        set(widths) - set(stored),
+        memory,
+        FrameIndices(memory, keep=SHARED_KEPT * max(len(config.video), 1)),
+        ImageGroups(),
+    )
     seen: list[EpisodeSeen] = []
 
     def look(number: int) -> EpisodeSeen:
@@ -75,6 +89,7 @@ def check_contents(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     problems = [problem for each in seen for problem in each.problems]
+    problems += overlaps(meta, seen)
     warnings = [warning for each in seen for warning in each.warnings]
     statistics = dict(stored)
     if not problems:
@@ -92,14 +107,16 @@ def check_contents(
 
 def files_of(meta: DatasetMeta, config: DataConfig) -> list[Path]:
     """Every file that ``check_contents`` reads. Raises ``DatasetError`` where one is too large for it."""
-    names = ("info.json", "modality.json", "episodes.jsonl", "tasks.jsonl", "stats.json")
-    files = [file for name in names if (file := meta.path / "meta" / name).exists()]
+    names = ["meta/info.json", "meta/modality.json", "meta/stats.json", meta.layout.EPISODES, meta.layout.TASKS]
+    files = [file for name in names if (file := meta.path / name).is_file()]
+    files += sorted((meta.path / "meta").glob("episodes/*/*.parquet")) if isinstance(meta.layout, LayoutV3) else []
     if large := [file for file in files if file.stat().st_size > LINES_BYTES]:
         raise DatasetError(f"{large[0]}: larger than any.", "Download the dataset again.")
     for episode in meta.episodes:
-        files.append(meta.parquet_path(episode.episode_index))
-        files += [meta.video_path(key, episode.episode_index) for key in config.video if not meta.in_tables(key)]
-    return files
+        number = episode.episode_index
+        files += [run.file for run in meta.rows(number).runs]
+        files += [meta.video_path(key, number) for key in config.video if not meta.in_tables(key)]
+    return list(dict.fromkeys(files))
 
 
 def _sample(count: int, size: int) -> set[int]:
@@ -137,9 +154,9 @@ def _same_widths(meta: DatasetMeta, seen: Sequence[EpisodeSeen]) -> list[Problem
             if len(about.low) != first:
                 found.append(
                     Problem(
-                        f"{meta.parquet_path(episode.episode_index)}: {column!r} has {len(about.low)} dimensions, "
+                        f"{meta.where(episode.episode_index)}: {column!r} has {len(about.low)} dimensions, "
                         f"{first} in the first episode",
-                        "Record the episodes with one robot, or remove those of another from meta/episodes.jsonl.",
+                        f"Record the episodes with one robot, or {meta.layout.REMOVE}.",
                     )
                 )
     return found

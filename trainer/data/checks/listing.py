@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Formatter
 
 from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.layout_v3 import LayoutV3
 from trainer.data.problem import Problem
 
 _NAMED = 3
@@ -16,19 +17,21 @@ _NAMED = 3
 
 def check_listing(meta: DatasetMeta) -> Iterator[Problem]:
     """What is listed and not there, there and not listed, or counted otherwise."""
-    episodes, info = meta.path / "meta/episodes.jsonl", meta.path / "meta/info.json"
+    layout, info = meta.layout, meta.path / "meta/info.json"
+    episodes = meta.path / layout.EPISODES
     if meta.empty:
         yield Problem(
             f"{episodes}: {_some(meta.empty)} {'has' if len(meta.empty) == 1 else 'have'} length 0",
             "It is skipped. Remove its line, or record it again.",
         )
     listed = {episode.episode_index for episode in meta.episodes}
-    unlisted = sorted(_tables(meta) - listed - set(meta.empty))
+    there = layout.tables.unlisted() if isinstance(layout, LayoutV3) else _tables(meta)
+    unlisted = sorted(there - listed - set(meta.empty))
     if unlisted:
         yield Problem(
             f"{episodes} lists {len(listed)} of {len(listed) + len(unlisted)} episodes: there are tables of "
             f"{_some(unlisted)} as well",
-            "They are not trained on. Add their lines (episode_index, tasks, length), or download the file again.",
+            f"They are not trained on. Add them to {layout.EPISODES}, or download it again.",
         )
     said = meta.info.model_extra or {}
     counts = {
@@ -41,10 +44,10 @@ def check_listing(meta: DatasetMeta) -> Iterator[Problem]:
         if (name == "total_frames" and unlisted) or (name == "total_tasks" and meta.no_tasks is not None):
             continue
         if isinstance(count, int | float) and not isinstance(count, bool) and count not in right:
-            file = "tasks" if name == "total_tasks" else "episodes"
+            file = layout.TASKS if name == "total_tasks" else layout.EPISODES
             yield Problem(
-                f"{info}: {name} is {count}; meta/{file}.jsonl has {min(right)}",
-                f"meta/{file}.jsonl counts. If some are missing there, download the dataset again.",
+                f"{info}: {name} is {count}; {file} has {min(right)}",
+                f"{file} counts. If some are missing there, download the dataset again.",
             )
     if meta.no_tasks is None:
         yield from _unknown_tasks(meta)
@@ -55,9 +58,9 @@ def _unknown_tasks(meta: DatasetMeta) -> Iterator[Problem]:
     for episode in meta.episodes:
         if unknown := [task for task in episode.tasks if task not in known]:
             yield Problem(
-                f"{meta.path / 'meta/episodes.jsonl'}: episode {episode.episode_index} has the task {unknown[0]!r}, "
-                "which meta/tasks.jsonl lacks",
-                "The instruction is taken from the table and meta/tasks.jsonl: see that it is the one you mean.",
+                f"{meta.path / meta.layout.EPISODES}: episode {episode.episode_index} has the task {unknown[0]!r}, "
+                f"which {meta.layout.TASKS} lacks",
+                f"The instruction is taken from the table and {meta.layout.TASKS}: see that it is the one you mean.",
             )
             return
 

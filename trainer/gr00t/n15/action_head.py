@@ -12,6 +12,7 @@ from torch.distributions import Beta
 from torch.nn import functional
 
 from trainer.gr00t.n15.sections import ActionHeadConfig
+from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.parts.embodiment import ActionEncoder, CategorySpecificMLP, distinct
 from trainer.gr00t.parts.trained import has_trainable
 from trainer.gr00t.parts.transformer import DiT, SelfAttentionTransformer
@@ -135,20 +136,25 @@ class FlowMatchingActionHead(nn.Module):
         embodiment_id: torch.Tensor,
         noise: torch.Tensor | None = None,
         mask: torch.Tensor | None = None,
+        chunking: Chunking | None = None,
         one_embodiment: bool | None = None,
     ) -> torch.Tensor:
         """Normalised actions [B, T, D], by ``num_inference_timesteps`` Euler steps from noise.
 
         ``noise`` [B, T, D] replaces the draw from torch's global generator; ``mask`` [B, N] and ``one_embodiment`` as
-        in ``forward``.
+        in ``forward``. ``chunking`` continues an earlier chunk, as N1.7's head does; upstream's N1.5 has none.
         """
         context, embodiment_id = self.context(features, mask), distinct(embodiment_id, one_embodiment)
         encoded = self.state_encoder(state, embodiment_id)
         batch, steps = features.shape[0], self.num_inference_timesteps
         shape = (batch, self.config.action_horizon, self.config.action_dim)
         actions = torch.randn(shape, dtype=context.dtype, device=context.device) if noise is None else noise
+        factors = None
+        if chunking is not None:
+            actions, factors = chunking.begin(actions)
         for step in range(steps):
             bucket = int(step / steps * self.config.num_timestep_buckets)
             buckets = torch.full((batch,), bucket, device=actions.device)
-            actions = actions + self.velocity(context, encoded, actions, buckets, embodiment_id, mask) / steps
+            velocity = self.velocity(context, encoded, actions, buckets, embodiment_id, mask)
+            actions = actions + (velocity if factors is None else velocity * factors) / steps
         return actions

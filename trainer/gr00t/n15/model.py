@@ -12,6 +12,7 @@ import torch
 from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleBackbone
 from trainer.gr00t.n15.config import GR00TN15Config, config_document, read_config
+from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.parts.embodiment import CategorySpecificLinear
 from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint, resolve_folder
 
@@ -129,8 +130,12 @@ class GR00TN15(GrootModel):
         )
 
     @torch.no_grad()
-    def get_action(self, inputs: Mapping[str, Any], noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """``action_pred`` [B, T, D] float32, normalised. ``noise`` [B, T, D] replaces the draw it starts from."""
+    def get_action(
+        self, inputs: Mapping[str, Any], noise: torch.Tensor | None = None, chunking: Chunking | None = None
+    ) -> dict[str, torch.Tensor]:
+        """``action_pred`` [B, T, D] float32, normalised. ``noise`` [B, T, D] replaces the draw it starts from, and
+        ``chunking`` makes it continue an earlier chunk.
+        """
         batch = self._prepare(inputs)
         features, mask = self._features(inputs, batch)
         actions = self.action_head.get_action(
@@ -139,6 +144,7 @@ class GR00TN15(GrootModel):
             batch["embodiment_id"],
             noise=noise,
             mask=mask,
+            chunking=chunking,
             one_embodiment=inputs.get("one_embodiment"),
         )
         return {"action_pred": actions.float()}

@@ -14,8 +14,8 @@ from torch import nn
 from torch.distributions import Beta
 from torch.nn import functional
 
-from trainer.gr00t.n17.chunking import Chunking
 from trainer.gr00t.n17.sections import ModelConfig
+from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.parts.embodiment import ActionEncoder, CategorySpecificMLP, distinct
 from trainer.gr00t.parts.trained import has_trainable
 from trainer.gr00t.parts.transformer import DiT, SelfAttentionTransformer

@@ -10,8 +10,8 @@ import torch
 
 from trainer.gr00t.n17.action_head import Context, FlowMatchingActionHead
 from trainer.gr00t.n17.backbone import QwenBackbone
-from trainer.gr00t.n17.chunking import Chunking
 from trainer.gr00t.n17.config import Gr00tN1d7Config, config_document, read_config
+from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint, resolve_folder
 
 EMBEDDINGS = "backbone.model.model.language_model.embed_tokens.weight"

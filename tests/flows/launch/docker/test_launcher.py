@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import docker
 import pytest
 
 from flows.launch.docker import container_handle as container_module
@@ -106,7 +107,8 @@ def test_the_container_is_named_labelled_and_set_up(bench: Bench):
     assert not host["DeviceRequests"] and host["NetworkMode"] == "bridge"
     assert attrs["Config"]["StopTimeout"] == 77
     mounts = {mount["Destination"]: mount["Name"] for mount in attrs["Mounts"]}
-    assert sorted(mounts) == ["/var/lib/pippa/cache", "/var/lib/pippa/runs"]
+    assert sorted(mounts) == ["/run/secrets", "/tmp", "/var/lib/pippa/cache", "/var/lib/pippa/runs"]
+    assert host["ReadonlyRootfs"]
     volume = bench.client.volumes.get(mounts["/var/lib/pippa/cache"])
     assert {"com.docker.compose.project", "com.docker.compose.volume"} <= set(volume.attrs["Labels"])
     told = dict(each.split("=", 1) for each in attrs["Config"]["Env"])
@@ -115,6 +117,9 @@ def test_the_container_is_named_labelled_and_set_up(bench: Bench):
     assert told["PIPPA_IMAGE"] == bench.launcher.image("native") == image.id == attrs["Image"]
     training.kill()
     assert bench.left() == []
+    for scratch in ("/run/secrets", "/tmp"):
+        with pytest.raises(docker.errors.NotFound):
+            bench.client.volumes.get(mounts[scratch])
 
 
 def test_the_trainer_reads_secrets_that_inspect_does_not_show(bench: Bench, tmp_path):
@@ -133,12 +138,8 @@ def test_the_trainer_reads_secrets_that_inspect_does_not_show(bench: Bench, tmp_
     told = dict(each.split("=", 1) for each in bench.container().attrs["Config"]["Env"])
     assert told["PIPPA_S3_SECRET_KEY_FILE"] == "/run/secrets/pippa_s3_secret_key"
     assert told["HF_TOKEN_PATH"] == told["HF_TOKEN_FILE"] == "/run/secrets/hf_token" and told["NO_PROXY"]
-    stat = ["stat", "-c", "%a %U %n", "/run/secrets", "/run/secrets/hf_token"]
-    modes = bench.container().exec_run(stat).output
-    assert isinstance(modes, bytes) and modes.decode().splitlines() == [
-        "500 pippa /run/secrets",
-        "400 pippa /run/secrets/hf_token",
-    ]
+    modes = bench.container().exec_run(["stat", "-c", "%a %U", "/run/secrets/hf_token"]).output
+    assert isinstance(modes, bytes) and modes.decode().split() == ["400", "pippa"]
     _, events = followed(training, stop_at(training))
     read = {event.phase.rpartition("/")[2]: event.message for event in events if isinstance(event, PhaseEvent)}
     assert read == {
@@ -162,10 +163,10 @@ def test_private_certificates_lie_where_every_client_looks(bench: Bench, tmp_pat
     bundle = tmp_path / "ca.pem"
     bundle.write_text("-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n")
     bench.environ["PIPPA_CA_BUNDLE"] = str(bundle)
-    training = bench.start(show=["/etc/pippa/ca.pem"], count=1, wait=True)
+    training = bench.start(show=["/run/secrets/ca.pem"], count=1, wait=True)
     told = dict(each.split("=", 1) for each in bench.container().attrs["Config"]["Env"])
     assert {told[name] for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "GIT_SSL_CAINFO")} == {
-        "/etc/pippa/ca.pem"
+        "/run/secrets/ca.pem"
     }
     _, events = followed(training, stop_at(training))
     assert hashlib.sha256(bundle.read_bytes()).hexdigest() in [e.message for e in events if isinstance(e, PhaseEvent)]

@@ -12,6 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from flows.launch.docker import placement
+from flows.launch.docker.launcher import SCRATCH
 from flows.launch.docker.placement import find_placement, own_container
 from tests.flows.launch.conftest import Bench
 from tests.support.waiting import PATIENCE, until
@@ -119,7 +120,8 @@ def outside(bench: Bench) -> Iterator[Any]:
     if sys.version_info[:2] != (3, 11):
         pytest.skip("the small image has Python 3.11, and compiled packages are mounted into it")
     name = f"pippa-{bench.run_id}"
-    networks = [bench.client.networks.create(f"{name}-{which}") for which in ("one", "two")]
+    names = [f"{name}-one", f"{name}-two", f"{name}_control"]  # the last one as compose calls that of Prefect
+    networks = [bench.client.networks.create(each) for each in names]
     started: list[Container] = []
     variables = {name: value for name, value in bench.environ.items() if name.startswith("PIPPA_")}
 
@@ -129,7 +131,7 @@ def outside(bench: Bench) -> Iterator[Any]:
             ["python3", "-c", SCRIPT, *arguments],
             user="root",
             environment={**variables, "PYTHONPATH": "/src:/site", "PYTHONDONTWRITEBYTECODE": "1"},
-            labels={"com.docker.compose.project": "stack-of-this-test"},
+            labels={"com.docker.compose.project": name},
             network=network,
             volumes={
                 str(ROOT): {"bind": "/src", "mode": "ro"},
@@ -141,7 +143,8 @@ def outside(bench: Bench) -> Iterator[Any]:
         )
         started.append(container)
         if network != "host":
-            networks[1].connect(container)
+            for other in networks[1:]:
+                other.connect(container)
         container.start()
         return container
 
@@ -167,10 +170,9 @@ def test_a_container_beside_the_flow_s_has_its_networks_volumes_and_stack(bench:
     sibling = bench.container()
     name = f"pippa-{bench.run_id}"
     assert sorted(sibling.attrs["NetworkSettings"]["Networks"]) == [f"{name}-one", f"{name}-two"]
-    assert {mount["Destination"]: mount["Name"] for mount in sibling.attrs["Mounts"]} == {
-        "/var/lib/pippa/cache": f"{name}-data"
-    }
-    assert sibling.labels["pippa.project"] == "stack-of-this-test"
+    mounts = {mount["Destination"]: mount["Name"] for mount in sibling.attrs["Mounts"]}
+    assert {path: mounts[path] for path in mounts if path not in SCRATCH} == {"/var/lib/pippa/cache": f"{name}-data"}
+    assert sibling.labels["pippa.project"] == name
     sibling.stop(timeout=int(PATIENCE))
     assert container.wait(timeout=PATIENCE)["StatusCode"] == 0
     identity, network = json.loads(container.logs(stderr=False).splitlines()[0])

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 import requests
+from docker.errors import NotFound
 from docker.models.containers import Container
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -60,6 +61,17 @@ def test_what_nobody_owns_is_stopped_and_removed(bench: Bench):
     assert names(bench) == [] == stop_container(bench.client, bench.run_id, grace=1)
 
 
+def test_the_secrets_of_a_container_that_was_removed_without_its_volumes_are_removed(bench: Bench):
+    container = start(bench, bench.job(count=1, wait=True))
+    [secrets] = [each["Name"] for each in container.attrs["Mounts"] if each["Destination"] == "/run/secrets"]
+    reap(bench.client, lambda _: True, grace=1)
+    container.remove(force=True)  # as `docker rm -f` does
+    assert bench.client.volumes.get(secrets)
+    reap(bench.client, lambda _: True, grace=1)
+    with pytest.raises(NotFound):
+        bench.client.volumes.get(secrets)
+
+
 def test_one_that_does_not_listen_is_killed_after_the_grace_period(bench: Bench):
     start(bench, bench.job(count=1, wait=True, deaf=True))
     assert stop_container(bench.client, bench.run_id, grace=0.5) == [f"pippa-{bench.run_id}"]
@@ -94,7 +106,7 @@ def test_the_container_of_an_ended_flow_run_is_left_to_its_process(bench: Bench,
     start(bench, bench.job(count=1, wait=True))
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(idle, name=bench.run_id, state=Crashed())
-        time.sleep(1.5)
+        time.sleep(2.5)  # the grace period, and the server's clock tells whole seconds only
         environ = {"PREFECT__FLOW_RUN_ID": str(run.id)}
         with subprocess.Popen([sys.executable, "-c", "input()"], env=environ, stdin=subprocess.PIPE) as process:
             assert cancellation.reap(client) == [] and names(bench) == [f"pippa-{bench.run_id}"]

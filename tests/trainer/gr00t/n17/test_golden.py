@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from tests.support.golden_n17 import forward
 from trainer.errors import UsageError
-from trainer.gr00t.n17.chunking import Chunking
 from trainer.gr00t.n17.model import Gr00tN1d7
+from trainer.gr00t.parts.chunking import Chunking
 
 MakeModel = Callable[..., Gr00tN1d7]
 NO_GRADIENT = "backbone.model.model.language_model.norm.weight"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.data_config import DataConfig, Feature
+from tests.support.n17 import ARM as ONE_ARM
 from trainer.data.frames import FrameStore
 from trainer.data.n17 import processor_files
 from trainer.data.n17.collate import Collator
@@ -20,19 +21,13 @@ from trainer.data.n17.dataset import TrainingDataset
 from trainer.data.synthetic import TASK_COLUMN, make_synthetic
 from trainer.errors import UsageError
 from trainer.gr00t.n17.model import Gr00tN1d7
-from trainer.gr00t.n17.policy import Policy
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.gr00t.n17.tiny import make_tiny_base_model
+from trainer.gr00t.policy import Policy
 from trainer.gr00t.weights import save_checkpoint
 
 TAG = "new_embodiment"
-ARM = DataConfig(
-    name=TAG,
-    video=("ego_view",),
-    state=(Feature("right_arm"), Feature("right_hand")),
-    action=(Feature("right_arm", relative_to="right_arm"), Feature("right_hand")),
-    language=TASK_COLUMN,
-)
+ARM = replace(ONE_ARM, name=TAG)
 
 
 @pytest.fixture(scope="module")
@@ -96,12 +91,12 @@ def error(policy: Policy, dataset: TrainingDataset) -> float:
 
 
 def test_what_is_trained_acts_better(dataset: TrainingDataset, checkpoints: tuple[Path, Path]) -> None:
-    before, after = (error(Policy(folder, TAG, device="cpu"), dataset) for folder in checkpoints)
+    before, after = (error(Policy(folder, embodiment_tag=TAG, device="cpu"), dataset) for folder in checkpoints)
     assert after < 0.7 * before
 
 
 def test_the_checkpoint_says_how_it_is_read(dataset: TrainingDataset, checkpoints: tuple[Path, Path]) -> None:
-    policy = Policy(checkpoints[1], "NEW_EMBODIMENT", device="cpu")
+    policy = Policy(checkpoints[1], embodiment_tag="NEW_EMBODIMENT", device="cpu")
     assert policy.data_config == ARM
     noise = np.zeros((40, 32), np.float32)
     actions = policy.get_action(observation(dataset, 3), noise)
@@ -114,14 +109,14 @@ def test_the_checkpoint_says_how_it_is_read(dataset: TrainingDataset, checkpoint
     with pytest.raises(UsageError, match=r"noise is \[1, 2\]"):
         policy.get_action(observation(dataset, 3), np.zeros((1, 2)))
     with pytest.raises(UsageError, match="no modality config of libero_sim"):
-        Policy(checkpoints[1], "libero_sim", device="cpu")
+        Policy(checkpoints[1], embodiment_tag="libero_sim", device="cpu")
 
 
 def test_a_slot_that_the_model_has_not_is_refused(checkpoints: tuple[Path, Path], tmp_path: Path) -> None:
     shutil.copytree(checkpoints[0], tmp_path, dirs_exist_ok=True)
     (tmp_path / processor_files.EMBODIMENTS).write_text(json.dumps({TAG: 99}))
     with pytest.raises(UsageError, match="the slot 99; the model has 32"):
-        Policy(tmp_path, TAG, device="cpu")
+        Policy(tmp_path, embodiment_tag=TAG, device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -137,7 +132,7 @@ def test_a_slot_that_the_model_has_not_is_refused(checkpoints: tuple[Path, Path]
 def test_an_observation_of_another_shape_is_refused(
     dataset: TrainingDataset, checkpoints: tuple[Path, Path], changed: dict[str, Any], problem: str
 ) -> None:
-    policy = Policy(checkpoints[0], TAG, device="cpu")
+    policy = Policy(checkpoints[0], embodiment_tag=TAG, device="cpu")
     given = {name: value for name, value in {**observation(dataset, 0), **changed}.items() if value is not None}
     with pytest.raises(UsageError) as refused:
         policy.get_action(given)
