@@ -254,8 +254,10 @@ def _refused(values: Mapping[str, Any]) -> list[str]:
         found.append("--save-only-model: such a training can't be continued; --keep-last 1 saves room in the store.")
     try:
         batch, gpus = int(values.get("global_batch_size", 64)), int(values.get("num_gpus", 1))
-        if gpus > 0 and batch % gpus:
-            found.append(f"--global-batch-size: {batch} can't be divided by --num-gpus {gpus}.")
+        nodes = int(values.get("num_nodes", 1))
+        if gpus > 0 and nodes > 0 and batch % (gpus * nodes):
+            of = f"--num-gpus {gpus}" + (f" of each of {nodes} nodes" if nodes > 1 else "")
+            found.append(f"--global-batch-size: {batch} can't be divided by {of}.")
     except (TypeError, ValueError):
         pass  # said with the fields
     return found

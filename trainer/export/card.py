@@ -207,7 +207,6 @@ def _training(entry: CheckpointEntry, lineage: Lineage) -> dict[str, str]:
     tuned = ", ".join(name for name, on in parts.items() if on)
     if config.lora_rank:
         tuned = f"LoRA of rank {config.lora_rank}, alpha {config.lora_alpha}"
-    batch = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
     return {
         "base model": _linked(lineage.base_model, lineage.base_model if lineage.base_is_on_hub else None),
         "datasets": ", ".join(_linked(ref.name, f"datasets/{hub}" if hub else None) for ref, hub in lineage.datasets),
@@ -215,7 +214,7 @@ def _training(entry: CheckpointEntry, lineage: Lineage) -> dict[str, str]:
         "preset": spec.preset,
         "tuned": tuned,
         "steps": f"{entry.step:,} of {config.max_steps:,}",
-        "global batch": str(batch),
+        "global batch": str(config.global_batch),
         "learning rate": f"{config.learning_rate:g}",
     }
 
