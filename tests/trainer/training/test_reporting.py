@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-
 import wandb
+
 from tests.support.training import Training
 from tests.support.wandb_files import config_of, history_of, records
 from trainer.config.finetune_config import FinetuneConfig
