@@ -255,7 +255,7 @@ _FIGURES = {
     "flow-matching loss": "flow_matching_loss",
     "open-loop MSE on training episodes": "training_open_loop_mse",
     "loss of the training, last logged": "loss",
-    "closed-loop success rate, in the synthetic scene": "closed_loop_success",
+    "closed-loop success rate, in the synthetic scene": "closed_loop_success_rate",
 }
 
 
