@@ -71,7 +71,7 @@ def commands(add: Add, words: Sequence[str]) -> None:
 def train(arguments: Namespace) -> int:
     """``pippa train [PRESET] [--flag …]``"""
     resolved, name = asked(arguments, "pippa train")
-    preset, config, provenance = resolved
+    preset, config, _ = resolved
     launcher, engine = chosen_launcher(arguments.launcher), arguments.engine or engine_from()
     if arguments.dry_run:
         preflight.require_resolvable(config, launcher, engine)

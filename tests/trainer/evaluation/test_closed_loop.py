@@ -54,7 +54,7 @@ class Demonstrator:
         (Demonstrator(until=0.3), (20, 0, 0, 0)),
         (Demonstrator(until=0.5), (20, 20, 0, 0)),
         (Demonstrator(until=0.7), (20, 20, 20, 0)),
-        (Demonstrator(offset=40.0), (0, 0, 0, 0)),
+        (Demonstrator(offset=20.0, until=0.5), (0, 0, 0, 0)),
     ],
     ids=["follows", "holds still", "stops over it", "stops with it", "stops in the air", "beside it"],
 )
