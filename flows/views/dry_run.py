@@ -108,11 +108,14 @@ def upstream_command_text(config: FinetuneConfig, provenance: Provenance) -> str
         moved = ", ".join(f"{flag(name)} {getattr(config, name)} (now {UPSTREAM_DEFAULTS[name]})" for name in kept)
         comments.append(f"# pinned, since upstream's default has moved: {moved}")
     if config.generation == N15:
-        script, own = "python scripts/gr00t_finetune.py", []
+        script = "python scripts/gr00t_finetune.py"
     else:
-        script, (config, own) = "python gr00t/experiment/launch_finetune.py", _for_upstream(config)
-        comments += own
-        named = [*(name for name in named if name not in config.own_fields), "embodiment_tag"]
+        # Its script doesn't start the processes of several GPUs.
+        start = "python" if config.num_gpus == 1 else f"torchrun --nproc_per_node={config.num_gpus}"
+        script, (config, said) = f"{start} gr00t/experiment/launch_finetune.py", _for_upstream(config)
+        comments += said
+        needed = ("embodiment_tag", "modality_config_path")
+        named = [*(name for name in named if name not in config.own_fields), *needed]
     argv = [*to_argv(config, named), *to_argv(config, kept)]
     return "\n".join([*comments, " \\\n  ".join([script, *_by_flag(argv)])])
 

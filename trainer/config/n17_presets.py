@@ -123,7 +123,7 @@ N17_PRESETS: tuple[Preset, ...] = (
             "warmup_ratio": Value(0.05, "1,000 steps for AdamW's moments to settle"),
             "output_dir": Value("libero-n17-checkpoints", "kept with the run"),
             "save_steps": Value(1000, "as upstream's examples/finetune.sh sets it"),
-            "num_gpus": Value(8, "eight GPUs of 80 GB"),
+            "num_gpus": Value(8, "eight GPUs of 80 GB or more"),
             "use_wandb": _WANDB,
             "max_steps": Value(20_000, "as examples/LIBERO sets it"),
         },
