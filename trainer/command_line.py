@@ -68,7 +68,7 @@ def _wrapped(text: str, width: int) -> list[str]:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are ``UsageError``.
 
-    One that ``collects`` continues after what it can't use and leaves the complaints in the namespace's ``problems``, so
+    One that ``collects`` continues after what it can't use and leaves its complaints in the namespace's ``problems``, so
     that everything wrong with a command can be said at once.
     """
 
