@@ -34,6 +34,10 @@ SERVICES_OF_PRESETS = {
     "train-overfit": "overfit-demo",
     "train-overfit-long": "overfit-long",
     "train-blog": "blog",
+    "train-smoke-n17": "smoke-n17",
+    "train-overfit-n17": "overfit-demo-n17",
+    "train-so101-n17": "so101-n17",
+    "train-blog-n17": "blog-n17",
 }
 
 

@@ -1,6 +1,7 @@
 """The native engine: a drop-in for upstream's ``scripts/gr00t_finetune.py``, with its flags and its output folder.
 
-Beside upstream's files it prints events (``trainer.events``) on stdout; everything for people goes to stderr.
+For a base model of GR00T N1.7 it has the flags of ``gr00t/experiment/launch_finetune.py`` instead. Beside upstream's
+files it prints events (``trainer.events``) on stdout; everything for people goes to stderr.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.config.argv import parse_flags
+from trainer.config.argv import base_model_in, parse_flags
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.generations import config_of
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import advice, read_sections
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config, given = parse_flags(argv, FinetuneConfig(dataset_path=["…"]))
+    config, given = parse_flags(argv, config_of(base_model_in(argv))(dataset_path=["…"]))
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
@@ -127,7 +129,7 @@ def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checke
     # The process that started this, `trainer run` or the one in front of the ranks, has checked and told the same.
     told = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]
-    return check_datasets(datasets, config, _silent if told else emit, warn=not told)
+    return check_datasets(datasets, config, _silent if told else emit, Path(config.base_model_path), warn=not told)
 
 
 def _silent(_: Event) -> None:

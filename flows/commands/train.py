@@ -88,6 +88,8 @@ def train(arguments: Namespace) -> int:
     overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
     if "data_config" in overrides:
         overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
+    if overrides.pop("modality_config_path", None):
+        overrides["data_config"] = as_argument(config.data_config)  # what the file says, wherever it is trained
     run_id = jobs.run_of(_opened(), job, name) if job else new_run_id(name)
     if job and (state := runs.read_state(_opened(), run_id)) and state.status == "done":
         console().print(f"{escape(run_id)} is done.")

@@ -16,8 +16,8 @@ from flows.views.page import share_text
 from flows.views.report import MSE, Report, build_report, read_events
 from flows.views.run_facts import curve_of, text_of
 from flows.views.terminal import duration, size
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
+from trainer.config.generations import ALL_FIELDS
 from trainer.config.run_spec import RunSpec
 from trainer.evaluation.verdict import best_step
 from trainer.events import ProgressEvent
@@ -84,9 +84,9 @@ def compare(store: ObjectStore, run_ids: Sequence[str]) -> Comparison:
     compared = tuple(_read(store, run_id) for run_id in run_ids)
     specs = [each.spec for each in compared]
     configuration: dict[str, Callable[[RunSpec], object]] = {"preset": lambda spec: spec.preset}
-    for name in FinetuneConfig.model_fields:
+    for name in ALL_FIELDS:
         if name not in ("dataset_path", "base_model_path", "exclude_episodes"):  # among the data
-            configuration[flag(name)] = lambda spec, name=name: getattr(spec.config, name)
+            configuration[flag(name)] = lambda spec, name=name: getattr(spec.config, name, None)
     errors, on, comparable = _errors(compared)
     known = [index for index, error in enumerate(errors) if error is not None]
     return Comparison(

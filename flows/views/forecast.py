@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.views.terminal import duration, size
+from trainer.config.argv import to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import frame_cache_bytes, pippa_home, price_per_hour
 from trainer.events import WarningEvent
-from trainer.forecast import CARDS, CHECKPOINTS_KEPT, Forecast, Memory, forecast, model_of, smallest_card, ways
-from trainer.gr00t.n15.sections import Sections
-from trainer.importers import TINY
+from trainer.forecast import CARDS, Forecast, Memory, Model, forecast, model_of, smallest_card, ways
+from trainer.generation import is_tiny
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import host_memory, memory_warning
 from trainer.runner.measured_speed import MeasuredSpeed, measured_speed
@@ -33,7 +33,7 @@ class Plan:
 
     config: FinetuneConfig
     engine: Engine
-    model: Sections
+    model: Model
     needs: Forecast
     cards: list[Card] | None
     """The GPUs it may use, empty on a CPU; None where they are not known from here."""
@@ -49,7 +49,7 @@ class Plan:
     @property
     def on_cpu(self) -> bool:
         """Whether it is known to train on a CPU. A real model without a GPU here is rather meant for elsewhere."""
-        return self.cards == [] and self.config.base_model_path.partition("@")[0] == TINY
+        return self.cards == [] and is_tiny(self.config.base_model_path)
 
     @property
     def disk(self) -> int:
@@ -67,7 +67,7 @@ def plan(
     """The forecast for ``config`` where ``launcher`` will train it, on one of ``cards``; None for a model of unknown
     sizes.
     """
-    model = model_of(config.base_model_path)
+    model = model_of(config.base_model_path, config.generation)
     if model is None:
         return None
     home = pippa_home(environ)
@@ -180,7 +180,7 @@ def _rows(found: Plan) -> Iterator[_Row]:
 def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
     yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters"
     yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained"
-    yield "  activations", memory.activations, f"at --batch-size {config.batch_size}"
+    yield "  activations", memory.activations, f"at {' '.join(to_argv(config, ['batch_size']))}"
     together = f"they come while activations go: {size(memory.together)} together"
     yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
     if memory.buckets:
@@ -191,7 +191,7 @@ def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
 
 def _disk(found: Plan) -> Iterator[_Row]:
     disk = found.needs.disk
-    kept = min(disk.saves, CHECKPOINTS_KEPT + 1)
+    kept = min(disk.saves, disk.kept + 1)
     frozen = f", and {size(disk.frozen)} frozen" if disk.frozen and disk.atomic else ""
     yield "  checkpoints", disk.checkpoints, f"{kept} of {size(disk.each)}{frozen}"
     yield (

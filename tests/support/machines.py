@@ -39,23 +39,24 @@ def two_machines(store_port: int) -> Iterator[list[Machine]]:
 
 
 def _cabled(name: str, store_port: int, made: ExitStack) -> list[Machine]:
+    net = f"10.{64 + os.getpid() % 128}"
     for rank in range(2):
         _ip("netns", "add", f"{name}{rank}")
         made.callback(_ip, "netns", "del", f"{name}{rank}")  # its cables go with it
     _ip("link", "add", "e0", "netns", f"{name}0", "type", "veth", "peer", "name", "e0", "netns", f"{name}1")
     machines = []
     for rank in range(2):
-        inside, outside, here = f"{name}{rank}", f"pv{os.getpid()}.{rank}"[:15], f"10.97.{rank + 1}.1"
+        inside, outside, here = f"{name}{rank}", f"pv{os.getpid()}.{rank}"[:15], f"{net}.{rank + 1}.1"
         _ip("link", "add", outside, "type", "veth", "peer", "name", "h0", "netns", inside)
         _ip("addr", "add", f"{here}/24", "dev", outside)
         _ip("link", "set", outside, "up")
-        for device, address in (("e0", f"10.97.0.1{rank}"), ("h0", f"10.97.{rank + 1}.2"), ("lo", "")):
+        for device, address in (("e0", f"{net}.0.1{rank}"), ("h0", f"{net}.{rank + 1}.2"), ("lo", "")):
             if address:
                 _ip("-n", inside, "addr", "add", f"{address}/24", "dev", device)
             _ip("-n", inside, "link", "set", device, "up")
         forwarding = Proxy(("127.0.0.1", store_port), here)
         made.callback(forwarding.cut)
-        environ = _environ(rank, "10.97.0.10", 29400, here, forwarding.port)
+        environ = _environ(rank, f"{net}.0.10", 29400, here, forwarding.port)
         machines.append(Machine(["ip", "netns", "exec", inside], environ))
     return machines
 

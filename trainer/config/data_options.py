@@ -15,7 +15,7 @@ VideoAlignment = Literal["timestamp", "index"]
 
 
 class DataOptions(BaseModel):
-    """Fields of the same names are in ``FinetuneConfig``, which explains them."""
+    """Fields of the same names are in ``FinetuneConfig``, which explains them; the generation is its base model's."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -23,6 +23,9 @@ class DataOptions(BaseModel):
     recompute_statistics: bool = False
     exclude_episodes: tuple[str, ...] = ()
     """Of this one dataset; as ``trainer.data.exclusion`` writes them."""
+
+    generation: Literal["N1.5", "N1.7"] = "N1.5"
+    """Whose processing the data are for: it decides what a data config asks of them."""
 
     @field_validator("exclude_episodes", mode="before")
     @classmethod
@@ -37,8 +40,10 @@ class DataOptions(BaseModel):
     def to_argv(self) -> list[str]:
         """As flags; none for what is the default."""
         alignment = ["--video-alignment", self.video_alignment] if self.video_alignment != "timestamp" else []
+        recompute = ["--recompute-statistics"] if self.recompute_statistics else []
         excluded = ["--exclude-episodes", *self.exclude_episodes] if self.exclude_episodes else []
-        return [*alignment, *(["--recompute-statistics"] if self.recompute_statistics else []), *excluded]
+        generation = ["--generation", self.generation] if self.generation != "N1.5" else []
+        return [*alignment, *recompute, *generation, *excluded]
 
     @classmethod
     def add_to(cls, parser: ArgumentParser) -> None:
@@ -59,6 +64,12 @@ class DataOptions(BaseModel):
             metavar="N",
             help="with the check: episodes that trainings will leave out, such as 3 17 40-44",
         )
+        parser.add_argument(
+            "--generation",
+            choices=("N1.5", "N1.7"),
+            default="N1.5",
+            help="with the check: the generation of GR00T that the data are for [N1.5]",
+        )
 
     @classmethod
     def of(cls, arguments: Namespace) -> DataOptions:
@@ -66,6 +77,7 @@ class DataOptions(BaseModel):
         return cls(
             video_alignment=arguments.video_alignment,
             recompute_statistics=arguments.recompute_statistics,
+            generation=arguments.generation,
             exclude_episodes=cls.excluded(arguments.exclude_episodes),
         )
 

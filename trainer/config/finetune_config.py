@@ -10,16 +10,21 @@ to torchcodec.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.config_file import from_text, to_document
+from trainer.data.configs import declared
 from trainer.data.data_config import DataConfig
 from trainer.data.exclusion import as_texts, of_dataset, parse_exclusion
 from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
+from trainer.errors import UsageError
+from trainer.generation import N15, Generation
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
@@ -30,10 +35,79 @@ LOGGING_STEPS = 10
 """Steps between two logged losses, of every engine: upstream's script sets it, and has no flag for it."""
 
 
+RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
+"""For the run around the engine, which never hears of them."""
+OWN_FIELDS = (
+    "num_nodes",
+    "video_alignment",
+    "recompute_statistics",
+    "upstream_exact",
+    "holdout",
+    "exclude_episodes",
+    *RUN_FIELDS,
+)
+"""What upstream's script doesn't take."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": (
+        "dataset_path",
+        "data_config",
+        "embodiment_tag",
+        "video_alignment",
+        "recompute_statistics",
+        "holdout",
+        "exclude_episodes",
+        "balance_dataset_weights",
+        "balance_trajectory_weights",
+    ),
+    "model": (
+        "base_model_path",
+        "tune_llm",
+        "tune_visual",
+        "tune_projector",
+        "tune_diffusion_model",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_full_model",
+        "upstream_exact",
+    ),
+    "optimisation": (
+        "batch_size",
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "warmup_ratio",
+        "gradient_accumulation_steps",
+    ),
+    "machine": ("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "checkpoints and reports": (
+        "output_dir",
+        "save_steps",
+        "keep_last",
+        "keep_every",
+        "evaluate",
+        "resume",
+        "report_to",
+    ),
+}
+"""Every field, in the groups that ``--help`` shows."""
+
+
 class FinetuneConfig(BaseModel):
-    """The arguments of one fine-tuning, in upstream's names and order."""
+    """The arguments of one fine-tuning of GR00T N1.5, in upstream's names and order.
+
+    ``trainer.config.n17_config`` has those of N1.7. What both have means the same, so that all but the engine reads
+    either.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    generation: ClassVar[Generation] = N15
+    own_fields: ClassVar[tuple[str, ...]] = OWN_FIELDS
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
+    derived: ClassVar[Mapping[str, str]] = {}
+    """Fields that no flag sets, since others decide them, and what to write instead."""
 
     dataset_path: Annotated[list[str], Field(min_length=1)]
     """Datasets to train on: names in the object store, hub ids or folders. More than one makes a mixture."""
@@ -151,6 +225,24 @@ class FinetuneConfig(BaseModel):
     keep_every: Annotated[int, Field(ge=0)] = 0
     """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
 
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """The fields that are flags."""
+        return {name: field for name, field in cls.model_fields.items() if name not in cls.derived}
+
+    @classmethod
+    def resolved(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """``values`` as somebody typed them, with what they name read from its files, and what is wrong with those.
+
+        From here on the declarations themselves travel.
+        """
+        try:
+            if isinstance(name := values.get("data_config"), str):
+                return {**values, "data_config": declared(name)}, []
+        except UsageError as error:
+            return dict(values), [f"--data-config: {error.message} {error.hint}".rstrip()]
+        return dict(values), []
+
     @property
     def processes(self) -> int:
         """GPUs of all machines together: one process each."""
@@ -209,65 +301,6 @@ class FinetuneConfig(BaseModel):
         return value if isinstance(value, str) else to_document(value)
 
 
-RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
-"""For the run around the engine, which never hears of them."""
-OWN_FIELDS = (
-    "num_nodes",
-    "video_alignment",
-    "recompute_statistics",
-    "upstream_exact",
-    "holdout",
-    "exclude_episodes",
-    *RUN_FIELDS,
-)
-"""What upstream's script doesn't take."""
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "data": (
-        "dataset_path",
-        "data_config",
-        "embodiment_tag",
-        "video_alignment",
-        "recompute_statistics",
-        "holdout",
-        "exclude_episodes",
-        "balance_dataset_weights",
-        "balance_trajectory_weights",
-    ),
-    "model": (
-        "base_model_path",
-        "tune_llm",
-        "tune_visual",
-        "tune_projector",
-        "tune_diffusion_model",
-        "lora_rank",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_full_model",
-        "upstream_exact",
-    ),
-    "optimisation": (
-        "batch_size",
-        "max_steps",
-        "learning_rate",
-        "weight_decay",
-        "warmup_ratio",
-        "gradient_accumulation_steps",
-    ),
-    "machine": ("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
-    "checkpoints and reports": (
-        "output_dir",
-        "save_steps",
-        "keep_last",
-        "keep_every",
-        "evaluate",
-        "resume",
-        "report_to",
-    ),
-}
-"""Every field, in the groups that ``--help`` shows."""
-
-
-def field_help() -> dict[str, str]:
-    """One line of help per field of ``FinetuneConfig``, from the docstring below the field."""
-    return {name: field.description or "" for name, field in FinetuneConfig.model_fields.items()}
+def field_help(config: type[FinetuneConfig] = FinetuneConfig) -> dict[str, str]:
+    """One line of help per flag, from the docstring below the field."""
+    return {name: field.description or "" for name, field in config.fields().items()}

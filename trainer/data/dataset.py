@@ -137,7 +137,7 @@ class TrainingDataset(Dataset[Sample]):
             for path, each in zip(paths, excluded, strict=True)
         ]
         known = list(statistics or [None] * len(self.readers))
-        self.held_out = [{} if holdout == NO_HOLDOUT else _hold_out(reader, holdout) for reader in self.readers]
+        self.held_out = [{} if holdout == NO_HOLDOUT else hold_out(reader, holdout) for reader in self.readers]
         """Of each dataset, the episodes that are not trained on, and their hashes."""
         for position, reader in enumerate(self.readers):
             if self.held_out[position] or (excluded[position] and known[position] is None):
@@ -157,26 +157,15 @@ class TrainingDataset(Dataset[Sample]):
         """What goes into ``experiment_cfg/metadata.json``; a mixture's statistics are merged."""
         self.transform = SampleTransform(self.config, self.metadata, embodiment_tag)
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
-        self.frames.plan(self._videos())
+        self.frames.plan([video for reader in self.readers for video in decoded_videos(reader)])
 
     @property
     def sample_bytes(self) -> int:
         """What the frames of one sample of a batch take, in bytes: cropped, and as large as the cameras'."""
         return max(
-            sum(3 * math.prod(crop_size(height, width)) for width, height in _resolutions(reader))
+            sum(3 * math.prod(crop_size(height, width)) for width, height in resolutions(reader))
             for reader in self.readers
         )
-
-    def _videos(self) -> list[tuple[Source, int]]:
-        """All videos, camera by camera, with the bytes of their decoded frames."""
-        videos: list[tuple[Source, int]] = []
-        for part in self._parts:
-            for view, (width, height) in enumerate(_resolutions(part.reader)):
-                for sources, length in zip(part.sources, part.lengths.tolist(), strict=True):
-                    source = sources[view]
-                    count = length if isinstance(source, ImageColumn) else len(self.frames.index(source).pts)
-                    videos.append((source, count * width * height * 3))
-        return videos
 
     @property
     def trained_on(self) -> list[str]:
@@ -272,7 +261,7 @@ class TrainingDataset(Dataset[Sample]):
         return torch.Generator().manual_seed(seed)
 
 
-def _hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
+def hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
     """Leave the episodes that ``holdout`` chooses out of ``reader``; returns them with their hashes."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         tables = pool.map(reader.table, reader.trajectory_ids)
@@ -282,9 +271,21 @@ def _hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
     return {episode: hashes[episode] for episode in chosen}
 
 
-def _resolutions(reader: DatasetReader) -> list[tuple[int, int]]:
+def resolutions(reader: DatasetReader) -> list[tuple[int, int]]:
     """Width and height of each camera, in the order of the data config."""
     return [reader.meta.camera(key).resolution for key in reader.config.video]
+
+
+def decoded_videos(reader: DatasetReader) -> list[tuple[Source, int]]:
+    """All videos of a dataset, camera by camera, with the bytes of their decoded frames."""
+    videos: list[tuple[Source, int]] = []
+    of_episodes = [reader.sources(episode) for episode in reader.trajectory_ids]
+    for view, (width, height) in enumerate(resolutions(reader)):
+        for sources, length in zip(of_episodes, reader.lengths.values(), strict=True):
+            source = sources[view]
+            count = length if isinstance(source, ImageColumn) else len(reader.frames.index(source).pts)
+            videos.append((source, count * width * height * 3))
+    return videos
 
 
 def stable_hash(values: tuple[Any, ...]) -> int:

@@ -16,7 +16,7 @@ from trainer.data.data_config import DataConfig
 from trainer.data.policy_config import PolicyConfig, read_policy_config
 from trainer.errors import UsageError
 from trainer.evaluation.verdict import verdict
-from trainer.gr00t.base_model import Generation
+from trainer.gr00t.base_model import N17, Generation
 from trainer.gr00t.licenses import LICENSES, License
 from trainer.store.registry import CheckpointEntry
 
@@ -64,7 +64,7 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
         f"# {title}",
         f"{what}{of[0].upper() if not what else of[0]}{of[1:]}, trained and evaluated with pippa.",
         "## Use",
-        *(_adapter_use(lineage) if adapter else _use(entry.spec, known)),
+        *(_adapter_use(lineage) if adapter else _use(entry.spec, known, lineage.generation)),
         *_inputs(known),
         "## Training",
         _table(_training(entry, lineage)),
@@ -145,7 +145,7 @@ def _metadata(entry: CheckpointEntry, lineage: Lineage, title: str, *, adapter: 
     return card.to_yaml()
 
 
-def _use(spec: RunSpec, known: PolicyConfig | None) -> Iterator[str]:
+def _use(spec: RunSpec, known: PolicyConfig | None, generation: Generation | None) -> Iterator[str]:
     knows = "; the checkpoint knows its data config" if known else ""
     yield (
         f"With pippa, from this folder or its name on the hub{knows}:\n\n"
@@ -153,7 +153,13 @@ def _use(spec: RunSpec, known: PolicyConfig | None) -> Iterator[str]:
         '```python\nimport pippa\n\npolicy = pippa.Policy("./FOLDER")\nactions = policy.get_action(observation)\n```'
     )
     name = _data_config_name(spec)
-    if known is not None and not _is_own(spec):
+    if known is not None and generation == N17:
+        yield (
+            "In a checkout of Isaac-GR00T:\n\n```python\n"
+            "from gr00t.policy.gr00t_policy import Gr00tPolicy\n\n"
+            f'policy = Gr00tPolicy({known.embodiment_tag!r}, "./FOLDER", device="cuda:0")\n```'
+        )
+    elif known is not None and not _is_own(spec):
         yield (
             "In a checkout of Isaac-GR00T:\n\n```python\n"
             "from gr00t.experiment.data_config import DATA_CONFIG_MAP\n"
@@ -249,7 +255,7 @@ _FIGURES = {
     "flow-matching loss": "flow_matching_loss",
     "open-loop MSE on training episodes": "training_open_loop_mse",
     "loss of the training, last logged": "loss",
-    "closed-loop success rate, in the synthetic scene": "closed_loop_success",
+    "closed-loop success rate, in the synthetic scene": "closed_loop_success_rate",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,9 +41,19 @@ def for_engine(
             building = converted.with_suffix(".building")
             shutil.rmtree(building, ignore_errors=True)  # of an attempt that was killed
             convert_to_v21(folder, building, _used_cameras(folder, data_config), log)
+            _write_statistics(building)
             building.rename(converted)
         found.append(converted)
     return found
+
+
+def _write_statistics(folder: Path) -> None:
+    """As the native engine has them, so that both normalise alike: LeRobot's own of v3 are not those of the data."""
+    from trainer.data.dataset_meta import DatasetMeta
+    from trainer.data.statistics import load_statistics
+
+    found = {column: each.model_dump() for column, each in load_statistics(DatasetMeta.load(folder)).items()}
+    (folder / "meta/stats.json").write_text(json.dumps(found), encoding="utf-8")
 
 
 def _used_cameras(folder: Path, data_config: DataConfig | str) -> set[str]:

@@ -198,7 +198,7 @@ class Run:
         base_model = cached(self.store, spec.base_model, self.home, log)
 
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
-        check_datasets(named, spec.config, emit)
+        check_datasets(named, spec.config, emit, base_model)
         readable = engine_datasets.for_engine(spec.engine, named, spec.config.data_config, self.folder, log)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)

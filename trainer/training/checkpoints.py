@@ -34,8 +34,14 @@ class CheckpointWriter:
     are raised by ``check`` and ``wait``.
     """
 
-    def __init__(self, output_dir: Path, committed: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        committed: Callable[[int], object] = lambda _: None,
+        kept: int = CHECKPOINTS_KEPT,
+    ) -> None:
         self._output_dir = output_dir
+        self._kept = kept
         self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-write")
         self._pending: Future[None] | None = None
@@ -97,7 +103,7 @@ class CheckpointWriter:
 
     def _remove_old(self) -> None:
         steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in self._output_dir.glob("checkpoint-*"))
-        for step in steps[:-CHECKPOINTS_KEPT]:
+        for step in steps[: -self._kept]:
             # Renamed first: a half-deleted checkpoint must not be found by --resume either.
             doomed = self._output_dir / f".removing-{step}"
             (self._output_dir / f"checkpoint-{step}").rename(doomed)

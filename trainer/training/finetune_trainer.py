@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from trainer.data.collate import finish_images
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
+from trainer.forecast import CHECKPOINTS_KEPT
 from trainer.gr00t.base_model import generation_of
 from trainer.gr00t.lora import adapter_state, merged_state, save_adapter
 from trainer.gr00t.n15.model import GR00TN15
@@ -97,6 +98,7 @@ class FinetuneTrainer(Trainer):
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy of N1.5 needs).
         emit: Hears of every checkpoint that is complete.
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
+        kept: Checkpoints that stay on the disk.
 
     """
 
@@ -112,6 +114,7 @@ class FinetuneTrainer(Trainer):
         callbacks: list[TrainerCallback],
         emit: Callable[[Event], None] = lambda _: None,
         lora: bool = False,
+        kept: int = CHECKPOINTS_KEPT,
     ) -> None:
         super().__init__(
             model=model,
@@ -123,16 +126,14 @@ class FinetuneTrainer(Trainer):
         self._groot = model
         generation = generation_of({"model_type": model.config.model_type}, "The model")
         self._undecayed = generation.undecayed if generation else ()
-        if lora and not isinstance(model, GR00TN15):
-            raise TypeError("Only a model of N1.5 has adapters.")
-        self._adapted = model if lora and isinstance(model, GR00TN15) else None
+        self._adapted = model if lora else None
         self._dataset = train_dataset
         self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
         self.remove_callback(PrinterCallback)
         self._processor = processor
         self._experiment_cfg = experiment_cfg
-        self._writer = CheckpointWriter(self._output_dir, lambda step: emit(SavedEvent(step=step)))
+        self._writer = CheckpointWriter(self._output_dir, lambda step: emit(SavedEvent(step=step)), kept)
         self._copies = HostCopies()
         self._parts: list[Callable[[], object]] | None = None
         """While a checkpoint is taken: what is left to be written of it."""

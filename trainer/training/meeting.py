@@ -119,9 +119,13 @@ class Meeting:
         count = self.node.count
         if self.node.rank:
             answer = self._wait("together")
+            self._put(f"read/{self.node.rank}", True)
         else:
             answer = self._gathered(terms)
             self._put("together", answer)
+            if "hosts" not in answer:  # the store goes with this process: those that are there must have read it
+                there = [rank for rank in range(1, count) if self._store.check([f"here/{rank}"])]
+                _until(lambda: all(self._store.check([f"read/{rank}"]) for rank in there), GRACE_SECONDS)
         if "problem" in answer:
             raise UsageError(answer["problem"], "Give every node the same command, and the same version of pippa.")
         if "missing" in answer:

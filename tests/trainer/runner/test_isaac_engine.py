@@ -17,6 +17,7 @@ import tyro
 from flows.views.dry_run import upstream_command_text
 from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import FLAGS, check_run, events_of, push_base_model
+from tests.support.lerobot_v3 import to_v3
 from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
@@ -24,8 +25,10 @@ from trainer.config.presets import PRESETS
 from trainer.config.settings import S3Settings
 from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS
+from trainer.data.synthetic import make_synthetic
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
+from trainer.store.manifest import read_manifest
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
 
@@ -72,6 +75,22 @@ def test_a_whole_run_is_like_a_native_one(store, environ, tmp_path):
     run_id = check_run(store, events_of(out), "isaac-uv", tmp_path)
     log = (tmp_path / "home" / "runs" / run_id / "log.txt").read_text()
     assert "Average MSE across all trajs: 0.03" in log and "| 12/30 [" not in log
+
+
+def test_a_dataset_in_lerobot_v3_is_converted_for_it(store, environ, tmp_path):
+    recording = to_v3(make_synthetic(tmp_path / "v2", episodes=2), tmp_path / "v3")
+    flags = [*FLAGS, "--max-steps", "10", "--evaluate", "last", "--dataset-path", str(recording)]
+    out, err = (process := start(environ, "smoke", *flags)).communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    events = events_of(out)
+    assert [event.step for event in events if event.event == "checkpoint"] == [10]
+    assert [event.step for event in events if event.event == "evaluation"] == [10]
+    (run,) = (tmp_path / "home" / "runs").iterdir()
+    log = (run / "log.txt").read_text()
+    assert "Converting v3 from LeRobot v3.0 to v2.1" in log and f"--dataset-path {run}/datasets/0" in log
+    assert not (run / "datasets").exists()
+    (ref,) = runs.read_spec(store, run.name).datasets
+    assert "meta/tasks.parquet" in [file.path for file in read_manifest(store, ref).files]
 
 
 def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_path):

@@ -19,10 +19,11 @@ from torch.utils.data import Dataset
 
 from trainer.config.data_options import VideoAlignment
 from trainer.data.data_config import DataConfig
-from trainer.data.dataset import stable_hash
+from trainer.data.dataset import decoded_videos, hold_out, resolutions, stable_hash
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.frames import FrameStore
 from trainer.data.holdout import episode_hash
+from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.n17 import statistics
 from trainer.data.n17.images import draw_augmentation
 from trainer.data.n17.sample import Sample, SampleProcessor
@@ -56,8 +57,9 @@ class TrainingDataset(Dataset[Sample]):
 
     Statistics are computed from the data, relative ones step by step, so that they are those of this data config.
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
-    whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them,
-    ``exclude`` the episodes of each that are left out altogether (``trainer.data.exclusion``).
+    whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them.
+    ``exclude`` are the episodes of each that are left out altogether (``trainer.data.exclusion``); ``holdout`` says
+    which to leave out of the training (``trainer.data.holdout``). Statistics are then those of the others.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -74,15 +76,27 @@ class TrainingDataset(Dataset[Sample]):
         known: Sequence[Mapping[str, Statistics]] | None = None,
         augment: bool = True,
         exclude: Sequence[Sequence[str]] | None = None,
+        holdout: str = NO_HOLDOUT,
     ) -> None:
         self.config, self.settings, self.seed, self.augment = config, settings, seed, augment
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = frames or FrameStore()
         excluded = list(exclude or [()] * len(paths))
-        readers = [
+        self.readers = readers = [
             DatasetReader(path, config, self.frames, alignment, each)
             for path, each in zip(paths, excluded, strict=True)
+        ]
+        self.held_out = [{} if holdout == NO_HOLDOUT else hold_out(reader, holdout) for reader in readers]
+        """Of each dataset, the episodes that are not trained on, and their hashes."""
+        columns = [
+            # meta/stats.json counts every episode
+            compute_statistics(reader.meta, needed_columns(reader.meta, config), config)
+            if held_out or (left_out and checked is None)
+            else checked
+            for reader, held_out, left_out, checked in zip(
+                readers, self.held_out, excluded, known or [None] * len(readers), strict=True
+            )
         ]
         with ThreadPoolExecutor(max_workers=8) as pool:
             parts = [list(pool.map(lambda each, r=reader: _load(r, each), reader.trajectory_ids)) for reader in readers]
@@ -90,14 +104,9 @@ class TrainingDataset(Dataset[Sample]):
         for reader, count in zip(readers, steps, strict=True):
             if not count:
                 raise statistics.too_short(str(reader.meta.path), config.action_horizon)
-        found = list(known or [None] * len(readers))
-        for position, reader in enumerate(readers):
-            if excluded[position] and found[position] is None:  # meta/stats.json counts every episode
-                columns = needed_columns(reader.meta, config)
-                found[position] = compute_statistics(reader.meta, columns, config)
         described = [
-            _statistics(reader, part, config, columns)
-            for reader, part, columns in zip(readers, parts, found, strict=True)
+            _statistics(reader, part, config, column)
+            for reader, part, column in zip(readers, parts, columns, strict=True)
         ]
         self.statistics = _merged(described, steps)
         """What the checkpoint's ``statistics.json`` says of this embodiment."""
@@ -106,11 +115,18 @@ class TrainingDataset(Dataset[Sample]):
         self._ends = np.cumsum([episode.usable(config.action_horizon) for episode in self._episodes])
         self.unused_steps = sum(len(episode.texts) for episode in self._episodes) - int(self._ends[-1])
         """Steps that are no samples: those whose horizon goes beyond their episode's end."""
+        self.frames.plan([video for reader in readers for video in decoded_videos(reader)])
+
+    @property
+    def sample_bytes(self) -> int:
+        """What the frames of one sample take, in bytes, as they come from the cameras."""
+        times = len(self.config.video_delta_indices)
+        return max(sum(3 * times * width * height for width, height in resolutions(each)) for each in self.readers)
 
     @property
     def meta(self) -> DatasetMeta:
         """That of the first dataset."""
-        return self._episodes[0].reader.meta
+        return self.readers[0].meta
 
     @property
     def trained_on(self) -> list[str]:
