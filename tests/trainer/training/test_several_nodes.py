@@ -43,7 +43,7 @@ def free_port() -> str:
 
 
 def start_both(training: MakeTraining, name: str, **flags: object) -> list[Training]:
-    """Node 0 and node 1 of a training, each with an output folder of its own, to their end; node 0 first."""
+    """Node 0 and node 1 of a training, each with a separate output folder, to their end; node 0 first."""
     nodes = [training(f"{name}-{rank}", num_nodes=2, **flags) for rank in range(2)]
     meeting = {**TWO, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": free_port()}
     started = [node.start({**meeting, "PET_NODE_RANK": str(rank)}) for rank, node in enumerate(nodes)]
@@ -76,7 +76,7 @@ def test_two_nodes_make_one_process_and_one_process_goes_on(
 
 
 class Nodes:
-    """``trainer run`` on two machines, each with a home of its own, and one store."""
+    """``trainer run`` on two machines, each with a separate home, and one store."""
 
     def __init__(self, machines: list[Machine], settings: S3Settings, folder: Path, flags: list[str]) -> None:
         self.machines, self.settings, self.folder, self.flags = machines, settings, folder, flags
