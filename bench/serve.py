@@ -2,7 +2,7 @@
 
 Models with random weights, ``tiny`` on a CPU, asked by the bytes of a client as ``pippa serve`` is. What is not the
 model (decode, preprocess, postprocess) hardly depends on its size: ``--model-ms`` says what a chunk of the full size
-takes on the GPU at hand (``pippa serve --measure`` there), and the table then says which share the rest has of it.
+takes on the GPU at hand (``pippa serve NAME --measure`` there), and the table then says which share the rest has of it.
 """
 
 from __future__ import annotations

@@ -106,13 +106,13 @@ def finetune(folder: Path, environ: dict[str, str]) -> Timeline:
         child.communicate()
 
 
-def pippa_train(folder: Path, environ: dict[str, str]) -> Timeline:
+def pippa_train(folder: Path, environ: dict[str, str], *flags: str) -> Timeline:
     """The whole command, with everything embedded."""
     runs = folder / "home" / "runs"
     known = set(runs.iterdir()) if runs.is_dir() else set()
     began = time.monotonic()
     child = subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", "train", "smoke"],
+        [sys.executable, "-m", "flows.cli", "train", "smoke", *flags],
         env=environ,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -80,6 +80,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
 COPY pyproject.toml uv.lock README.md LICENSE NOTICE ./
 COPY trainer trainer
 COPY flows flows
+COPY pippa pippa
 RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,from=uv,source=/uv,target=/usr/local/bin/uv \
     --mount=type=bind,source=docker/git-revision,target=/usr/local/bin/git-revision \

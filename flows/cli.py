@@ -50,6 +50,7 @@ COMMANDS: tuple[Command, ...] = (
     Command("presets compare", "A B …", "show what differs between presets"),
     Command("data list", "", "list datasets in the object store"),
     Command("data init", "PATH", "propose modality.json and a data config", "data_init"),
+    Command("data show", "PATH|NAME", "what it holds, and what deserves a look", "data_show"),
     Command("data check", "PATH [--data-config X]", "validate a dataset"),
     Command("data add", "NAME", "import a dataset of the hub, git or S3"),
     Command("data push", "PATH [--name NAME]", "import a dataset folder"),

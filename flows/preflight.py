@@ -19,7 +19,7 @@ from trainer import importers
 from trainer.config.argv import require_engine_can
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.config.settings import S3Settings, frame_cache_bytes, pippa_home, upload_patience
+from trainer.config.settings import S3Settings, frame_cache_bytes, pippa_home, price_per_hour, upload_patience
 from trainer.disk import require_home, require_writable
 from trainer.errors import ServerError, UsageError, require_all
 from trainer.importers.generations import require_trainable
@@ -51,7 +51,8 @@ def _of_the_flags(config: FinetuneConfig, launcher: str, engine: Engine) -> Iter
     yield partial(require_engine_can, config, engine)
     if launcher == "process":
         yield partial(require_engine_here, engine)
-    yield from (frame_cache_bytes, upload_patience, stop_grace, trainings_per_gpu)
+    yield partial(_require_one_node, config, launcher)
+    yield from (frame_cache_bytes, upload_patience, stop_grace, trainings_per_gpu, price_per_hour)
     for name in config.dataset_path:
         yield partial(_require_name, "dataset", name, launcher)
     yield partial(_require_name, "model", config.base_model_path, launcher)
@@ -102,6 +103,15 @@ def _require_name(kind: Kind, name: str, launcher: str) -> None:
         raise UsageError(
             f"{name}: a folder of this machine, and the training runs on another one.",
             f"Push it first: `{push} {name} --name NAME`, then {flag} NAME.",
+        )
+
+
+def _require_one_node(config: FinetuneConfig, launcher: str) -> None:
+    if config.num_nodes > 1 and launcher != "process":
+        raise UsageError(
+            f"--num-nodes {config.num_nodes} with --launcher {launcher}: containers of several machines don't find "
+            "each other.",
+            "Use --launcher process on every machine, or a job of SkyPilot or Kubernetes (docs/deploy.md).",
         )
 
 

@@ -34,6 +34,10 @@ SERVICES_OF_PRESETS = {
     "train-overfit": "overfit-demo",
     "train-overfit-long": "overfit-long",
     "train-blog": "blog",
+    "train-smoke-n17": "smoke-n17",
+    "train-overfit-n17": "overfit-demo-n17",
+    "train-so101-n17": "so101-n17",
+    "train-blog-n17": "blog-n17",
 }
 
 
@@ -198,7 +202,7 @@ class StandIns:
         (folder / "standin").write_text(PROGRAM)
         (folder / "docker").mkdir()
         for name in self.images:
-            # An image of its own each, so that removing one leaves the others.
+            # A separate image each, so that removing one leaves the others.
             (folder / f"docker/{name}.Dockerfile").write_text(f"{STAND_IN}LABEL name={name}\n")
 
     def compose(self, *arguments: str) -> str:

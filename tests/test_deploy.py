@@ -14,6 +14,7 @@ import yaml
 
 from tests.support.waiting import PATIENCE
 from trainer.config.presets import PRESETS
+from trainer.runner.nodes import this_node
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -22,6 +23,10 @@ SETTINGS = set(re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").re
 
 def load(name: str) -> dict[str, Any]:
     return yaml.safe_load((DEPLOY / name).read_text())
+
+
+def load_all(name: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / name).read_text()))
 
 
 def check_shell(script: str, shell: str = "bash") -> None:
@@ -99,39 +104,62 @@ def test_the_skypilot_task_names_what_exists():
     check_shell(document["run"], "sh")
     assert document["envs"]["PRESET"] in PRESETS
     own = {"PRESET", "FLAGS", "RESUME"}
+    skypilots = {"SKYPILOT_NUM_GPUS_PER_NODE", "SKYPILOT_NUM_NODES", "SKYPILOT_TASK_ID"}
+    assert skypilots <= set(re.findall(r"\$(\w+)", document["run"]))  # one run on every node, and when it is recovered
     assert set(document["envs"]) - own <= SETTINGS and set(document["secrets"]) <= SETTINGS
-    assert set(re.findall(r"\$\{?(\w+)", document["run"])) <= own | {"HOME", "PATH"}
+    assert set(re.findall(r"\$\{?(\w+)", document["run"])) <= own | skypilots | {"HOME", "PATH"}
     groups = re.findall(r"--group (\w+)", document["setup"])
     declared = (ROOT / "pyproject.toml").read_text()
     assert groups and all(f"\n{group} = [" in declared for group in groups)
 
 
-def test_the_kubernetes_job_fits_the_image():
-    pod = load("kubernetes-job.yaml")["spec"]["template"]["spec"]
+@pytest.mark.parametrize(("name", "gpus"), [("kubernetes-job.yaml", 1), ("kubernetes-nodes.yaml", 8)])
+def test_the_kubernetes_jobs_fit_the_image(name, gpus):
+    job = load_all(name)[-1]
+    pod = job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     image = (ROOT / "docker" / "trainer.Dockerfile").read_text()
     assert f"\nUSER {pod['securityContext']['runAsUser']}\n" in image
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     assert f"PIPPA_HOME={mounts['home']} " in image and mounts["shm"] == "/dev/shm"
     assert container["args"][:2] == ["trainer", "run"] and container["args"][2] in PRESETS
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == gpus
+    assert container["args"][-2:] == ["--job", "$(JOB)"]  # a second pod is the same run
+    never = job["spec"]["podFailurePolicy"]["rules"][1]["onExitCodes"]
+    assert never["containerName"] == container["name"] and 7 not in never["values"] and 4 not in never["values"]
     (keys,) = [volume["secret"] for volume in pod["volumes"] if "secret" in volume]
     files = {f"{mounts['keys']}/{item['path']}" for item in keys["items"]}
     for variable in container["env"]:
-        assert variable["name"].removesuffix("_FILE") in SETTINGS
+        assert variable["name"] == "JOB" or variable["name"].removesuffix("_FILE") in SETTINGS
         if variable["name"].endswith("_FILE"):
             assert variable["value"] in files
 
 
+def test_the_nodes_of_the_kubernetes_job_find_each_other():
+    service, job = load_all("kubernetes-nodes.yaml")
+    name, pod = job["metadata"]["name"], job["spec"]["template"]
+    (container,) = pod["spec"]["containers"]
+    environ = {variable["name"]: variable.get("value") for variable in container["env"]}
+    args = container["args"]
+    flags = dict(zip(args[3::2], args[4::2], strict=True))
+    assert job["spec"]["completions"] == job["spec"]["parallelism"] == int(flags["--num-nodes"])
+    assert flags["--num-gpus"] == str(container["resources"]["limits"]["nvidia.com/gpu"])
+    assert environ["PET_MASTER_ADDR"] == f"{name}-0.{service['metadata']['name']}"
+    assert pod["spec"]["subdomain"] == service["metadata"]["name"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    node = this_node(2, {**{k: v for k, v in environ.items() if v}, "JOB_COMPLETION_INDEX": "1"})
+    assert (node.rank, node.host, node.port) == (1, environ["PET_MASTER_ADDR"], 29400)
+
+
 KUBERNETES = """
 import sys, json, kubernetes_validate as k
-document = json.load(sys.stdin)
-document["metadata"]["name"] = "named"  # it knows no generateName
-k.validate(document, k.latest_version(), strict=True)
+for document in json.load(sys.stdin):
+    document["metadata"]["name"] = "named"  # it knows no generateName
+    k.validate(document, k.latest_version(), strict=True)
 """
 SKYPILOT = """
 import sys, json, sky
-document = json.load(sys.stdin)
+(document,) = json.load(sys.stdin)
 for group in ("envs", "secrets"):
     document[group] = {name: value or "given" for name, value in document[group].items()}
 sky.Task.from_yaml_config(document)
@@ -143,6 +171,7 @@ sky.Task.from_yaml_config(document)
     ("name", "tool", "code"),
     [
         ("kubernetes-job.yaml", "kubernetes-validate==1.37.0", KUBERNETES),
+        ("kubernetes-nodes.yaml", "kubernetes-validate==1.37.0", KUBERNETES),
         ("skypilot.yaml", "skypilot==0.14.1", SKYPILOT),
     ],
 )
@@ -150,7 +179,7 @@ def test_the_tools_own_schema_takes_it(tmp_path, name, tool, code):
     cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
     done = subprocess.run(
         ["uv", "tool", "run", "--quiet", "--from", tool, "python", "-c", code],
-        input=json.dumps(load(name)),
+        input=json.dumps(load_all(name)),
         env={**os.environ, "UV_CACHE_DIR": cache, "HOME": str(tmp_path)},  # SkyPilot leaves files in HOME
         capture_output=True,
         text=True,

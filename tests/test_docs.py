@@ -20,10 +20,13 @@ from tests.support.documented import Named
 from tests.support.parsing import problems
 from trainer import cli as trainer
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.n17_config import N17Config
 from trainer.config.presets import PRESETS
+from trainer.data.n17.embodiments import registered
 from trainer.errors import ExitCode
 from trainer.forecast import CARDS, CUDA_BYTES, FITS, forecast, smallest_card, ways
 from trainer.gr00t.n15.sections import Sections
+from trainer.gr00t.n17.sections import OFFICIAL_3B
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -71,9 +74,23 @@ def memory_table() -> str:
     return "\n".join(lines)
 
 
+def n17_memory_rows() -> list[str]:
+    """Those of N1.7, as memory.md has them."""
+    rows = []
+    for flags in ({}, {"tune_diffusion_model": False}, {"tune_llm": True}, {"lora_rank": 32}):
+        given = {"dataset_path": ["any"], "data_config": registered()["so100"], **flags}
+        made = [N17Config.model_validate({**given, "global_batch_size": batch}) for batch in (1, 8, 32)]
+        needs = [forecast(config, OFFICIAL_3B).gpu for config in made]
+        cells = [f"{memory.total / 1e9:.1f} GB: {smallest_card(memory.total)} GB" for memory in needs]
+        rows.append(f"| {needs[0].trained / 1e6:,.1f} M | {' | '.join(cells)} |")
+    return rows
+
+
 def test_the_memory_page_has_the_forecasts_figures():
     page = (DOCS / "memory.md").read_text()
     assert memory_table() in page, f"write it there:\n{memory_table()}"
+    for row in n17_memory_rows():
+        assert row in page, row
     assert f"{FITS:.0%}".replace("%", " %") in page and f"{CUDA_BYTES / 1e9:.0f} GB" in page
 
 

@@ -134,7 +134,7 @@ def _prepare(argv: list[str]) -> int:
     parser.add_argument("kind", choices=["dataset", "base-model"])
     parser.add_argument("name", help="OWNER/NAME[@REVISION] of the hub, git+https://…@REF#FOLDER, s3://…, ./FOLDER")
     parser.add_argument("--name", dest="store_name", help="its name in the store")
-    parser.add_argument("--data-config", type=declared, help="for a dataset: check it against this data config first")
+    parser.add_argument("--data-config", help="for a dataset: check it against this data config first")
     DataOptions.add_to(parser)
     parser.add_argument("--events", action="store_true", help="progress and result as events (JSON lines) on stdout")
     parser.add_argument("--refresh", action="store_true", help="ask the source for a newer one, if the store has one")
@@ -159,13 +159,14 @@ def _prepare(argv: list[str]) -> int:
 
     called, refresh = arguments.store_name, arguments.refresh
     if arguments.kind == "dataset":
-        config = arguments.data_config
+        options = DataOptions.of(arguments)
+        config = arguments.data_config and declared(arguments.data_config, options.generation)
         ref = importers.dataset(
             store,
             arguments.name,
             work,
             data_config=config,
-            options=DataOptions.of(arguments),
+            options=options,
             store_name=called,
             refresh=refresh,
             log=log,

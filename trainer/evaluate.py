@@ -1,5 +1,5 @@
 """``trainer evaluate``: open-loop evaluation of a checkpoint folder, of registered ones (``--checkpoint``), or of those
-of a run (``--run``).
+of a run (``--run``); with ``--closed-loop`` registered ones act in the synthetic scene.
 """
 
 from __future__ import annotations
@@ -16,6 +16,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if argv is None else argv)
     flags = {each.partition("=")[0] for each in given}
     die_with_parent()
+    if "--closed-loop" in flags:
+        from trainer.evaluation.closed_loop import main as closed_loop
+
+        return closed_loop(given)
     if "--checkpoint" in flags:
         from trainer.evaluation.registered import main as registered
 

@@ -1,6 +1,7 @@
 """The native engine: a drop-in for upstream's ``scripts/gr00t_finetune.py``, with its flags and its output folder.
 
-Beside upstream's files it prints events (``trainer.events``) on stdout; everything for people goes to stderr.
+For a base model of GR00T N1.7 it has the flags of ``gr00t/experiment/launch_finetune.py`` instead. Beside upstream's
+files it prints events (``trainer.events``) on stdout; everything for people goes to stderr.
 """
 
 from __future__ import annotations
@@ -11,14 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.config.argv import parse_flags
+from trainer.config.argv import base_model_in, parse_flags
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.generations import config_of
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
+from trainer.runner.nodes import this_node
 from trainer.runner.parent_watch import PARENT_PID, die_with_parent
 from trainer.training.checkpoints import leave_final_model
 from trainer.training.devices import (
@@ -42,19 +45,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config, given = parse_flags(argv, FinetuneConfig(dataset_path=["…"]))
+    config, given = parse_flags(argv, config_of(base_model_in(argv))(dataset_path=["…"]))
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
     choose_devices(config.num_gpus)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
-    if needs_torchrun(config.num_gpus):
+    if needs_torchrun(config.processes):
         import torch
+
+        node = this_node(config.num_nodes)
 
         check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
         check_device_count(config.num_gpus, torch.cuda.device_count())
         _check(config, emit)  # once, not by every rank at the same time
-        return run_under_torchrun(config.num_gpus, argv)
+        if node.count == 1:
+            return run_under_torchrun(config.num_gpus, argv)
+        from trainer.training.several_nodes import train_together
+
+        return train_together(config, argv, node, _newest(config), emit)
     try:
         return finetune(config, emit)
     except (RuntimeError, MemoryError, OSError) as error:
@@ -71,7 +80,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     Returns the exit code.
     """
     output_dir = Path(config.output_dir).absolute()
-    resume_from = next(reversed(checkpoint_folder.checkpoints(output_dir).values()), None) if config.resume else None
+    resume_from = _newest(config)
     if config.resume and resume_from is None:
         raise UsageError(
             f"--resume: there is no checkpoint in {output_dir}.", "Leave --resume out to start from the base model."
@@ -85,6 +94,12 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     from trainer.training.finetuning import train
 
     return train(config, checked, resume_from, stop, emit)
+
+
+def _newest(config: FinetuneConfig) -> Path | None:
+    """The checkpoint to go on from, where there is one and ``--resume`` asks for it."""
+    found = checkpoint_folder.checkpoints(Path(config.output_dir).absolute()) if config.resume else {}
+    return next(reversed(found.values()), None)
 
 
 def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Event], None]) -> bool:
@@ -114,7 +129,7 @@ def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checke
     # The process that started this, `trainer run` or the one in front of the ranks, has checked and told the same.
     told = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]
-    return check_datasets(datasets, config, _silent if told else emit, warn=not told)
+    return check_datasets(datasets, config, _silent if told else emit, Path(config.base_model_path), warn=not told)
 
 
 def _silent(_: Event) -> None:

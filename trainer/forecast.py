@@ -19,12 +19,19 @@ from pydantic import ValidationError
 
 from trainer.config.argv import to_argv
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.n17_config import N17Config
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.errors import PippaError
-from trainer.gr00t.base_model import N15
-from trainer.gr00t.n15.memory import Part, parts
+from trainer.generation import N15, N17, Generation, is_tiny, named_generation
+from trainer.gr00t.n15.memory import parts as n15_parts
 from trainer.gr00t.n15.sections import Sections, tiny_sections
+from trainer.gr00t.n17.memory import parts as n17_parts
+from trainer.gr00t.n17.sections import OFFICIAL_3B, ModelConfig, tiny_values
+from trainer.gr00t.parts.memory import Part
+
+Model = Sections | ModelConfig
+"""The sizes of a model of N1.5, or of N1.7."""
 
 CUDA_BYTES = 1_000_000_000
 """What a process takes of a card beside the model's tensors: CUDA's context with torch's kernels (0.5 to 0.6 GB),
@@ -80,6 +87,7 @@ _KNOWN_FRAMES = {
     "synthetic.PickNPlace": (351, 256 * 256),
     "robot_sim.PickNPlace": (2096, 256 * 256),
     "youliangtan/so101-table-cleanup": (47_513, 640 * 480),
+    "cube_to_bowl_5": (4148, 640 * 480),
 }
 """Datasets of the presets: frames of each camera, and their pixels."""
 _USUAL_PIXELS = 640 * 480
@@ -130,6 +138,8 @@ class Disk(NamedTuple):
     """Whether the native engine writes them, which links what is frozen."""
     frames: int | None
     """The dataset, decoded; None while it is not known."""
+    kept: int = CHECKPOINTS_KEPT
+    """Checkpoints that stay on the disk."""
 
     @property
     def each(self) -> int:
@@ -139,7 +149,7 @@ class Disk(NamedTuple):
     @property
     def checkpoints(self) -> int:
         """The most that checkpoints take in the output folder: those kept and the one being saved."""
-        return self.frozen * self.atomic + min(self.saves, CHECKPOINTS_KEPT + 1) * self.each
+        return self.frozen * self.atomic + min(self.saves, self.kept + 1) * self.each
 
     @property
     def uploaded(self) -> int:
@@ -160,7 +170,14 @@ class Forecast:
     disk: Disk
 
 
-def forecast(config: FinetuneConfig, model: Sections, *, native: bool = True) -> Forecast:
+def parts(model: Model, config: FinetuneConfig, *, on_gpu: bool = True) -> list[Part]:
+    """The parts of a model of any generation in a training, in the order of the backward pass."""
+    if isinstance(model, ModelConfig):
+        return n17_parts(model, config, on_gpu=on_gpu)
+    return n15_parts(model, config, on_gpu=on_gpu)
+
+
+def forecast(config: FinetuneConfig, model: Model, *, native: bool = True) -> Forecast:
     """What training ``model`` as ``config`` says will need; ``native`` is whether pippa's own engine trains."""
     found = parts(model, config)
     gpu, cpu = _memory(found, config, CUDA_BYTES), _memory(parts(model, config, on_gpu=False), config, 0)
@@ -170,6 +187,7 @@ def forecast(config: FinetuneConfig, model: Sections, *, native: bool = True) ->
         changing=sum(part.changing + (part.gradients if config.lora_rank else 0) for part in found),
         moments=gpu.moments,
         saves=-(-config.max_steps // config.save_steps),
+        kept=config.save_total_limit if isinstance(config, N17Config) else CHECKPOINTS_KEPT,
         atomic=native,
         frames=frame_bytes(config),
     )
@@ -185,22 +203,28 @@ def forecast(config: FinetuneConfig, model: Sections, *, native: bool = True) ->
     )
 
 
-def model_of(base_model: str) -> Sections | None:
-    """The sizes of the base model called so: ``tiny``'s, those of a folder's config.json, else the official 3B's.
+def model_of(base_model: str, generation: Generation | None = None) -> Model | None:
+    """The sizes of the base model called so: a tiny one's, those of a folder's config.json, else the official 3B's of
+    its ``generation``, N1.5 where neither that nor its name tells.
 
     None for a folder with another kind of model, or none.
     """
-    from trainer.importers.names import TINY, is_folder  # the engine imports this module, and not the importers
+    from trainer.importers.names import is_folder  # the engine imports this module, and not the importers
 
-    if base_model.partition("@")[0] == TINY:
-        return Sections.of(tiny_sections())
-    return read_sections(Path(base_model).expanduser()) if is_folder(base_model) else Sections.of({})
+    if is_folder(base_model):
+        return read_sections(Path(base_model).expanduser())
+    newer = (generation or named_generation(base_model)) == N17
+    if is_tiny(base_model):
+        return ModelConfig.model_validate(tiny_values(0, 0, 0)) if newer else Sections.of(tiny_sections())
+    return OFFICIAL_3B if newer else Sections.of({})
 
 
-def read_sections(folder: Path) -> Sections | None:
-    """The sizes in ``folder/config.json``; None where there are none of a GR00T N1.5."""
+def read_sections(folder: Path) -> Model | None:
+    """The sizes in ``folder/config.json``; None where there are none of a GR00T."""
     try:
         values = json.loads((folder / "config.json").read_text())
+        if values.get("model_type") == N17.model_type:
+            return ModelConfig.model_validate(values)
         return Sections.of(values) if values.get("model_type") == N15.model_type else None
     except (OSError, ValueError, AttributeError, ValidationError):
         return None
@@ -255,7 +279,7 @@ class Way(NamedTuple):
     total: int
 
 
-def ways(config: FinetuneConfig, model: Sections, memory: int) -> list[Way]:
+def ways(config: FinetuneConfig, model: Model, memory: int) -> list[Way]:
     """How the training fits a card of ``memory`` bytes: by a smaller batch, by training less of the model, by LoRA.
 
     Each with the largest batch that fits, if need be with the accumulation that keeps the global batch. Where nothing
@@ -278,7 +302,7 @@ def ways(config: FinetuneConfig, model: Sections, memory: int) -> list[Way]:
     return found or sorted(tried, key=lambda way: way.total)[:1]
 
 
-def advice(config: FinetuneConfig, model: Sections | None) -> str:
+def advice(config: FinetuneConfig, model: Model | None) -> str:
     """What to change after a GPU ran out of memory, with what it then needs as far as ``model`` is known."""
     if model is None:
         return GENERAL_ADVICE
@@ -324,7 +348,7 @@ def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory
         gradients=gradients,
         activations=sum(kept),
         together=together,
-        buckets=gradients if config.num_gpus > 1 else 0,
+        buckets=gradients if config.processes > 1 else 0,
         fixed=fixed,
     )
 

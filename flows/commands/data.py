@@ -51,9 +51,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     add_json(parser)
     parser = add("data check", check, description="Check a dataset folder against a data config, before training.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
-    parser.add_argument(
-        "--data-config", type=declared, help="name, or a file such as my_robot.toml (default: one that fits)"
-    )
+    parser.add_argument("--data-config", help="name, or a file such as my_robot.toml (default: one that fits)")
     DataOptions.add_to(parser)
     parser = add("data push", push, description="Import a dataset folder into the object store.")
     parser.add_argument("path", type=Path, help="folder of a LeRobot dataset")
@@ -123,13 +121,16 @@ def check(arguments: Namespace) -> int:
     from trainer.data.overview import overview
 
     name, screen = str(arguments.path), console()
-    config = arguments.data_config
+    options = DataOptions.of(arguments)
+    config = arguments.data_config and declared(arguments.data_config, options.generation)
     if config is None:
+        if options.generation != "N1.5":
+            raise UsageError("Name the data config that is meant.", "--data-config so100, or a file such as arm.toml.")
         fitting = _fitting(name)
         config = declared(fitting[0])
         if others := ", ".join(map(str, fitting[1:])):
             screen.print(f"[dim]{escape(others)} would fit, too: --data-config says which is meant.[/]", soft_wrap=True)
-    found = check_folder(name, config, DataOptions.of(arguments))
+    found = check_folder(name, config, options)
     folder = Folder(name).existing()
     screen.print(f"[green]✓[/] {escape(name)} can be trained on with {escape(str(config))}.")
     print_overview(screen, overview(folder, load_info(folder)))
@@ -191,7 +192,7 @@ def add_dataset(arguments: Namespace) -> int:
 
 def _add_options(parser: Parser) -> None:
     parser.add_argument("--name", help="its name in the store (default: the folder's or repository's)")
-    parser.add_argument("--data-config", type=declared, help="check it against this data config first")
+    parser.add_argument("--data-config", help="check it against this data config first")
     DataOptions.add_to(parser)
 
 
@@ -204,16 +205,17 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
         screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
     options = DataOptions.of(arguments)
+    config = arguments.data_config and declared(arguments.data_config, options.generation)
     warnings: list[Problem] = []
     if importers.is_folder(source):
-        check_folder(source, arguments.data_config, options)  # before a store is started
+        check_folder(source, config, options)  # before a store is started
     store = opened_store()
     with ByteBar(source) as report:
         ref = importers.dataset(
             store,
             source,
             importers.downloads_folder(pippa_home()),
-            data_config=arguments.data_config,
+            data_config=config,
             options=options,
             store_name=arguments.name,
             refresh=refresh,

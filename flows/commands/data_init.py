@@ -6,7 +6,7 @@ import re
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.markup import escape
@@ -40,13 +40,15 @@ def init(arguments: Namespace) -> int:
     folder, screen = Folder(str(arguments.path)).existing(), console()
     output = _output(arguments.output, folder)
     proposal = propose(folder, _config_name(output.stem))
-    for reason in proposal.reasons:
-        screen.print(f"  {escape(reason)}", soft_wrap=True)
     files: dict[Path, str] = {}
     if proposal.writes_modality:
         files[folder / "meta/modality.json"] = to_json(proposal.modality)
     if not proposal.is_built_in and not _declares(output, proposal.config):
         files[output] = to_toml(proposal.config)
+    if arguments.yes:  # before a word is said: `| head` closes the pipe
+        _write(files)
+    for reason in proposal.reasons:
+        screen.print(f"  {escape(reason)}", soft_wrap=True)
     for file, text in files.items():
         screen.print(f"\n[bold]{escape(str(file))}[/]\n{escape(text.rstrip())}", soft_wrap=True)
     given = arguments.path
@@ -55,14 +57,14 @@ def init(arguments: Namespace) -> int:
     config = proposal.config.name
     if not proposal.is_built_in:
         config = shlex.quote(str(output))
-    if files and not _agreed(yes=arguments.yes):
+    if files and not arguments.yes and not _agreed():
         again = f"pippa data init {dataset} --yes"
         if arguments.output:
             again += f" --output {shlex.quote(str(arguments.output))}"
         screen.print(f"\nNothing is written. To write it: {escape(again)}", soft_wrap=True)
         return ExitCode.DONE
-    for file, text in files.items():
-        _write(file, text)
+    if not arguments.yes:
+        _write(files)
     screen.print("\n[green]✓[/] Written." if files else "\n[green]✓[/] Nothing is missing.")
     screen.print(f"Check it:    pippa data check {escape(dataset)} --data-config {escape(config)}", soft_wrap=True)
     screen.print(
@@ -100,20 +102,21 @@ def _declares(file: Path, config: DataConfig) -> bool:
     return True
 
 
-def _agreed(*, yes: bool) -> bool:
-    """Whether to write; without a terminal only ``yes`` says so."""
-    return yes or (sys.stdin.isatty() and Confirm.ask("\nWrite this?", default=True, console=console()))
+def _agreed() -> bool:
+    """What the person at the terminal says; nobody there agrees to nothing."""
+    return sys.stdin.isatty() and Confirm.ask("\nWrite this?", default=True, console=console())
 
 
-def _write(file: Path, text: str) -> None:
-    """Write a new file. Raises ``UsageError`` when it exists by now, or can't be written."""
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise UsageError(f"{file} exists; it is not overwritten.", "Move it away, or keep it.") from None
-    except OSError as error:
-        raise UsageError(
-            f"{file} can't be written ({error.strerror or error}).",
-            "Work on a copy of the dataset that you may change.",
-        ) from error
+def _write(files: Mapping[Path, str]) -> None:
+    """Write new files. Raises ``UsageError`` for one that exists by now, or can't be written."""
+    for file, text in files.items():
+        try:
+            with file.open("x", encoding="utf-8") as stream:
+                stream.write(text)
+        except FileExistsError:
+            raise UsageError(f"{file} exists; it is not overwritten.", "Move it away, or keep it.") from None
+        except OSError as error:
+            raise UsageError(
+                f"{file} can't be written ({error.strerror or error}).",
+                "Work on a copy of the dataset that you may change.",
+            ) from error

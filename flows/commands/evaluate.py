@@ -14,6 +14,7 @@ from flows.commands.train import chosen_launcher
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, UsageError
 from trainer.events import EvaluationEvent, Event, PhaseEvent, WarningEvent
+from trainer.store.closed_loop import TRIALS
 
 
 def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
@@ -29,6 +30,13 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser.add_argument("--dataset", help="another dataset of the object store (default: the one it was trained on)")
     parser.add_argument("--episodes", nargs="+", type=int, metavar="N", help="episodes to evaluate, by number")
     parser.add_argument("--no-ablations", action="store_true", help="leave out: does it look, does it listen?")
+    parser.add_argument(
+        "--closed-loop",
+        action="store_true",
+        help="let it act in the synthetic pick-and-place scene instead; for policies of that robot",
+    )
+    parser.add_argument("--trials", type=int, metavar="N", help=f"with --closed-loop: scenes to try [{TRIALS}]")
+    parser.add_argument("--seed", type=int, metavar="S", help="with --closed-loop: which scenes [0]")
     parser.add_argument("--launcher", choices=("process", "docker"), help="where it runs; default: PIPPA_LAUNCHER")
     add_json(parser)
 
@@ -42,6 +50,7 @@ def run(arguments: Namespace) -> int:
     from trainer.store import registry
     from trainer.store.evaluation import Evaluation
 
+    _require_fitting(arguments)
     launcher = chosen_launcher(arguments.launcher)
     if launcher == "remote":
         raise UsageError(
@@ -59,6 +68,11 @@ def run(arguments: Namespace) -> int:
             screen.print(f"[yellow]![/] {escape(event.message)} {escape(event.hint)}", soft_wrap=True)
 
     options = [*arguments.names, *(["--all"] if arguments.all else [])]
+    if arguments.closed_loop:
+        options += ["--closed-loop"]
+        options += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
+        options += ["--seed", str(arguments.seed)] if arguments.seed is not None else []
+        return _show_closed_loop(evaluate_here(launcher, pippa_home(), options, dict(os.environ), tell), arguments)
     options += ["--dataset", arguments.dataset] if arguments.dataset else []
     options += ["--episodes", *map(str, arguments.episodes)] if arguments.episodes else []
     options += ["--no-ablations"] if arguments.no_ablations else []
@@ -81,4 +95,41 @@ def run(arguments: Namespace) -> int:
         output.print(f"\n{MARKS[judged.level]} [bold]{escape(judged.summary)}[/]", soft_wrap=True)
         print_sentences(output, judged.reasons)
         print_sentences(output, judged.advice, "→")
+    return ExitCode.DONE
+
+
+def _require_fitting(arguments: Namespace) -> None:
+    """Raise ``UsageError`` for flags of the one evaluation with the other."""
+    open_loop = {"--dataset": arguments.dataset, "--episodes": arguments.episodes}
+    closed_loop = {"--trials": arguments.trials, "--seed": arguments.seed}
+    given = open_loop if arguments.closed_loop else closed_loop
+    if wrong := [flag for flag, value in given.items() if value is not None]:
+        if arguments.closed_loop:
+            raise UsageError(f"--closed-loop has scenes of its own, and no {wrong[0]}.", "Leave one of them out.")
+        raise UsageError(f"{wrong[0]} is for --closed-loop.", "Add --closed-loop, or leave it out.")
+    for flag, value, least in (("--trials", arguments.trials, 1), ("--seed", arguments.seed, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{flag} {value}: it must be {least} or more.", f"The usual is {flag} {TRIALS * least}.")
+
+
+def _show_closed_loop(events: Sequence[EvaluationEvent], arguments: Namespace) -> int:
+    """Print how far each checkpoint got."""
+    from flows.views.closed_loop import closed_loop_table
+    from trainer.store.closed_loop import ClosedLoop
+
+    named = [(each.checkpoint, ClosedLoop.model_validate(each.evaluation)) for each in events]
+    if arguments.json:
+        print_json(
+            [
+                {
+                    "checkpoint": name,
+                    **found.model_dump(),
+                    "success_rate": found.success_rate,
+                    "interval": found.interval,
+                }
+                for name, found in named
+            ]
+        )
+        return ExitCode.DONE
+    console().print(closed_loop_table(named))
     return ExitCode.DONE

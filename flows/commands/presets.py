@@ -11,7 +11,6 @@ from rich.markup import escape
 from flows.commands import Add, add_json, columns, console, print_json
 from flows.views.presets_commands import full_command, page
 from flows.views.presets_table import as_document, comparison_table, overview_table
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
 from trainer.config.presets import all_presets
 from trainer.errors import ExitCode
@@ -52,7 +51,7 @@ def show(arguments: Namespace) -> int:
     screen = console()
     screen.print(f"[bold]{escape(preset.name)}[/]  {escape(preset.summary)}\n")
     table = columns("flag", "value", "why")
-    for name in FinetuneConfig.model_fields:
+    for name in preset.kind.fields():
         reason = preset.reason(name) or ("" if name in preset.arguments else "[dim]default[/]")
         value = getattr(preset.config, name)
         table.add_row(flag(name), escape(" ".join(value) if isinstance(value, list) else str(value)), reason)

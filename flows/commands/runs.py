@@ -30,10 +30,15 @@ from flows.commands import (
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
+from trainer.config.flags import flag
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, UsageError
 from trainer.masking import without_secrets
+from trainer.runner.child_process import Signals
+from trainer.runner.joining import join
+from trainer.runner.nodes import this_node
+from trainer.runner.placement import DEVICE_FIELDS, placed
 from trainer.runner.wandb_setup import SECRETS
 from trainer.store.object_store import ObjectStore
 
@@ -85,6 +90,13 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
         help="also a run that reported within the last minute: only where you know that nothing of it is alive, such "
         "as when its machine is off. Otherwise it is trained twice.",
     )
+    for name in DEVICE_FIELDS:
+        parser.add_argument(
+            flag(name),
+            type=int,
+            metavar="N",
+            help=f"go on with another number of {'GPUs' if name == 'num_gpus' else 'nodes'}; the global batch stays",
+        )
     parser = add("runs follow", follow, description="Watch a run on another machine. Ctrl-C stops watching.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser = add("runs cancel", cancel, description="Stop a training; it saves and uploads a last checkpoint first.")
@@ -221,7 +233,10 @@ def sync(arguments: Namespace) -> int:
 
 def resume(arguments: Namespace) -> int:
     """``pippa runs resume RUN``"""
+    devices = {name: count for name in DEVICE_FIELDS if (count := getattr(arguments, name)) is not None}
     if chosen_launcher(arguments.launcher) == "remote":
+        if devices:
+            raise UsageError("A worker trains a run as it was started.", "Leave --num-gpus and --num-nodes out.")
         if not RUN_ID.fullmatch(arguments.run):
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         return submit_and_follow(None, {}, None, arguments.run, None)
@@ -229,9 +244,13 @@ def resume(arguments: Namespace) -> int:
     spec, state = _resumable(store, arguments.run)
     launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
     assert launcher != "remote"  # noqa: S101 - that was seen to above
+    spec, _ = placed(spec, devices, "pippa runs resume")
+    if (node := this_node(spec.config.num_nodes)).rank:
+        with Signals() as signals:
+            return join(store, spec, node, signals)
     if not arguments.force:
         _require_not_elsewhere(store, spec, state, launcher)
-    return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine)
+    return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine, devices)
 
 
 def follow(arguments: Namespace) -> int:

@@ -108,7 +108,7 @@ def _require(grid: Grid, launcher: Where, engine: Engine, *, dry_run: bool) -> N
     checked = {}
     for point in grid.points:
         config = point.config
-        key = (tuple(config.dataset_path), str(config.data_config), config.data_options)
+        key = (tuple(config.dataset_path), str(config.data_config), tuple(config.data_options))
         if key not in checked:
             checked[key] = check_folders(config)
             print_warnings(console(), checked[key])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -25,10 +25,17 @@ from trainer.config.settings import pippa_home
 from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.data.config_file import as_argument
 from trainer.data.problem import Problem
+from trainer.disk import private_folder
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Event
 from trainer.importers import is_folder
+from trainer.runner.child_process import Signals
+from trainer.runner.joining import JOB_HELP, join_job, require_job
+from trainer.runner.nodes import this_node
 from trainer.runner.run_spec_builder import engine_from
+from trainer.store import jobs, runs
+from trainer.store.object_store import ObjectStore
+from trainer.store.stores import open_store
 
 Where: TypeAlias = LauncherName | Literal["remote"]
 LAUNCHERS: tuple[Where, ...] = ("process", "docker", "remote")
@@ -47,6 +54,7 @@ def commands(add: Add, words: Sequence[str]) -> None:
     group.add_argument(
         "--dry-run", action="store_true", help="show what would be trained and the engine's command; touch nothing"
     )
+    group.add_argument("--job", metavar="ID", help=JOB_HELP)
     group.add_argument(
         "--launcher",
         choices=LAUNCHERS,
@@ -63,17 +71,25 @@ def commands(add: Add, words: Sequence[str]) -> None:
 def train(arguments: Namespace) -> int:
     """``pippa train [PRESET] [--flag …]``"""
     resolved, name = asked(arguments, "pippa train")
-    preset, config, provenance = resolved
+    preset, config, _ = resolved
     launcher, engine = chosen_launcher(arguments.launcher), arguments.engine or engine_from()
     if arguments.dry_run:
         preflight.require_resolvable(config, launcher, engine)
         return _dry_run(resolved, launcher, engine, check_folders(config))
+    job, node = arguments.job, this_node(config.num_nodes)
+    require_job(node, job)
+    if job and launcher == "remote":
+        raise UsageError("--job with --launcher remote: a worker's flow run is one training already.", "Leave it out.")
     preflight.require_startable(config, launcher, engine)
+    if node.rank:
+        with Signals() as signals:
+            return join_job(_opened(), job, node, signals)
     print_warnings(console(), check_folders(config))
-    overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
-    if "data_config" in overrides:
-        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
-    run_id = new_run_id(name)
+    overrides = overrides_of(resolved)
+    run_id = jobs.run_of(_opened(), job, name) if job else new_run_id(name)
+    if job and (state := runs.read_state(_opened(), run_id)) and state.status == "done":
+        console().print(f"{escape(run_id)} is done.")
+        return ExitCode.DONE
     if launcher == "remote":
         from flows.commands.remote import submit_and_follow
 
@@ -82,6 +98,24 @@ def train(arguments: Namespace) -> int:
             preset, overrides = DEFAULT, {**preset.values, **overrides}
         return submit_and_follow(preset.name, overrides, arguments.engine, run_id, config)
     return run_training(preset.name, overrides, launcher, run_id, resolved, engine)
+
+
+def overrides_of(resolved: Resolved) -> dict[str, Any]:
+    """What somebody changed of the preset, as plain values that Prefect can show."""
+    _, config, provenance = resolved
+    overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
+    if "data_config" in overrides:
+        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
+    if overrides.pop("modality_config_path", None):
+        overrides["data_config"] = as_argument(config.data_config)  # what the file says, wherever it is trained
+    return overrides
+
+
+def _opened() -> ObjectStore:
+    private_folder(pippa_home())
+    store = open_store()
+    store.open()
+    return store
 
 
 def _dry_run(resolved: Resolved, launcher: Where, engine: Engine, warnings: Sequence[Problem]) -> int:
@@ -103,6 +137,7 @@ def run_training(
     run_id: str,
     resolved: Resolved | None,
     engine: Engine,
+    devices: Mapping[str, int] | None = None,
 ) -> int:
     """Start what is needed, train under the terminal's eyes, print the report; returns the exit code."""
     from flows.launch.machine import cards
@@ -128,7 +163,7 @@ def run_training(
                     around.recorder(event)
                     terminal(event)
 
-                trained = Training(around.store, request, observe, around.hold, resolved).run()
+                trained = Training(around.store, request, observe, around.hold, resolved, devices=devices or {}).run()
                 done(trained)
         except KeyboardInterrupt:
             _say_how_to_resume(screen, run_id)
@@ -161,9 +196,9 @@ def check_folders(config: FinetuneConfig) -> list[Problem]:
     Raises ``DatasetError`` with every problem and its fix.
     """
     warnings = []
-    for name in config.dataset_path:
+    for name, options in zip(config.dataset_path, config.data_options, strict=True):
         if is_folder(name):
-            warnings += check_folder(name, config.data_config, config.data_options).warnings
+            warnings += check_folder(name, config.data_config, options).warnings
     return warnings
 
 

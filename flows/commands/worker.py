@@ -39,10 +39,24 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
     parser.add_argument(
         "--launcher", choices=get_args(LauncherName), help="what the forms propose (default: PIPPA_LAUNCHER, or docker)"
     )
+    parser.add_argument(
+        "--idle-minutes",
+        type=float,
+        metavar="N",
+        help="run --idle-command when nothing was trained on this machine for so long [never]",
+    )
+    parser.add_argument(
+        "--idle-command", metavar="COMMAND", help="what stops the machine, such as 'sudo poweroff', without a shell"
+    )
 
 
 def worker(arguments: Namespace) -> int:
     """``pippa worker``"""
+    minutes, command = arguments.idle_minutes, arguments.idle_command
+    if (minutes is None) != (not command):
+        raise UsageError("--idle-minutes and --idle-command belong together.", "Give both, or none.")
+    if minutes is not None and not 0 < minutes < 1e6:
+        raise UsageError(f"--idle-minutes {minutes:g}: not a time.", "Give minutes, such as 30.")
     launcher = chosen_launcher(arguments.launcher, "docker")
     if launcher == "remote":
         raise UsageError("PIPPA_LAUNCHER is remote, and a worker is where trainings run.", "Use docker or process.")
@@ -52,7 +66,8 @@ def worker(arguments: Namespace) -> int:
 
     from flows.orchestration.worker import work
 
-    return work(screen, name=arguments.name, launcher=launcher, engine=engine_from())
+    idle = (minutes * 60, command) if minutes else None
+    return work(screen, name=arguments.name, launcher=launcher, engine=engine_from(), idle=idle)
 
 
 def _environment(home: Path) -> None:

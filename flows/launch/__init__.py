@@ -9,6 +9,7 @@ from typing import Annotated, Literal, Protocol
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.run_spec import Engine
 from trainer.events import Event
 
@@ -46,7 +47,7 @@ class Training(Protocol):
     log: Path
     """What the trainer wrote for people."""
     outlives: bool
-    """Whether it goes on when this process is killed."""
+    """Whether it continues when this process is killed."""
     lost: str
     """Why it was lost, where that is known better than from the exit code."""
 
@@ -92,12 +93,18 @@ def needed_secrets(job: Job) -> list[str]:
     )
 
 
-def training_job(run_id: str, preset: str, engine: Engine = "native", labels: Mapping[str, str] | None = None) -> Job:
-    """The job that carries out the run whose spec is in the store."""
+def training_job(
+    run_id: str,
+    preset: str,
+    engine: Engine = "native",
+    labels: Mapping[str, str] | None = None,
+    devices: Mapping[str, int] | None = None,
+) -> Job:
+    """The job that carries out the run whose spec is in the store, on other ``devices`` than it names where given."""
     return Job(
         name=run_id,
         role="training",
-        arguments=["run", "--run-id", run_id],
+        arguments=["run", "--run-id", run_id, *(word for each in (devices or {}).items() for word in _flag(*each))],
         engine=engine,
         gpus=True,
         labels={"run-id": run_id, "preset": preset, **(labels or {})},
@@ -109,6 +116,10 @@ def page_job(run_id: str) -> Job:
     return Job(
         name=f"{run_id}-page", role="log-page", arguments=["log-page", "--run", run_id], labels={"run-id": run_id}
     )
+
+
+def _flag(name: str, value: int) -> tuple[str, str]:
+    return flag(name), str(value)
 
 
 def log_file(home: Path, job: Job) -> Path:

@@ -36,6 +36,7 @@ def pull_dataset(
     launcher: LauncherName = "process",
     video_alignment: VideoAlignment = "timestamp",
     recompute_statistics: bool = False,
+    exclude_episodes: list[str] | None = None,
 ) -> SnapshotRef:
     """Import a dataset into the object store, unless it is there.
 
@@ -47,8 +48,13 @@ def pull_dataset(
         launcher: Where the work is done.
         video_alignment: For the check, as the trainings will have it: how a row's frame is found.
         recompute_statistics: For the check, as the trainings will have it: don't use meta/stats.json.
+        exclude_episodes: For the check, as the trainings will have it: episodes to leave out, such as 3 and 40-44.
     """
-    options = DataOptions(video_alignment=video_alignment, recompute_statistics=recompute_statistics)
+    options = DataOptions(
+        video_alignment=video_alignment,
+        recompute_statistics=recompute_statistics,
+        exclude_episodes=exclude_episodes or (),
+    )
     return _pull("dataset", name, launcher, data_config, options)
 
 

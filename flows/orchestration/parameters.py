@@ -1,14 +1,16 @@
-"""What the form of a deployment asks for: the fields of ``FinetuneConfig``, none of them required."""
+"""What the form of a deployment asks for: the arguments of every generation, none of them required."""
 
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from types import NoneType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
-from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.generations import ALL_FIELDS, CONFIGS
 from trainer.config.presets import DEFAULT, Preset, all_presets
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ AS_THE_PRESET = "preset"
 Choice = Literal["preset", "yes", "no"]
 """What a form asks for what is on or off: Prefect draws a switch as off where the preset, left alone, has it on."""
 
-_SWITCHES = {name for name, field in FinetuneConfig.model_fields.items() if field.annotation is bool}
+_SWITCHES = {name for name, field in ALL_FIELDS.items() if field.annotation is bool}
 
 
 def _plain(schema: dict[str, Any]) -> None:
@@ -29,15 +31,27 @@ def _plain(schema: dict[str, Any]) -> None:
 
 
 def _optional(name: str) -> Any:
-    field = FinetuneConfig.model_fields[name]
+    field = ALL_FIELDS[name]
     if name in _SWITCHES:
         return Choice, Field(default=AS_THE_PRESET, title=name, description=field.description)
-    kind: Any = field.annotation
-    for constraint in field.metadata:
-        kind = Annotated[kind, constraint]
+    kinds = [config.fields()[name] for config in CONFIGS.values() if name in config.fields()]
+    kind = _bounded(field)
+    if all(get_origin(each.annotation) is Literal for each in kinds):
+        choices = tuple(dict.fromkeys(choice for each in kinds for choice in get_args(each.annotation)))
+        kind = Annotated[str, Field(json_schema_extra={"enum": list(choices)})]
     return kind | SkipJsonSchema[None], Field(
         default=None, title=name, description=field.description, json_schema_extra=_plain
     )
+
+
+def _bounded(field: FieldInfo) -> Any:
+    """The type of a field with its bounds."""
+    kind: Any = field.annotation
+    if NoneType in get_args(kind):  # left empty
+        (kind,) = [each for each in get_args(kind) if each is not NoneType]
+    for constraint in field.metadata:
+        kind = Annotated[kind, constraint]
+    return kind
 
 
 if TYPE_CHECKING:
@@ -49,7 +63,7 @@ else:
         "Overrides",
         __config__=ConfigDict(extra="forbid", frozen=True),
         __doc__="Arguments that differ from the preset's; what is left empty stays as the preset has it.",
-        **{name: _optional(name) for name in FinetuneConfig.model_fields},
+        **{name: _optional(name) for name in ALL_FIELDS},
     )
 
 
@@ -81,14 +95,19 @@ def brought_up_to_date(parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 def described(schema: dict[str, Any], preset: Preset) -> dict[str, Any]:
-    """The parameter schema of the flow ``train``, its help saying what ``preset`` has for each argument."""
+    """The parameter schema of the flow ``train``, its help saying what ``preset`` has for each argument.
+
+    Arguments of another generation than the preset's are left out.
+    """
     schema = deepcopy(schema)
     properties = schema["definitions"][Overrides.__name__]["properties"]
-    for name, prop in properties.items():
-        if name not in preset.known:
+    for name, prop in list(properties.items()):
+        if preset.name != DEFAULT.name and name not in preset.kind.fields():
+            del properties[name]
+        if name not in properties or preset.known.get(name) is None:
             continue
         value = preset.known[name]
         shown = ("yes" if value else "no") if isinstance(value, bool) else value
         shown = " ".join(map(str, shown)) if isinstance(shown, list) else shown
-        prop["description"] = f"{prop['description']} In {preset.name}: {shown}."
+        prop["description"] = f"{prop['description']} In {preset.name}: {'none' if shown == '' else shown}."
     return schema

@@ -20,12 +20,14 @@ from flows.settings import stop_grace
 from flows.views.report import Report, build_report, to_markdown
 from trainer import importers
 from trainer.config.argv import Resolved, require_engine_can, resolve_values
+from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
 from trainer.errors import PippaError, StoreError, UsageError
 from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.importers.generations import require_trainable
+from trainer.runner.placement import placed
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
 from trainer.store.object_store import ObjectStore
@@ -91,6 +93,8 @@ class Training:
     step: Step = at_once
     labels: Mapping[str, str] = field(default_factory=dict)
     """For its container, besides the launcher's own."""
+    devices: Mapping[str, int] = field(default_factory=dict)
+    """Another number of GPUs or nodes for a run that continues (``trainer.runner.placement``)."""
     leave: type[BaseException] | None = None
     """The exception that leaves a container to its raiser (``flows.launch.follow``)."""
 
@@ -164,7 +168,10 @@ class Training:
                 f"{request.run_id} exists already, as a run of {known.preset}.",
                 f"`pippa runs resume {request.run_id}` continues it as it was; leave the run id out for a new run.",
             )
+        known, change = placed(known, dict(self.devices), "pippa runs resume")
         get_launcher(request.launcher, pippa_home()).require(known.config, known.engine)
+        if change:
+            self._say("prepare")(change)
         return known
 
     def _new_spec(self) -> RunSpec:
@@ -178,7 +185,10 @@ class Training:
         image = place.image(request.engine, self._say("prepare"))
         self._say("prepare")("Looking for dataset and base model in the store.")
         # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
-        datasets = [self._ensure("dataset", name, config) for name in config.dataset_path]
+        datasets = [
+            self._ensure("dataset", name, config, options)
+            for name, options in zip(config.dataset_path, config.data_options, strict=True)
+        ]
         base_model = self._ensure("model", config.base_model_path, config)
         require_trainable(config, self.store)  # now that its config.json is here
         spec = new_spec(
@@ -187,7 +197,13 @@ class Training:
         runs.write_spec(self.store, spec)
         return spec
 
-    def _ensure(self, kind: importers.Kind, name: str, config: FinetuneConfig) -> SnapshotRef:
+    def _ensure(
+        self,
+        kind: importers.Kind,
+        name: str,
+        config: FinetuneConfig,
+        options: DataOptions = DataOptions(),  # noqa: B008 - frozen
+    ) -> SnapshotRef:
         title = {"dataset": "dataset", "model": "base model"}[kind]
         request = self.request
         return self.step(
@@ -199,7 +215,7 @@ class Training:
                 request.launcher,
                 request.run_id,
                 data_config=config.data_config,
-                options=config.data_options,
+                options=options,
                 observe=self.observe,
             ),
         )
@@ -211,7 +227,7 @@ class Training:
         """
         launcher = self.request.launcher
         place = get_launcher(launcher, pippa_home())
-        job = training_job(spec.run_id, spec.preset, spec.engine, self.labels)
+        job = training_job(spec.run_id, spec.preset, spec.engine, self.labels, self.devices)
         chosen = {GPU_VARIABLE[launcher]: ",".join(gpus)} if gpus else {}
         pauses = iter(RETRY_SECONDS)
         while True:
@@ -221,7 +237,8 @@ class Training:
             if error is None:
                 return outcome.interrupted
             pause = next(pauses, None)
-            if pause is None or not can_heal(error):
+            # Several nodes are started again together, by what started them.
+            if pause is None or not can_heal(error) or spec.config.num_nodes > 1:
                 raise error
             hint = f"{error.hint} Trying again in {pause:g} s.".strip()
             self.observe(WarningEvent(message=error.message, hint=hint))

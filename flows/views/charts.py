@@ -115,6 +115,8 @@ def line_chart(
     """
     figure, axis = _figure(width, height)
     with _drawing():
+        from matplotlib.ticker import MaxNLocator
+
         for mark in marks:
             axis.axvline(mark, color=_MUTED, linewidth=0.8, linestyle=(0, (2, 4)))
         axis.grid(visible=not marks, axis="x")
@@ -124,7 +126,7 @@ def line_chart(
         values = [value for line in lines for _, value in line.points]
         if log and min(values, default=0) > 0 and max(values) > LEAST_FOR_LOG * min(values):
             _logarithmic(axis)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no half a step
         if right:
             other = axis.twinx()
             _draw(other, right)

@@ -16,8 +16,8 @@ from flows.views.page import share_text
 from flows.views.report import MSE, Report, build_report, read_events
 from flows.views.run_facts import curve_of, text_of
 from flows.views.terminal import duration, size
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
+from trainer.config.generations import ALL_FIELDS
 from trainer.config.run_spec import RunSpec
 from trainer.evaluation.verdict import best_step
 from trainer.events import ProgressEvent
@@ -28,6 +28,7 @@ SAME = "Nothing differs: the same configuration, data and code."
 
 _DATA: dict[str, Callable[[RunSpec], object]] = {
     "dataset": lambda spec: [str(ref) for ref in spec.datasets],
+    "left out": lambda spec: spec.config.exclude_episodes or "no episode",
     "base model": lambda spec: str(spec.base_model),
 }
 _CODE: dict[str, Callable[[RunSpec], object]] = {
@@ -83,9 +84,9 @@ def compare(store: ObjectStore, run_ids: Sequence[str]) -> Comparison:
     compared = tuple(_read(store, run_id) for run_id in run_ids)
     specs = [each.spec for each in compared]
     configuration: dict[str, Callable[[RunSpec], object]] = {"preset": lambda spec: spec.preset}
-    for name in FinetuneConfig.model_fields:
-        if name not in ("dataset_path", "base_model_path"):  # their digests tell more
-            configuration[flag(name)] = lambda spec, name=name: getattr(spec.config, name)
+    for name in ALL_FIELDS:
+        if name not in ("dataset_path", "base_model_path", "exclude_episodes"):  # among the data
+            configuration[flag(name)] = lambda spec, name=name: getattr(spec.config, name, None)
     errors, on, comparable = _errors(compared)
     known = [index for index, error in enumerate(errors) if error is not None]
     return Comparison(
@@ -194,7 +195,7 @@ def _errors(compared: Sequence[Compared]) -> tuple[list[float | None], str, bool
     own = [found.mse if found else each.report.metrics.get(MSE) for found, each in zip(best, compared, strict=True)]
     evaluated = [found for found in best if found is not None]
     if len(evaluated) < 2:
-        return own, "Fewer than two of the runs have an evaluation of their own to compare.", False
+        return own, "Fewer than two of the runs have been evaluated on their own dataset.", False
     if len({(each.data_config, each.action_horizon) for each in evaluated}) > 1:
         return own, "The errors can't be compared: the data configs or action horizons differ.", False
     # Never an episode that some of them were trained on and others were not.

@@ -19,7 +19,10 @@ from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home, secret_from
-from trainer.importers import TINY, describe, is_folder
+from trainer.data.configs import get_data_config
+from trainer.data.n17.embodiments import registered
+from trainer.generation import N15, is_tiny
+from trainer.importers import describe, is_folder
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store.stores import store_folder
 
@@ -46,6 +49,7 @@ def print_plan(
         "cameras": cameras(config),
         "base model": f"{config.base_model_path} ({describe('model', config.base_model_path)})",
         "components tuned": components(config),
+        "global batch": config.global_batch_formula,
         "launcher": launcher,
         "engine": engine,
         "object store": environ.get("PIPPA_S3_ENDPOINT") or f"the folder {store_folder(pippa_home(environ))}",
@@ -61,7 +65,7 @@ def print_plan(
     values = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for heading in ("argument", "value", "from", "why"):
         values.add_column(heading, overflow="fold", no_wrap=heading in ("argument", "from"))
-    for name in FinetuneConfig.model_fields:
+    for name in type(config).fields():
         origin = provenance[name]
         style = {"flag": "bold cyan", "preset": "", "default": "dim"}[origin]
         reason = preset.reason(name) if origin == "preset" else ""
@@ -98,13 +102,34 @@ def upstream_command_text(config: FinetuneConfig, provenance: Provenance) -> str
     paths = [name if is_folder(name) else f"./demo_data/{_basename(name)}" for name in config.dataset_path]
     config = config.model_copy(update={"dataset_path": paths})
     comments = []
-    if config.base_model_path == TINY:
-        comments.append(f"# {flag('base_model_path')} {TINY} is pippa's own: upstream can't load it")
+    if is_tiny(config.base_model_path):
+        comments.append(f"# {flag('base_model_path')} {config.base_model_path} is pippa's own: upstream can't load it")
     if kept:
         moved = ", ".join(f"{flag(name)} {getattr(config, name)} (now {UPSTREAM_DEFAULTS[name]})" for name in kept)
         comments.append(f"# pinned, since upstream's default has moved: {moved}")
+    if config.generation == N15:
+        script = "python scripts/gr00t_finetune.py"
+    else:
+        # Its script doesn't start the processes of several GPUs.
+        start = "python" if config.num_gpus == 1 else f"torchrun --nproc_per_node={config.num_gpus}"
+        script, (config, said) = f"{start} gr00t/experiment/launch_finetune.py", _for_upstream(config)
+        comments += said
+        needed = ("embodiment_tag", "modality_config_path")
+        named = [*(name for name in named if name not in config.own_fields), *needed]
     argv = [*to_argv(config, named), *to_argv(config, kept)]
-    return "\n".join([*comments, " \\\n  ".join(["python scripts/gr00t_finetune.py", *_by_flag(argv)])])
+    return "\n".join([*comments, " \\\n  ".join([script, *_by_flag(argv)])])
+
+
+def _for_upstream(config: FinetuneConfig) -> tuple[FinetuneConfig, list[str]]:
+    """A configuration of N1.7 with its data config as upstream's script takes it, and a comment where one is needed."""
+    data_config = get_data_config(config.data_config)
+    if getattr(config, "modality_config_path", None) or registered().get(config.embodiment_tag) == data_config:
+        return config, []
+    if data_config == registered()["so100"]:
+        return config.model_copy(update={"modality_config_path": "examples/SO100/so100_config.py"}), []
+    file = f"{data_config.name}_config.py"
+    said = f"# {file} registers the modality config {data_config.name}; upstream has none for this dataset"
+    return config.model_copy(update={"modality_config_path": file}), [said]
 
 
 def _basename(name: str) -> str:

@@ -12,13 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from flows.views.terminal import duration, size
+from trainer.config.argv import to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.config.settings import frame_cache_bytes, pippa_home
+from trainer.config.settings import frame_cache_bytes, pippa_home, price_per_hour
 from trainer.events import WarningEvent
-from trainer.forecast import CARDS, CHECKPOINTS_KEPT, Forecast, Memory, forecast, model_of, smallest_card, ways
-from trainer.gr00t.n15.sections import Sections
-from trainer.importers import TINY
+from trainer.forecast import CARDS, Forecast, Memory, Model, forecast, model_of, smallest_card, ways
+from trainer.generation import is_tiny
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import host_memory, memory_warning
 from trainer.runner.measured_speed import MeasuredSpeed, measured_speed
@@ -33,7 +33,7 @@ class Plan:
 
     config: FinetuneConfig
     engine: Engine
-    model: Sections
+    model: Model
     needs: Forecast
     cards: list[Card] | None
     """The GPUs it may use, empty on a CPU; None where they are not known from here."""
@@ -43,11 +43,13 @@ class Plan:
     """Whether the object store lies on that disk too."""
     frames: int | None
     speed: MeasuredSpeed | None
+    price: float | None
+    """What a machine costs an hour, where the user said so."""
 
     @property
     def on_cpu(self) -> bool:
         """Whether it is known to train on a CPU. A real model without a GPU here is rather meant for elsewhere."""
-        return self.cards == [] and self.config.base_model_path.partition("@")[0] == TINY
+        return self.cards == [] and is_tiny(self.config.base_model_path)
 
     @property
     def disk(self) -> int:
@@ -65,7 +67,7 @@ def plan(
     """The forecast for ``config`` where ``launcher`` will train it, on one of ``cards``; None for a model of unknown
     sizes.
     """
-    model = model_of(config.base_model_path)
+    model = model_of(config.base_model_path, config.generation)
     if model is None:
         return None
     home = pippa_home(environ)
@@ -83,6 +85,7 @@ def plan(
         embedded_store=launcher != "remote" and not environ.get("PIPPA_S3_ENDPOINT"),
         frames=frames,
         speed=measured_speed(home, config, engine) if launcher != "remote" else None,
+        price=price_per_hour(environ),
     )
 
 
@@ -116,6 +119,8 @@ def print_needs(console: Console, found: Plan) -> None:
     parts = [memory, f"up to {size(found.disk)} of disk", f"{size(found.needs.disk.uploaded)} to the store"]
     if found.speed:
         parts.append(f"about {_time(found, found.speed)}")
+    if found.speed and found.price is not None:
+        parts.append(f"which costs {_cost(found)}")
     console.print(f"[dim]Needs {escape(', '.join(parts))}[/]", soft_wrap=True)
     for warning in warnings(found):
         print_warning(console, warning)
@@ -152,7 +157,7 @@ def _rows(found: Plan) -> Iterator[_Row]:
         yield (
             "GPU memory",
             needs.gpu.total,
-            f"{'on each GPU' if config.num_gpus > 1 else ''}{_of_card(found)}".strip(" ()"),
+            f"{'on each GPU' if config.processes > 1 else ''}{_of_card(found)}".strip(" ()"),
         )
         yield from _memory(needs.gpu, config)
         yield "host memory", needs.host, "copies of a checkpoint, frames loaded ahead, libraries"
@@ -166,12 +171,16 @@ def _rows(found: Plan) -> Iterator[_Row]:
     yield "  and again", disk.moments, "the training state, while it trains"
     if found.speed:
         yield "time", _time(found, found.speed), f"{found.speed.seconds_per_step:.2g} s a step, as {found.speed.run_id}"
+    if found.price is not None:
+        nodes = f", for each of {config.num_nodes} nodes" if config.num_nodes > 1 else ""
+        known = "" if found.speed else "; how long it takes is known once it has trained here"
+        yield "cost", _cost(found) if found.speed else "?", f"at {found.price:g} an hour{nodes}{known}"
 
 
 def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
     yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters"
     yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained"
-    yield "  activations", memory.activations, f"at --batch-size {config.batch_size}"
+    yield "  activations", memory.activations, f"at {' '.join(to_argv(config, ['batch_size']))}"
     together = f"they come while activations go: {size(memory.together)} together"
     yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
     if memory.buckets:
@@ -182,7 +191,7 @@ def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
 
 def _disk(found: Plan) -> Iterator[_Row]:
     disk = found.needs.disk
-    kept = min(disk.saves, CHECKPOINTS_KEPT + 1)
+    kept = min(disk.saves, disk.kept + 1)
     frozen = f", and {size(disk.frozen)} frozen" if disk.frozen and disk.atomic else ""
     yield "  checkpoints", disk.checkpoints, f"{kept} of {size(disk.each)}{frozen}"
     yield (
@@ -230,3 +239,9 @@ def _shown(amount: int | str) -> str:
 
 def _time(found: Plan, speed: MeasuredSpeed) -> str:
     return duration(found.config.max_steps * speed.seconds_per_step)
+
+
+def _cost(found: Plan) -> str:
+    """Of the training itself, in the currency of the price."""
+    seconds = found.config.max_steps * found.speed.seconds_per_step if found.speed else 0.0
+    return f"{(found.price or 0.0) * found.config.num_nodes * seconds / 3600:,.2f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.markup import escape
@@ -15,7 +15,7 @@ from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.data.configs import get_data_config
 from trainer.forecast import forecast, model_of, smallest_card
-from trainer.importers import TINY
+from trainer.generation import is_tiny
 from trainer.runner.wandb_setup import default_wandb
 
 _TUNABLE = {
@@ -56,12 +56,16 @@ def compare(presets: Sequence[Preset]) -> list[Row]:
         _row("GPU memory", presets, lambda preset: Cell(gpu_memory(preset.config))),
         _row("checkpoints on disk", presets, lambda preset: Cell(checkpoints_on_disk(preset.config))),
     ]
-    for name in FinetuneConfig.model_fields:
-        values = {text_of(getattr(preset.config, name)) for preset in presets}
-        default = _default(name)
-        if name not in _ABOVE and values != {default}:
-            cells = tuple(_argument(preset, name) for preset in presets)
-            rows.append(Row(flag(name), default, cells))
+    kinds = dict.fromkeys(preset.kind for preset in presets)
+    if len(kinds) > 1:
+        rows.insert(0, _row("generation", presets, lambda preset: Cell(str(preset.kind.generation))))
+    for name in dict.fromkeys(name for kind in kinds for name in kind.fields()):
+        if name in _ABOVE:
+            continue
+        cells = tuple(_argument(preset, name) for preset in presets)
+        defaults = {kind: _default(name, kind) for kind in kinds if name in kind.fields()}
+        if {cell.value for cell in cells} - {""} - set(defaults.values()) or len(set(defaults.values())) > 1:
+            rows.append(Row(flag(name), _shown_defaults(defaults), cells))
     rows.append(_row("on and off, as flags", presets, lambda preset: Cell(switches(preset))))
     rows.append(_row("environment", presets, lambda preset: Cell(preset.environment)))
     rows.append(_row("W&B project, group", presets, lambda preset: Cell(_wandb(preset))))
@@ -87,10 +91,10 @@ def switches(preset: Preset) -> str:
 
 def gpu_memory(config: FinetuneConfig) -> str:
     """What a training takes of each GPU, and the smallest size of a card that has it, as far as it can be told."""
-    if (model := model_of(config.base_model_path)) is None:
+    if (model := model_of(config.base_model_path, config.generation)) is None:
         return "unknown"
     needs = forecast(config, model)
-    if config.base_model_path == TINY:
+    if is_tiny(config.base_model_path):
         return f"none: {size(needs.host_on_cpu)} of memory, on a CPU"
     total = needs.gpu.total
     card = smallest_card(total)
@@ -99,7 +103,7 @@ def gpu_memory(config: FinetuneConfig) -> str:
 
 def checkpoints_on_disk(config: FinetuneConfig) -> str:
     """The most that checkpoints take at once on the disk of the training, as far as it can be told."""
-    model = model_of(config.base_model_path)
+    model = model_of(config.base_model_path, config.generation)
     return "unknown" if model is None else size(forecast(config, model).disk.checkpoints)
 
 
@@ -143,17 +147,18 @@ def overview_table(presets: Sequence[Preset]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 3, 0, 0))
     for preset in presets:
         config = preset.config
-        batch = config.batch_size * config.gradient_accumulation_steps * config.num_gpus
         table.add_row(
             f"[bold]{preset.name}[/]",
-            f"{preset.summary}\n[dim]{escape(text_of(config.dataset_path))}, {config.max_steps} steps of {batch}, "
-            f"{escape(config.base_model_path)}, {preset.environment} environment[/]",
+            f"{preset.summary}\n[dim]{escape(text_of(config.dataset_path))}, {config.max_steps} steps of "
+            f"{config.global_batch}, {escape(config.base_model_path)}, {preset.environment} environment[/]",
         )
     return table
 
 
 def _row(title: str, presets: Sequence[Preset], cell: Callable[[Preset], Cell], argument: str = "") -> Row:
-    return Row(title, _default(argument) if argument else "", tuple(cell(preset) for preset in presets))
+    kinds = dict.fromkeys(preset.kind for preset in presets) if argument else {}
+    default = _shown_defaults({kind: _default(argument, kind) for kind in kinds})
+    return Row(title, default, tuple(cell(preset) for preset in presets))
 
 
 def _wandb(preset: Preset) -> str:
@@ -161,10 +166,20 @@ def _wandb(preset: Preset) -> str:
     return f"{wandb.project}, {wandb.group}"
 
 
-def _default(argument: str) -> str:
-    field = FinetuneConfig.model_fields[argument]
+def _default(argument: str, kind: type[FinetuneConfig]) -> str:
+    field = kind.model_fields[argument]
     return "" if field.is_required() else text_of(field.default)
 
 
+def _shown_defaults(defaults: Mapping[type[FinetuneConfig], str]) -> str:
+    """The default of an argument; where the generations have different ones, each with its generation."""
+    if len(set(defaults.values())) < 2:
+        return next(iter(defaults.values()), "")
+    return ", ".join(f"{value} ({kind.generation.name})" for kind, value in defaults.items() if value)
+
+
 def _argument(preset: Preset, name: str) -> Cell:
+    """Empty for an argument that the preset's generation does not have."""
+    if name not in preset.kind.fields():
+        return Cell("")
     return Cell(text_of(getattr(preset.config, name)), preset.reason(name))

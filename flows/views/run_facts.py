@@ -10,7 +10,6 @@ from itertools import pairwise
 from statistics import median
 
 from flows.views.terminal import duration, size
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
 from trainer.config.presets import DEFAULT, PRESETS, all_presets
 from trainer.config.run_spec import RunSpec, SnapshotRef
@@ -103,7 +102,7 @@ def configuration(spec: RunSpec) -> tuple[list[Difference], list[tuple[str, str]
         known = {**PRESETS, DEFAULT.name: DEFAULT}
     preset, reference = known.get(spec.preset), known[REFERENCE]
     differences = []
-    for name in FinetuneConfig.model_fields:
+    for name in type(spec.config).fields():
         value = text_of(getattr(spec.config, name))
         theirs = text_of(preset.known.get(name, "")) if preset else "unknown here"
         usual = text_of(reference.known.get(name, ""))
@@ -111,7 +110,7 @@ def configuration(spec: RunSpec) -> tuple[list[Difference], list[tuple[str, str]
         if changed or value != usual or (preset and value != theirs):
             reason = preset.reason(name) if preset and not changed else ""
             differences.append(Difference(flag(name), value, theirs, usual, changed, reason))
-    whole = [(flag(name), text_of(getattr(spec.config, name))) for name in FinetuneConfig.model_fields]
+    whole = [(flag(name), text_of(getattr(spec.config, name))) for name in type(spec.config).fields()]
     return sorted(differences, key=lambda each: not each.changed), whole
 
 

@@ -21,6 +21,8 @@ from flows.views.run_facts import (
     speed_of,
 )
 from flows.views.terminal import duration
+from trainer.config.run_spec import RunSpec
+from trainer.data.exclusion import named_episodes
 from trainer.evaluation.recorded import PAGE
 from trainer.store import registry, runs
 from trainer.store.evaluation import Ablation, Evaluation
@@ -57,7 +59,7 @@ def build_page(store: ObjectStore, run_id: str) -> str:
         reference=REFERENCE,
         differences=differences,
         whole=whole,
-        datasets=[dataset_facts(store, ref) for ref in spec.datasets],
+        datasets=_datasets(store, spec),
         lineage=lineage(store, spec, entries),
         speed=speed_of(events),
         phases=[
@@ -79,6 +81,16 @@ def keep_page(store: ObjectStore, run_id: str, folder: Path) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(page)
     return file
+
+
+def _datasets(store: ObjectStore, spec: RunSpec) -> list[dict[str, str]]:
+    """What is known of each dataset, and what of it was left out."""
+    found = []
+    for ref, options in zip(spec.datasets, spec.config.data_options, strict=True):
+        excluded = options.exclude_episodes
+        left_out = {"left out": f"{named_episodes(excluded)} (--exclude-episodes)"} if excluded else {}
+        found.append({**dataset_facts(store, ref), **left_out})
+    return found
 
 
 def _error_rows(report: Report, evaluations: Mapping[int, Evaluation]) -> list[list[str]]:

@@ -44,6 +44,22 @@ class Screens:
         """Click what says ``text``."""
         self._page.get_by_text(text, exact=True).first.click()
 
+    def choose(self, field: str, choice: str) -> None:
+        """Choose among what a field of a form offers."""
+        label = self._page.locator("label", has_text=field).first
+        self._page.locator(f"#{label.get_attribute('for')}").click()
+        self._page.get_by_role("option", name=choice, exact=True).click()
+
+    def submit(self) -> None:
+        """Send the form, and wait until Prefect has left it."""
+        self._page.get_by_role("button", name="Submit").click()
+        self._page.wait_for_url(lambda url: not url.endswith("/run"))
+
+    def pictures(self) -> int:
+        """How many pictures the page shows."""
+        shown = "[...document.querySelectorAll('main img, img')].filter(each => each.naturalWidth > 0).length"
+        return self._page.evaluate(shown)
+
     def here(self, name: str, *texts: str) -> Path:
         """A picture of the page as it is, once each of ``texts`` is seen."""
         for text in texts:

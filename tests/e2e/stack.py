@@ -42,12 +42,14 @@ class Stack:
         self.clone = folder / "pippa"
         self.times: list[tuple[str, float]] = []
         self._clone()
-        self.prefect_port, self.minio_port = _free_ports(2)
+        self.prefect_port, self.minio_port, self.zmq_port, self.http_port = _free_ports(4)
         self.images = {name: f"{self.project}/{name}:local" for name in OUR_IMAGES}
         settings = {
             "COMPOSE_PROJECT_NAME": self.project,
             "PIPPA_PREFECT_PORT": str(self.prefect_port),
             "PIPPA_MINIO_PORT": str(self.minio_port),
+            "PIPPA_SERVE_PORT": str(self.zmq_port),
+            "PIPPA_SERVE_HTTP_PORT": str(self.http_port),
             **{f"PIPPA_{name.replace('-', '_').upper()}_IMAGE": tag for name, tag in self.images.items()},
             **private_ca(),
         }
@@ -155,7 +157,7 @@ class Stack:
 
 
 def private_ca() -> dict[str, str]:
-    """The setting that a machine behind a proxy with a CA of its own needs, where this is one."""
+    """The setting that a machine behind a proxy with its own CA needs, where this is one."""
     return {"PIPPA_CA_BUNDLE": str(ALL_CAS)} if list(EXTRA_CAS.glob("*.crt")) else {}
 
 

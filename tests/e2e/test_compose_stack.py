@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.e2e.stack import Stack
@@ -108,6 +109,18 @@ def test_the_demo_data_is_overfitted_on_a_cpu(stack: Stack, demo_dataset: Path) 
     assert "train-overfit-1 exited with code 0" in done.stdout, done.stdout[-5000:]
     listed = stack.pippa("checkpoints", "list")
     assert "overfit-demo/latest" in listed.stdout
+
+
+def test_a_checkpoint_is_served_to_those_who_have_the_token(stack: Stack) -> None:
+    done = stack.compose("up", "--detach", "--wait", "serve", settings={"PIPPA_SERVE_CHECKPOINT": "smoke/latest"})
+    assert done.returncode == 0, done.stdout[-3000:] + stack.compose("logs", "serve").stdout[-3000:]
+    token = (stack.clone / ".pippa/stack/serve_token").read_text()
+    with httpx.Client(base_url=f"http://127.0.0.1:{stack.http_port}", timeout=60) as client:
+        assert client.get("/health").status_code == 200
+        assert client.post("/act", json={"observation": {}}).status_code == 401
+        asked = client.post("/act", json={"observation": {}}, headers={"Authorization": f"Bearer {token}"})
+    assert asked.status_code == 400 and "video.ego_view" in asked.text, asked.text
+    stack.compose("stop", "--timeout", "5", "serve")
 
 
 def test_run_returns_the_exit_code_of_the_training(stack: Stack) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from flows.orchestration.parameters import given
 from tests.e2e.screens import browser, picture_folder
 from tests.e2e.stack import Stack
 from tests.support.waiting import until
@@ -172,4 +173,26 @@ def test_the_web_page_shows_deployments_form_and_report(stack: Stack, tmp_path: 
         screens.shot("prefect-deployments", "deployments", "overfit-demo")
         form = deployment(stack, "train/overfit-demo")["id"]
         screens.shot("prefect-form", f"deployments/deployment/{form}/run", "overrides", "preset")
-        screens.shot("prefect-report", f"artifacts/artifact/{report['id']}", "open-loop")
+        screens.shot("prefect-report", f"artifacts/artifact/{report['id']}", "open-loop", "Training loss")
+        assert screens.pictures() >= 3
+
+
+def test_a_field_of_the_form_changes_that_argument_of_the_run_and_no_other(stack: Stack, tmp_path: Path) -> None:
+    form = deployment(stack, "train/smoke")["id"]
+    auth = (stack.clone / ".pippa/stack/prefect_api_auth_string").read_text()
+    with browser(f"http://127.0.0.1:{stack.prefect_port}", picture_folder(tmp_path)) as screens:
+        screens.sign_in(auth)
+        screens.shot("form-before", f"deployments/deployment/{form}/run", "tune_visual")
+        screens.choose("tune_visual", "yes")
+        screens.submit()
+
+    def submitted() -> dict[str, Any] | None:
+        wanted = {"flow_runs": {"deployment_id": {"any_": [form]}}, "sort": "EXPECTED_START_TIME_DESC"}
+        with stack.api() as api:
+            runs = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
+        return next((run for run in runs if run["parameters"]["overrides"].get("tune_visual") == "yes"), None)
+
+    run = until(submitted, "the run of the form")
+    with stack.api() as api:
+        api.post(f"/flow_runs/{run['id']}/set_state", json={"state": {"type": "CANCELLING"}}).raise_for_status()
+    assert given(run["parameters"]["overrides"]) == {"tune_visual": True}

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 
 
 class Proxy:
-    """Forwards a port of 127.0.0.1; ``cut`` drops every connection and refuses new ones until ``mend``."""
+    """Forwards a port of ``host``; ``cut`` drops every connection and refuses new ones until ``mend``."""
 
-    def __init__(self, target: tuple[str, int] | str) -> None:
+    def __init__(self, target: tuple[str, int] | str, host: str = "127.0.0.1") -> None:
         """``target`` is host and port, or the path of a Unix socket."""
         self._target = target
+        self._host = host
         self._open: set[socket.socket] = set()
         self._cutting = threading.Lock()
         """Held while connections are dropped and while one is added: one accepted during a cut must not survive it."""
@@ -22,7 +23,7 @@ class Proxy:
         self.mend()
 
     def mend(self) -> None:
-        self._server = server = socket.create_server(("127.0.0.1", self.port))
+        self._server = server = socket.create_server((self._host, self.port))
         self.port = server.getsockname()[1]
         threading.Thread(target=self._accept, args=(server,), daemon=True).start()
 

@@ -7,17 +7,24 @@ Flags are written as upstream's: ``--kebab-case`` (an underscore does as well), 
 from __future__ import annotations
 
 import os
+from argparse import Namespace
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Literal
 
 from trainer.command_line import Parser
-from trainer.config.finetune_config import GROUPS, OWN_FIELDS, RUN_FIELDS, FinetuneConfig
-from trainer.config.flags import add_flags, field_problems, flag, given_values, refusal
-from trainer.config.presets import Preset, get_preset
+from trainer.config.finetune_config import OWN_FIELDS, RUN_FIELDS, FinetuneConfig
+from trainer.config.flags import add_flags, add_hidden_flags, field_problems, flag, given_values, refusal
+from trainer.config.generations import ALL_FIELDS, CONFIGS, config_of, generation_named, other_flags
+from trainer.config.n17_config import UPSTREAM_ORDER, N17Config
+from trainer.config.presets import DEFAULT, Preset, get_preset
 from trainer.config.run_spec import Engine
 from trainer.data.config_file import as_argument
 from trainer.data.configs import DATA_CONFIGS, declared
+from trainer.data.data_config import DataConfig
+from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
+from trainer.generation import N15
 
 Provenance = dict[str, Literal["default", "preset", "flag"]]
 Resolved = tuple[Preset, FinetuneConfig, Provenance]
@@ -30,35 +37,47 @@ UPSTREAM_DEFAULTS: dict[str, object] = {
 }
 """Upstream's defaults today (branch ``n1.5-release``) that are not those of ``FinetuneConfig``."""
 
-UPSTREAMS_FLAGS = "Flags are those of Isaac-GR00T's scripts/gr00t_finetune.py, in the same form."
+UPSTREAMS_FLAGS = (
+    "Flags are those of Isaac-GR00T's scripts/gr00t_finetune.py, for a base model of GR00T N1.7 those of its "
+    "gr00t/experiment/launch_finetune.py, in the same form."
+)
 
 _FIELDS = FinetuneConfig.model_fields
 _NOT_UPSTREAMS = {
+    "num_nodes": "upstream trains on one machine.",
     "video_alignment": "upstream finds a row's frame by its timestamp.",
     "recompute_statistics": "upstream normalises with what meta/stats.json says.",
     "holdout": "upstream trains on every episode.",
+    "exclude_episodes": "upstream trains on every episode.",
     "upstream_exact": "upstream's engine is that already: leave the flag out.",
 }
 
 
 def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> list[str]:
     """The fields of ``config``, all or those in ``names``, as flags in upstream's order; pippa's own where they differ
-    from the default.
+    from the default, and those of N1.7 that are not set not at all.
 
     ``parse_flags`` and upstream's tyro read them back. Raises ``UsageError`` for a value that begins with a dash, which
     no such command line can carry.
     """
+    fields = type(config).fields()
+    order = (*UPSTREAM_ORDER, *config.own_fields) if isinstance(config, N17Config) else fields
+    if names is not None and isinstance(config, N17Config) and "batch_size" in names:
+        names = {*names, "global_batch_size"}
+        config = config.model_copy(update={"global_batch_size": config.batch_size * config.processes})
     argv: list[str] = []
-    for name in _FIELDS:
+    for name in order:
         if names is not None and name not in names:
             continue
         value = getattr(config, name)
-        if name in OWN_FIELDS and value == _FIELDS[name].default:
+        if value is None or (name in config.own_fields and value == fields[name].default):
             continue  # upstream's script doesn't know it
+        if name == "modality_config_path" and names is None:
+            continue  # what it says is the data config
         if isinstance(value, bool):
             argv.append(flag(name, on=value))
             continue
-        texts = value if isinstance(value, list) else [repr(value) if isinstance(value, float) else str(value)]
+        texts = _texts(name, value, newer=isinstance(config, N17Config))
         for text in texts:
             if text.startswith("-"):
                 raise UsageError(f"{flag(name)}: {text!r} begins with a dash.", f"Write it as a path: ./{text}")
@@ -66,11 +85,25 @@ def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> lis
     return argv
 
 
+def _texts(name: str, value: Any, *, newer: bool) -> list[str]:
+    """A value as words; for the ``newer`` generation, N1.7, several datasets are one word, as its script takes them."""
+    if isinstance(value, dict):
+        return [text for pair in value.items() for text in map(str, pair)]
+    if isinstance(value, list):
+        return [os.pathsep.join(value)] if newer and name == "dataset_path" else value
+    if name == "data_config":
+        known = newer and isinstance(value, DataConfig) and registered().get(value.name) == value
+        return [value.name if known else as_argument(value)]
+    return [repr(value) if isinstance(value, float) else str(value)]
+
+
 def pinned(config: FinetuneConfig) -> list[str]:
     """The fields with a value that was upstream's default when the recipes were written and no longer is.
 
     Their recipes never named them; upstream's script of today gives the same training only when told.
     """
+    if config.generation != N15:
+        return []
     return [name for name in UPSTREAM_DEFAULTS if getattr(config, name) == _FIELDS[name].default]
 
 
@@ -78,6 +111,12 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
     """Raise ``UsageError`` for what upstream's script takes and then fails on, minutes later and on a GPU."""
     if engine == "native":
         return
+    if config.generation != N15:
+        raise UsageError(
+            f"--engine {engine}: the images of Isaac-GR00T here train {N15}; this training is one of "
+            f"{config.generation}.",
+            "The native engine trains it: --engine native.",
+        )
     problems: list[str] = []
     if config.dataloader_num_workers == 0:
         problems.append("--dataloader-num-workers 0: upstream always passes a prefetch factor, which needs a worker.")
@@ -105,9 +144,20 @@ def parse_flags(
     ``--help`` prints every flag with its help and the value in ``base``, then raises ``SystemExit(0)``. All that is
     wrong is in one ``UsageError`` that names each flag and its right form.
     """
-    given, problems = _parsed(argv, {name: getattr(base, name) for name in _FIELDS}, prog)
+    config = type(base)
+    given, problems = _parsed(argv, config, {name: getattr(base, name) for name in config.fields()}, prog)
+    given = _in_experiment(given, {"output_dir": base.output_dir})
     values = {**base.model_dump(), "data_config": as_argument(base.data_config), **given}
-    return _validated(values, prog, problems), set(given)
+    return _validated(config, values, prog, [*problems, *other_flags(config, given)]), set(given)
+
+
+def base_model_in(argv: Sequence[str]) -> str | None:
+    """What ``--base-model-path`` says in ``argv``, whatever else is wrong there; None where it is not there."""
+    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == "--base-model-path":
+            return value if equals else after
+    return None
 
 
 def resolve(
@@ -115,7 +165,7 @@ def resolve(
 ) -> Resolved:
     """``resolve_values`` with the flags of ``argv``, those that ``parse_flags`` takes."""
     preset, prog = get_preset(preset_name), f"{prog} {preset_name}"
-    given, problems = _parsed(argv, preset.known, prog)
+    given, problems = _parsed(argv, preset.kind, preset.known, prog)
     return resolve_values(preset, given, prog, environ, problems)
 
 
@@ -128,41 +178,82 @@ def resolve_values(
 ) -> Resolved:
     """The preset, its configuration with ``overrides`` applied, and where each field's value came from.
 
-    ``PIPPA_BASE_MODEL`` stands in for a base model that they leave open. Raises ``UsageError`` for an unknown preset or
-    field, or a value out of bounds, naming all that is wrong; ``problems`` are those that are known already.
+    ``PIPPA_BASE_MODEL`` stands in for a base model that they leave open, if it is one of the preset's generation.
+    Without a preset the base model decides which generation's arguments there are. Raises ``UsageError`` for an unknown
+    preset or field, or a value out of bounds, naming all that is wrong; ``problems`` are those that are known already.
     """
     preset = get_preset(preset) if isinstance(preset, str) else preset
+    config, overrides = preset.kind, dict(overrides)
     if base_model := environ.get("PIPPA_BASE_MODEL"):
-        overrides = {"base_model_path": base_model, **overrides}
-    config = _validated({**preset.values, **overrides}, prog, problems)
+        known = generation_named(base_model)
+        if preset.name == DEFAULT.name or known in (None, config.generation):
+            overrides = {"base_model_path": base_model, **overrides}
+    if preset.name == DEFAULT.name:
+        config = config_of(overrides.get("base_model_path"))
+    problems = [*problems, *other_flags(config, overrides)]
+    overrides = {name: value for name, value in overrides.items() if name in config.fields() or name not in ALL_FIELDS}
+    overrides = _in_experiment(overrides, preset.values)
+    values = {**preset.values, **overrides}
+    for one, other in (("data_config", "modality_config_path"), ("modality_config_path", "data_config")):
+        if one in overrides and other not in overrides:
+            values.pop(other, None)  # what the preset says in the other way
+    made = _validated(config, values, prog, problems)
     provenance: Provenance = {
-        name: "flag" if name in overrides else "preset" if name in preset.arguments else "default" for name in _FIELDS
+        name: "flag" if name in overrides else "preset" if name in preset.arguments else "default"
+        for name in config.fields()
     }
-    return preset, config, provenance
+    return preset, made, provenance
 
 
-def add_config_flags(parser: Parser, values: Mapping[str, Any], *, several: bool = False) -> None:
-    """Let ``parser`` take every argument of a fine-tuning, or ``several`` values of each; help shows ``values``."""
-    add_flags(parser, FinetuneConfig, values, GROUPS, several=several)
+def add_config_flags(
+    parser: Parser,
+    values: Mapping[str, Any],
+    config: type[FinetuneConfig] = FinetuneConfig,
+    *,
+    several: bool = False,
+) -> None:
+    """Let ``parser`` take every argument of a fine-tuning, or ``several`` values of each; help shows ``values``.
+
+    Help shows the flags of ``config``. Those of another generation are taken too: what they mean is said later, when it
+    is known what is trained.
+    """
+    add_flags(parser, config, values, config.groups, several=several)
+    for other in CONFIGS.values():
+        add_hidden_flags(parser, other, [name for name in other.fields() if name not in config.fields()], several)
 
 
-def _parsed(argv: Sequence[str], shown: Mapping[str, Any], prog: str) -> tuple[dict[str, Any], list[str]]:
+def given_arguments(arguments: Namespace) -> dict[str, Any]:
+    """The arguments of a fine-tuning that a command line sets, of any generation, as texts, lists and truth values."""
+    return given_values(ALL_FIELDS, arguments)
+
+
+def _parsed(
+    argv: Sequence[str], config: type[FinetuneConfig], shown: Mapping[str, Any], prog: str
+) -> tuple[dict[str, Any], list[str]]:
     """The values that ``argv`` sets, not validated, and what is wrong with its form."""
     parser = Parser(prog, collects=True, usage=f"{prog} [--flag …]", description=UPSTREAMS_FLAGS)
-    add_config_flags(parser, shown)
+    add_config_flags(parser, shown, config)
     arguments = parser.parse_args(argv)
-    return given_values(FinetuneConfig, arguments), arguments.problems
+    return given_arguments(arguments), arguments.problems
 
 
-def _validated(values: Mapping[str, Any], prog: str, problems: Sequence[str] = ()) -> FinetuneConfig:
-    found = [*problems, *field_problems(FinetuneConfig, values)]
-    try:
-        # A file or a module is read here, where its name was typed; from here on the declaration itself travels.
-        if isinstance(name := values.get("data_config"), str):
-            values = {**values, "data_config": declared(name)}
-    except UsageError as error:
-        found.append(f"--data-config: {error.message} {error.hint}".rstrip())
+def _in_experiment(given: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` with ``--experiment-name`` as part of the output folder, as upstream has it."""
+    given = dict(given)
+    if name := given.pop("experiment_name", None):
+        folder = given.get("output_dir") or before.get("output_dir") or N17Config.model_fields["output_dir"].default
+        given["output_dir"] = str(PurePath(str(folder)) / str(name))
+    return given
+
+
+def _validated(
+    config: type[FinetuneConfig], values: Mapping[str, Any], prog: str, problems: Sequence[str] = ()
+) -> FinetuneConfig:
+    values = {name: value for name, value in values.items() if name in config.model_fields or name not in ALL_FIELDS}
+    # A file or a module is read here, where its name was typed; from here on the declaration itself travels.
+    ready, unreadable = config.resolved(values)
+    found = [*problems, *field_problems(config, ready), *unreadable]
     if found:
         raise refusal(found, prog)
-    config = FinetuneConfig.model_validate(values)
-    return config.model_copy(update={"data_config": declared(config.data_config)})
+    made = config.model_validate(ready)
+    return made.model_copy(update={"data_config": declared(made.data_config)}) if config is FinetuneConfig else made

@@ -10,15 +10,21 @@ to torchcodec.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_serializer, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions, VideoAlignment
 from trainer.data.config_file import from_text, to_document
+from trainer.data.configs import declared
 from trainer.data.data_config import DataConfig
+from trainer.data.exclusion import as_texts, of_dataset, parse_exclusion
 from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
+from trainer.errors import UsageError
+from trainer.generation import N15, Generation
 
 EmbodimentTag = Literal["gr1", "oxe_droid", "agibot_genie1", "new_embodiment"]
 VideoBackend = Literal["torchcodec", "decord", "torchvision_av"]
@@ -29,10 +35,79 @@ LOGGING_STEPS = 10
 """Steps between two logged losses, of every engine: upstream's script sets it, and has no flag for it."""
 
 
+RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
+"""For the run around the engine, which never hears of them."""
+OWN_FIELDS = (
+    "num_nodes",
+    "video_alignment",
+    "recompute_statistics",
+    "upstream_exact",
+    "holdout",
+    "exclude_episodes",
+    *RUN_FIELDS,
+)
+"""What upstream's script doesn't take."""
+
+GROUPS: dict[str, tuple[str, ...]] = {
+    "data": (
+        "dataset_path",
+        "data_config",
+        "embodiment_tag",
+        "video_alignment",
+        "recompute_statistics",
+        "holdout",
+        "exclude_episodes",
+        "balance_dataset_weights",
+        "balance_trajectory_weights",
+    ),
+    "model": (
+        "base_model_path",
+        "tune_llm",
+        "tune_visual",
+        "tune_projector",
+        "tune_diffusion_model",
+        "lora_rank",
+        "lora_alpha",
+        "lora_dropout",
+        "lora_full_model",
+        "upstream_exact",
+    ),
+    "optimisation": (
+        "batch_size",
+        "max_steps",
+        "learning_rate",
+        "weight_decay",
+        "warmup_ratio",
+        "gradient_accumulation_steps",
+    ),
+    "machine": ("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "checkpoints and reports": (
+        "output_dir",
+        "save_steps",
+        "keep_last",
+        "keep_every",
+        "evaluate",
+        "resume",
+        "report_to",
+    ),
+}
+"""Every field, in the groups that ``--help`` shows."""
+
+
 class FinetuneConfig(BaseModel):
-    """The arguments of one fine-tuning, in upstream's names and order."""
+    """The arguments of one fine-tuning of GR00T N1.5, in upstream's names and order.
+
+    ``trainer.config.n17_config`` has those of N1.7. What both have means the same, so that all but the engine reads
+    either.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
+
+    generation: ClassVar[Generation] = N15
+    own_fields: ClassVar[tuple[str, ...]] = OWN_FIELDS
+    groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
+    derived: ClassVar[Mapping[str, str]] = {}
+    """Fields that no flag sets, since others decide them, and what to write instead."""
 
     dataset_path: Annotated[list[str], Field(min_length=1)]
     """Datasets to train on: names in the object store, hub ids or folders. More than one makes a mixture."""
@@ -45,13 +120,13 @@ class FinetuneConfig(BaseModel):
     as `my_robot.toml` (or `module.path:NAME` of a Python module)."""
 
     batch_size: Annotated[int, Field(ge=1)] = 32
-    """Samples per GPU and step. The global batch is this x num_gpus x gradient_accumulation_steps."""
+    """Samples per GPU and step. The global batch is this x num_gpus x num_nodes x gradient_accumulation_steps."""
 
     max_steps: Annotated[int, Field(ge=1)] = 10_000
     """Optimizer steps."""
 
     num_gpus: Annotated[int, Field(ge=1)] = 1
-    """GPUs to train on, on one machine."""
+    """GPUs to train on, on each machine."""
 
     save_steps: Annotated[int, Field(ge=1)] = 1000
     """Steps between two checkpoints."""
@@ -119,6 +194,9 @@ class FinetuneConfig(BaseModel):
     balance_trajectory_weights: bool = True
     """Mixtures: draw each trajectory in proportion to its length."""
 
+    num_nodes: Annotated[int, Field(ge=1)] = 1
+    """Machines that train together, each with num_gpus GPUs; start the same command on each of them."""
+
     video_alignment: VideoAlignment = "timestamp"
     """A row's frame: the one at its `timestamp`, or by `index`, row k to frame k, where only the clock is wrong."""
 
@@ -133,6 +211,10 @@ class FinetuneConfig(BaseModel):
     """Episodes to keep out of training and statistics and to evaluate on: a share (`0.1`), a count (`5`) or a list
     (`3,17`). Each is chosen by its own content, so that added data moves none across."""
 
+    exclude_episodes: list[str] = []
+    """Episodes to leave out altogether, from training, statistics and holdout: `3 17 40-44`. Of several datasets by
+    their place: `2:17`. `pippa data show` finds those that deserve it."""
+
     evaluate: Evaluate = "every"
     """Checkpoints to evaluate after the training: every one of them (intermediate ones on two episodes), the last, or
     none."""
@@ -143,10 +225,53 @@ class FinetuneConfig(BaseModel):
     keep_every: Annotated[int, Field(ge=0)] = 0
     """Keep each checkpoint whose step is a multiple of N, the newest, and those with an alias; 0 keeps all."""
 
+    @classmethod
+    def fields(cls) -> dict[str, FieldInfo]:
+        """The fields that are flags."""
+        return {name: field for name, field in cls.model_fields.items() if name not in cls.derived}
+
+    @classmethod
+    def resolved(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """``values`` as somebody typed them, with what they name read from its files, and what is wrong with those.
+
+        From here on the declarations themselves travel.
+        """
+        try:
+            if isinstance(name := values.get("data_config"), str):
+                return {**values, "data_config": declared(name)}, []
+        except UsageError as error:
+            return dict(values), [f"--data-config: {error.message} {error.hint}".rstrip()]
+        return dict(values), []
+
     @property
-    def data_options(self) -> DataOptions:
-        """How the datasets are read."""
-        return DataOptions(video_alignment=self.video_alignment, recompute_statistics=self.recompute_statistics)
+    def processes(self) -> int:
+        """GPUs of all machines together: one process each."""
+        return self.num_gpus * self.num_nodes
+
+    @property
+    def global_batch(self) -> int:
+        """Samples that one optimizer step sees."""
+        return self.batch_size * self.processes * self.gradient_accumulation_steps
+
+    @property
+    def global_batch_formula(self) -> str:
+        """The global batch and what makes it: ``32 = 8 × 2 GPUs × 2 nodes``."""
+        factors = {"GPUs": self.num_gpus, "nodes": self.num_nodes, "accumulated": self.gradient_accumulation_steps}
+        product = [str(self.batch_size), *(f"{count} {name}" for name, count in factors.items() if count > 1)]
+        return str(self.global_batch) + (f" = {' × '.join(product)}" if len(product) > 1 else "")
+
+    @property
+    def data_options(self) -> list[DataOptions]:
+        """How each of the datasets is read."""
+        count = len(self.dataset_path)
+        return [
+            DataOptions(
+                video_alignment=self.video_alignment,
+                recompute_statistics=self.recompute_statistics,
+                exclude_episodes=of_dataset(self.exclude_episodes, number, count),
+            )
+            for number in range(1, count + 1)
+        ]
 
     @field_validator("data_config")
     @classmethod
@@ -161,61 +286,21 @@ class FinetuneConfig(BaseModel):
         parse_holdout(value)
         return value
 
+    @field_validator("exclude_episodes", mode="before")
+    @classmethod
+    def _in_one_form(cls, value: Any, info: ValidationInfo) -> Any:
+        """What means the same is equal; a text does as well, as from a form."""
+        texts = [value] if isinstance(value, str) else value
+        if not isinstance(texts, list | tuple) or not all(isinstance(each, str | int) for each in texts):
+            return value  # pydantic says what is wrong
+        datasets = len(info.data.get("dataset_path") or ["…"])
+        return as_texts(parse_exclusion(map(str, texts), datasets), datasets)
+
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
 
 
-RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
-"""For the run around the engine, which never hears of them."""
-OWN_FIELDS = ("video_alignment", "recompute_statistics", "upstream_exact", "holdout", *RUN_FIELDS)
-"""What upstream's script doesn't take."""
-
-GROUPS: dict[str, tuple[str, ...]] = {
-    "data": (
-        "dataset_path",
-        "data_config",
-        "embodiment_tag",
-        "video_alignment",
-        "recompute_statistics",
-        "holdout",
-        "balance_dataset_weights",
-        "balance_trajectory_weights",
-    ),
-    "model": (
-        "base_model_path",
-        "tune_llm",
-        "tune_visual",
-        "tune_projector",
-        "tune_diffusion_model",
-        "lora_rank",
-        "lora_alpha",
-        "lora_dropout",
-        "lora_full_model",
-        "upstream_exact",
-    ),
-    "optimisation": (
-        "batch_size",
-        "max_steps",
-        "learning_rate",
-        "weight_decay",
-        "warmup_ratio",
-        "gradient_accumulation_steps",
-    ),
-    "machine": ("num_gpus", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
-    "checkpoints and reports": (
-        "output_dir",
-        "save_steps",
-        "keep_last",
-        "keep_every",
-        "evaluate",
-        "resume",
-        "report_to",
-    ),
-}
-"""Every field, in the groups that ``--help`` shows."""
-
-
-def field_help() -> dict[str, str]:
-    """One line of help per field of ``FinetuneConfig``, from the docstring below the field."""
-    return {name: field.description or "" for name, field in FinetuneConfig.model_fields.items()}
+def field_help(config: type[FinetuneConfig] = FinetuneConfig) -> dict[str, str]:
+    """One line of help per flag, from the docstring below the field."""
+    return {name: field.description or "" for name, field in config.fields().items()}

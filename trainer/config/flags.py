@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -38,17 +38,24 @@ def add_flags(
     on or off by both its flags, of what is a list already by the flag once for each.
     """
     groups = dict(groups or {})
-    if rest := [name for name in model.model_fields if not any(name in names for names in groups.values())]:
-        groups["more" if groups else "options"] = rest
+    if not groups:
+        groups["options"] = tuple(model.model_fields)
     for title, names in groups.items():
         group = parser.add_argument_group(title)
         for name in names:
             _add(group, name, model.model_fields[name], values.get(name), several=several)
 
 
-def given_values(model: type[BaseModel], arguments: argparse.Namespace) -> dict[str, Any]:
-    """The fields of ``model`` that a command line sets, as texts, lists of texts and truth values."""
-    return {name: value for name, value in vars(arguments).items() if name in model.model_fields}
+def add_hidden_flags(parser: Parser, model: type[BaseModel], names: Sequence[str], several: bool) -> None:
+    """Let ``parser`` take the fields ``names`` of ``model``, which help does not show; what it has already stays."""
+    for name in names:
+        if flag(name) not in parser.flags():
+            _add(parser, name, model.model_fields[name], None, several=several, hidden=True)
+
+
+def given_values(fields: Container[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Those of ``fields`` that a command line sets, as texts, lists of texts and truth values."""
+    return {name: value for name, value in vars(arguments).items() if name in fields}
 
 
 def parse(model: type[Model], argv: Sequence[str], prog: str) -> Model:
@@ -57,7 +64,7 @@ def parse(model: type[Model], argv: Sequence[str], prog: str) -> Model:
     values = {name: field.default for name, field in model.model_fields.items() if not field.is_required()}
     add_flags(parser, model, values)
     arguments = parser.parse_args(argv)
-    return validated(model, given_values(model, arguments), prog, arguments.problems)
+    return validated(model, given_values(model.model_fields, arguments), prog, arguments.problems)
 
 
 def validated(model: type[Model], values: Mapping[str, Any], prog: str, problems: Sequence[str] = ()) -> Model:
@@ -84,16 +91,26 @@ def field_problems(model: type[BaseModel], values: Mapping[str, Any]) -> list[st
     return []
 
 
-def _add(group: argparse._ArgumentGroup, name: str, field: FieldInfo, value: object, *, several: bool) -> None:
+def _add(
+    group: argparse._ActionsContainer,
+    name: str,
+    field: FieldInfo,
+    value: object,
+    *,
+    several: bool,
+    hidden: bool = False,
+) -> None:
     kind = _without_none(field.annotation)
-    shown = "" if value is None or value == () else f" [{_shown(value)}]"
-    options: dict[str, Any] = {"help": f"{field.description or ''}{shown}".replace("%", "%%")}
+    shown = "" if value is None or value in ((), [], "") else f" [{_shown(value)}]"
+    text = f"{field.description or ''}{shown}".replace("%", "%%")
+    options: dict[str, Any] = {"help": argparse.SUPPRESS if hidden else text}
     if kind is bool:
         options["action"] = EachSwitch if several else Switch
-    elif get_origin(kind) in (list, tuple):
-        options |= {"action": "append" if several else Once, "nargs": "+", "metavar": "NAME"}
+    elif get_origin(kind) in (list, tuple, dict):
+        metavar = "NAME" if get_origin(kind) is not dict else "NAME X"
+        options |= {"action": "append" if several else Once, "nargs": "+", "metavar": metavar}
     else:
-        options["metavar"] = _metavar(kind)
+        options["metavar"] = _metavar(_plain(kind))
         if several:
             options |= {"action": Once, "nargs": "+"}
     group.add_argument(flag(name), dest=name, default=argparse.SUPPRESS, **options)
@@ -104,6 +121,11 @@ def _without_none(kind: Any) -> Any:
         kinds = [each for each in get_args(kind) if each is not NoneType]
         return kinds[0] if len(kinds) == 1 else str
     return kind
+
+
+def _plain(kind: Any) -> Any:
+    """A type without its bounds."""
+    return get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
 
 def _metavar(kind: Any) -> str:
@@ -123,6 +145,8 @@ def _problem(model: type[BaseModel], name: str, error: ErrorDetails) -> str:
             return f"{given!r} is not a whole number."
         case "float_parsing" | "float_type":
             return f"{given!r} is not a number."
+        case "literal_error" if len(error["loc"]) > 1:  # a key of several
+            return not_among(str(given), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
         case "literal_error":
             return not_among(str(given), get_args(_without_none(model.model_fields[name].annotation)))
         case _:

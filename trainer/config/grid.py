@@ -10,9 +10,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainer.config.argv import Resolved, resolve_values
+from trainer.config.argv import Resolved, given_arguments, resolve_values
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.flags import flag, given_values, refusal
+from trainer.config.flags import flag, refusal
 from trainer.config.training_flags import name_problems, named_preset
 from trainer.errors import UsageError
 
@@ -52,7 +52,7 @@ def asked_grid(arguments: argparse.Namespace, prog: str) -> Grid:
     """The grid of a command line whose flags take several values. Raises one ``UsageError`` with all that is wrong."""
     preset = named_preset(arguments, prog)
     name = arguments.name or f"{preset.name}-sweep"
-    options = given_values(FinetuneConfig, arguments)
+    options = given_arguments(arguments)
     problems = [*arguments.problems, *name_problems(name)]
     points, resolved_of = [], {}
     for chosen in product(*options.values()):

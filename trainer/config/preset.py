@@ -8,6 +8,8 @@ from functools import cached_property
 from typing import Literal, NamedTuple, TypeAlias
 
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.generations import config_of
+from trainer.errors import UsageError
 
 Goal: TypeAlias = Literal["generalise", "memorise"]
 """What a training is for: a policy that acts where it never was, or one that has its demonstrations by heart."""
@@ -22,7 +24,7 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class Preset:
-    """A named set of arguments. Arguments it does not name keep the defaults of ``FinetuneConfig``."""
+    """A named set of arguments. Arguments it does not name keep the defaults of its base model's generation."""
 
     name: str
     summary: str
@@ -33,14 +35,24 @@ class Preset:
     goal: Goal = "generalise"
 
     @cached_property
+    def kind(self) -> type[FinetuneConfig]:
+        """The arguments it has: its base model decides."""
+        return config_of(self.values.get("base_model_path"))
+
+    @cached_property
     def config(self) -> FinetuneConfig:
         """The preset as a complete configuration."""
-        return FinetuneConfig.model_validate(self.values)
+        if self.kind is FinetuneConfig:
+            return FinetuneConfig.model_validate(self.values)
+        values, problems = self.kind.resolved(self.values)
+        if problems:
+            raise UsageError("\n".join(problems), f"Correct the preset {self.name}.")
+        return self.kind.model_validate(values)
 
     @property
     def known(self) -> dict[str, object]:
         """The value of every argument; without ``dataset_path`` where it names none."""
-        defaults = {name: each.default for name, each in FinetuneConfig.model_fields.items() if not each.is_required()}
+        defaults = {name: each.default for name, each in self.kind.fields().items() if not each.is_required()}
         return {**defaults, **self.values}
 
     @property

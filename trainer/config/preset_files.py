@@ -24,10 +24,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 from trainer.command_line import not_among
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import field_problems
+from trainer.config.generations import config_of, other_flags
 from trainer.config.preset import Goal, Preset, Value
 from trainer.errors import UsageError
+from trainer.generation import N15
 
 LARGEST = 256 * 1024
 """Bytes."""
@@ -129,7 +130,17 @@ def _preset(
     start = known.get(str(parent))
     arguments = {**(start.arguments if start else {}), **own}
     values = {"dataset_path": ["…"], **{key: each.value for key, each in arguments.items()}}
-    problems += [f"{prefix}arguments: {problem}" for problem in field_problems(FinetuneConfig, values)]
+    try:
+        config = config_of(values.get("base_model_path"))
+    except UsageError as error:
+        problems.append(f"{prefix}arguments.base_model_path: {error.message}")
+        return None
+    others = other_flags(config, values)
+    values = {key: value for key, value in values.items() if f"--{key.replace('_', '-')} is" not in "".join(others)}
+    if config.generation != N15:
+        values, unreadable = config.resolved(values)
+        others += unreadable
+    problems += [f"{prefix}arguments: {problem}" for problem in [*field_problems(config, values), *others]]
     if len(problems) > before:
         return None
     return Preset(

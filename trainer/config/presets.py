@@ -3,6 +3,7 @@
 ``blog`` is the official recipe (Hugging Face blog, "Post-training Isaac GR00T N1.5 for LeRobot SO-101"), ``low-vram``
 and ``lora`` are that on a card of 24 GB; ``overfit-demo`` and ``overfit-long`` are the team's own scripts,
 ``overfit-best`` and ``overfit-batch8`` what it measured to be better; ``smoke`` proves the whole path on a CPU.
+``trainer.config.n17_presets`` has those of N1.7.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import difflib
 import os
 from collections.abc import Mapping
 
+from trainer.config.n17_presets import N17_PRESETS
 from trainer.config.preset import Goal, Preset, Value
 from trainer.config.preset_files import presets_file, read_presets
 from trainer.errors import UsageError
@@ -189,7 +191,7 @@ _LESSONS = (
     ),
 )
 
-PRESETS: dict[str, Preset] = {**_RECIPES, **{preset.name: preset for preset in _LESSONS}}
+PRESETS: dict[str, Preset] = {**_RECIPES, **{preset.name: preset for preset in (*_LESSONS, *N17_PRESETS)}}
 
 DEFAULT = Preset("default", "Upstream's defaults; --dataset-path names the data.", "uv", {})
 """What `pippa train --dataset-path …` trains without a preset."""

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.generations import AnyConfig
 
 Engine = Literal["native", "isaac-uv", "isaac-conda"]
 SnapshotKind = Literal["dataset", "model", "checkpoint"]
@@ -73,7 +73,7 @@ class RunSpec(BaseModel):
     run_id: Annotated[str, Field(pattern=rf"^{RUN_ID.pattern}$")]
     preset: str
     engine: Engine = "native"
-    config: FinetuneConfig
+    config: AnyConfig
     provenance: dict[str, Literal["default", "preset", "flag"]]
     """Where the value of each field of ``config`` came from."""
     datasets: list[SnapshotRef]

@@ -52,6 +52,14 @@ def upload_queue(environ: Mapping[str, str] = os.environ) -> int:
     return 20 if count is None else int(count)
 
 
+def price_per_hour(environ: Mapping[str, str] = os.environ) -> float | None:
+    """``PIPPA_PRICE_PER_HOUR``, what a machine costs an hour, in whatever currency; None where nobody said.
+
+    Raises ``UsageError`` when it is no number of 0 or more.
+    """
+    return number(environ, "PIPPA_PRICE_PER_HOUR", "money", "such as 2.49")
+
+
 def number(environ: Mapping[str, str], name: str, unit: str, example: str) -> float | None:
     """The setting ``name``, a number of ``unit``; None when it is not set.
 

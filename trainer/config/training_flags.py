@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from trainer.command_line import Parser
-from trainer.config.argv import Resolved, add_config_flags, resolve_values
-from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.flags import given_values, refusal
+from trainer.config.argv import Resolved, add_config_flags, base_model_in, given_arguments, resolve_values
+from trainer.config.flags import refusal
+from trainer.config.generations import config_of
 from trainer.config.preset_files import read_preset
 from trainer.config.presets import DEFAULT, PRESETS, Preset, all_presets
 from trainer.config.run_spec import RUN_NAME
 from trainer.errors import UsageError
 
 DESCRIPTION = (
-    "Every argument of the preset can be changed by a flag; those of Isaac-GR00T's scripts/gr00t_finetune.py have the "
-    "same form. Without a preset, upstream's defaults are trained: --dataset-path names the data."
+    "Every argument of the preset can be changed by a flag; those of Isaac-GR00T's own script have the same form. "
+    "Without a preset, upstream's defaults are trained: --dataset-path names the data, and the base model decides "
+    "whose flags there are."
 )
 
 
@@ -52,7 +54,12 @@ def add_training_flags(
     group.add_argument(
         "--preset", dest="preset_file", metavar="FILE", type=Path, help="a preset of your own, in a TOML file"
     )
-    add_config_flags(parser, known[named].known, several=several)
+    shown, config = known[named].known, known[named].kind
+    if named == DEFAULT.name and (base_model := base_model_in(words)):
+        with contextlib.suppress(UsageError):  # said when the training is resolved
+            config = config_of(base_model)
+            shown = {name: field.default for name, field in config.fields().items() if not field.is_required()}
+    add_config_flags(parser, shown, config, several=several)
     return group
 
 
@@ -60,7 +67,7 @@ def asked(arguments: argparse.Namespace, prog: str) -> Asked:
     """The training that a command line asks for. Raises one ``UsageError`` with all that is wrong."""
     preset = named_preset(arguments, prog)
     problems = [*arguments.problems, *name_problems(arguments.name)]
-    values = given_values(FinetuneConfig, arguments)
+    values = given_arguments(arguments)
     prog = prog if preset is DEFAULT else f"{prog} {preset.name}"
     return Asked(resolve_values(preset, values, prog, problems=problems), arguments.name or preset.name)
 

@@ -101,8 +101,9 @@ class TrainingDataset(Dataset[Sample]):
     whatever the number of workers. (Without workers torch may use several threads, and colours may differ by 1/255.)
     ``cache_dir`` holds decoded frames, at most ``cache_bytes`` of them, and leaves ``spare_bytes`` of its disk.
     ``statistics`` are those of each dataset's columns where a check has them already, and ``memory`` is what it left.
-    ``holdout`` says which episodes of each dataset to leave out (``trainer.data.holdout``); statistics are then those
-    of the others.
+    ``exclude`` are the episodes of each dataset that are left out altogether (``trainer.data.exclusion``), and
+    ``holdout`` says which of the others are kept out of the training (``trainer.data.holdout``); statistics are then
+    those of the rest.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -122,6 +123,7 @@ class TrainingDataset(Dataset[Sample]):
         statistics: Sequence[Mapping[str, Statistics]] | None = None,
         memory: Memory | None = None,
         holdout: str = NO_HOLDOUT,
+        exclude: Sequence[Sequence[str]] | None = None,
     ) -> None:
         self.config = get_data_config(data_config) if isinstance(data_config, str) else data_config
         self.seed = seed
@@ -129,12 +131,16 @@ class TrainingDataset(Dataset[Sample]):
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = FrameStore(cache_dir, cache_bytes, spare_bytes, memory)
-        self.readers = [DatasetReader(path, self.config, self.frames, alignment) for path in paths]
+        excluded = list(exclude or [()] * len(paths))
+        self.readers = [
+            DatasetReader(path, self.config, self.frames, alignment, each)
+            for path, each in zip(paths, excluded, strict=True)
+        ]
         known = list(statistics or [None] * len(self.readers))
-        self.held_out = [{} if holdout == NO_HOLDOUT else _hold_out(reader, holdout) for reader in self.readers]
+        self.held_out = [{} if holdout == NO_HOLDOUT else hold_out(reader, holdout) for reader in self.readers]
         """Of each dataset, the episodes that are not trained on, and their hashes."""
         for position, reader in enumerate(self.readers):
-            if self.held_out[position]:
+            if self.held_out[position] or (excluded[position] and known[position] is None):
                 known[position] = compute_statistics(reader.meta, needed_columns(reader.meta, self.config), self.config)
         lengths = np.array([reader.meta.total_frames for reader in self.readers], dtype=np.float64)
         weights = lengths if balance_dataset_weights else np.ones(len(self.readers))
@@ -151,26 +157,15 @@ class TrainingDataset(Dataset[Sample]):
         """What goes into ``experiment_cfg/metadata.json``; a mixture's statistics are merged."""
         self.transform = SampleTransform(self.config, self.metadata, embodiment_tag)
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
-        self.frames.plan(self._videos())
+        self.frames.plan([video for reader in self.readers for video in decoded_videos(reader)])
 
     @property
     def sample_bytes(self) -> int:
         """What the frames of one sample of a batch take, in bytes: cropped, and as large as the cameras'."""
         return max(
-            sum(3 * math.prod(crop_size(height, width)) for width, height in _resolutions(reader))
+            sum(3 * math.prod(crop_size(height, width)) for width, height in resolutions(reader))
             for reader in self.readers
         )
-
-    def _videos(self) -> list[tuple[Source, int]]:
-        """All videos, camera by camera, with the bytes of their decoded frames."""
-        videos: list[tuple[Source, int]] = []
-        for part in self._parts:
-            for view, (width, height) in enumerate(_resolutions(part.reader)):
-                for sources, length in zip(part.sources, part.lengths.tolist(), strict=True):
-                    source = sources[view]
-                    count = length if isinstance(source, ImageColumn) else len(self.frames.index(source).pts)
-                    videos.append((source, count * width * height * 3))
-        return videos
 
     @property
     def trained_on(self) -> list[str]:
@@ -205,7 +200,7 @@ class TrainingDataset(Dataset[Sample]):
         located = [self._locate(self._checked(index)) for index in indices]
         frames: np.ndarray | None = None
         drawn: dict[int, Augmentation] = {}
-        # In the order of the videos: an open decoder, where frames are not cached, goes on instead of starting again.
+        # In the order of the videos: an open decoder, where frames are not cached, continues instead of starting again.
         for sample in sorted(range(len(located)), key=lambda each: (id(located[each][0]), located[each][1])):
             part, row = located[sample]
             views = part.views(row)
@@ -266,7 +261,7 @@ class TrainingDataset(Dataset[Sample]):
         return torch.Generator().manual_seed(seed)
 
 
-def _hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
+def hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
     """Leave the episodes that ``holdout`` chooses out of ``reader``; returns them with their hashes."""
     with ThreadPoolExecutor(max_workers=8) as pool:
         tables = pool.map(reader.table, reader.trajectory_ids)
@@ -276,9 +271,21 @@ def _hold_out(reader: DatasetReader, holdout: str) -> dict[int, str]:
     return {episode: hashes[episode] for episode in chosen}
 
 
-def _resolutions(reader: DatasetReader) -> list[tuple[int, int]]:
+def resolutions(reader: DatasetReader) -> list[tuple[int, int]]:
     """Width and height of each camera, in the order of the data config."""
     return [reader.meta.camera(key).resolution for key in reader.config.video]
+
+
+def decoded_videos(reader: DatasetReader) -> list[tuple[Source, int]]:
+    """All videos of a dataset, camera by camera, with the bytes of their decoded frames."""
+    videos: list[tuple[Source, int]] = []
+    of_episodes = [reader.sources(episode) for episode in reader.trajectory_ids]
+    for view, (width, height) in enumerate(resolutions(reader)):
+        for sources, length in zip(of_episodes, reader.lengths.values(), strict=True):
+            source = sources[view]
+            count = length if isinstance(source, ImageColumn) else len(reader.frames.index(source).pts)
+            videos.append((source, count * width * height * 3))
+    return videos
 
 
 def stable_hash(values: tuple[Any, ...]) -> int:

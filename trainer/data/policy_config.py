@@ -50,6 +50,8 @@ class PolicyConfig(BaseModel):
     """Hashes of the episodes that were kept out of the training (``trainer.data.holdout``)."""
     trained_on: list[str] = []
     """Hashes of those that it was trained on."""
+    exclude_episodes: list[str] = []
+    """What was left out of training, statistics and holdout, as ``--exclude-episodes`` has it."""
 
     @field_serializer("data_config")
     def _as_data(self, value: DataConfig) -> dict[str, object]:

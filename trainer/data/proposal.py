@@ -53,7 +53,7 @@ def fitting_configs(modality: Modality, others: Sequence[DataConfig] = ()) -> li
 
 
 def propose(folder: Path, name: str) -> Proposal:
-    """The files that the dataset in ``folder`` lacks; ``name`` is that of a data config of its own.
+    """The files that the dataset in ``folder`` lacks; ``name`` is that of a new data config.
 
     Raises ``DatasetError`` when it has no state, action, camera or instruction that could be used.
     """
@@ -114,7 +114,7 @@ def _annotations(info: Info, folder: Path, explain: Callable[[str], None]) -> di
     columns = [name for name in info.features if name.startswith("annotation.")]
     numbered = ["task_index"] if "task_index" in info.features else []
     # An annotation that is called neither a task nor an instruction may be anything: GR1's have a label `validity`.
-    column = next(iter([*_instructions(columns), *numbered, *columns]), None)
+    column = next(iter([*instructions(columns), *numbered, *columns]), None)
     if column is None:
         raise DatasetError(
             f"{folder / 'meta/info.json'}: no column has the instruction: neither `task_index` nor `annotation.…`.",
@@ -252,7 +252,7 @@ def _rotations_are_known(config: DataConfig, modality: Modality) -> bool:
 
 def _own(modality: Modality, cameras: list[str], name: str, folder: Path, explain: Callable[[str], None]) -> DataConfig:
     annotations = modality.keys("annotation")
-    annotation = next(iter([*_instructions(annotations), *annotations]), None)
+    annotation = next(iter([*instructions(annotations), *annotations]), None)
     if annotation is None:
         raise DatasetError(
             f"{folder / 'meta/modality.json'}: no annotation, hence no instruction.",
@@ -295,6 +295,6 @@ def _features(entries: Mapping[str, StateActionEntry]) -> tuple[Feature, ...]:
     return tuple(Feature(key, scaling(entry)) for key, entry in entries.items())
 
 
-def _instructions(names: Sequence[str]) -> list[str]:
+def instructions(names: Sequence[str]) -> list[str]:
     """Those of the ``names`` of annotations that say that they are the instruction, the likeliest first."""
     return [name for word in _LANGUAGE for name in names if word in name]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.episodes import EpisodeTable, examine_table, frames_of_rows
+from trainer.data.exclusion import leave_out
 from trainer.data.frames import FrameStore, Source
 from trainer.data.image_columns import ImageColumn
 from trainer.data.problem import Problem
@@ -23,7 +24,10 @@ T = TypeVar("T")
 
 
 class DatasetReader:
-    """Raw steps of one dataset, the keys of one data config. Raises ``DatasetError`` when the two don't fit."""
+    """Raw steps of one dataset, the keys of one data config, without the episodes that ``exclude`` names.
+
+    Raises ``DatasetError`` when dataset and data config don't fit, ``UsageError`` for an episode that it doesn't have.
+    """
 
     def __init__(
         self,
@@ -31,8 +35,9 @@ class DatasetReader:
         config: DataConfig,
         frames: FrameStore | None = None,
         alignment: VideoAlignment = "timestamp",
+        exclude: Sequence[str] = (),
     ) -> None:
-        self.meta = DatasetMeta.load(path)
+        self.meta = leave_out(DatasetMeta.load(path), exclude)
         self.config = config
         self.frames = frames or FrameStore()
         self.alignment: VideoAlignment = alignment

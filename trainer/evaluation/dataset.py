@@ -10,6 +10,7 @@ from trainer.config.data_options import VideoAlignment
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import frame_cache_bytes, pippa_home
 from trainer.data.configs import DataConfig
+from trainer.data.exclusion import left_in
 from trainer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -52,18 +53,30 @@ class EvaluationDataset:
             self._readers[key] = DatasetReader(self.path, config, frames, alignment)
         return self._readers[key]
 
-    def hashes(self, config: DataConfig, alignment: VideoAlignment) -> dict[int, str]:
-        """The hash of each episode."""
+    def hashes(self, config: DataConfig, alignment: VideoAlignment, exclude: Sequence[str] = ()) -> dict[int, str]:
+        """The hash of each episode that ``exclude`` doesn't name: one of those may be damaged."""
         from trainer.data.holdout import episode_hash
 
-        key, reader = (repr(config), alignment), self.reader(config, alignment)
-        if key not in self._hashes:
-            self._hashes[key] = {episode: episode_hash(reader.table(episode)) for episode in reader.trajectory_ids}
-        return self._hashes[key]
+        reader = self.reader(config, alignment)
+        known = self._hashes.setdefault((repr(config), alignment), {})
+        chosen = left_in(reader.trajectory_ids, exclude)
+        for episode in chosen:
+            if episode not in known:
+                known[episode] = episode_hash(reader.table(episode))
+        return {episode: known[episode] for episode in chosen}
 
-    def all_of(self, config: DataConfig, alignment: VideoAlignment, trained_on: Collection[str] | None) -> list[Chosen]:
-        """All episodes; ``trained_on`` are the hashes of those that a checkpoint has seen, None for all."""
-        known = self.hashes(config, alignment)
+    def all_of(
+        self,
+        config: DataConfig,
+        alignment: VideoAlignment,
+        trained_on: Collection[str] | None,
+        exclude: Sequence[str] = (),
+    ) -> list[Chosen]:
+        """All episodes but those that ``exclude`` names (``trainer.data.exclusion``), where the dataset has them.
+
+        ``trained_on`` are the hashes of those that a checkpoint has seen, None for all.
+        """
+        known = self.hashes(config, alignment, exclude)
         return [Chosen(each, sha, trained_on is None or sha in trained_on) for each, sha in known.items()]
 
 

@@ -203,7 +203,9 @@ def measure(
     reader = data.reader(checkpoint.data_config, alignment)
     for warning in require_fit(reader.meta, checkpoint):
         places.emit(warning)
-    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref))
+    # What was left out of the training says nothing about it, unless it is asked for by its number.
+    left_out = () if numbers else _left_out(entry, ref)
+    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref), left_out)
     episodes: list[Chosen]
     if numbers:
         episodes = named(everything, numbers, data.name)
@@ -269,6 +271,15 @@ def dataset_of(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> 
     if ref := importers.find(store, "dataset", name):
         return ref
     raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
+
+
+def _left_out(entry: CheckpointEntry, ref: SnapshotRef) -> Sequence[str]:
+    """The episodes of ``ref``, in whichever version, that were left out of the training."""
+    config = entry.spec.config
+    for each, options in zip(entry.spec.datasets, config.data_options, strict=False):
+        if each.name == ref.name:
+            return options.exclude_episodes
+    return ()
 
 
 def _trained_on(entry: CheckpointEntry, known: object, ref: SnapshotRef) -> Sequence[str] | None:

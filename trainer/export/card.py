@@ -16,11 +16,14 @@ from trainer.data.data_config import DataConfig
 from trainer.data.policy_config import PolicyConfig, read_policy_config
 from trainer.errors import UsageError
 from trainer.evaluation.verdict import verdict
-from trainer.gr00t.base_model import Generation
+from trainer.gr00t.base_model import N17, Generation
 from trainer.gr00t.licenses import LICENSES, License
 from trainer.store.registry import CheckpointEntry
 
-_NEVER = {"output_dir", "resume", "report_to", "evaluate", "keep_last", "keep_every"}
+_NEVER = {
+    *("output_dir", "resume", "report_to", "evaluate", "keep_last", "keep_every", "save_total_limit"),
+    *("use_wandb", "wandb_project", "experiment_name", "modality_config_path"),
+}
 """Arguments that say where a training keeps its things, and nothing of what is trained."""
 _OURS = "apache-2.0"
 """Of weights that pippa generates."""
@@ -59,17 +62,18 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
     if not lineage.base_is_on_hub:
         of = f"a fine-tune of the base model {lineage.base_model}"
     what = "LoRA adapters: " if adapter else ""
+    told = command(entry.spec, lineage)
     parts = [
         f"---\n{_metadata(entry, lineage, title, adapter=adapter)}\n---",
         f"# {title}",
         f"{what}{of[0].upper() if not what else of[0]}{of[1:]}, trained and evaluated with pippa.",
         "## Use",
-        *(_adapter_use(lineage) if adapter else _use(entry.spec, known)),
+        *(_adapter_use(lineage) if adapter else _use(entry.spec, known, lineage.generation)),
         *_inputs(known),
         "## Training",
         _table(_training(entry, lineage)),
-        f"```sh\n{command(entry.spec, lineage)}\n```",
-        *_own_data_config(entry.spec),
+        f"```sh\n{told}\n```",
+        *(_own_data_config(entry.spec) if "--data-config" in told else ()),
         *_evaluation(entry),
         *(f"![{Path(each).stem.replace('_', ' ')}]({each})" for each in plots),
         "## Lineage",
@@ -95,6 +99,8 @@ def command(spec: RunSpec, lineage: Lineage) -> str:
         defaults = type(config).model_fields
         named = {name for name in defaults if getattr(config, name) != defaults[name].default}
         named, start = named | {"dataset_path", "data_config", "base_model_path"}, []
+    if "modality_config_path" in named:  # a file of that machine; the data config is what it says
+        named = named | {"data_config"}
     argv = to_argv(config, named - _NEVER)
     lines: list[list[str]] = [["pippa", "train", *start]]
     for word in argv:
@@ -145,7 +151,7 @@ def _metadata(entry: CheckpointEntry, lineage: Lineage, title: str, *, adapter: 
     return card.to_yaml()
 
 
-def _use(spec: RunSpec, known: PolicyConfig | None) -> Iterator[str]:
+def _use(spec: RunSpec, known: PolicyConfig | None, generation: Generation | None) -> Iterator[str]:
     knows = "; the checkpoint knows its data config" if known else ""
     yield (
         f"With pippa, from this folder or its name on the hub{knows}:\n\n"
@@ -153,7 +159,13 @@ def _use(spec: RunSpec, known: PolicyConfig | None) -> Iterator[str]:
         '```python\nimport pippa\n\npolicy = pippa.Policy("./FOLDER")\nactions = policy.get_action(observation)\n```'
     )
     name = _data_config_name(spec)
-    if known is not None and not _is_own(spec):
+    if known is not None and generation == N17:
+        yield (
+            "In a checkout of Isaac-GR00T:\n\n```python\n"
+            "from gr00t.policy.gr00t_policy import Gr00tPolicy\n\n"
+            f'policy = Gr00tPolicy({known.embodiment_tag!r}, "./FOLDER", device="cuda:0")\n```'
+        )
+    elif known is not None and not _is_own(spec):
         yield (
             "In a checkout of Isaac-GR00T:\n\n```python\n"
             "from gr00t.experiment.data_config import DATA_CONFIG_MAP\n"
@@ -201,7 +213,6 @@ def _training(entry: CheckpointEntry, lineage: Lineage) -> dict[str, str]:
     tuned = ", ".join(name for name, on in parts.items() if on)
     if config.lora_rank:
         tuned = f"LoRA of rank {config.lora_rank}, alpha {config.lora_alpha}"
-    batch = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
     return {
         "base model": _linked(lineage.base_model, lineage.base_model if lineage.base_is_on_hub else None),
         "datasets": ", ".join(_linked(ref.name, f"datasets/{hub}" if hub else None) for ref, hub in lineage.datasets),
@@ -209,7 +220,7 @@ def _training(entry: CheckpointEntry, lineage: Lineage) -> dict[str, str]:
         "preset": spec.preset,
         "tuned": tuned,
         "steps": f"{entry.step:,} of {config.max_steps:,}",
-        "global batch": str(batch),
+        "global batch": config.global_batch_formula,
         "learning rate": f"{config.learning_rate:g}",
     }
 
@@ -249,7 +260,7 @@ _FIGURES = {
     "flow-matching loss": "flow_matching_loss",
     "open-loop MSE on training episodes": "training_open_loop_mse",
     "loss of the training, last logged": "loss",
-    "closed-loop success rate, in the synthetic scene": "closed_loop_success",
+    "closed-loop success rate, in the synthetic scene": "closed_loop_success_rate",
 }
 
 

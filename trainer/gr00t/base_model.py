@@ -6,60 +6,32 @@ No torch here: the store takes base models in, and gives them out, in light proc
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from trainer.errors import UsageError
+from trainer.generation import GENERATIONS, N15, N17, Generation, generation_in, generation_of, named_generation
 from trainer.gr00t.weight_files import weights_problem
+
+__all__ = [
+    "GENERATIONS",
+    "N15",
+    "N17",
+    "TOKENIZER_FILES",
+    "Generation",
+    "generation_in",
+    "generation_of",
+    "has_tokenizer",
+    "named_generation",
+    "read_config_json",
+    "require_whole",
+]
 
 T = TypeVar("T")
 
-
-class Generation(NamedTuple):
-    """A generation of GR00T: each has its model, its processing of data and its training flags."""
-
-    name: str
-    model_type: str
-    """What ``config.json`` calls it."""
-    official: str
-    """NVIDIA's base model of it."""
-    tokenizer: str
-    """Where its tokenizer is: the official models have none, upstream takes it from its package or a gated repository.
-
-    No revision is pinned: the repositories state none to rely on. What is fetched is checked against the model (the
-    image token's id), and a base model in the store keeps the files it was taken in with, and their commit.
-    """
-    adam_beta1: float
-    """AdamW's first beta in upstream's training."""
-    undecayed: tuple[str, ...]
-    """Names without weight decay in upstream's training, beside those of LayerNorm: patterns, of lower-case names."""
-
-    def __str__(self) -> str:
-        return f"GR00T {self.name}"
-
-
-N15 = Generation(
-    "N1.5",
-    "gr00t_n1_5",
-    official="nvidia/GR00T-N1.5-3B",
-    tokenizer="lerobot/eagle2hg-processor-groot-n1p5",
-    adam_beta1=0.95,
-    undecayed=("bias",),  # transformers 4.51
-)
-N17 = Generation(
-    "N1.7",
-    "Gr00tN1d7",
-    official="nvidia/GR00T-N1.7-3B",
-    tokenizer="Qwen/Qwen3-VL-2B-Instruct",
-    adam_beta1=0.9,
-    undecayed=("bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"),  # transformers 4.57
-)
-GENERATIONS = (N15, N17)
-"""Those that pippa knows; N1, N1.6 and N2 have other architectures."""
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -74,51 +46,6 @@ TOKENIZER_FILES = (
 def has_tokenizer(folder: Path) -> bool:
     """Whether ``folder`` has a tokenizer, in the form of ``tokenizers`` or in Qwen's older one."""
     return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
-
-
-def generation_of(values: Mapping[str, Any], where: str) -> Generation | None:
-    """The generation that the values of a ``config.json`` are of; None for a model without a type.
-
-    Raises ``UsageError``, which says what ``where`` is, for a GR00T that pippa does not know and for any other model.
-    """
-    found = values.get("model_type")
-    for generation in GENERATIONS:
-        if found == generation.model_type:
-            return generation
-    if found is None:
-        return None
-    other = re.fullmatch(r"gr00t[ _-]?n(\d)(?:[d_.](\d))?", str(found), re.IGNORECASE)
-    what = f"GR00T N{'.'.join(part for part in other.groups() if part)}" if other else f"a {str(found)[:100]!r} model"
-    raise UsageError(
-        f"{where} describes {what}, which pippa does not support.",
-        f"It knows {' and '.join(f'{each} ({each.official})' for each in GENERATIONS)}, and checkpoints of them.",
-    )
-
-
-def named_generation(name: str) -> Generation | None:
-    """The generation that the name of a repository tells, as NVIDIA names its own: ``GR00T-N1.7-3B`` is N1.7.
-
-    Raises ``UsageError`` for one that pippa does not know.
-    """
-    found = re.search(r"gr00t-n(\d(?:\.\d)?)(?![\d.])", name, re.IGNORECASE)
-    if found is None:
-        return None
-    known = {generation.name: generation.model_type for generation in GENERATIONS}
-    number = found[1]
-    return generation_of({"model_type": known.get(f"N{number}", f"gr00t_n{number}")}, f"The name {name}")
-
-
-def generation_in(folder: Path) -> Generation | None:
-    """The generation that ``folder/config.json`` is of; None for a model without a type. Raises ``UsageError`` for
-    another model, and for what is not JSON.
-    """
-    file = folder / "config.json"
-    try:
-        values = json.loads(file.read_text())
-        values.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UsageError(f"{file} can't be read as JSON.", "Download the model again.") from error
-    return generation_of(values, str(file))
 
 
 def read_config_json(folder: Path, generation: Generation, made: Callable[[dict[str, Any]], T]) -> T:

@@ -1,4 +1,4 @@
-"""LoRA adapters for GR00T N1.5, through peft (upstream's ``gr00t/utils/peft.py``).
+"""LoRA adapters for GR00T, through peft (upstream's ``gr00t/utils/peft.py``).
 
 A LoRA run is saved twice in each checkpoint. The checkpoint itself is an ordinary full model with the adapters merged
 into the weights: it evaluates, acts, and trains on anywhere, also upstream, without peft. Its subfolder ``adapter``
@@ -22,7 +22,10 @@ from torch import nn
 
 from trainer.errors import UsageError
 from trainer.gr00t.n15.model import GR00TN15
+from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.weight_files import ADAPTER
+
+Model = GR00TN15 | Gr00tN1d7
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -48,7 +51,7 @@ def lora_targets(model: nn.Module, full_model: bool) -> list[str]:
 
 
 def add_lora(
-    model: GR00TN15, *, rank: int, alpha: int, dropout: float, full_model: bool = False, train_projector: bool = True
+    model: Model, *, rank: int, alpha: int, dropout: float, full_model: bool = False, train_projector: bool = True
 ) -> None:
     """Freeze ``model`` and give it adapters of ``rank``, scaled by ``alpha`` / ``rank``, to train instead.
 
@@ -69,7 +72,7 @@ def add_lora(
     model.train(model.training)
 
 
-def merged_state(model: GR00TN15) -> tuple[dict[str, torch.Tensor], set[str]]:
+def merged_state(model: Model) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The weights with the adapters merged in, under the names they have without LoRA, and which of them change."""
     from peft.tuners.lora import LoraLayer
 
@@ -91,19 +94,28 @@ def merged_state(model: GR00TN15) -> tuple[dict[str, torch.Tensor], set[str]]:
     return state, changing
 
 
-def adapter_state(model: GR00TN15) -> dict[str, torch.Tensor]:
+def adapter_state(model: Model) -> dict[str, torch.Tensor]:
     """The adapters, and the projector where it is trained, under the names peft gives them on disk."""
     return {_on_disk(name): parameter.detach().contiguous() for name, parameter in _trained(model).items()}
 
 
-def save_adapter(model: GR00TN15, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+def save_adapter(model: Model, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write ``adapter_state`` (or a copy of it, ``state``) as peft does; ``PeftModel`` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _CONFIG).write_text(json.dumps(_describe(model), indent=2, sort_keys=True) + "\n")
     save_file(adapter_state(model) if state is None else state, folder / _WEIGHTS, metadata={"format": "pt"})
 
 
-def load_adapter(model: GR00TN15, checkpoint: Path) -> None:
+def require_lora_of(checkpoint: Path) -> None:
+    """Raise ``UsageError`` where a training without LoRA would go on from a ``checkpoint`` of one with it."""
+    if (checkpoint / ADAPTER).is_dir():
+        raise UsageError(
+            f"{checkpoint} was trained with LoRA.",
+            "Resume with its LoRA flags, or leave --resume out and give it as --base-model-path to train all of it.",
+        )
+
+
+def load_adapter(model: Model, checkpoint: Path) -> None:
     """Fill the adapters of ``model``, made by ``add_lora`` over the base model, with those of a checkpoint.
 
     Raises ``UsageError`` when the checkpoint has none, or others than these, or when ``model`` is not the base model
@@ -133,7 +145,7 @@ def load_adapter(model: GR00TN15, checkpoint: Path) -> None:
     _check_base(model, checkpoint)
 
 
-def _check_base(model: GR00TN15, checkpoint: Path) -> None:
+def _check_base(model: Model, checkpoint: Path) -> None:
     """The base model with the adapters must be the merged model beside them."""
     state, changing = merged_state(model)
     saved = {
@@ -159,11 +171,11 @@ def _delta(layer: Any) -> torch.Tensor:
     return layer.scaling[_NAME] * (b.detach().float() @ a.detach().float())
 
 
-def _trained(model: GR00TN15) -> dict[str, nn.Parameter]:
+def _trained(model: Model) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _projector(model: GR00TN15) -> list[str]:
+def _projector(model: Model) -> list[str]:
     return [f"action_head.{name}" for name in _PROJECTOR if hasattr(model.action_head, name)]
 
 
@@ -171,7 +183,7 @@ def _on_disk(name: str) -> str:
     return _PREFIX + name.replace(f".{_NAME}.", ".")
 
 
-def _describe(model: GR00TN15) -> Mapping[str, Any]:
+def _describe(model: Model) -> Mapping[str, Any]:
     """The peft configuration of the adapters in ``model``, with the projector as ``modules_to_save`` where trained."""
     config = dict(model.peft_config[_NAME].to_dict())  # pyrefly: ignore[missing-attribute]
     config["base_model_name_or_path"] = model.config.name_or_path

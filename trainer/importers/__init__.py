@@ -3,10 +3,10 @@
 What a name means, first rule that fits:
 
 1. It begins with ``/``, ``.`` or ``~``: a folder. So is ``some/folder`` when it exists here.
-2. ``synthetic.PickNPlace`` (a dataset) and ``tiny`` (a base model): generated.
+2. ``synthetic.PickNPlace`` (a dataset), ``tiny`` and ``tiny-n17`` (base models): generated.
 3. ``git+https://HOST/REPOSITORY@REF#FOLDER`` and ``s3://BUCKET/PREFIX``: from there, once; then from the store.
 4. ``NAME`` or ``NAME@DIGEST``: a snapshot in the store, by default the latest of that name. Isaac-GR00T's demo data,
-   ``robot_sim.PickNPlace``, is fetched from its git repository when the store has none.
+   ``robot_sim.PickNPlace`` and ``cube_to_bowl_5``, is fetched from its git repository when the store has none.
 5. ``OWNER/NAME`` or ``OWNER/NAME@REVISION``: the snapshot of that name in the store; when there is none, that
    repository of the Hugging Face hub.
 
@@ -28,6 +28,8 @@ from trainer.importers import generated, git, hub, models, normalize_dataset, s3
 from trainer.importers.downloads import Log, Report, folder_for
 from trainer.importers.names import (
     DEMO,
+    DEMO_N17,
+    GENERATED,
     SYNTHETIC,
     TINY,
     Folder,
@@ -176,13 +178,13 @@ def _found(store: ObjectStore, kind: Kind, source: Source, called: str | None) -
     match source:
         case Folder():
             return None
-        case Generated():
-            return generated.stored(store, kind)
+        case Generated(name):
+            return generated.stored(store, kind, name)
         case Stored(name, None):
             return snapshots.latest(store, kind, name)
         case HubRepository(id, None):
             return snapshots.latest(store, kind, called or id)
-        case GitFolder(store_name=name) if name == DEMO:
+        case GitFolder(store_name=name) if name in (DEMO, DEMO_N17):
             # A person who pushed the demo data by hand means it, too.
             return snapshots.latest(store, kind, called or name)
     name = called or default_name(source)
@@ -218,8 +220,8 @@ def _fetched(
         case Folder():
             folder = source.existing()
             yield folder, {"folder": str(folder)}
-        case Generated():
-            with generated.made(kind, work, log) as made:
+        case Generated(name):
+            with generated.made(kind, name, work, log) as made:
                 yield made
         case HubRepository():
             commit = hub.commit_of(source, kind, called)
@@ -293,15 +295,14 @@ def _unknown(store: ObjectStore | None, kind: Kind, name: str) -> UsageError:
     what = "dataset" if kind == "dataset" else "base model"
     if Path(name).is_dir():
         return UsageError(f"There is no {what} called {name!r} in the store.", f"For the folder, write ./{name}")
-    generator = generated.NAMES[kind]
     stored = [] if store is None else snapshots.list_snapshots(store, kind)
-    known = sorted({info.ref.name for info in stored} | {generator})
+    known = sorted({info.ref.name for info in stored} | set(GENERATED[kind]))
     what_else = (
         "`pippa data push PATH --name NAME` adds a folder, `pippa data add` one of the hub, git or S3."
         if kind == "dataset"
         else "`pippa models add` imports one from the hub, git, S3 or a folder."
     )
-    near = difflib.get_close_matches(name.partition("@")[0], [*known, DEMO], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.partition("@")[0], [*known, DEMO, DEMO_N17], n=1, cutoff=0.5)
     return UsageError(
         f"There is no {what} called {name!r}.",
         (f"Did you mean {near[0]}? " if near else f"The store has {', '.join(known)}. ") + what_else,

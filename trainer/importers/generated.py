@@ -1,4 +1,4 @@
-"""What pippa makes itself: the synthetic dataset and the tiny base model."""
+"""What pippa makes itself: the synthetic dataset and the tiny base models."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from trainer.config.run_spec import SnapshotRef
 from trainer.disk import disk_full, says_full
 from trainer.errors import PippaError
 from trainer.importers.downloads import Log
-from trainer.importers.names import SYNTHETIC, TINY, Kind
+from trainer.importers.names import SYNTHETIC, TINY, TINY_N17, Kind
 from trainer.masking import without_secrets
 from trainer.store import snapshots
 from trainer.store.manifest import read_manifest
 from trainer.store.object_store import ObjectStore
 
-NAMES: dict[Kind, str] = {"dataset": SYNTHETIC, "model": TINY}
-_MAKERS: dict[Kind, tuple[str, str]] = {
-    "dataset": ("trainer.data.synthetic", "make_synthetic"),
-    "model": ("trainer.gr00t.n15.tiny", "make_tiny_base_model"),
+_MAKERS: dict[str, tuple[str, str]] = {
+    SYNTHETIC: ("trainer.data.synthetic", "make_synthetic"),
+    TINY: ("trainer.gr00t.n15.tiny", "make_tiny_base_model"),
+    TINY_N17: ("trainer.gr00t.n17.tiny", "make_tiny_base_model"),
 }
 """The module and function that make it."""
 _KINDS: dict[Kind, str] = {"dataset": "dataset", "model": "base-model"}
 """As `trainer prepare` calls them."""
 
 
-def stored(store: ObjectStore, kind: Kind) -> SnapshotRef | None:
-    """What this version of the generator made, when the store has it."""
-    ref = snapshots.latest(store, kind, NAMES[kind])
-    if ref and read_manifest(store, ref).origin.get("generator_sha256") == generator_sha256(kind):
+def stored(store: ObjectStore, kind: Kind, name: str) -> SnapshotRef | None:
+    """What this version of the generator made under ``name``, when the store has it."""
+    ref = snapshots.latest(store, kind, name)
+    if ref and read_manifest(store, ref).origin.get("generator_sha256") == generator_sha256(name):
         return ref
     return None
 
 
 @functools.cache
-def generator_sha256(kind: Kind) -> str:
+def generator_sha256(name: str) -> str:
     """Hash of the generator's source, with all of pippa's that it imports: another version makes something else."""
     hasher = hashlib.sha256()
-    for module, source in sorted(generator_sources(kind).items()):
+    for module, source in sorted(generator_sources(name).items()):
         hasher.update(f"{module} {hashlib.sha256(source).hexdigest()}\n".encode())
     return hasher.hexdigest()
 
 
-def generator_sources(kind: Kind) -> dict[str, bytes]:
+def generator_sources(name: str) -> dict[str, bytes]:
     """The source of each module of pippa that decides what the generator makes, by name. Read, not imported."""
     found: dict[str, bytes] = {}
-    waiting = [_MAKERS[kind][0]]
+    waiting = [_MAKERS[name][0]]
     while waiting:
         module = waiting.pop()
         if module not in found and (source := _source(module)) is not None:
@@ -86,9 +86,9 @@ def _imports(source: bytes) -> list[str]:
 
 
 @contextmanager
-def made(kind: Kind, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
+def made(kind: Kind, name: str, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
     """A temporary folder with it, and its origin."""
-    name, (module, function) = NAMES[kind], _MAKERS[kind]
+    module, function = _MAKERS[name]
     log(f"Making {name}.")
     work.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=work, prefix="make-") as temporary:
@@ -112,4 +112,4 @@ def made(kind: Kind, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str
             raise disk_full(work)
         if done.returncode:
             raise PippaError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
-        yield folder, {"generator": module, "generator_sha256": generator_sha256(kind)}
+        yield folder, {"generator": module, "generator_sha256": generator_sha256(name)}

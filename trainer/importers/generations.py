@@ -9,10 +9,11 @@ from pathlib import Path
 
 from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import PRESETS
 from trainer.data.configs import get_data_config
 from trainer.errors import StoreError, UsageError
-from trainer.gr00t.base_model import N15, Generation, generation_in, generation_of, named_generation
-from trainer.importers.names import TINY, is_folder
+from trainer.generation import N15, N17, Generation, generation_in, generation_of, is_tiny, named_generation
+from trainer.importers.names import is_folder
 from trainer.store.manifest import blob_key, read_manifest
 from trainer.store.object_store import ObjectStore
 from trainer.store.stores import open_store
@@ -21,34 +22,42 @@ from trainer.store.stores import open_store
 def require_trainable(
     config: FinetuneConfig, store: ObjectStore | None = None, environ: Mapping[str, str] = os.environ
 ) -> None:
-    """Raise ``UsageError`` where the base model or the data config of ``config``, which trains GR00T N1.5, is another
-    generation's, or no GR00T.
+    """Raise ``UsageError`` where the base model or the data config of ``config`` is another generation's than its
+    arguments, or no GR00T.
 
     A base model is looked up in ``store``; without one, in the store of this machine, if it is a folder: no server is
     asked. What is nowhere yet is known by its name.
     """
-    if only := get_data_config(config.data_config).n17_only:
+    wanted = config.generation
+    if wanted == N15 and (only := get_data_config(config.data_config).n17_only):
         raise UsageError(
             f"--data-config asks for what GR00T N1.5 can't do: {', '.join(only)}.",
-            "Leave that out of the data config; no preset trains GR00T N1.7 yet.",
+            f"Leave that out of the data config, or train {N17}: {_presets_of(N17, config)}.",
         )
     if store is None and not environ.get("PIPPA_S3_ENDPOINT"):
         store = open_store(environ)
     found = generation_called(config.base_model_path, store)
-    if found not in (None, N15):
+    if found is not None and found != wanted:
         raise UsageError(
-            f"--base-model-path {config.base_model_path} is {found}; this preset trains {N15}.",
-            f"Take a base model of {N15}, such as {N15.official}. `pippa models add` keeps one of {found}, but no "
-            "preset trains it yet.",
+            f"--base-model-path {config.base_model_path} is {found}; this preset trains {wanted}.",
+            f"Take a preset that trains {found}: {_presets_of(found, config)}. For this preset, take a base model of "
+            f"{wanted}, such as {wanted.official}.",
         )
+
+
+def _presets_of(generation: Generation, config: FinetuneConfig) -> str:
+    """The presets that train ``generation``; only that one which is on the data of ``config``, if there is one."""
+    theirs = [preset for preset in PRESETS.values() if preset.kind.generation == generation]
+    same = [preset for preset in theirs if preset.config.dataset_path == config.dataset_path]
+    return ", ".join(f"`pippa train {preset.name}`" for preset in same[:1] or theirs)
 
 
 def generation_called(name: str, store: ObjectStore | None) -> Generation | None:
     """The generation of the base model ``name``; None where it can't be known yet. Raises ``UsageError`` for a folder
     or snapshot without a GR00T, and for a GR00T that pippa does not support.
     """
-    if name.partition("@")[0] == TINY:
-        return N15
+    if is_tiny(name):
+        return named_generation(name)
     if is_folder(name):
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():

@@ -11,14 +11,18 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from trainer.errors import UsageError
+from trainer.generation import N15, N17
 
 Kind = Literal["dataset", "model"]
 
 SYNTHETIC = "synthetic.PickNPlace"
-TINY = "tiny"
-DEMO = "robot_sim.PickNPlace"
+TINY, TINY_N17 = N15.tiny, N17.tiny
+GENERATED: Mapping[Kind, tuple[str, ...]] = {"dataset": (SYNTHETIC,), "model": (TINY, TINY_N17)}
+"""What pippa makes itself."""
+DEMO, DEMO_N17 = "robot_sim.PickNPlace", "cube_to_bowl_5"
+"""Datasets that ship with Isaac-GR00T, for N1.5 and for N1.7."""
 ISAAC_REPOSITORY = "https://github.com/NVIDIA/Isaac-GR00T"
-ISAAC_REF = "n1.5-release"
+ISAAC_REF, ISAAC_REF_N17 = "n1.5-release", "n1.7-release"
 
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _STORED = re.compile(r"([\w.-]+)(?:@([0-9a-f]{6,64}))?")
@@ -101,15 +105,15 @@ def parse(kind: Kind, name: str, environ: Mapping[str, str] = os.environ) -> Sou
     """
     if is_folder(name):
         return Folder(name)
-    if name == {"dataset": SYNTHETIC, "model": TINY}[kind]:
+    if name in GENERATED[kind]:
         return Generated(name)
     if name.startswith("git+"):
         return _git(name)
     if name.startswith("s3://"):
         return _s3(name)
-    if kind == "dataset" and name == DEMO:
-        ref = environ.get("PIPPA_ISAAC_REF") or ISAAC_REF
-        return GitFolder(isaac_repository(environ), ref, f"demo_data/{DEMO}", DEMO)
+    if kind == "dataset" and name in (DEMO, DEMO_N17):
+        ref = ISAAC_REF_N17 if name == DEMO_N17 else environ.get("PIPPA_ISAAC_REF") or ISAAC_REF
+        return GitFolder(isaac_repository(environ), ref, f"demo_data/{name}", name)
     if match := _STORED.fullmatch(name):
         return Stored(match[1], match[2])
     if match := _HUB_ID.fullmatch(name):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.data_config import DataConfig
+from trainer.data.n17.embodiments import registered
 from trainer.data.problem import Problem
 from trainer.errors import DatasetError, UsageError
 from trainer.importers.downloads import Log
@@ -130,7 +131,10 @@ def require_valid(
     memory = Memory(pippa_home() / "cache" / "data.sqlite")
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
-        shown = data_config if isinstance(data_config, str) else "FILE"
+        known = isinstance(data_config, DataConfig) and registered().get(data_config.name) == data_config
+        shown = str(data_config) if known or isinstance(data_config, str) else "FILE"
+        if options.generation != "N1.5":
+            shown += f" --generation {options.generation}"
         problems = format_problems(checked.problems).replace(f"{folder}/", f"{name}: ")
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{problems}",

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.events import Event, PhaseEvent, WarningEvent, every
+from trainer.generation import N17
+from trainer.gr00t.n17.fit import require_fit
 from trainer.importers.normalize_dataset import refuse_pointers
 
 if TYPE_CHECKING:
@@ -18,22 +20,31 @@ _SECONDS = 2.0
 
 
 def check_datasets(
-    datasets: list[tuple[Path, str]], config: FinetuneConfig, emit: Callable[[Event], None], *, warn: bool = True
+    datasets: list[tuple[Path, str]],
+    config: FinetuneConfig,
+    emit: Callable[[Event], None],
+    base_model: Path,
+    *,
+    warn: bool = True,
 ) -> list[Checked]:
-    """Check each folder, called by the name beside it, for a training with ``config``; files checked before are not.
+    """Check each folder, called by the name beside it, for a training of ``base_model`` with ``config``; files checked
+    before are not.
 
-    Raises ``DatasetError`` with every problem of the first dataset that training would fail on.
+    Raises ``DatasetError`` with every problem of the first dataset that training would fail on, and for N1.7
+    ``UsageError`` where the base model is not one for these data.
     """
     checked = []
-    for folder, name in datasets:
+    for (folder, name), options in zip(datasets, config.data_options, strict=True):
         emit(PhaseEvent(phase="check", message=f"Checking {name} against {config.data_config}."))
         refuse_pointers(folder, name)
 
         def tell(done: int, of: int, name: str = name) -> None:
             emit(PhaseEvent(phase="check", message=f"Checking {name}: {done:,} of {of:,} files."))
 
-        found = importers.require_valid(folder, config.data_config, name, config.data_options, every(_SECONDS, tell))
+        found = importers.require_valid(folder, config.data_config, name, options, every(_SECONDS, tell))
         for each in found.warnings if warn else ():
             emit(WarningEvent(message=each.message, hint=each.fix))
         checked.append(found)
+    if config.generation == N17 and base_model.is_dir():
+        require_fit(config, base_model, [folder for folder, _ in datasets])
     return checked

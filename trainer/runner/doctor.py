@@ -19,7 +19,7 @@ from trainer.config.settings import hub_token, pippa_home
 from trainer.disk import require_home
 from trainer.errors import ExitCode, PippaError
 from trainer.forecast import fits, forecast, model_of
-from trainer.importers import TINY
+from trainer.generation import is_tiny
 from trainer.runner.cards import Card, cards
 from trainer.runner.findings import Finding, Look, look, problem, tell
 from trainer.runner.wandb_setup import wandb_connection
@@ -62,9 +62,12 @@ def gpu(preset: Preset | None, found: list[Card] | None = None) -> Finding:
     native = os.environ.get("PIPPA_ENGINE", "native") == "native"
     found = cards() if found is None else found
     if not found:
-        needs_one = not native or (preset is not None and preset.config.base_model_path != TINY)
+        needs_one = not native or (preset is not None and not is_tiny(preset.config.base_model_path))
         state = "problem" if not native and preset else "note"
-        wants = " `--base-model-path tiny` rehearses any preset on the CPU." if native and needs_one else ""
+        wants = ""
+        if native and needs_one:
+            tiny = preset.kind.generation.tiny if preset else "tiny"
+            wants = f" `--base-model-path {tiny}` rehearses any preset on the CPU."
         return Finding(
             "device",
             "no NVIDIA GPU: " + ("training runs on the CPU" if native else "Isaac-GR00T can't train"),
@@ -76,7 +79,7 @@ def gpu(preset: Preset | None, found: list[Card] | None = None) -> Finding:
     if cuda and (too_old := _too_old(found[0].driver, cuda)):
         return Finding("device", f"{names}: {too_old}", "problem", "`nvidia-smi` shows the driver in use.")
     room = min(card.memory for card in found)
-    wanted = [preset] if preset else [each for each in PRESETS.values() if each.config.base_model_path != TINY]
+    wanted = [preset] if preset else [each for each in PRESETS.values() if not is_tiny(each.config.base_model_path)]
     total = {each.name: _gpu_bytes(each) for each in wanted}
     lacking = [f"{name} ({needs / 1e9:.1f} GB)" for name, needs in total.items() if room and not fits(needs, room)]
     if not lacking:
@@ -106,7 +109,7 @@ def disk(preset: Preset | None) -> Finding:
     existing = next(folder for folder in (home, *home.parents) if folder.exists())
     free = shutil.disk_usage(existing).free
     needs = 0
-    if preset is not None and (model := model_of(preset.config.base_model_path)) is not None:
+    if preset is not None and (model := model_of(preset.config.base_model_path, preset.kind.generation)) is not None:
         needs = forecast(preset.config, model).disk.checkpoints
     says = f"{home}, {free / 1e9:.1f} GB free"
     if needs > free:
@@ -200,7 +203,7 @@ def hub() -> Finding:
 
 
 def _gpu_bytes(preset: Preset) -> int:
-    model = model_of(preset.config.base_model_path)
+    model = model_of(preset.config.base_model_path, preset.kind.generation)
     return 0 if model is None else forecast(preset.config, model).gpu.total
 
 

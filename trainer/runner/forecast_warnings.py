@@ -10,8 +10,7 @@ from pathlib import Path
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec
 from trainer.events import WarningEvent
-from trainer.forecast import FITS, fits, forecast, named, read_sections, room_for_checkpoints, ways
-from trainer.gr00t.n15.sections import Sections
+from trainer.forecast import FITS, Model, fits, forecast, named, read_sections, room_for_checkpoints, ways
 from trainer.runner.cards import Card, used
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -25,7 +24,7 @@ def before_training(spec: RunSpec, base_model: Path, output_dir: Path) -> list[W
     return [warning for warning in (memory, disk) if warning is not None]
 
 
-def memory_warning(config: FinetuneConfig, model: Sections, cards: Sequence[Card]) -> WarningEvent | None:
+def memory_warning(config: FinetuneConfig, model: Model, cards: Sequence[Card]) -> WarningEvent | None:
     """A warning when the training will hardly fit the smallest of ``cards`` or, without one, this machine's memory."""
     needs = forecast(config, model)
     sized = [card for card in cards if card.memory]

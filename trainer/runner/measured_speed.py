@@ -45,8 +45,7 @@ def measured_speed(home: Path, config: FinetuneConfig, engine: Engine) -> Measur
             continue
         speeds = _speeds(file.with_name("events.jsonl"))
         if len(speeds) >= _ENOUGH_EVENTS:
-            samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
-            return MeasuredSpeed(spec.run_id, samples / median(speeds))
+            return MeasuredSpeed(spec.run_id, config.global_batch / median(speeds))
     return None
 
 

@@ -10,19 +10,18 @@ import os
 import shlex
 import sys
 from argparse import Namespace
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
 from trainer.command_line import Parser
-from trainer.config.argv import require_engine_can, to_argv
-from trainer.config.finetune_config import RUN_FIELDS, FinetuneConfig
+from trainer.config.argv import require_engine_can
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec, new_run_id
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
-from trainer.data.config_file import to_json
 from trainer.disk import private_folder
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
@@ -39,11 +38,15 @@ from trainer.runner import (
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
+from trainer.runner.engine_command import data_config_argument, engine_command, engine_environ, program
 from trainer.runner.hf_log_parser import HfLogParser
+from trainer.runner.joining import JOB_HELP, join, join_job, require_job
+from trainer.runner.nodes import this_node
 from trainer.runner.parent_watch import child_environment, die_with_parent
+from trainer.runner.placement import DEVICE_FIELDS, placed
 from trainer.runner.run_log import RunLog
 from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
-from trainer.store import registry, resume_points, runs
+from trainer.store import jobs, registry, resume_points, runs
 from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS
 from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
@@ -57,6 +60,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("trainer run", collects=True, description=f"Train, upload checkpoints, evaluate. {DESCRIPTION}")
     group = add_training_flags(parser, argv, _EXAMPLES)
     group.add_argument("--run-id", metavar="RUN", help="carry out or continue a run whose spec is in the object store")
+    group.add_argument("--job", metavar="ID", help=JOB_HELP)
     arguments = parser.parse_args(argv)
     die_with_parent()
     with Signals() as signals:
@@ -68,31 +72,61 @@ def main(argv: Sequence[str]) -> int:
 
 def _new(arguments: Namespace, signals: Signals) -> int:
     (preset, config, provenance), name = asked(arguments, "trainer run")
-    engine = engine_from()
+    engine, node, job = engine_from(), this_node(config.num_nodes), arguments.job
     require_engine_can(config, engine)
     require_engine_here(engine)
+    require_job(node, job)
     private_folder(pippa_home())
     store = open_store()
     store.open()
+    if node.rank:
+        return join_job(store, job, node, signals)
+    run_id = jobs.run_of(store, job, name) if job else new_run_id(name)
+    if job and runs.read_file(store, run_id, "spec.json") is not None:
+        return _again(store, runs.read_spec(store, run_id), config, job, signals)
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Importing dataset and base model into the store."))
     datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
-    spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=new_run_id(name))
+    spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=run_id)
     runs.write_spec(store, spec)
     return Run(spec, store, signals).run()
 
 
-def _stored(arguments: Namespace, signals: Signals) -> int:
-    others = {name: value for name, value in vars(arguments).items() if name not in ("run_id", "problems") and value}
-    if others or arguments.problems:
+def _again(store: ObjectStore, spec: RunSpec, config: FinetuneConfig, job: str, signals: Signals) -> int:
+    """The run of a job that was started before."""
+    if spec.config != config:
         raise UsageError(
-            "\n".join([*arguments.problems, "--run-id takes nothing beside it: a run keeps what it was started with."]),
+            f"The job {job} is {spec.run_id} already, with other arguments.",
+            f"`trainer run --run-id {spec.run_id}` continues it as it was; another --job is another run.",
+        )
+    if (state := runs.read_state(store, spec.run_id)) and state.status == "done":
+        print(f"{spec.run_id} is done.", file=sys.stderr)  # noqa: T201
+        return ExitCode.DONE
+    return Run(spec, store, signals).run()
+
+
+def _stored(arguments: Namespace, signals: Signals) -> int:
+    given = {name: value for name, value in vars(arguments).items() if name not in ("run_id", "problems") and value}
+    devices = {name: given.pop(name) for name in DEVICE_FIELDS if name in given}
+    if given or arguments.problems:
+        raise UsageError(
+            "\n".join(
+                [
+                    *arguments.problems,
+                    "--run-id takes nothing beside it but --num-gpus and --num-nodes: a run keeps what it was started "
+                    "with.",
+                ]
+            ),
             f"`trainer run --run-id {arguments.run_id}` continues it.",
         )
     store = open_store()
-    spec = runs.read_spec(store, arguments.run_id)
+    spec, change = placed(runs.read_spec(store, arguments.run_id), devices, "trainer run")
     require_engine_here(spec.engine, spec.run_id)
     private_folder(pippa_home())
+    if (node := this_node(spec.config.num_nodes)).rank:
+        return join(store, spec, node, signals)
+    if change:
+        print(change, file=sys.stderr)  # noqa: T201
     return Run(spec, store, signals).run()
 
 
@@ -164,7 +198,7 @@ class Run:
         base_model = cached(self.store, spec.base_model, self.home, log)
 
         named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
-        check_datasets(named, spec.config, emit)
+        check_datasets(named, spec.config, emit, base_model)
         readable = engine_datasets.for_engine(spec.engine, named, spec.config.data_config, self.folder, log)
 
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
@@ -220,28 +254,18 @@ class Run:
         resume: bool,
     ) -> PippaError | None:
         spec, record = self.spec, self.record
-        config = spec.config.model_copy(
-            update={
-                "dataset_path": [str(folder) for folder in datasets],
-                "data_config": self._data_config(),
-                "base_model_path": str(base_model),
-                "output_dir": str(self.output_dir),
-                "resume": resume,
-                **{name: FinetuneConfig.model_fields[name].default for name in RUN_FIELDS},
-            }
-        )
-        command = [*_command(self.environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
-        environ = _engine_environ(self.environ)
+        config = spec.config
+        command = engine_command(spec, datasets, base_model, self.folder, self.output_dir, self.environ, resume=resume)
+        environ = engine_environ(self.environ)
         if config.report_to == "wandb":
             variables, warning = wandb_setup.wandb_environment(spec, self.folder, self.environ)
             if "WANDB_MODE" not in variables:  # it reports live, and may sign in with more than the key
-                environ = _engine_environ(self.environ, keep=wandb_setup.SECRETS)
+                environ = engine_environ(self.environ, keep=wandb_setup.SECRETS)
             environ |= variables
             if warning:
                 record.emit(warning)
         record.log(f"+ {shlex.join(command)}")
-        samples = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
-        translator = HfLogParser(config.max_steps, samples) if spec.engine != "native" else None
+        translator = HfLogParser(config.max_steps, config.global_batch) if spec.engine != "native" else None
         try:
             outcome = run_child(
                 command,
@@ -264,15 +288,6 @@ class Run:
             record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
         return None
 
-    def _data_config(self) -> str:
-        """What the engine's ``--data-config`` gets: the name of a built-in one, else a file with the declaration."""
-        config = self.spec.config.data_config
-        if isinstance(config, str):
-            return config
-        file = self.folder / "data_config.json"
-        file.write_text(to_json(config) + "\n", encoding="utf-8")
-        return str(file)
-
     def _evaluate(self, dataset: Path, foreign: set[int]) -> None:
         """Open-loop evaluation of the run's checkpoints. What goes wrong here is a warning: the training is safe."""
         spec, record = self.spec, self.record
@@ -280,12 +295,12 @@ class Run:
             newest = checkpoint_folder.newest(self.output_dir, without=foreign)
             report = self.folder / "report"
             report.mkdir(exist_ok=True)
-            theirs = _command(self.environ, "PIPPA_EVALUATE_COMMAND", "")
+            theirs = program(self.environ, "PIPPA_EVALUATE_COMMAND", "")
             if theirs:
                 if newest is None:
                     return
                 command = [*theirs, *self._flags_for_one(newest, dataset, report)]
-                environ = _engine_environ(self.environ)
+                environ = engine_environ(self.environ)
             else:
                 command, environ = self._flags_for_all(report, foreign), self._evaluation_environ()
             found: dict[int, dict[str, float]] = {}
@@ -325,7 +340,7 @@ class Run:
         flags = {
             "--model-path": self.output_dir / f"checkpoint-{step}",
             "--dataset-path": dataset,
-            "--data-config": self._data_config(),
+            "--data-config": data_config_argument(self.spec, self.folder),
             "--embodiment-tag": self.spec.config.embodiment_tag,
             "--report-dir": report,
             "--trajs": FULL_EPISODES,
@@ -379,18 +394,6 @@ class Run:
         fields = {"status": status, "exit_code": int(code), "message": message, "ended": datetime.now(UTC)}
         self.record.close(patient=not self.signals.impatient, **fields)
         return int(code)
-
-
-def _engine_environ(environ: Mapping[str, str], keep: Collection[str] = ()) -> dict[str, str]:
-    """The environment of this process without the store's address and the secrets that an engine does not need."""
-    kept = {name: value for name, value in without_secrets(environ, keep).items() if not name.startswith("PIPPA_S3_")}
-    return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
-
-
-def _command(environ: Mapping[str, str], variable: str, module: str) -> list[str]:
-    if variable in environ:
-        return shlex.split(environ[variable])
-    return [sys.executable, "-m", module] if module else []
 
 
 def _not_evaluated(reason: str) -> WarningEvent:

@@ -28,8 +28,8 @@ def prepare_sources(
     require_trainable(config, store)
     # The datasets first: a bad one is refused before a base model of gigabytes is fetched.
     datasets = [
-        importers.dataset(store, name, work, data_config=config.data_config, options=config.data_options, log=log)
-        for name in config.dataset_path
+        importers.dataset(store, name, work, data_config=config.data_config, options=options, log=log)
+        for name, options in zip(config.dataset_path, config.data_options, strict=True)
     ]
     base_model = importers.base_model(store, config.base_model_path, work, log=log)
     require_trainable(config, store)  # now that its config.json is here

@@ -17,6 +17,11 @@ from trainer.training.devices import under_torchrun
 SEED = 42
 """Upstream's constant; no version of its command line changes it."""
 
+_EXCHANGE_SECONDS = 1800
+"""How long a rank waits for the others; torch's own."""
+_EXCHANGE_SECONDS_OF_NODES = 4 * 3600
+"""The same where there are several machines: one may have every video to decode that the others have decoded before. A
+machine that is lost is noticed in half a minute (``trainer.training.meeting``)."""
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,7 @@ def training_arguments(
         # transformers raises where the GPU is older than Ampere.
         tf32=True if on_gpu and torch.cuda.get_device_capability() >= (8, 0) else None,
         use_cpu=not on_gpu,
+        ddp_timeout=_EXCHANGE_SECONDS if config.num_nodes == 1 else _EXCHANGE_SECONDS_OF_NODES,
         ddp_backend="gloo" if under_torchrun() and not on_gpu else None,
         dataloader_num_workers=workers,
         dataloader_prefetch_factor=_prefetch_factor(config, sample_bytes) if workers else None,

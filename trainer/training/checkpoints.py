@@ -1,4 +1,4 @@
-"""Checkpoints written to the disk while the training goes on, each one whole or not there.
+"""Checkpoints written to the disk while the training continues, each one whole or not there.
 
 The training does not wait while tensors are copied (``trainer.training.host_copies``). A thread then writes, syncs and
 renames: writing releases Python's lock, so that the training is not slowed by it. One checkpoint is under way at a
@@ -34,8 +34,14 @@ class CheckpointWriter:
     are raised by ``check`` and ``wait``.
     """
 
-    def __init__(self, output_dir: Path, committed: Callable[[int], object] = lambda _: None) -> None:
+    def __init__(
+        self,
+        output_dir: Path,
+        committed: Callable[[int], object] = lambda _: None,
+        kept: int = CHECKPOINTS_KEPT,
+    ) -> None:
         self._output_dir = output_dir
+        self._kept = kept
         self._committed = committed
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-write")
         self._pending: Future[None] | None = None
@@ -69,7 +75,7 @@ class CheckpointWriter:
     def explained(self) -> Iterator[None]:
         """Turns what a full disk looks like while saving into ``DiskFullError``, and removes what was half saved.
 
-        safetensors raises an error class of its own, and torch.save one that doesn't mention the disk at all
+        safetensors raises its own error class, and torch.save one that doesn't mention the disk at all
         ("unexpected pos 576 vs 534"), so that only the free space tells.
         """
         try:
@@ -97,11 +103,16 @@ class CheckpointWriter:
 
     def _remove_old(self) -> None:
         steps = sorted(int(path.name.removeprefix("checkpoint-")) for path in self._output_dir.glob("checkpoint-*"))
-        for step in steps[:-CHECKPOINTS_KEPT]:
+        for step in steps[: -self._kept]:
             # Renamed first: a half-deleted checkpoint must not be found by --resume either.
             doomed = self._output_dir / f".removing-{step}"
             (self._output_dir / f"checkpoint-{step}").rename(doomed)
             shutil.rmtree(doomed, ignore_errors=True)
+
+
+def saved_by(checkpoint: Path) -> int:
+    """How many processes trained what is in ``checkpoint``; 0 where it does not say."""
+    return len(list(checkpoint.glob("rng_state*.pth")))
 
 
 def leave_final_model(output_dir: Path, last: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which GPUs a training uses, and how several are used: one process each, through torchrun."""
+"""Which GPUs a training uses, and how several are used, of one machine or more: one process each, through torchrun."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from trainer.errors import ExitCode, UsageError
+from trainer.runner.nodes import Node
 from trainer.runner.parent_watch import child_environment
 
 CPU_PROCESSES = "PIPPA_CPU_PROCESSES"
@@ -75,16 +76,16 @@ def oldest_driver(cuda: str) -> int:
     return {"11": 450, "12": 525}.get(cuda.partition(".")[0], 580)
 
 
-def needs_torchrun(num_gpus: int, environ: Mapping[str, str] = os.environ) -> bool:
+def needs_torchrun(processes: int, environ: Mapping[str, str] = os.environ) -> bool:
     """Whether this process has to start one process per GPU instead of training itself."""
-    return num_gpus > 1 and not under_torchrun(environ)
+    return processes > 1 and not under_torchrun(environ)
 
 
-def run_under_torchrun(num_gpus: int, argv: Sequence[str]) -> int:
-    """Train with ``num_gpus`` processes and the same arguments; returns the exit code.
+def run_under_torchrun(num_gpus: int, argv: Sequence[str], node: Node = Node()) -> int:  # noqa: B008 - frozen
+    """Train with ``num_gpus`` processes here, and as many on every other node; returns the exit code.
 
-    This is ``torchrun --standalone``, called as a library: the command line would turn every failure into exit code 1,
-    and kill ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once.
+    This is ``torchrun``, called as a library: the command line would turn every failure into exit code 1, and kill
+    ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -94,13 +95,16 @@ def run_under_torchrun(num_gpus: int, argv: Sequence[str]) -> int:
     os.environ.update(child_environment())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_SECONDS_TO_SAVE))
+    alone = node.count == 1
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=node.count,
+        max_nodes=node.count,
         nproc_per_node=num_gpus,
-        run_id=f"pippa-{os.getpid()}",
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        run_id=f"pippa-{os.getpid()}" if alone else "pippa",
+        # Only the static one leaves the order of the nodes to us: rank 0 has to be on the node that keeps the run.
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="localhost:0" if alone else f"{node.host}:{node.port}",
+        rdzv_configs={} if alone else {"rank": node.rank, "timeout": 1800},
         max_restarts=0,
     )
     try:

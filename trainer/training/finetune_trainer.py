@@ -19,6 +19,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from trainer.data.collate import finish_images
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
+from trainer.forecast import CHECKPOINTS_KEPT
 from trainer.gr00t.base_model import generation_of
 from trainer.gr00t.lora import adapter_state, merged_state, save_adapter
 from trainer.gr00t.n15.model import GR00TN15
@@ -88,7 +89,7 @@ class _TellOfFailedSave(TrainerCallback):
 class FinetuneTrainer(Trainer):
     """Trains a model of any generation as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
 
-    A checkpoint is copied and written while the training goes on (``trainer.training.checkpoints``).
+    A checkpoint is copied and written while the training continues (``trainer.training.checkpoints``).
     It appears under its final name ``checkpoint-<step>`` when it is complete; ``train`` returns after the last one has.
 
     Args:
@@ -97,6 +98,7 @@ class FinetuneTrainer(Trainer):
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy of N1.5 needs).
         emit: Hears of every checkpoint that is complete.
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
+        kept: Checkpoints that stay on the disk.
 
     """
 
@@ -112,6 +114,7 @@ class FinetuneTrainer(Trainer):
         callbacks: list[TrainerCallback],
         emit: Callable[[Event], None] = lambda _: None,
         lora: bool = False,
+        kept: int = CHECKPOINTS_KEPT,
     ) -> None:
         super().__init__(
             model=model,
@@ -123,16 +126,14 @@ class FinetuneTrainer(Trainer):
         self._groot = model
         generation = generation_of({"model_type": model.config.model_type}, "The model")
         self._undecayed = generation.undecayed if generation else ()
-        if lora and not isinstance(model, GR00TN15):
-            raise TypeError("Only a model of N1.5 has adapters.")
-        self._adapted = model if lora and isinstance(model, GR00TN15) else None
+        self._adapted = model if lora else None
         self._dataset = train_dataset
         self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
         self.remove_callback(PrinterCallback)
         self._processor = processor
         self._experiment_cfg = experiment_cfg
-        self._writer = CheckpointWriter(self._output_dir, lambda step: emit(SavedEvent(step=step)))
+        self._writer = CheckpointWriter(self._output_dir, lambda step: emit(SavedEvent(step=step)), kept)
         self._copies = HostCopies()
         self._parts: list[Callable[[], object]] | None = None
         """While a checkpoint is taken: what is left to be written of it."""
@@ -153,7 +154,7 @@ class FinetuneTrainer(Trainer):
             shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The training batches. Their loader draws its own seed for its workers from a generator of its own.
+        """The training batches. Their loader draws its own seed for its workers from a separate generator.
 
         From the global one it would draw once per epoch, or once per start where workers persist: the random state, and
         with it the dropout, would depend on the number of workers and on where a run was resumed.
@@ -316,6 +317,21 @@ class FinetuneTrainer(Trainer):
             state = self._copies.take("optimizer", optimizer.state_dict())
             self._write([partial(torch.save, state, Path(output_dir) / "optimizer.pt")])
             torch.save(scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Each rank writes its own; those of other machines are sent to the one that keeps the checkpoint."""
+        super()._save_rng_state(output_dir)
+        ranks, here = self.args.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.args.world_size))
+        if ranks == here:
+            return
+        own = Path(output_dir) / f"rng_state_{self.args.process_index}.pth"
+        states: list[Any] = [None] * ranks
+        torch.distributed.all_gather_object(states, own.read_bytes())
+        if not self.args.should_save and int(os.environ["GROUP_RANK"]):
+            own.unlink()
+        elif self.args.should_save:
+            for rank in range(here, ranks):
+                own.with_name(f"rng_state_{rank}.pth").write_bytes(states[rank])
 
     def _write(self, parts: list[Callable[[], object]]) -> None:
         """Now, or as part of the checkpoint that is being taken."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from signal import Signals
 from typing import Any
 
 import torch
@@ -24,12 +25,13 @@ class StopOnSignal(TrainerCallback):
             self._ranks = torch.distributed.new_group(backend="gloo")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        stop = self._signal.received is not None
         if args.world_size > 1:
-            # Signals reach the ranks at different steps; a rank that stops alone leaves the others waiting forever.
-            flag = torch.tensor(int(stop))
-            torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MAX, group=self._ranks)
-            stop = bool(flag.item())
-        if stop:
+            # Signals reach the ranks at different steps, and perhaps one machine only; a rank that stops alone leaves
+            # the others waiting forever.
+            number = torch.tensor(int(self._signal.received or 0))
+            torch.distributed.all_reduce(number, op=torch.distributed.ReduceOp.MAX, group=self._ranks)
+            if number.item():
+                self._signal.received = Signals(int(number.item()))
+        if self._signal.received is not None:
             control.should_save = True
             control.should_training_stop = True

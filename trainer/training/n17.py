@@ -10,26 +10,24 @@ from typing import NamedTuple
 from transformers import TrainerCallback, set_seed
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.settings import frame_cache_bytes, pippa_home
+from trainer.config.n17_config import N17Config
+from trainer.data.checks import Checked
 from trainer.data.configs import get_data_config
-from trainer.data.frames import FrameStore
-from trainer.data.holdout_rule import NO_HOLDOUT
-from trainer.data.n17 import processor_files
 from trainer.data.n17.collate import Collator
 from trainer.data.n17.dataset import TrainingDataset
 from trainer.data.n17.processor_files import ProcessorFiles
+from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
-from trainer.errors import UsageError
 from trainer.events import Event
 from trainer.gr00t.base_model import N17
+from trainer.gr00t.lora import add_lora, load_adapter, require_lora_of
+from trainer.gr00t.n17.fit import require_fit
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.gr00t.weights import resolve_folder
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
-
-STATE_DROPOUT = 0.2
-"""Upstream's ``--state-dropout-prob``; the model's own default is 0.8."""
+from trainer.training.loading import FrameCache, prepare_frames
 
 
 class CheckpointProcessor(NamedTuple):
@@ -46,95 +44,107 @@ class CheckpointProcessor(NamedTuple):
 
 def make_trainer(
     config: FinetuneConfig,
+    checked: Sequence[Checked] = (),
     *,
     resume_from: Path | None = None,
-    callbacks: Sequence[TrainerCallback] = (),
+    callbacks: Callable[[], list[TrainerCallback]] = list,
     emit: Callable[[Event], None] = lambda _: None,
 ) -> FinetuneTrainer:
-    """The trainer of ``config``, whose base model is of N1.7; ``resume_from`` is the checkpoint to go on from.
+    """The trainer of ``config``, an ``N17Config``; ``resume_from`` is the checkpoint to go on from.
 
-    ``train`` and ``save_final`` of what is returned do the rest. Raises ``UsageError`` for what N1.7 is not trained
-    with, and as the model, the processor files and the dataset do.
+    ``checked`` is what the check found of each dataset. ``train`` and ``save_final`` of what is returned do the rest.
+    Raises as the model, the processor files and the dataset do.
     """
-    _refuse_what_has_no_effect(config)
-    source = resume_from or resolve_folder(config.base_model_path)
+    if not isinstance(config, N17Config):
+        raise TypeError(f"The arguments are those of {config.generation}.")
+    output_dir = Path(config.output_dir).absolute()
+    output_dir.mkdir(parents=True, exist_ok=True)
+    # A resumed model is loaded from its checkpoint; adapters were merged into that one, so they need the base model.
+    source = resume_from if resume_from and not config.lora_rank else resolve_folder(config.base_model_path)
     data_config, tag = get_data_config(config.data_config), config.embodiment_tag
-    files = processor_files.read(source)
-    slot = files.slot(tag)
-    settings = files.settings.model_copy(update={"state_dropout_prob": STATE_DROPOUT})
+    paths = [Path(path) for path in config.dataset_path]
+    files = require_fit(config, source, paths)
     dataset = TrainingDataset(
-        [Path(path) for path in config.dataset_path],
+        paths,
         data_config,
-        settings,
-        slot,
+        settings := _settings(config, files),
+        files.slot(tag),
         seed=SEED,
-        frames=FrameStore(pippa_home() / "cache" / "frames", frame_cache_bytes()),
+        frames=FrameCache(config).store(),
         alignment=config.video_alignment,
+        exclude=[options.exclude_episodes for options in config.data_options],
+        known=[each.statistics for each in checked] or None,
+        holdout=config.holdout,
     )
+    prepare_frames(dataset.frames, dataset.held_out, emit)
     model = Gr00tN1d7.from_pretrained(
         source,
         tune_llm=config.tune_llm,
         tune_visual=config.tune_visual,
         tune_projector=config.tune_projector,
         tune_diffusion_model=config.tune_diffusion_model,
-        state_dropout_prob=STATE_DROPOUT,
+        state_dropout_prob=config.state_dropout_prob,
     )
-    _check_fit(model, files, slot)
+    if config.upstream_exact:  # in its checkpoints as well: they act as they were trained
+        model.config.checked = model.config.checked.model_copy(update={"upstream_exact": True})
+        model.action_head.config = model.config.checked
     qwen = QwenProcessor.from_directory(source)
-    output_dir = Path(config.output_dir).absolute()
-    output_dir.mkdir(parents=True, exist_ok=True)
-    meta = dataset.meta
+    write_policy_config(output_dir / "experiment_cfg", _known(config, dataset, model))
+    set_seed(SEED)
+    if config.lora_rank:
+        add_lora(
+            model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            full_model=config.lora_full_model,
+            train_projector=config.tune_projector and not config.upstream_exact,
+        )
+        if resume_from:
+            load_adapter(model, resume_from)
+    elif resume_from:
+        require_lora_of(resume_from)
+    return FinetuneTrainer(
+        model=model,
+        args=training_arguments(config, output_dir, dataset.sample_bytes, generation=N17),
+        train_dataset=dataset,
+        data_collator=Collator(qwen),
+        processor=CheckpointProcessor(
+            qwen, replace(files, settings=settings).trained_on(tag, data_config, dataset.statistics)
+        ),
+        experiment_cfg=output_dir / "experiment_cfg",
+        callbacks=callbacks(),
+        emit=emit,
+        lora=config.lora_rank > 0,
+        kept=config.save_total_limit,
+    )
+
+
+def _settings(config: N17Config, files: ProcessorFiles) -> ProcessorSettings:
+    """The base model's processing, with what the command line changes of it."""
+    changed = {
+        "state_dropout_prob": config.state_dropout_prob,
+        "random_rotation_angle": config.random_rotation_angle,
+        "color_jitter_params": config.color_jitter_params,
+    }
+    given = {name: value for name, value in changed.items() if value is not None}
+    return files.settings.model_copy(update={**given, "upstream_exact": config.upstream_exact})
+
+
+def _known(config: N17Config, dataset: TrainingDataset, model: Gr00tN1d7) -> PolicyConfig:
+    """What a checkpoint knows of itself beyond upstream's files."""
+    data_config, meta = dataset.config, dataset.meta
     cameras, joints = sources(meta, data_config)
-    known = PolicyConfig(
+    return PolicyConfig(
         data_config=data_config,
-        embodiment_tag=tag,
+        embodiment_tag=config.embodiment_tag,
         action_horizon=data_config.action_horizon,
         denoising_steps=model.action_head.num_inference_timesteps,
         video_alignment=config.video_alignment,
         cameras=cameras,
         joints=joints,
         image_sizes={key: meta.camera(key).resolution for key in data_config.video},
+        held_out=[each for held_out in dataset.held_out for each in held_out.values()],
         trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
     )
-    write_policy_config(output_dir / "experiment_cfg", known)
-    set_seed(SEED)
-    trained = replace(files, settings=settings).trained_on(tag, data_config, dataset.statistics)
-    return FinetuneTrainer(
-        model=model,
-        args=training_arguments(config, output_dir, generation=N17),
-        train_dataset=dataset,
-        data_collator=Collator(qwen),
-        processor=CheckpointProcessor(qwen, trained),
-        experiment_cfg=output_dir / "experiment_cfg",
-        callbacks=list(callbacks),
-        emit=emit,
-    )
-
-
-def _refuse_what_has_no_effect(config: FinetuneConfig) -> None:
-    asked = {
-        "--lora-rank": config.lora_rank > 0,
-        "--holdout": config.holdout != NO_HOLDOUT,
-        "--upstream-exact": config.upstream_exact,
-        "--recompute-statistics": config.recompute_statistics,
-        "--num-gpus": config.num_gpus > 1,
-    }
-    if named := [flag for flag, given in asked.items() if given]:
-        raise UsageError(f"{N17} is not trained with {', '.join(named)} yet.", "Leave that out.")
-
-
-def _check_fit(model: Gr00tN1d7, files: ProcessorFiles, slot: int) -> None:
-    """Raise ``UsageError`` where the processor files are another model's."""
-    values, settings = model.action_head.config, files.settings
-    for what, found, wanted in (
-        ("max_state_dim", settings.max_state_dim, values.max_state_dim),
-        ("max_action_dim", settings.max_action_dim, values.max_action_dim),
-        ("max_action_horizon", settings.max_action_horizon, values.action_horizon),
-    ):
-        if found != wanted:
-            raise UsageError(f"{files.where} has {what} {found}; the model has {wanted}.", "Use one model's files.")
-    if slot >= values.max_num_embodiments:
-        raise UsageError(
-            f"{files.where}: the embodiment's slot is {slot}; the model has {values.max_num_embodiments}.",
-            "Use one model's files.",
-        )

@@ -10,7 +10,7 @@ from docker.types import DeviceRequest
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.errors import PippaError, UsageError
-from trainer.importers import TINY
+from trainer.generation import is_tiny
 
 _DEVICE = re.compile(r"[\w.:-]+")
 _REFUSALS = ("could not select device driver", "nvidia-container-cli", "unresolvable CDI devices", "nvidia.com/gpu")
@@ -70,11 +70,12 @@ def require(info: Mapping[str, Any], environ: Mapping[str, str], config: Finetun
     Raises ``UsageError``, as for more processes than there are GPUs.
     """
     devices = wanted(environ)
-    if devices is None and offered(info) is None and config.base_model_path.partition("@")[0] != TINY:
+    if devices is None and offered(info) is None and not is_tiny(config.base_model_path):
+        tiny = config.generation.tiny
         raise UsageError(
             "The Docker daemon offers no GPU, and a training of this base model needs one.",
             f"{TOOLKIT} To rehearse on the CPU, with a model of the same architecture and small sizes: "
-            f"PIPPA_BASE_MODEL={TINY} or --base-model-path {TINY}. PIPPA_GPUS=none trains this one on the CPU.",
+            f"PIPPA_BASE_MODEL={tiny} or --base-model-path {tiny}. PIPPA_GPUS=none trains this one on the CPU.",
         )
     if isinstance(devices, list) and 0 < len(devices) < config.num_gpus:
         raise UsageError(

@@ -6,7 +6,6 @@ import re
 import secrets
 from pathlib import Path
 
-import numpy as np
 import pytest
 from huggingface_hub import constants
 
@@ -79,12 +78,7 @@ def test_what_is_pushed_acts_from_the_hub(home, machine, at_hub, tmp_path, capfd
         assert len([each for each in requests if each.startswith("PUT")]) == 4 == len(sent) + 2
         assert pushes.commits == [f"{entry.run_id}/{step}, exported by pippa" for step in (30, 40, 40)]
         policy = Policy("my-lab/kitchen", "fourier_gr1_arms_only", "new_embodiment", device="cpu")
-    observation = {
-        policy.data_config.language: ["pick"],
-        "video.ego_view": np.zeros((1, 256, 256, 3), np.uint8),
-        **{f"state.{key}": np.zeros((1, *each.shape)) for key, each in policy.metadata.modalities.state.items()},
-    }
-    assert policy.get_action(observation)["action.right_arm"].shape == (16, 7)
+    assert policy.get_action(policy.example())["action.right_arm"].shape == (16, 7)
     printed = "".join(capfd.readouterr())
     assert f"{address}/my-lab/kitchen" in printed and not list((home / "tmp").iterdir())
     everything = [*home.rglob("*"), *(tmp_path / "out").rglob("*")]

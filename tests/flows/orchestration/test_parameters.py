@@ -8,7 +8,9 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.orchestration.parameters import Overrides, as_form, described, given
 from flows.orchestration.train import train
-from trainer.config.finetune_config import FinetuneConfig, field_help
+from trainer.config.finetune_config import field_help
+from trainer.config.generations import ALL_FIELDS
+from trainer.config.n17_config import N17Config
 from trainer.config.presets import PRESETS
 
 
@@ -31,10 +33,11 @@ def test_presets_launchers_and_engines_are_choices(schema):
 
 
 def test_every_argument_is_there_with_its_help_and_its_limits(schema, fields):
-    assert list(fields) == list(FinetuneConfig.model_fields)
-    assert {name: field["description"] for name, field in fields.items()} == field_help()
+    assert list(fields) == list(ALL_FIELDS)
+    assert {name: field["description"] for name, field in fields.items()} == {**field_help(N17Config), **field_help()}
     assert fields["batch_size"]["minimum"] == 1 and fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["report_to"]["enum"] == ["wandb", "tensorboard", "azure_ml"]
+    assert {"gr1", "libero_sim"} < set(fields["embodiment_tag"]["enum"])
     # A form with a null in every field asks for each whether it is there.
     assert not any("anyOf" in field for field in fields.values())
     assert {field["default"] for field in fields.values() if "default" in field} == {"preset"}
@@ -55,12 +58,16 @@ def test_the_form_of_a_preset_says_what_it_has(schema):
     form = described(schema, PRESETS["blog"])["definitions"]["Overrides"]["properties"]
     assert form["batch_size"]["description"].endswith("In blog: 32.")
     assert form["dataset_path"]["description"].endswith("In blog: youliangtan/so101-table-cleanup.")
+    assert form["exclude_episodes"]["description"].endswith("In blog: none.")
+    assert "global_batch_size" not in form
+    newer = described(schema, PRESETS["so101-n17"])["definitions"]["Overrides"]["properties"]
+    assert "batch_size" not in newer and newer["global_batch_size"]["description"].endswith("In so101-n17: 32.")
     # The next preset's form starts from the schema as it was.
     assert "blog" not in schema["definitions"]["Overrides"]["properties"]["batch_size"]["description"]
 
 
 def test_what_is_on_or_off_is_a_choice_that_begins_as_the_preset(schema, fields):
-    switches = {name for name, field in FinetuneConfig.model_fields.items() if field.annotation is bool}
+    switches = {name for name, field in ALL_FIELDS.items() if field.annotation is bool}
     assert {name for name, field in fields.items() if "default" in field} == switches
     assert all(fields[name]["enum"] == ["preset", "yes", "no"] for name in switches)
     form = described(schema, PRESETS["blog"])["definitions"]["Overrides"]["properties"]

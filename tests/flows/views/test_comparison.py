@@ -91,6 +91,12 @@ def test_errors_count_on_the_episodes_that_all_have_seen_alike(store: ObjectStor
     assert "data configs" in compare(store, [first, fourth]).errors_on
 
 
+def test_excluded_episodes_are_a_difference_of_the_data(store: ObjectStore) -> None:
+    both = [a_run(store), a_run(store, "--exclude-episodes", "3", "40-44")]
+    found = compare(store, both).differences
+    assert found == {"configuration": {}, "data": {"left out": ["no episode", "3, 40-44"]}, "code": {}}
+
+
 def test_the_same_training_twice_differs_in_nothing(store: ObjectStore) -> None:
     found = compare(store, [a_run(store), a_run(store)])
     screen = io.StringIO()

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from flows.views.presets_table import compare, comparison_markdown, comparison_table, overview_table
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
+from trainer.config.generations import ALL_FIELDS
 from trainer.config.presets import PRESETS, Preset, Value
 from trainer.data.configs import get_data_config
 
@@ -24,12 +24,23 @@ def test_every_difference_has_a_row_with_both_values(pair):
     presets = [PRESETS[name] for name in pair]
     rows = {row.title: row for row in compare(presets)}
     named = {"dataset_path": "dataset", "data_config": "data config", "base_model_path": "base model"}
-    for name in FinetuneConfig.model_fields:
-        values = [getattr(preset.config, name) for preset in presets]
+    for name, field in ALL_FIELDS.items():
+        # One that a generation has not differs from what another's preset says, not from its default.
+        values = [getattr(p.config, name) if name in p.kind.fields() else field.default for p in presets]
         if values[0] != values[1]:
             row = rows[named.get(name, flag(name))]
             assert len({cell.value for cell in row.cells}) == 2
             assert [cell.reason for cell in row.cells] == [preset.reason(name) for preset in presets]
+
+
+def test_what_changed_between_the_generations_is_told():
+    rows = {row.title: row for row in compare([PRESETS["blog"], PRESETS["blog-n17"]])}
+    told = {title: [cell.value for cell in row.cells] for title, row in rows.items()}
+    assert told["generation"] == ["GR00T N1.5", "GR00T N1.7"]
+    assert told["--global-batch-size"] == ["", "32"]
+    assert told["base model"] == ["nvidia/GR00T-N1.5-3B", "nvidia/GR00T-N1.7-3B"]
+    assert rows["--dataloader-num-workers"].default == "8 (N1.5), 2 (N1.7)"
+    assert "generation" not in {row.title for row in compare([PRESETS["blog"], PRESETS["smoke"]])}
 
 
 def test_what_is_the_default_everywhere_has_no_row():

@@ -64,7 +64,7 @@ def run_of(store, tmp_path, robot: str = "SO-101", task: str = "pick the pear") 
     spec = RunSpec(
         run_id=RUN,
         preset="smoke",
-        config=PRESETS["smoke"].config.model_copy(update={"learning_rate": 0.005}),
+        config=PRESETS["smoke"].config.model_copy(update={"learning_rate": 0.005, "exclude_episodes": ["3", "40-44"]}),
         provenance={"learning_rate": "flag"},
         datasets=[snapshots.push(store, data, "dataset", "team/pears", origin={"hub": robot}).ref],
         base_model=snapshots.push(store, model, "model", "tiny", origin={"license": "the licence of it"}).ref,
@@ -167,6 +167,7 @@ def test_the_page_tells_all_of_a_run_with_the_verdict_first(object_store, tmp_pa
         "youliangtan/so101-table-cleanup",  # what blog has
         "480 × 640 × 3",
         "pick the pear",
+        "episodes 3, 40-44 (--exclude-episodes)",
         "the licence of it",
         "100 samples per second",
         "2.0 GB at most",

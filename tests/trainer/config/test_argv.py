@@ -43,6 +43,7 @@ configs = st.builds(
     embodiment_tag=st.sampled_from(get_args(EmbodimentTag)),
     video_backend=st.sampled_from(get_args(VideoBackend)),
     video_alignment=st.sampled_from(get_args(VideoAlignment)),
+    exclude_episodes=st.lists(st.integers(0, 10**9 - 1).map("1:{}".format), max_size=4),
     **{name: st.booleans() for name, field in FinetuneConfig.model_fields.items() if field.annotation is bool},
 )
 

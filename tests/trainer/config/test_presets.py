@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig, field_help
+from trainer.config.n17_config import N17_OWN_FIELDS, UPSTREAM_ORDER, N17Config
 from trainer.config.presets import PRESETS, Preset, Value, get_preset
 from trainer.errors import UsageError
 
@@ -113,12 +114,70 @@ LESSONS = {
     "lora": ("blog", {"lora_rank": 32, "lora_alpha": 64}),
 }
 """What the team measured later: the recipe each starts from, and what it changes."""
+N17_RECIPES = {
+    "so101-n17": {
+        "base_model_path": "nvidia/GR00T-N1.7-3B",
+        "dataset_path": ["cube_to_bowl_5"],
+        "embodiment_tag": "new_embodiment",
+        "global_batch_size": 32,
+        "dataloader_num_workers": 4,
+        "max_steps": 2000,
+        "color_jitter_params": {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.08},
+    },
+    "overfit-demo-n17": {"dataset_path": ["robot_sim.PickNPlace"], "global_batch_size": 1, "max_steps": 200},
+    "blog-n17": {"dataset_path": ["youliangtan/so101-table-cleanup"], "global_batch_size": 32, "max_steps": 10_000},
+    "libero-n17": {
+        "embodiment_tag": "libero_sim",
+        "global_batch_size": 640,
+        "num_gpus": 8,
+        "max_steps": 20_000,
+        "state_dropout_prob": 0.2,
+    },
+    "smoke-n17": {
+        "base_model_path": "tiny-n17",
+        "dataset_path": ["synthetic.PickNPlace"],
+        "global_batch_size": 8,
+        "max_steps": 400,
+        "save_steps": 100,
+    },
+}
+"""Upstream's guide, its LIBERO example, and what N1.5's presets do, with N1.7."""
+# The fields of upstream's FinetuneConfig (gr00t/configs/finetune_config.py, 626af89), with their defaults.
+N17_DEFAULTS = {
+    "modality_config_path": None,
+    "tune_llm": False,
+    "tune_visual": False,
+    "tune_projector": True,
+    "tune_diffusion_model": True,
+    "state_dropout_prob": 0.2,
+    "random_rotation_angle": None,
+    "color_jitter_params": None,
+    "extra_augmentation_config": None,
+    "global_batch_size": 64,
+    "dataloader_num_workers": 2,
+    "learning_rate": 1e-4,
+    "gradient_accumulation_steps": 1,
+    "output_dir": "./outputs",
+    "experiment_name": None,
+    "save_steps": 1000,
+    "save_total_limit": 5,
+    "num_gpus": 1,
+    "use_wandb": False,
+    "max_steps": 10_000,
+    "weight_decay": 1e-5,
+    "warmup_ratio": 0.05,
+    "shard_size": 1024,
+    "episode_sampling_rate": 0.1,
+    "num_shards_per_epoch": 100_000,
+    "save_only_model": False,
+    "skip_weight_loading": False,
+}
 LATER = ("output_dir", "save_steps")
 """What a lesson may change besides: where and how often it saves."""
 
 
 def test_there_are_exactly_these_presets():
-    assert list(PRESETS) == [*RECIPES, *LESSONS]
+    assert list(PRESETS) == [*RECIPES, *LESSONS, *N17_RECIPES]
 
 
 @pytest.mark.parametrize("name", LESSONS)
@@ -135,9 +194,29 @@ def test_a_preset_is_its_recipe(name):
     assert {field: config[field] for field in RECIPES[name]} == RECIPES[name]
 
 
-def test_smoke_saves_four_times():
-    config = PRESETS["smoke"].config
+@pytest.mark.parametrize("name", N17_RECIPES)
+def test_a_preset_of_n17_is_its_recipe(name):
+    config = PRESETS[name].config
+    assert isinstance(config, N17Config) and config.batch_size == config.global_batch_size // config.num_gpus
+    assert {field: getattr(config, field) for field in N17_RECIPES[name]} == N17_RECIPES[name]
+
+
+@pytest.mark.parametrize("name", ["smoke", "smoke-n17"])
+def test_smoke_saves_four_times(name):
+    config = PRESETS[name].config
     assert config.max_steps / config.save_steps == 4
+
+
+def test_the_arguments_of_n17_are_upstreams_with_its_defaults():
+    config = N17Config(dataset_path=["x"])
+    assert {name: getattr(config, name) for name in N17_DEFAULTS} == N17_DEFAULTS
+    required = {"base_model_path", "dataset_path", "embodiment_tag"}
+    # W&B's project is WANDB_PROJECT's unless it is named.
+    assert set(UPSTREAM_ORDER) == {*N17_DEFAULTS, *required, "wandb_project"}
+    assert set(N17Config.fields()) == {*UPSTREAM_ORDER, *N17_OWN_FIELDS}
+    for kind in (FinetuneConfig, N17Config):
+        assert sorted(name for names in kind.groups.values() for name in names) == sorted(kind.fields())
+        assert all(field_help(kind).values())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Through the command people type, then through the training and the evaluation: f
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -112,3 +113,18 @@ def test_loading_is_no_more_trusting_than_the_check(tmp_path: Path) -> None:
         assert refused.value.message.rstrip(".") in [
             problem.message for problem in check_dataset(folder, "so100_dualcam").problems
         ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_case_can_be_looked_at(pippa: Callable[..., tuple], tmp_path: Path, name: str) -> None:
+    """Also most of those that are refused: what is wrong with a camera or a row is what people want to see."""
+    CASES[name][0](folder := tmp_path / name)
+    code, out, err = pippa("data", "show", str(folder), "--json")
+    if name == "nested":
+        assert code == 3 and "one level too deep" in err
+        return
+    found = json.loads(out)
+    assert code == 0, err
+    told = {each["rule"] for each in found["findings"]}
+    assert "copy" in told  # their actions are their states
+    assert ("unreadable" in told) == (name in (*BY_INDEX, "text_with_nulls", "unused_depth_camera"))

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from tests.support.wandb_files import history_of, records
+from tests.support.wandb_files import records
 from trainer.config.presets import DEFAULT, PRESETS
 from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
 from trainer.evaluation.recorded import PAGE
@@ -56,7 +56,7 @@ def test_the_page_is_in_the_wandb_run_and_waits_in_the_store_for_the_upload(tmp_
     found = records(folder)
     (run,) = [record.run for record in found if record.HasField("run")]
     assert run.run_id == spec.run_id
-    assert "html-file" in str(history_of(found, "report"))
+    assert "html-file" in "".join(str(record.history) for record in found)
     (page,) = folder.glob("wandb/offline-run-*/files/media/html/*.html")
     assert page.read_text() == TEXT
     kept = runs.list_files(open_store(), spec.run_id, "wandb")

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -52,13 +51,8 @@ def test_it_acts_as_the_checkpoint_does(trained, folder):
     answers = []
     for place in (trained.checkpoint, folder):
         policy = Policy(place, device="cpu")
-        noise = np.random.default_rng(0).standard_normal((16, policy.data_config.max_action_dim))
-        observation: dict[str, Any] = {policy.data_config.language: ["pick the pear"]}
-        for key in policy.data_config.video:
-            observation[f"video.{key}"] = np.zeros((1, 256, 256, 3), np.uint8)
-        for key in policy.data_config.keys("state"):
-            observation[f"state.{key}"] = np.zeros((1, *policy.metadata.modalities.state[key].shape))
-        answers.append(policy.get_action(observation, noise))
+        noise = np.random.default_rng(0).standard_normal(policy.noise_shape)
+        answers.append(policy.get_action(policy.example(), noise))
     for name, action in answers[0].items():
         np.testing.assert_array_equal(answers[1][name], action)
 

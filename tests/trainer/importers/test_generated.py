@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from trainer.importers import generated
-from trainer.importers.names import Kind
+from trainer.importers.names import SYNTHETIC, TINY, TINY_N17
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -22,40 +22,42 @@ def copy(tmp_path_factory) -> Path:
     return folder
 
 
-def identity(folder: Path, kind: Kind) -> str:
-    code = f"from trainer.importers.generated import generator_sha256; print(generator_sha256({kind!r}))"
+def identity(folder: Path, name: str) -> str:
+    code = f"from trainer.importers.generated import generator_sha256; print(generator_sha256({name!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=True)
     return done.stdout.strip()
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "changes"),
+    ("name", "file", "changes"),
     [
-        ("dataset", "data/synthetic.py", True),
-        ("dataset", "data/synthetic_scene.py", True),
-        ("dataset", "data/statistics.py", True),
-        ("dataset", "gr00t/weights.py", False),
-        ("model", "gr00t/n15/action_head.py", True),
-        ("model", "gr00t/weights.py", True),
-        ("model", "hardlink.py", True),
-        ("model", "data/synthetic_scene.py", False),
+        (SYNTHETIC, "data/synthetic.py", True),
+        (SYNTHETIC, "data/synthetic_scene.py", True),
+        (SYNTHETIC, "data/statistics.py", True),
+        (SYNTHETIC, "gr00t/weights.py", False),
+        (TINY, "gr00t/n15/action_head.py", True),
+        (TINY, "gr00t/weights.py", True),
+        (TINY, "hardlink.py", True),
+        (TINY, "data/synthetic_scene.py", False),
+        (TINY_N17, "gr00t/n17/tiny.py", True),
+        (TINY, "gr00t/n17/tiny.py", False),
     ],
 )
-def test_a_change_of_code_it_is_made_by_makes_it_another(copy, kind, file, changes):
-    before = generated.generator_sha256(kind)
-    assert identity(copy, kind) == before
+def test_a_change_of_code_it_is_made_by_makes_it_another(copy, name, file, changes):
+    before = generated.generator_sha256(name)
+    assert identity(copy, name) == before
     changed = copy / "trainer" / file
     whole = changed.read_text()
     changed.write_text(whole + "\n")
     try:
-        assert (identity(copy, kind) != before) == changes
+        assert (identity(copy, name) != before) == changes
     finally:
         changed.write_text(whole)
 
 
-@pytest.mark.parametrize("kind", ["dataset", "model"])
-def test_every_module_that_runs_while_it_is_made_counts(kind, tmp_path):
-    module, function = generated._MAKERS[kind]
+@pytest.mark.parametrize("name", [SYNTHETIC, TINY, TINY_N17])
+def test_every_module_that_runs_while_it_is_made_counts(name, tmp_path):
+    module, function = generated._MAKERS[name]
     code = f"""
 import pathlib, sys
 from {module} import {function}
@@ -64,4 +66,4 @@ loaded = [name for name, each in sys.modules.items() if name.startswith("trainer
 print(*loaded)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert set(done.stdout.split()) <= set(generated.generator_sources(kind))
+    assert set(done.stdout.split()) <= set(generated.generator_sources(name))

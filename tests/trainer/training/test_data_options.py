@@ -14,8 +14,9 @@ import pytest
 
 from tests.support.training import Training
 from trainer.data.places import Clip
+from trainer.data.policy_config import read_policy_config
 from trainer.data.video_cut import Part, cut
-from trainer.errors import DatasetError
+from trainer.errors import DatasetError, UsageError
 from trainer.events import PhaseEvent, WarningEvent
 from trainer.runner.parent_watch import PARENT_PID
 
@@ -30,7 +31,7 @@ def edited(dataset: Path, tmp_path: Path) -> Path:
 
 
 def runs_on(dataset: Path) -> None:
-    """The second episode's clock goes on from the first's; and it has as many frames as rows."""
+    """The second episode's clock continues from the first's; and it has as many frames as rows."""
     table = pq.read_table(dataset / TABLE)
     times = pa.array([100.0 + row / 20 for row in range(table.num_rows)])
     pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", times), dataset / TABLE)
@@ -95,3 +96,17 @@ def test_what_trainer_run_has_told_is_not_told_again(
     below = training("below", max_steps=1)
     assert below.run() == 0 and not any(isinstance(event, WarningEvent) for event in below.events)
     assert "check" not in [event.phase for event in below.events if isinstance(event, PhaseEvent)]
+
+
+def test_excluded_episodes_are_in_the_checkpoint_and_resume_keeps_them(training: MakeTraining, dataset: Path) -> None:
+    excluded = training("excluded", dataset_path=[dataset], max_steps=1, exclude_episodes=["1"])
+    assert excluded.run() == 0
+    told = [event.message for event in excluded.events if isinstance(event, PhaseEvent)]
+    assert "Left out: episode 1" in told
+    known = read_policy_config(excluded.output_dir)
+    assert known is not None and known.exclude_episodes == ["1"] and len(known.trained_on) == 1
+    assert excluded.run(max_steps=2, resume=True) == 0
+    again = read_policy_config(excluded.output_dir)
+    assert again is not None and (again.exclude_episodes, again.trained_on) == (["1"], known.trained_on)
+    with pytest.raises(UsageError, match="has no episode 9"):
+        training("unknown", dataset_path=[dataset], max_steps=1, exclude_episodes=["9"]).run()

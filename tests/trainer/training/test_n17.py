@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,28 +15,24 @@ from safetensors.torch import load_file
 from torch.utils.data import Dataset
 
 from tests.support.golden_n17 import load_state, make_model
-from tests.support.training import PowerCutError, Training, assert_same_training, power_cut_after
-from trainer.config.finetune_config import FinetuneConfig
-from trainer.data.data_config import DataConfig, Feature
+from tests.support.n17 import ARM, n17_training
+from tests.support.training import assert_same, assert_same_training, interrupted
+from tests.support.waiting import PATIENCE
+from tests.trainer.training.conftest import shortened
+from trainer.config.n17_config import N17Config
+from trainer.data.config_file import to_json
+from trainer.data.data_config import Feature
 from trainer.data.n17 import processor_files
 from trainer.data.synthetic import TASK_COLUMN, make_synthetic
-from trainer.errors import UsageError
-from trainer.events import Event, SavedEvent
+from trainer.errors import PippaError, UsageError
+from trainer.events import PhaseEvent, SavedEvent
 from trainer.gr00t.base_model import N17
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.tiny import make_tiny_base_model
 from trainer.gr00t.policy import Policy
 from trainer.training import finetune_trainer
 from trainer.training.arguments import training_arguments
-from trainer.training.n17 import make_trainer
-
-ARM = DataConfig(
-    name="one_arm",
-    video=("ego_view",),
-    state=(Feature("right_arm"), Feature("right_hand")),
-    action=(Feature("right_arm", relative_to="right_arm"), Feature("right_hand")),
-    language=TASK_COLUMN,
-)
+from trainer.training.devices import CPU_PROCESSES
 
 
 class Twice(Dataset[int]):
@@ -51,7 +49,7 @@ class Twice(Dataset[int]):
 
 
 def golden_trainer(model: Gr00tN1d7, golden: Path, folder: Path, **flags: Any) -> finetune_trainer.FinetuneTrainer:
-    config = FinetuneConfig(dataset_path=["-"], batch_size=2, dataloader_num_workers=0, **flags)
+    config = N17Config(dataset_path=["-"], global_batch_size=2, dataloader_num_workers=0, **flags)
     return finetune_trainer.FinetuneTrainer(
         model=model,
         args=training_arguments(config, folder, generation=N17),
@@ -116,64 +114,129 @@ def long_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_synthetic(tmp_path_factory.mktemp("datasets") / "long", episodes=1)
 
 
-def config_of(folder: Path, dataset: Path, base_model: Path, **flags: Any) -> FinetuneConfig:
-    values: dict[str, Any] = {
-        "dataset_path": [str(dataset)],
-        "base_model_path": str(base_model),
-        "output_dir": str(folder),
-        "data_config": ARM,
-        "batch_size": 10,
-        "max_steps": 6,
-        "save_steps": 2,
-        "dataloader_num_workers": 0,
-        "learning_rate": 1e-3,
-    }
-    return FinetuneConfig(**{**values, **flags})
-
-
 def test_it_resumes_bit_for_bit_and_acts(
     tiny_n17: Path, long_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
-    heard: list[Event] = []
-    whole = config_of(tmp_path / "whole", long_dataset, tiny_n17)
-    trainer = make_trainer(whole, emit=heard.append)
-    assert len(cast(Any, trainer.train_dataset)) % 10, "no batch of an epoch is short"
-    trainer.train()
-    trainer.save_final()
-    assert [event.step for event in heard if isinstance(event, SavedEvent)] == [2, 4, 6]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    whole, parts = (n17_training(tmp_path / name, long_dataset, tiny_n17) for name in ("whole", "parts"))
+    assert whole.run() == 0
+    assert [event.step for event in whole.events if isinstance(event, SavedEvent)] == [2, 4, 6]
+    said = [event.message for event in whole.events if isinstance(event, PhaseEvent)]
+    assert any(text.endswith(" frames") and int(text.split()[-2]) % 10 for text in said), "a batch of an epoch is short"
 
-    parts = config_of(tmp_path / "parts", long_dataset, tiny_n17)
-    with power_cut_after(4), pytest.raises(PowerCutError):
-        make_trainer(parts).train()
-    stopped = tmp_path / "parts" / "checkpoint-4"
-    resumed = make_trainer(parts, resume_from=stopped)
-    resumed.train(resume_from_checkpoint=str(stopped))
-    ours, theirs = (Training({"output_dir": tmp_path / name}) for name in ("parts", "whole"))
-    ours.alone = theirs.alone = False
-    assert_same_training(ours, theirs, 6)
+    interrupted(parts, 4)
+    assert parts.run(resume=True) == 0
+    assert_same_training(parts, whole, 6)
 
     # Final model and checkpoint are read as upstream reads them, without anything of the base model.
-    for folder in (tmp_path / "whole", tmp_path / "whole" / "checkpoint-6"):
+    for folder in (whole.output_dir, whole.checkpoint(6)):
         files = processor_files.read(folder)
         assert files.data_config("new_embodiment").action == ARM.action
         assert files.settings.state_dropout_prob == 0.2
         assert json.loads((folder / "config.json").read_text())["state_dropout_prob"] == 0.2
         policy = Policy(folder, embodiment_tag="new_embodiment", device="cpu")
+    assert acts(policy)
+
+
+def acts(policy: Policy) -> bool:
     state = {f"state.{key}": np.zeros((1, width), np.float32) for key, width in (("right_arm", 7), ("right_hand", 6))}
-    actions = policy.get_action(
-        {
-            "video.ego_view": np.zeros((1, 256, 256, 3), np.uint8),
-            **state,
-            TASK_COLUMN: ["Pick it up."],
-        }
-    )
-    assert actions["action.right_arm"].shape == (16, 7)
+    image = np.zeros((1, 256, 256, 3), np.uint8)
+    actions = policy.get_action({"video.ego_view": image, **state, TASK_COLUMN: ["Pick it up."]})
+    return actions["action.right_arm"].shape == (16, 7) and bool(np.isfinite(actions["action.right_hand"]).all())
+
+
+@pytest.fixture(scope="module")
+def even_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two episodes of four usable steps each."""
+    return shortened(tmp_path_factory.mktemp("datasets") / "even", [19, 19], seed=0)
+
+
+def test_adapters_resume_and_the_checkpoint_is_a_whole_model(
+    tiny_n17: Path, even_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    flags = {"lora_rank": 4, "max_steps": 3, "save_steps": 1, "global_batch_size": 4, "holdout": "1"}
+    whole = n17_training(tmp_path / "whole", even_dataset, tiny_n17, **flags)
+    assert whole.run() == 0
+    assert any("Held out: episode" in event.message for event in whole.events if isinstance(event, PhaseEvent))
+    base = Gr00tN1d7.from_pretrained(tiny_n17).state_dict()
+    weights = whole.weights(3)
+    changed = {name for name, tensor in weights.items() if not torch.equal(tensor, base[name])}
+    assert weights.keys() == base.keys() and any("to_k" in name for name in changed)
+    assert not any(".ff." in name or name.startswith("backbone") for name in changed)
+    assert acts(Policy(whole.checkpoint(3), embodiment_tag="new_embodiment", device="cpu"))
+
+    whole.checkpoint(3).rename(whole.output_dir / "kept")
+    assert whole.run(resume=True) == 0
+    folders = (whole.output_dir / "kept", whole.checkpoint(3))
+    assert_same(*[load_file(each / "adapter/adapter_model.safetensors") for each in folders], where="adapter")
+    assert_same(*[torch.load(each / "optimizer.pt") for each in folders], where="optimizer")
+    with pytest.raises(UsageError, match="was trained with LoRA"):
+        whole.run(resume=True, lora_rank=0, max_steps=4)
+
+
+@pytest.mark.slow
+def test_two_processes_make_one(even_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    # Without dropout: what each rank drops out is its own.
+    base_model = make_tiny_base_model(tmp_path / "tiny")
+    flags = {"global_batch_size": 4, "max_steps": 3, "save_steps": 3, "state_dropout_prob": 0.0}
+    one = n17_training(tmp_path / "one", even_dataset, base_model, **flags)
+    assert one.run() == 0
+    two = n17_training(tmp_path / "two", even_dataset, base_model, num_gpus=2, tune_llm=True, **flags)
+    process = two.start({CPU_PROCESSES: "1"}, tune_llm=False)
+    process.join(PATIENCE)
+    assert process.exitcode == 0, two.log.read_text()
+    assert two.checkpoint(3).joinpath("rng_state_1.pth").is_file()
+    want = one.weights(3)
+    for name, tensor in two.weights(3).items():
+        torch.testing.assert_close(tensor, want[name], atol=2e-5, rtol=1e-4, msg=name)
 
 
 @pytest.mark.parametrize(
-    ("flags", "named"), [({"lora_rank": 8}, "--lora-rank"), ({"holdout": "1", "num_gpus": 2}, "--holdout, --num-gpus")]
+    ("change", "said"),
+    [
+        ({"embodiment_tag": "libero_sim"}, "libero_sim expects video.image"),
+        ({"embodiment_tag": "GR2"}, "No embodiment tag of GR00T N1.7 is called 'GR2'"),
+        ({"batch_size": 4}, "--batch-size is a flag of GR00T N1.5: GR00T N1.7 has --global-batch-size"),
+        ({"data_config": to_json(replace(ARM, action_horizon=41))}, "predicts 41 steps at once"),
+        ({"data_config": '{"name": "a", "vidoe": []}'}, "there is no key vidoe. Did you mean video?"),
+        (
+            {"data_config": to_json(replace(ARM, action=(Feature("right_arm", relative_to="right_hand"),)))},
+            "action.right_arm has 7 dimensions, but state.right_hand, which it is relative to, has 6",
+        ),
+    ],
 )
-def test_what_is_not_supported_yet_is_refused(flags: dict[str, Any], named: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=f"GR00T N1.7 is not trained with {named} yet"):
-        make_trainer(config_of(tmp_path, tmp_path, tmp_path, **flags))
+def test_what_can_not_be_trained_is_refused_before_torch(
+    change: dict[str, Any],
+    said: str,
+    tiny_n17: Path,
+    even_dataset: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("trainer.training.finetuning.train", lambda *_: pytest.fail("it went on"))
+    training = n17_training(tmp_path / "out", even_dataset, tiny_n17)
+    if "embodiment_tag" in change:
+        del training.flags["data_config"]
+    with pytest.raises(PippaError) as refused:
+        training.run(**change)
+    assert said in str(refused.value)
+    assert refused.value.hint
+
+
+def test_files_of_another_model_are_named(
+    tiny_n17: Path, even_dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
+    other = shutil.copytree(tiny_n17, tmp_path / "other")
+    document = json.loads((other / "processor_config.json").read_text())
+    document["processor_kwargs"]["max_action_horizon"] = 8
+    (other / "processor_config.json").write_text(json.dumps(document))
+    with pytest.raises(UsageError, match=r"processor_config\.json has max_action_horizon 8; .*config\.json means 40"):
+        n17_training(tmp_path / "out", even_dataset, other).run()

@@ -13,10 +13,14 @@ from pathlib import Path
 from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
+from trainer.data.exclusion import leave_out
 from trainer.data.memory import Memory
+from trainer.data.n17 import checks as n17_checks
+from trainer.data.n17 import configs as n17_configs
 from trainer.data.problem import Problem, format_problems
 from trainer.data.statistics import Statistics
 from trainer.errors import UsageError
+from trainer.generation import N17
 
 __all__ = ["Checked", "Memory", "Problem", "check_dataset", "format_problems"]
 
@@ -45,14 +49,21 @@ def check_dataset(
     """Every problem of the dataset at ``path`` for a training with ``data_config``.
 
     ``memory`` knows what was checked before; ``progress(files done, of)`` is called while tables and videos are read.
-    Raises ``UsageError`` for an unknown data config or embodiment tag.
+    Raises ``UsageError`` for an unknown data config or embodiment tag, or excluded episodes that it doesn't have.
     """
-    config = get_data_config(data_config) if isinstance(data_config, str) else data_config
-    if embodiment_tag not in PROJECTOR_INDEX:
+    newer = options.generation == N17.name
+    if isinstance(data_config, str):
+        data_config = n17_configs.get_data_config(data_config) if newer else get_data_config(data_config)
+    if not newer and embodiment_tag not in PROJECTOR_INDEX:
         raise UsageError(f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}.")
-    meta, problems, warnings = check_metadata(path, config, recompute_statistics=options.recompute_statistics)
+    config = n17_checks.as_checked(data_config) if newer else data_config
+    meta, problems, warnings = check_metadata(path, config, options)
     if meta is None:
         return Checked(problems, warnings)
+    meta = leave_out(meta, options.exclude_episodes)
+    if newer:
+        theirs, odd = n17_checks.check(meta, data_config)
+        problems, warnings = [*problems, *theirs], [*warnings, *odd]
     # Imported here: a command that only might check a dataset loads neither pyarrow nor PyAV.
     from trainer.data.checks.remembered import remembered_contents
 

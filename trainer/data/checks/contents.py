@@ -60,7 +60,7 @@ def check_contents(
     """Look at every table and video that ``config`` uses; ``progress(files done, of)``."""
     widths = needed_columns(meta, config)
     try:
-        stored = {} if options.recompute_statistics else usable(read_statistics(meta), widths)
+        stored = {} if options.computes_statistics else usable(read_statistics(meta), widths)
     except DatasetError:
         stored = {}  # reported with the metadata
     of = len(meta.episodes) * (1 + len(config.video))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
+from trainer.config.data_options import DataOptions
 from trainer.data.checks.listing import check_listing
 from trainer.data.configs import DATA_CONFIGS, DataConfig
 from trainer.data.dataset_meta import (
@@ -25,17 +26,21 @@ from trainer.data.metadata import (
     as_number_type,
     describe_modalities,
 )
+from trainer.data.n17.embodiments import registered
 from trainer.data.problem import Problem
 from trainer.data.statistics import REMOVE, Statistics, needed_columns, normalised_dimensions, read_statistics
 from trainer.data.transforms.state_action import StateActionTransform
 from trainer.errors import DatasetError, PippaError
+from trainer.generation import N17
 
 T = TypeVar("T")
 _LARGEST = 1e300
 
 
 def check_metadata(
-    path: Path, config: DataConfig, *, recompute_statistics: bool = False
+    path: Path,
+    config: DataConfig,
+    options: DataOptions = DataOptions(),  # noqa: B008 - frozen
 ) -> tuple[DatasetMeta | None, list[Problem], list[Problem]]:
     """The metadata, when enough of it is good to go on to the tables and videos; what is wrong, what is odd."""
     problems: list[Problem] = []
@@ -52,29 +57,34 @@ def check_metadata(
         return None, problems, []
     info, modality = attempt(load_info), attempt(load_modality)
     episodes = attempt(lambda folder: list_episodes(folder, info))
-    misfits = [] if modality is None else list(_check_keys(path, modality, config))
+    known = registered() if options.generation == N17.name else DATA_CONFIGS
+    misfits = [] if modality is None else list(_check_keys(path, modality, config, known))
     problems += misfits
     if info is None or modality is None or episodes is None or misfits:
         return None, problems, []
     meta = DatasetMeta.of(path, info, modality, episodes)
     problems += _check_columns(meta, config)
-    problems += _check_cameras(meta, config)
-    if not recompute_statistics:
+    problems += _check_cameras(meta, config, alike=options.generation != N17.name)
+    if not options.recompute_statistics:
         problems += _check_statistics(meta, config)
     if not problems:
         problems += _check_processing(meta, config)
     return meta, problems, [*_odd_entries(meta, config), *check_listing(meta)]
 
 
-def _check_keys(path: Path, modality: Modality, config: DataConfig) -> Iterator[Problem]:
-    """What the data config expects and the dataset lacks; where another data config fits, that is one problem."""
+def _check_keys(
+    path: Path, modality: Modality, config: DataConfig, known: Mapping[str, DataConfig]
+) -> Iterator[Problem]:
+    """What the data config expects and the dataset lacks; where another of the ``known`` ones fits, that is one
+    problem.
+    """
     missing = config.missing(modality)
     for kind, keys in missing.items():
         for key in [key for key in keys if f"{kind}.{key}" in modality.unusable]:
             what = modality.unusable[f"{kind}.{key}"]
             yield Problem(f"{path / 'meta/modality.json'}: {kind}.{key}: {what}", "Correct that entry.")
             keys.remove(key)
-    fitting = [name for name, other in DATA_CONFIGS.items() if not other.missing(modality)]
+    fitting = [name for name, other in known.items() if not other.missing(modality)]
     for kind, keys in missing.items():
         if not keys:
             continue
@@ -112,7 +122,8 @@ def _check_columns(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
                 )
 
 
-def _check_cameras(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
+def _check_cameras(meta: DatasetMeta, config: DataConfig, *, alike: bool) -> Iterator[Problem]:
+    """Whether each camera can be used, and where the model needs them ``alike``, whether they have one resolution."""
     file = meta.path / "meta/info.json"
     resolutions = {}
     for key in config.video:
@@ -130,7 +141,7 @@ def _check_cameras(meta: DatasetMeta, config: DataConfig) -> Iterator[Problem]:
             except DatasetError as error:
                 yield Problem.of(error)
         resolutions[key] = camera.resolution
-    if len(set(resolutions.values())) > 1:
+    if alike and len(set(resolutions.values())) > 1:
         sizes = ", ".join(f"video.{key} {width}x{height}" for key, (width, height) in resolutions.items())
         yield Problem(f"{file}: cameras of different resolution: {sizes}", "Re-encode them at one resolution.")
 

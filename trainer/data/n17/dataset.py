@@ -19,17 +19,18 @@ from torch.utils.data import Dataset
 
 from trainer.config.data_options import VideoAlignment
 from trainer.data.data_config import DataConfig
-from trainer.data.dataset import stable_hash
+from trainer.data.dataset import decoded_videos, hold_out, resolutions, stable_hash
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.frames import FrameStore
 from trainer.data.holdout import episode_hash
+from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.n17 import statistics
 from trainer.data.n17.images import draw_augmentation
 from trainer.data.n17.sample import Sample, SampleProcessor
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.statistics import KeyStatistics, TagStatistics
 from trainer.data.reader import DatasetReader
-from trainer.data.statistics import Statistics, load_statistics
+from trainer.data.statistics import Statistics, compute_statistics, load_statistics, needed_columns
 
 
 class _Episode(NamedTuple):
@@ -57,6 +58,8 @@ class TrainingDataset(Dataset[Sample]):
     Statistics are computed from the data, relative ones step by step, so that they are those of this data config.
     Augmentation is drawn from a generator seeded with (seed, epoch, index): a resumed run sees the same samples,
     whatever the number of workers. ``known`` are the statistics of each dataset's columns where a check has them.
+    ``exclude`` are the episodes of each that are left out altogether (``trainer.data.exclusion``); ``holdout`` says
+    which to leave out of the training (``trainer.data.holdout``). Statistics are then those of the others.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -72,12 +75,29 @@ class TrainingDataset(Dataset[Sample]):
         alignment: VideoAlignment = "timestamp",
         known: Sequence[Mapping[str, Statistics]] | None = None,
         augment: bool = True,
+        exclude: Sequence[Sequence[str]] | None = None,
+        holdout: str = NO_HOLDOUT,
     ) -> None:
         self.config, self.settings, self.seed, self.augment = config, settings, seed, augment
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = frames or FrameStore()
-        readers = [DatasetReader(path, config, self.frames, alignment) for path in paths]
+        excluded = list(exclude or [()] * len(paths))
+        self.readers = readers = [
+            DatasetReader(path, config, self.frames, alignment, each)
+            for path, each in zip(paths, excluded, strict=True)
+        ]
+        self.held_out = [{} if holdout == NO_HOLDOUT else hold_out(reader, holdout) for reader in readers]
+        """Of each dataset, the episodes that are not trained on, and their hashes."""
+        columns = [
+            # meta/stats.json counts every episode
+            compute_statistics(reader.meta, needed_columns(reader.meta, config), config)
+            if held_out or (left_out and checked is None)
+            else checked
+            for reader, held_out, left_out, checked in zip(
+                readers, self.held_out, excluded, known or [None] * len(readers), strict=True
+            )
+        ]
         with ThreadPoolExecutor(max_workers=8) as pool:
             parts = [list(pool.map(lambda each, r=reader: _load(r, each), reader.trajectory_ids)) for reader in readers]
         steps = [sum(episode.usable(config.action_horizon) for episode in part) for part in parts]
@@ -85,8 +105,8 @@ class TrainingDataset(Dataset[Sample]):
             if not count:
                 raise statistics.too_short(str(reader.meta.path), config.action_horizon)
         described = [
-            _statistics(reader, part, config, columns)
-            for reader, part, columns in zip(readers, parts, known or [None] * len(readers), strict=True)
+            _statistics(reader, part, config, column)
+            for reader, part, column in zip(readers, parts, columns, strict=True)
         ]
         self.statistics = _merged(described, steps)
         """What the checkpoint's ``statistics.json`` says of this embodiment."""
@@ -95,11 +115,18 @@ class TrainingDataset(Dataset[Sample]):
         self._ends = np.cumsum([episode.usable(config.action_horizon) for episode in self._episodes])
         self.unused_steps = sum(len(episode.texts) for episode in self._episodes) - int(self._ends[-1])
         """Steps that are no samples: those whose horizon goes beyond their episode's end."""
+        self.frames.plan([video for reader in readers for video in decoded_videos(reader)])
+
+    @property
+    def sample_bytes(self) -> int:
+        """What the frames of one sample take, in bytes, as they come from the cameras."""
+        times = len(self.config.video_delta_indices)
+        return max(sum(3 * times * width * height for width, height in resolutions(each)) for each in self.readers)
 
     @property
     def meta(self) -> DatasetMeta:
         """That of the first dataset."""
-        return self._episodes[0].reader.meta
+        return self.readers[0].meta
 
     @property
     def trained_on(self) -> list[str]:

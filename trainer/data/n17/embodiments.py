@@ -71,5 +71,7 @@ def tag_of(name: str) -> str:
 
 @cache
 def registered() -> Mapping[str, DataConfig]:
-    """The data configs that upstream registers, by embodiment tag, and ``so100``, the one of its example."""
+    """The data configs that upstream registers, by embodiment tag; ``so100``, the one of its example; and
+    ``gr1_arms_only`` for Isaac-GR00T's older demo data, with actions relative as in ``robocasa_gr1_tabletop``.
+    """
     return MappingProxyType({file.stem: read_file(file) for file in sorted(_FOLDER.glob("*.toml"))})

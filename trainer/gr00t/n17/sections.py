@@ -176,6 +176,13 @@ class ModelConfig(Section):
         return self.diffusion_model_cfg.model_copy(update={"cross_attention_dim": self.backbone_embedding_dim})
 
 
+OFFICIAL_3B = ModelConfig(
+    select_layer=16,
+    diffusion_model_cfg=DiTConfig(num_layers=32, dropout=0.2),
+    vl_self_attention_cfg=TransformerConfig(),
+)
+"""nvidia/GR00T-N1.7-3B, whose config.json says what differs from the defaults."""
+
 TINY_WIDTH = 96
 TINY_PATCH = 16
 TINY_EDGE = 128

@@ -11,21 +11,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from trainer.data.data_config import DataConfig, Feature
+from tests.support.n17 import ARM
+from trainer.data.data_config import Feature
 from trainer.data.n17.dataset import TrainingDataset
 from trainer.data.n17.embodiments import registered
 from trainer.data.n17.settings import ProcessorSettings
-from trainer.data.synthetic import TASK_COLUMN, make_synthetic
+from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, UsageError
 
 PLAIN = ProcessorSettings(shortest_image_edge=64)
-ARM = DataConfig(
-    name="one_arm",
-    video=("ego_view",),
-    state=(Feature("right_arm"), Feature("right_hand")),
-    action=(Feature("right_arm", relative_to="right_arm"), Feature("right_hand")),
-    language=TASK_COLUMN,
-)
 
 
 @pytest.fixture(scope="module")

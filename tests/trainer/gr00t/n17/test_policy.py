@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.data.data_config import DataConfig, Feature
+from tests.support.n17 import ARM as ONE_ARM
 from trainer.data.frames import FrameStore
 from trainer.data.n17 import processor_files
 from trainer.data.n17.collate import Collator
@@ -26,13 +27,7 @@ from trainer.gr00t.policy import Policy
 from trainer.gr00t.weights import save_checkpoint
 
 TAG = "new_embodiment"
-ARM = DataConfig(
-    name=TAG,
-    video=("ego_view",),
-    state=(Feature("right_arm"), Feature("right_hand")),
-    action=(Feature("right_arm", relative_to="right_arm"), Feature("right_hand")),
-    language=TASK_COLUMN,
-)
+ARM = replace(ONE_ARM, name=TAG)
 
 
 @pytest.fixture(scope="module")

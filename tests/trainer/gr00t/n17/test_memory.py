@@ -1,0 +1,93 @@
+"""What a training of N1.7 holds in memory, counted from sizes, against the model itself at its full size."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+
+from trainer.config.n17_config import N17Config
+from trainer.data.n17.embodiments import registered
+from trainer.forecast import forecast, parts, smallest_card
+from trainer.gr00t.lora import add_lora, merged_state
+from trainer.gr00t.n17.config import Gr00tN1d7Config
+from trainer.gr00t.n17.model import Gr00tN1d7
+from trainer.gr00t.n17.sections import OFFICIAL_3B, ModelConfig, tiny_values
+
+FLAGS = ("tune_llm", "tune_visual", "tune_projector", "tune_diffusion_model")
+TINY = ModelConfig.model_validate(tiny_values(0, 0, 0))
+
+
+def config(**flags: Any) -> N17Config:
+    return N17Config(dataset_path=["any"], data_config=registered()["so100"], **flags)
+
+
+def meta_model(sizes: ModelConfig) -> Gr00tN1d7:
+    with torch.device("meta"):
+        return Gr00tN1d7(Gr00tN1d7Config.from_dict(sizes.model_dump()))
+
+
+def test_the_parts_have_the_parameters_that_upstreams_have() -> None:
+    head, mixing, language, vision = (part.parameters for part in parts(OFFICIAL_3B, config()))
+    assert vision == 406_957_056
+    assert language == 1_116_542_976
+    assert mixing == 201_433_088 + 4_096
+    assert head == 1_091_722_240 + 54_738_944 + 233_127_936 + 37_916_800 + 1_572_864
+
+
+@pytest.mark.parametrize(
+    ("flags", "sizes", "trained"),
+    [
+        ({}, {}, 1_620_515_968),
+        ({"tune_llm": True}, {}, 2_737_058_944),
+        ({"tune_visual": True}, {}, 2_027_473_024),
+        ({"tune_llm": True, "tune_visual": True}, {}, 3_144_016_000),
+        ({"tune_projector": False}, {}, 1_293_159_424),
+        ({"tune_diffusion_model": False}, {}, 528_793_728),
+        ({"tune_projector": False, "tune_diffusion_model": False}, {}, 201_437_184),
+        ({}, {"tune_vlln": False}, 1_419_078_784),
+        ({}, {"tune_top_llm_layers": 4}, 1_821_859_968),
+    ],
+)
+def test_upstreams_counts_of_what_is_trained(flags: dict[str, Any], sizes: dict[str, Any], trained: int) -> None:
+    memory = forecast(config(**flags), OFFICIAL_3B.model_copy(update=sizes)).gpu
+    assert memory.parameters == 3_144_016_000 and memory.trained == trained
+    # Everything is float32: weights, gradients and both moments.
+    assert memory.weights == 4 * memory.parameters
+    assert memory.moments == 2 * memory.gradients == 8 * trained
+
+
+def test_a_training_fits_where_nvidia_says_it_does() -> None:
+    """32 GB before activations, "under 35 GB, a card of 40 GB" (upstream's documentation)."""
+    memory = forecast(config(global_batch_size=1), OFFICIAL_3B).gpu
+    assert memory.weights + memory.gradients + memory.moments == pytest.approx(32e9, rel=0.01)
+    assert memory.total < 35e9 and smallest_card(memory.total) == 40
+
+
+@pytest.mark.parametrize("sizes", [OFFICIAL_3B, TINY], ids=["3B", "tiny"])
+def test_parameters_are_exact_for_every_combination_of_flags(sizes: ModelConfig) -> None:
+    model = meta_model(sizes)
+    parameters = list(model.parameters())
+    for tuned in itertools.product([False, True], repeat=4):
+        model.set_trainable(*tuned)
+        memory = forecast(config(**dict(zip(FLAGS, tuned, strict=True))), sizes).gpu
+        assert memory.parameters == sum(each.numel() for each in parameters)
+        assert memory.trained == sum(each.numel() for each in parameters if each.requires_grad)
+
+
+@pytest.mark.parametrize(("full", "projector"), list(itertools.product([False, True], repeat=2)))
+def test_adapters_and_what_a_checkpoint_merges_them_into_are_exact(full: bool, projector: bool) -> None:
+    given = config(lora_rank=24, lora_full_model=full, tune_projector=projector)
+    model = meta_model(TINY)
+    model.set_trainable(False, False, False, False)
+    add_lora(model, rank=24, alpha=16, dropout=0.0, full_model=full, train_projector=projector)
+    trained = [each for each in model.parameters() if each.requires_grad]
+    needs = forecast(given, TINY)
+    assert needs.gpu.parameters == sum(each.numel() for each in model.parameters())
+    assert needs.gpu.trained == sum(each.numel() for each in trained)
+    state, changing = merged_state(model)
+    kept = {name: tensor.numel() * tensor.element_size() for name, tensor in state.items()}
+    assert needs.disk.changing == sum(kept[name] for name in changing) + needs.gpu.gradients
+    assert needs.disk.frozen == sum(size for name, size in kept.items() if name not in changing)

@@ -1,0 +1,112 @@
+"""Machines that meet, each in a thread here: what they agree on, what they hand over, and how they notice a loss."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from trainer.errors import EngineError, UsageError
+from trainer.runner.nodes import Node
+from trainer.training import meeting
+from trainer.training.meeting import Meeting, interface, local_address
+
+T = TypeVar("T")
+
+
+def nodes(count: int = 2) -> list[Node]:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return [Node(rank, count, "127.0.0.1", free.getsockname()[1]) for rank in range(count)]
+
+
+def on_each(work: Callable[[Node], T], count: int = 2) -> list[T]:
+    try:
+        with ThreadPoolExecutor(count) as threads:
+            return [each.result() for each in [threads.submit(work, node) for node in nodes(count)]]
+    finally:
+        MET.clear()
+
+
+MET: list[Meeting] = []
+"""Node 0's goes with its process, which lives on."""
+
+
+def met(node: Node) -> Meeting:
+    MET.append(meeting := Meeting(node, {"--batch-size": "2"}, print))
+    return meeting
+
+
+def test_every_node_goes_on_from_the_checkpoint_of_node_0(tmp_path: Path) -> None:
+    newest = tmp_path / "0" / "checkpoint-7"
+    (newest / "experiment_cfg").mkdir(parents=True)
+    (newest / "model.safetensors").write_bytes(b"weights" * 100_000)
+    (newest / "experiment_cfg" / "metadata.json").write_text("{}")
+
+    def fetch(node: Node) -> Path | None:
+        folder = tmp_path / str(node.rank)
+        folder.mkdir(exist_ok=True)
+        return met(node).same_checkpoint(newest if node.rank == 0 else None, folder)
+
+    found = on_each(fetch, 3)
+    assert found == [newest, tmp_path / "1" / "checkpoint-7", tmp_path / "2" / "checkpoint-7"]
+    for folder in found:
+        assert folder is not None
+        files = {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+        assert files == {Path("model.safetensors"): b"weights" * 100_000, Path("experiment_cfg/metadata.json"): b"{}"}
+
+
+def test_without_a_checkpoint_every_node_begins(tmp_path: Path) -> None:
+    assert on_each(lambda node: met(node).same_checkpoint(None, tmp_path)) == [None, None]
+
+
+def test_nodes_that_were_told_different_things_do_not_train() -> None:
+    def meet(node: Node) -> str:
+        with pytest.raises(UsageError) as refused:
+            Meeting(node, {"--batch-size": str(2 + node.rank), "pippa": "1"}, print)
+        return refused.value.message
+
+    (said,) = set(on_each(meet))
+    assert said.startswith("--batch-size is 2 on node 0, and 3 on node 1 (")
+
+
+def test_a_node_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "JOIN_SECONDS", 0.5)
+    first, second = nodes()
+    with pytest.raises(EngineError, match="node 1 of 2 did not come"):
+        met(first)
+    with pytest.raises(EngineError, match="Node 0 at 127"):
+        Meeting(Node(1, 2, "127.0.0.1", second.port), {}, print)
+
+
+def test_a_node_that_falls_silent_is_lost_and_one_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(meeting, "BEAT_SECONDS", 0.2)
+
+    def ends(node: Node) -> Exception | None:
+        with met(node).watched() as watch:
+            if node.rank == 2:  # its machine is switched off
+                watch.over.set()
+            return watch.ended({0: 1, 1: 5, 2: 1}[node.rank]) if node.rank < 2 else None
+
+    first, second, _ = on_each(ends, 3)
+    assert isinstance(first, EngineError) and "Node 1 (" in first.message and "exit code 5" in first.message
+    assert second is None  # its own error says it
+
+    def silent(node: Node) -> Exception | None:
+        with met(node).watched() as watch:
+            if node.rank:
+                watch.over.set()
+                return None
+            return watch.ended(1)
+
+    lost, _ = on_each(silent)
+    assert isinstance(lost, EngineError) and "Node 1 (" in lost.message and "was lost" in lost.message
+
+
+def test_the_way_to_node_0_is_the_one_gloo_takes() -> None:
+    node = Node(1, 2, "127.0.0.1", 29400)
+    assert local_address(node) == "127.0.0.1"
+    assert interface(node) in ("lo", "lo0")

@@ -1,0 +1,115 @@
+"""The generations of GR00T, and which one a base model is of: known from its ``config.json``, or from its name.
+
+No torch here: the command line asks before anything is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from trainer.errors import UsageError
+
+
+class Generation(NamedTuple):
+    """A generation of GR00T: each has its model, its processing of data and its training flags."""
+
+    name: str
+    model_type: str
+    """What ``config.json`` calls it."""
+    official: str
+    """NVIDIA's base model of it."""
+    tiny: str
+    """The generated one, which trains on a CPU."""
+    tokenizer: str
+    """Where its tokenizer is: the official models have none, upstream takes it from its package or a gated repository.
+
+    No revision is pinned: the repositories state none to rely on. What is fetched is checked against the model (the
+    image token's id), and a base model in the store keeps the files it was taken in with, and their commit.
+    """
+    adam_beta1: float
+    """AdamW's first beta in upstream's training."""
+    undecayed: tuple[str, ...]
+    """Names without weight decay in upstream's training, beside those of LayerNorm: patterns, of lower-case names."""
+
+    def __str__(self) -> str:
+        return f"GR00T {self.name}"
+
+
+N15 = Generation(
+    "N1.5",
+    "gr00t_n1_5",
+    official="nvidia/GR00T-N1.5-3B",
+    tiny="tiny",
+    tokenizer="lerobot/eagle2hg-processor-groot-n1p5",
+    adam_beta1=0.95,
+    undecayed=("bias",),  # transformers 4.51
+)
+N17 = Generation(
+    "N1.7",
+    "Gr00tN1d7",
+    official="nvidia/GR00T-N1.7-3B",
+    tiny="tiny-n17",
+    tokenizer="Qwen/Qwen3-VL-2B-Instruct",
+    adam_beta1=0.9,
+    undecayed=("bias", "layernorm", "rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"),  # transformers 4.57
+)
+GENERATIONS = (N15, N17)
+"""Those that pippa knows; N1, N1.6 and N2 have other architectures."""
+
+
+def generation_of(values: Mapping[str, Any], where: str) -> Generation | None:
+    """The generation that the values of a ``config.json`` are of; None for a model without a type.
+
+    Raises ``UsageError``, which says what ``where`` is, for a GR00T that pippa does not know and for any other model.
+    """
+    found = values.get("model_type")
+    for generation in GENERATIONS:
+        if found == generation.model_type:
+            return generation
+    if found is None:
+        return None
+    other = re.fullmatch(r"gr00t[ _-]?n(\d)(?:[d_.](\d))?", str(found), re.IGNORECASE)
+    what = f"GR00T N{'.'.join(part for part in other.groups() if part)}" if other else f"a {str(found)[:100]!r} model"
+    raise UsageError(
+        f"{where} describes {what}, which pippa does not support.",
+        f"It knows {' and '.join(f'{each} ({each.official})' for each in GENERATIONS)}, and checkpoints of them.",
+    )
+
+
+def named_generation(name: str) -> Generation | None:
+    """The generation that a name tells: a generated model's, or a repository's as NVIDIA names its own:
+    ``GR00T-N1.7-3B`` is N1.7.
+
+    Raises ``UsageError`` for one that pippa does not know.
+    """
+    for generation in GENERATIONS:
+        if name.partition("@")[0] == generation.tiny:
+            return generation
+    found = re.search(r"gr00t-n(\d(?:\.\d)?)(?![\d.])", name, re.IGNORECASE)
+    if found is None:
+        return None
+    known = {generation.name: generation.model_type for generation in GENERATIONS}
+    number = found[1]
+    return generation_of({"model_type": known.get(f"N{number}", f"gr00t_n{number}")}, f"The name {name}")
+
+
+def generation_in(folder: Path) -> Generation | None:
+    """The generation that ``folder/config.json`` is of; None for a model without a type. Raises ``UsageError`` for
+    another model, and for what is not JSON.
+    """
+    file = folder / "config.json"
+    try:
+        values = json.loads(file.read_text())
+        values.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UsageError(f"{file} can't be read as JSON.", "Download the model again.") from error
+    return generation_of(values, str(file))
+
+
+def is_tiny(base_model: str) -> bool:
+    """Whether ``base_model`` names a generated one, which trains on a CPU."""
+    return base_model.partition("@")[0] in {generation.tiny for generation in GENERATIONS}

@@ -1,0 +1,41 @@
+"""A run that continues with another number of GPUs or machines than it began with."""
+
+from __future__ import annotations
+
+from trainer.config.flags import validated
+from trainer.config.n17_config import N17Config
+from trainer.config.run_spec import RunSpec
+from trainer.errors import UsageError
+
+DEVICE_FIELDS = ("num_gpus", "num_nodes")
+"""What may be given beside the id of a run to continue."""
+
+
+def placed(spec: RunSpec, devices: dict[str, object], prog: str) -> tuple[RunSpec, str]:
+    """``spec`` on ``devices``, values of ``DEVICE_FIELDS``, and what that changes; empty where nothing does.
+
+    The global batch stays, so that a step means what it meant: fewer GPUs accumulate more. Raises ``UsageError`` where
+    it can't stay.
+    """
+    before = spec.config
+    config = validated(type(before), {**before.model_dump(), **devices}, prog)
+    if isinstance(before, N17Config):  # what each GPU takes stays, and with it the memory
+        passing = {"batch_size": before.batch_size, "global_batch_size": before.batch_size * config.processes}
+        config = config.model_copy(update=passing)
+    if config.processes == before.processes:
+        return spec.model_copy(update={"config": config}), ""
+    per_pass = config.batch_size * config.processes
+    if before.global_batch % per_pass:
+        raise UsageError(
+            f"{spec.run_id} has a global batch of {before.global_batch}, which {config.processes} processes of "
+            f"--batch-size {config.batch_size} can't make.",
+            f"Take a number of GPUs that divides {before.global_batch // config.batch_size}.",
+        )
+    steps = before.global_batch // per_pass
+    config = config.model_copy(update={"gradient_accumulation_steps": steps})
+    change = (
+        f"{config.processes} process{'es' if config.processes > 1 else ''} in place of {before.processes}: "
+        f"--gradient-accumulation-steps {steps} in place of {before.gradient_accumulation_steps} keeps the global "
+        f"batch of {before.global_batch}."
+    )
+    return spec.model_copy(update={"config": config}), change

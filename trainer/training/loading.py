@@ -1,0 +1,43 @@
+"""What every training says and does with its data before the model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.settings import frame_cache_bytes, pippa_home
+from trainer.data.frames import FrameStore
+from trainer.data.memory import Memory
+from trainer.events import Event, PhaseEvent
+from trainer.forecast import room_for_checkpoints
+
+
+class FrameCache:
+    """Where the decoded frames of a training lie, and how much room they may take there."""
+
+    def __init__(self, config: FinetuneConfig) -> None:
+        output_dir, base_model = Path(config.output_dir).absolute(), Path(config.base_model_path)
+        self.cache_dir = pippa_home() / "cache" / "frames"
+        self.cache_dir.mkdir(parents=True, exist_ok=True)
+        self.cache_bytes = frame_cache_bytes()
+        # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.
+        shares_disk = output_dir.stat().st_dev == self.cache_dir.stat().st_dev
+        self.spare_bytes = room_for_checkpoints(base_model, config, output_dir) if shares_disk else 0
+        self.memory = Memory(pippa_home() / "cache" / "data.sqlite")
+
+    def store(self) -> FrameStore:
+        """The frames by their number."""
+        return FrameStore(self.cache_dir, self.cache_bytes, self.spare_bytes, self.memory)
+
+
+def prepare_frames(frames: FrameStore, held_out: Sequence[Mapping[int, str]], emit: Callable[[Event], None]) -> None:
+    """Say which episodes are held out, and decode what the cache will hold."""
+    for number, episodes in enumerate(held_out, start=1):
+        if episodes:
+            named = f"{'episode' if len(episodes) == 1 else 'episodes'} {', '.join(map(str, episodes))}"
+            which = f" of dataset {number}" if len(held_out) > 1 else ""
+            emit(PhaseEvent(phase="load", message=f"Held out{which}: {named}"))
+    if missing := frames.missing():
+        emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
+    frames.prepare()

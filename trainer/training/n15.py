@@ -1,0 +1,118 @@
+"""A training of GR00T N1.5: base model, data and processor, put together for ``FinetuneTrainer``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from transformers import TrainerCallback, set_seed
+
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.data.checks import Checked
+from trainer.data.collate import Collator
+from trainer.data.configs import get_data_config
+from trainer.data.dataset import TrainingDataset
+from trainer.data.metadata import write_metadata
+from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
+from trainer.errors import UsageError
+from trainer.events import Event
+from trainer.gr00t.lora import add_lora, load_adapter, require_lora_of
+from trainer.gr00t.n15.model import GR00TN15, resize_action_head
+from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.training.arguments import SEED, training_arguments
+from trainer.training.finetune_trainer import FinetuneTrainer
+from trainer.training.loading import FrameCache, prepare_frames
+
+
+def make_trainer(
+    config: FinetuneConfig,
+    checked: Sequence[Checked],
+    *,
+    resume_from: Path | None,
+    callbacks: Callable[[], list[TrainerCallback]],
+    emit: Callable[[Event], None],
+) -> FinetuneTrainer:
+    """The trainer of ``config``, whose base model is of N1.5; see ``trainer.training.finetuning``."""
+    output_dir, base_model = Path(config.output_dir).absolute(), Path(config.base_model_path)
+    data_config, cache = get_data_config(config.data_config), FrameCache(config)
+    dataset = TrainingDataset(
+        [Path(path) for path in config.dataset_path],
+        data_config,
+        config.embodiment_tag,
+        seed=SEED,
+        cache_dir=cache.cache_dir,
+        cache_bytes=cache.cache_bytes,
+        spare_bytes=cache.spare_bytes,
+        balance_dataset_weights=config.balance_dataset_weights,
+        balance_trajectory_weights=config.balance_trajectory_weights,
+        alignment=config.video_alignment,
+        statistics=[each.statistics for each in checked],
+        memory=cache.memory,
+        holdout=config.holdout,
+        exclude=[options.exclude_episodes for options in config.data_options],
+    )
+    prepare_frames(dataset.frames, dataset.held_out, emit)
+    # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
+    # merged into that one, so they need the base model itself.
+    source = resume_from if resume_from and not config.lora_rank else base_model
+    model = GR00TN15.from_pretrained(
+        source,
+        tune_llm=config.tune_llm,
+        tune_visual=config.tune_visual,
+        tune_projector=config.tune_projector,
+        tune_diffusion_model=config.tune_diffusion_model,
+    )
+    if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
+        raise UsageError(
+            f"The data config {data_config} has max_state_dim {data_config.max_state_dim}; "
+            f"{source} takes states of width {width}.",
+            f"Set max_state_dim to {width}: states are padded to it.",
+        )
+    resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
+    if config.upstream_exact:
+        model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
+    if torch.cuda.is_available():
+        model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
+    processor = EagleProcessor.from_directory(source)
+    write_metadata(output_dir / "experiment_cfg", dataset.metadata)
+    cameras, joints = sources(dataset.readers[0].meta, data_config)
+    policy_config = PolicyConfig(
+        data_config=data_config,
+        embodiment_tag=config.embodiment_tag,
+        action_horizon=data_config.action_horizon,
+        denoising_steps=model.action_head.num_inference_timesteps,
+        video_alignment=config.video_alignment,
+        cameras=cameras,
+        joints=joints,
+        held_out=[each for held_out in dataset.held_out for each in held_out.values()],
+        trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
+    )
+    write_policy_config(output_dir / "experiment_cfg", policy_config)
+
+    set_seed(SEED)
+    if config.lora_rank:
+        add_lora(
+            model,
+            rank=config.lora_rank,
+            alpha=config.lora_alpha,
+            dropout=config.lora_dropout,
+            full_model=config.lora_full_model,
+            train_projector=config.tune_projector and not config.upstream_exact,
+        )
+        if resume_from:
+            load_adapter(model, resume_from)
+    elif resume_from:
+        require_lora_of(resume_from)
+    return FinetuneTrainer(
+        model=model,
+        args=training_arguments(config, output_dir, dataset.sample_bytes),
+        train_dataset=dataset,
+        data_collator=Collator(processor),
+        processor=processor,
+        experiment_cfg=output_dir / "experiment_cfg",
+        callbacks=callbacks(),
+        emit=emit,
+        lora=config.lora_rank > 0,
+    )
