@@ -155,7 +155,7 @@ def test_where_rgb_does_not_fit_planes_are_kept_and_give_the_same_frames(tmp_pat
 def test_frames_whose_colours_change_are_kept_as_rgb(make: Callable[..., Path], tmp_path, monkeypatch):
     """Found out in the middle of decoding, when some planes are written already."""
     told = iter([(1, 1)] * 5 + [(2, 1)] * 1000)
-    monkeypatch.setattr(Colours, "of", classmethod(lambda cls, _: cls(*next(told))))
+    monkeypatch.setattr(Colours, "of", staticmethod(lambda _: Colours(*next(told))))
     monkeypatch.setattr(Colours, "rgb", lambda _, planes: to_rgb(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
     size = FRAMES * 48 * 64 * 3
     store = FrameStore(tmp_path, max_bytes=size // 2 + 1000)
