@@ -1,9 +1,9 @@
 """Frames of videos by their number, each video decoded once into a bounded cache on disk.
 
 An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, or planes where room is short; memory-mapped by all
-data loading processes). It is named by the hash of the video's bytes and the decoder's version, so that a video that was
-recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share entries. Videos beyond the
-bound are decoded when they are needed. Images in a table are kept like a video.
+data loading processes). It is named by the hash of the video's bytes and the decoder's version, so that a video that
+was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share entries. Videos beyond
+the bound are decoded when they are needed. Images in a table are kept like a video.
 """
 
 from __future__ import annotations
