@@ -39,7 +39,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        recording = record(work / "v3", 8, 60, 8, size=(640, 480))
+        recording = record(work / "v3", 8, 60, 8, (640, 480), "libsvtav1")
         sections = [samples(recording, work, given.rounds, given.samples), compressed(recording, work)]
     report("frame_cache", "The frame cache", sections, save=given.save)
 
@@ -87,8 +87,8 @@ def samples(recording: Path, work: Path, rounds: int, count: int) -> str:
         rows.append([name, sizes[name] / (8 * 60 * 2 * 640 * 480), load, share[0], whole, share[1]])
     head = ["", "bytes a pixel", "loaded, samples per CPU s", "of RGB's", "finished, samples per CPU s", "of RGB's"]
     return (
-        "Two cameras of 640x480, H.264 with a key frame every second frame; batches of 8, one thread; medians of "
-        f"{rounds} rounds.\n\n{table(head, rows)}"
+        "Two cameras of 640x480, AV1 with a key frame every second frame, as LeRobot records; batches of 8, one thread; "
+        f"medians of {rounds} rounds.\n\n{table(head, rows)}"
     )
 
 
@@ -100,7 +100,7 @@ def compressed(recording: Path, work: Path) -> str:
             continue
         for form, share in (("RGB", 1.0), ("planes", 0.5)):
             dataset = TrainingDataset([folder], config, "new_embodiment")
-            source, size = dataset._videos()[0]
+            source, size = decoded_videos(dataset.readers[0])[0]
             store = FrameStore(work / f"{name}-{form}", max_bytes=int(size * share) + 1)
             store.plan([(source, size)])
             store.prepare()
@@ -114,7 +114,7 @@ def compressed(recording: Path, work: Path) -> str:
                 spent = (time.process_time() - began) / len(packed)
                 pixels = frames[0].size / (3 if form == "RGB" else 1.5)
                 stored = sum(each.size for each in packed) / len(packed) / pixels
-                rows.append([name, form, kind, stored, 1e9 * spent / pixels / 1e3])
+                rows.append([name, form, kind, stored, 1e9 * spent / pixels])
     return table(["frames", "kept as", "compressed by", "bytes a pixel", "ms CPU a megapixel to unpack"], rows)
 
 

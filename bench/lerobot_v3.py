@@ -117,7 +117,9 @@ def one_round(recording: Path, work: Path) -> dict[str, float]:
     return found
 
 
-def record(path: Path, episodes: int, frames: int, per_file: int, size: tuple[int, int] = SMALL) -> Path:
+def record(
+    path: Path, episodes: int, frames: int, per_file: int, size: tuple[int, int] = SMALL, codec: str = "libx264"
+) -> Path:
     """An SO-101's recordings in LeRobot's v3 layout at ``path``."""
     rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
@@ -135,8 +137,9 @@ def record(path: Path, episodes: int, frames: int, per_file: int, size: tuple[in
             "task_index": np.zeros(len(steps), np.int64),
         }
         write(path / f"data/chunk-000/file-{number:03d}.parquet", pa.table(columns))
-        for camera in CAMERAS:
-            film(path / f"videos/{camera}/chunk-000/file-{number:03d}.mp4", len(members), frames, size)
+        for shift, camera in enumerate(CAMERAS):
+            file = path / f"videos/{camera}/chunk-000/file-{number:03d}.mp4"
+            film(file, len(members), frames, size, codec, 100 * shift + number)
         for place, episode in enumerate(members):
             row = {"episode_index": episode, "length": frames, "tasks": ["Pick up the pen."]}
             row |= {"data/chunk_index": 0, "data/file_index": number}
@@ -162,16 +165,17 @@ def record(path: Path, episodes: int, frames: int, per_file: int, size: tuple[in
     return path
 
 
-def film(path: Path, episodes: int, frames: int, size: tuple[int, int]) -> None:
+def film(path: Path, episodes: int, frames: int, size: tuple[int, int], codec: str, seed: int) -> None:
     """A video of moving gradients with a key frame at the start of each episode and every second one after it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     with av.open(path, "w") as output:
-        stream = output.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "g": "2", "bf": "0"})
+        own = {"preset": "ultrafast", "bf": "0"} if codec == "libx264" else {"preset": "10", "crf": "30"}
+        stream = output.add_stream(codec, rate=FPS, options={"g": "2", **own})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(episodes * frames):
-            picture = np.stack([across * 2 + number, down * 3 + number // 7, across + number // 256], axis=-1)
+            picture = np.stack([across * 2 + number + seed, down * 3 + number // 7, across + number // 256], axis=-1)
             frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
             if number % frames == 0:
                 frame.pict_type = PictureType.I
