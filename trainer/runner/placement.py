@@ -1,4 +1,4 @@
-"""A run that goes on with another number of GPUs or machines than it began with."""
+"""A run that continues with another number of GPUs or machines than it began with."""
 
 from __future__ import annotations
 
