@@ -39,7 +39,7 @@ def train(
     from rich.console import Console
 
     from flows import preflight
-    from flows.commands.train import check_folders
+    from flows.commands.train import check_folders, overrides_of
     from flows.orchestration.startup import started
     from flows.orchestration.training import Request, Training
     from flows.settings import load_environment
@@ -57,10 +57,14 @@ def train(
     )
     resolved = resolve_values(chosen, arguments, f"pippa train {preset or ''}".strip(), problems=name_problems(name))
     config: FinetuneConfig = resolved[1]
+    if config.num_nodes > 1:
+        raise UsageError(
+            "From Python, a training has one machine.", "`pippa train PRESET --num-nodes N` trains on several."
+        )
     preflight.require_startable(config, where, by)
     check_folders(config)
     run_id = new_run_id(name or chosen.name)
-    request = Request(chosen.name, dict(arguments), where, by, run_id)
+    request = Request(chosen.name, overrides_of(resolved), where, by, run_id)
     with (
         started(pippa_home(), run_id, config, Console(quiet=True), where, by) as around,
         around.recorder.recording(request) as done,

@@ -1,4 +1,4 @@
-"""A robot loop to copy: camera to action, against `pippa serve NAME` (docs/robot.md). Needs numpy, pyzmq and msgpack."""
+"""A robot loop to copy: camera to action, with `pippa serve NAME` (docs/robot.md). Needs numpy, pyzmq and msgpack."""
 
 import argparse
 import io

@@ -1,4 +1,4 @@
-"""An SO-101 through LeRobot's driver, for robot_loop.py: `pip install 'lerobot[feetech]'`, and calibrate the arm first."""
+"""An SO-101 through LeRobot's driver, for robot_loop.py: `pip install 'lerobot[feetech]'`, and calibrate it first."""
 
 import numpy as np
 from lerobot.cameras.opencv.configuration_opencv import OpenCVCameraConfig
@@ -39,10 +39,8 @@ class Arm:
         }
 
     def act(self, action):
-        joints = (*action["action.single_arm"], *action["action.gripper"])
-        self.robot.send_action(
-            {f"{name}.pos": float(value) for name, value in zip((*ARM, "gripper"), joints, strict=True)}
-        )
+        targets = zip((*ARM, "gripper"), (*action["action.single_arm"], *action["action.gripper"]), strict=True)
+        self.robot.send_action({f"{name}.pos": float(value) for name, value in targets})
 
     def hold(self):
         seen = self.robot.get_observation()

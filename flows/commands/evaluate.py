@@ -104,8 +104,9 @@ def _require_fitting(arguments: Namespace) -> None:
     closed_loop = {"--trials": arguments.trials, "--seed": arguments.seed}
     given = open_loop if arguments.closed_loop else closed_loop
     if wrong := [flag for flag, value in given.items() if value is not None]:
-        other = "is not for --closed-loop" if arguments.closed_loop else "is for --closed-loop"
-        raise UsageError(f"{wrong[0]} {other}.", "Leave it out, or add or drop --closed-loop.")
+        if arguments.closed_loop:
+            raise UsageError(f"--closed-loop has scenes of its own, and no {wrong[0]}.", "Leave one of them out.")
+        raise UsageError(f"{wrong[0]} is for --closed-loop.", "Add --closed-loop, or leave it out.")
     for flag, value, least in (("--trials", arguments.trials, 1), ("--seed", arguments.seed, 0)):
         if value is not None and value < least:
             raise UsageError(f"{flag} {value}: it must be {least} or more.", f"The usual is {flag} {TRIALS * least}.")

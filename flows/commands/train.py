@@ -71,7 +71,7 @@ def commands(add: Add, words: Sequence[str]) -> None:
 def train(arguments: Namespace) -> int:
     """``pippa train [PRESET] [--flag …]``"""
     resolved, name = asked(arguments, "pippa train")
-    preset, config, provenance = resolved
+    preset, config, _ = resolved
     launcher, engine = chosen_launcher(arguments.launcher), arguments.engine or engine_from()
     if arguments.dry_run:
         preflight.require_resolvable(config, launcher, engine)
@@ -85,11 +85,7 @@ def train(arguments: Namespace) -> int:
         with Signals() as signals:
             return join_job(_opened(), job, node, signals)
     print_warnings(console(), check_folders(config))
-    overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
-    if "data_config" in overrides:
-        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
-    if overrides.pop("modality_config_path", None):
-        overrides["data_config"] = as_argument(config.data_config)  # what the file says, wherever it is trained
+    overrides = overrides_of(resolved)
     run_id = jobs.run_of(_opened(), job, name) if job else new_run_id(name)
     if job and (state := runs.read_state(_opened(), run_id)) and state.status == "done":
         console().print(f"{escape(run_id)} is done.")
@@ -102,6 +98,17 @@ def train(arguments: Namespace) -> int:
             preset, overrides = DEFAULT, {**preset.values, **overrides}
         return submit_and_follow(preset.name, overrides, arguments.engine, run_id, config)
     return run_training(preset.name, overrides, launcher, run_id, resolved, engine)
+
+
+def overrides_of(resolved: Resolved) -> dict[str, Any]:
+    """What somebody changed of the preset, as plain values that Prefect can show."""
+    _, config, provenance = resolved
+    overrides = {field: getattr(config, field) for field, origin in provenance.items() if origin == "flag"}
+    if "data_config" in overrides:
+        overrides["data_config"] = as_argument(config.data_config)  # a text, as in Prefect's form
+    if overrides.pop("modality_config_path", None):
+        overrides["data_config"] = as_argument(config.data_config)  # what the file says, wherever it is trained
+    return overrides
 
 
 def _opened() -> ObjectStore:

@@ -104,6 +104,7 @@ def require_robot(config: DataConfig, name: str) -> None:
     wrong = [f"video.{key}" for key in config.video if key != CAMERA]
     wrong += [f"{kind}.{key}" for kind in ("state", "action") for key in config.keys(kind) if key not in GR1_JOINTS]
     wrong += [f"no action.{key}" for key in ("right_arm", "right_hand") if key not in config.keys("action")]
+    wrong += ["frames of the past"] if len(config.video_delta_indices) > 1 else []
     if wrong:
         raise UsageError(
             f"{name} is a policy of another robot than the synthetic scene's ({', '.join(wrong)}).",

@@ -20,7 +20,10 @@ from trainer.gr00t.base_model import N17, Generation
 from trainer.gr00t.licenses import LICENSES, License
 from trainer.store.registry import CheckpointEntry
 
-_NEVER = {"output_dir", "resume", "report_to", "evaluate", "keep_last", "keep_every"}
+_NEVER = {
+    *("output_dir", "resume", "report_to", "evaluate", "keep_last", "keep_every", "save_total_limit"),
+    *("use_wandb", "wandb_project", "experiment_name", "modality_config_path"),
+}
 """Arguments that say where a training keeps its things, and nothing of what is trained."""
 _OURS = "apache-2.0"
 """Of weights that pippa generates."""
@@ -59,6 +62,7 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
     if not lineage.base_is_on_hub:
         of = f"a fine-tune of the base model {lineage.base_model}"
     what = "LoRA adapters: " if adapter else ""
+    told = command(entry.spec, lineage)
     parts = [
         f"---\n{_metadata(entry, lineage, title, adapter=adapter)}\n---",
         f"# {title}",
@@ -68,8 +72,8 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
         *_inputs(known),
         "## Training",
         _table(_training(entry, lineage)),
-        f"```sh\n{command(entry.spec, lineage)}\n```",
-        *_own_data_config(entry.spec),
+        f"```sh\n{told}\n```",
+        *(_own_data_config(entry.spec) if "--data-config" in told else ()),
         *_evaluation(entry),
         *(f"![{Path(each).stem.replace('_', ' ')}]({each})" for each in plots),
         "## Lineage",
@@ -95,6 +99,8 @@ def command(spec: RunSpec, lineage: Lineage) -> str:
         defaults = type(config).model_fields
         named = {name for name in defaults if getattr(config, name) != defaults[name].default}
         named, start = named | {"dataset_path", "data_config", "base_model_path"}, []
+    if "modality_config_path" in named:  # a file of that machine; the data config is what it says
+        named = named | {"data_config"}
     argv = to_argv(config, named - _NEVER)
     lines: list[list[str]] = [["pippa", "train", *start]]
     for word in argv:
@@ -207,7 +213,6 @@ def _training(entry: CheckpointEntry, lineage: Lineage) -> dict[str, str]:
     tuned = ", ".join(name for name, on in parts.items() if on)
     if config.lora_rank:
         tuned = f"LoRA of rank {config.lora_rank}, alpha {config.lora_alpha}"
-    batch = config.batch_size * config.num_gpus * config.gradient_accumulation_steps
     return {
         "base model": _linked(lineage.base_model, lineage.base_model if lineage.base_is_on_hub else None),
         "datasets": ", ".join(_linked(ref.name, f"datasets/{hub}" if hub else None) for ref, hub in lineage.datasets),
@@ -215,7 +220,7 @@ def _training(entry: CheckpointEntry, lineage: Lineage) -> dict[str, str]:
         "preset": spec.preset,
         "tuned": tuned,
         "steps": f"{entry.step:,} of {config.max_steps:,}",
-        "global batch": str(batch),
+        "global batch": config.global_batch_formula,
         "learning rate": f"{config.learning_rate:g}",
     }
 

@@ -59,3 +59,24 @@ def test_checkpoints_of_a_run_are_compared_on_chosen_episodes(entry, object_stor
 def test_what_does_not_exist_is_said(entry, capsys, argv, message):
     assert cli.main(["evaluate", *argv]) == ExitCode.USAGE
     assert message in capsys.readouterr().err
+
+
+def test_closed_loop_says_how_far_it_got(entry, capsys):
+    assert cli.main(["evaluate", "smoke/latest", "--closed-loop", "--trials", "1"]) == ExitCode.DONE
+    heading, figures = capsys.readouterr().out.splitlines()
+    assert heading.split() == "checkpoint success 95% interval reached grasped lifted trials".split()
+    assert figures.split()[:5] == [entry.name, "0%", "0%", "to", "79%"] and figures.split()[-1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--trials", "3"], "--trials is for --closed-loop"),
+        (["--closed-loop", "--trials", "0"], "must be 1 or more"),
+        (["--closed-loop", "--seed", "-1"], "must be 0 or more"),
+        (["--closed-loop", "--dataset", "own"], "has scenes of its own, and no --dataset"),
+    ],
+)
+def test_flags_of_the_other_evaluation_are_refused(flags, said, capsys):
+    assert cli.main(["evaluate", "smoke/latest", *flags]) == ExitCode.USAGE
+    assert said in capsys.readouterr().err

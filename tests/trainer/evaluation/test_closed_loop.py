@@ -54,7 +54,7 @@ class Demonstrator:
         (Demonstrator(until=0.3), (20, 0, 0, 0)),
         (Demonstrator(until=0.5), (20, 20, 0, 0)),
         (Demonstrator(until=0.7), (20, 20, 20, 0)),
-        (Demonstrator(offset=20.0), (0, 0, 0, 0)),
+        (Demonstrator(offset=20.0, until=0.5), (0, 0, 0, 0)),
     ],
     ids=["follows", "holds still", "stops over it", "stops with it", "stops in the air", "beside it"],
 )
@@ -109,7 +109,7 @@ def test_the_interval_is_wilsons():
 
 
 def test_a_policy_of_another_robot_is_refused():
-    with pytest.raises(UsageError, match=r"another robot.*video\.front.*action\.single_arm"):
+    with pytest.raises(UsageError, match=r"another robot.*video\.webcam.*action\.single_arm"):
         require_robot(get_data_config("so100"), "blog/best")
 
 
@@ -121,8 +121,9 @@ def test_a_registered_checkpoint_acts_and_its_figures_are_kept(tmp_path, monkeyp
     entry = tiny_checkpoint(store, tmp_path)
     flags = ["--checkpoint", entry.name, "--closed-loop", "--trials", "1"]
     assert evaluate.main(flags) == 0 == evaluate.main(flags)
-    first, again = (json.loads(line) for line in capsys.readouterr().out.splitlines() if '"evaluation"' in line[:30])
-    found = ClosedLoop.model_validate(first["evaluation"])
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    first, again = (each["evaluation"] for each in events if each["event"] == "evaluation")
+    found = ClosedLoop.model_validate(first)
     assert first == again and found.trials == 1 and found.placed == 0
     kept = registry.resolve(store, entry.name)
     assert kept.metrics["closed_loop_success_rate@trials-1,seed-0"] == 0.0 and kept.evaluation is None

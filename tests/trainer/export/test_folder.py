@@ -51,7 +51,7 @@ def test_it_acts_as_the_checkpoint_does(trained, folder):
     answers = []
     for place in (trained.checkpoint, folder):
         policy = Policy(place, device="cpu")
-        noise = np.random.default_rng(0).standard_normal((16, policy.data_config.max_action_dim))
+        noise = np.random.default_rng(0).standard_normal(policy.noise_shape)
         answers.append(policy.get_action(policy.example(), noise))
     for name, action in answers[0].items():
         np.testing.assert_array_equal(answers[1][name], action)
