@@ -103,7 +103,7 @@ def measure(given: argparse.Namespace, work: Path, stack: ExitStack) -> None:
         table(
             ["ours, after epoch", *(str(epoch + 1) for epoch in range(len(memory)))],
             [
-                ["memory of its own, MB", *(f"{turn.anonymous_mb:.0f}" for turn in memory)],
+                ["private memory, MB", *(f"{turn.anonymous_mb:.0f}" for turn in memory)],
                 ["pages of files (cache, libraries), MB", *(f"{turn.mapped_mb:.0f}" for turn in memory)],
             ],
         ),

@@ -1,4 +1,4 @@
-"""The contestants of ``bench.data``, each in a process of its own: ``python -m bench.data_contestants NAME …``."""
+"""The contestants of ``bench.data``, each in a separate process: ``python -m bench.data_contestants NAME …``."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 The same dataset, with many small episodes in each file, read in place and converted to v2.1 first, as Isaac-GR00T's
 engines need it. Both end with a dataset that is checked, whose statistics are known, and whose first batch has been
-taken, without a frame cache. Hashing is the floor: the store reads every byte once whatever is done with it.
+taken, without a frame cache. Hashing is the floor: the store reads every byte once in any case.
 """
 
 from __future__ import annotations

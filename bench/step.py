@@ -1,7 +1,7 @@
 """``python -m bench.step``: our training step beside upstream's, on a CPU, taking turns in one run.
 
 The model has GR00T N1.5's architecture and its whole vocabulary, 256 tokens per image, the real width at the robot's
-side, and small sizes elsewhere (``bench.models``). Each loop is a process of its own with one thread and without loader
+side, and small sizes elsewhere (``bench.models``). Each loop is a separate process with one thread and without loader
 processes; they train the same number of steps in turns, so that whatever else the machine does hits all of them. CPU
 time is the steadier measure on a machine that others use.
 
@@ -30,7 +30,7 @@ OURS, WAY, UPSTREAM = "ours", "upstream's way, our model", "upstream"
 
 
 class Loop:
-    """A training loop in a process of its own, stopped before each of its turns."""
+    """A training loop in a separate process, stopped before each of its turns."""
 
     def __init__(self, name: str, command: list[str], log: Path, path: str = "") -> None:
         self.name = name

@@ -37,7 +37,7 @@ def adopt(home: Path, environ: MutableMapping[str, str] = os.environ) -> bool:
 
 
 def _adopt_prefect(folder: Path, environ: MutableMapping[str, str]) -> None:
-    """Also beside another object store: a stack with a bucket has no store of its own."""
+    """Also beside another object store: a stack with a bucket runs no store."""
     password = folder / "prefect_api_auth_string"
     port = environ.get("PIPPA_PREFECT_PORT") or "4200"
     if not environ.get("PREFECT_API_URL") and password.is_file() and _answers(port):

@@ -202,7 +202,7 @@ class StandIns:
         (folder / "standin").write_text(PROGRAM)
         (folder / "docker").mkdir()
         for name in self.images:
-            # An image of its own each, so that removing one leaves the others.
+            # A separate image each, so that removing one leaves the others.
             (folder / f"docker/{name}.Dockerfile").write_text(f"{STAND_IN}LABEL name={name}\n")
 
     def compose(self, *arguments: str) -> str:

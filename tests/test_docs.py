@@ -78,10 +78,8 @@ def n17_memory_rows() -> list[str]:
     """Those of N1.7, as memory.md has them."""
     rows = []
     for flags in ({}, {"tune_diffusion_model": False}, {"tune_llm": True}, {"lora_rank": 32}):
-        made = [
-            N17Config(dataset_path=["any"], data_config=registered()["so100"], global_batch_size=batch, **flags)
-            for batch in (1, 8, 32)
-        ]
+        given = {"dataset_path": ["any"], "data_config": registered()["so100"], **flags}
+        made = [N17Config.model_validate({**given, "global_batch_size": batch}) for batch in (1, 8, 32)]
         needs = [forecast(config, OFFICIAL_3B).gpu for config in made]
         cells = [f"{memory.total / 1e9:.1f} GB: {smallest_card(memory.total)} GB" for memory in needs]
         rows.append(f"| {needs[0].trained / 1e6:,.1f} M | {' | '.join(cells)} |")

@@ -69,7 +69,7 @@ ROOMS = {
     "flows.orchestration": {"flows.embedded", "flows.launch", "flows.views"},
     "flows.commands": {"flows.embedded", "flows.launch", "flows.orchestration", "flows.views"},
 }
-"""What each room may import of its own package beside the loose modules at its root; ``flows`` may use all of
+"""What each room may import of its package beside the loose modules at its root; ``flows`` may use all of
 ``trainer``."""
 
 

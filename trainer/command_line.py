@@ -68,8 +68,8 @@ def _wrapped(text: str, width: int) -> list[str]:
 class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are ``UsageError``.
 
-    One that ``collects`` goes on after what it can't use and leaves the complaints in ``problems`` of the namespace, so
-    that everything wrong with a command can be said at once.
+    One that ``collects`` continues after what it can't use and leaves its complaints in ``problems`` of the namespace:
+    everything wrong with a command can be said at once.
     """
 
     def __init__(self, *arguments: Any, collects: bool = False, **options: Any) -> None:

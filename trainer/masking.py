@@ -1,6 +1,6 @@
 """Secrets of the environment: which variables hold one, and how none reaches a child or a text.
 
-A variable is a secret by its name: pippa's settings that are one, and whatever is called KEY, TOKEN, SECRET, PASSWORD
+A variable is a secret by its name: pippa's settings that are one, and anything called KEY, TOKEN, SECRET, PASSWORD
 or the like. The password in the address of a proxy or a database is one too.
 """
 
@@ -40,7 +40,7 @@ def without_secrets(environ: Mapping[str, str], keep: Collection[str] = ()) -> d
 
 
 def without_our_secrets(environ: Mapping[str, str]) -> dict[str, str]:
-    """``environ`` for a program of others, such as git: it may need secrets of its own, and none of pippa's."""
+    """``environ`` for a program of others, such as git: it may need its own secrets, and none of pippa's."""
     return {name: value for name, value in environ.items() if not (is_secret(name) and name.startswith(_OURS))}
 
 

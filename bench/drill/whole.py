@@ -191,7 +191,7 @@ def saves(report: Report, out: Path, noted: dict[str, Any]) -> None:
 
 
 def resume(report: Report, table: Table, argv: Sequence[str], environ: dict[str, str]) -> None:
-    """Seconds until the run goes on."""
+    """Seconds until the run continues."""
     began = time.monotonic()
     with started(argv, environ) as process:
         assert process.stdout is not None

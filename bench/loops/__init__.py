@@ -1,1 +1,1 @@
-"""Training loops that ``bench.step`` compares, each in a process of its own that trains when it is told to."""
+"""Training loops that ``bench.step`` compares, each in a separate process that trains when it is told to."""

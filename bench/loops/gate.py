@@ -1,6 +1,6 @@
 """Lets a training loop run a few steps at a time, so that loops in several processes can take turns.
 
-Nothing of pippa is imported here: the loop of upstream runs in an environment of its own. Protocol: the loop prints
+Nothing of pippa is imported here: the loop of upstream runs in a separate environment. Protocol: the loop prints
 what it trains at its first step, then for each line ``{"steps": N}`` on stdin trains N steps and prints what they
 took. It ends with its stdin.
 """

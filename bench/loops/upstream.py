@@ -1,4 +1,4 @@
-"""Upstream's training loop itself: the real Isaac-GR00T N1.5 code, in an environment of its own, on the CPU.
+"""Upstream's training loop itself: the real Isaac-GR00T N1.5 code, in a separate environment, on the CPU.
 
 Started by ``bench.step`` with that environment's Python (what upstream's pyproject.toml pins: torch 2.5.1, transformers
 4.51.3, diffusers 0.30.2, accelerate 1.2.1, …). Nothing of pippa is imported here. Dataset, transforms, collator, model,

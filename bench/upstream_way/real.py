@@ -1,4 +1,4 @@
-"""Upstream's own data path as a child process: the real Isaac-GR00T N1.5 code in an environment of its own.
+"""Upstream's own data path as a child process: the real Isaac-GR00T N1.5 code in a separate environment.
 
 It is started by ``bench.data`` with the Python of that environment: 3.11 with torch 2.5.1, torchvision 0.20.1,
 transformers 4.51.3, av 12.3.0, torchcodec 0.1.0 (which needs the shared libraries of ffmpeg 4 to 7), pandas 2.2.3,

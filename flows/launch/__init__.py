@@ -47,7 +47,7 @@ class Training(Protocol):
     log: Path
     """What the trainer wrote for people."""
     outlives: bool
-    """Whether it goes on when this process is killed."""
+    """Whether it continues when this process is killed."""
     lost: str
     """Why it was lost, where that is known better than from the exit code."""
 

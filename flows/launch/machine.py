@@ -14,7 +14,7 @@ from trainer.errors import PippaError, UsageError
 from trainer.runner.cards import Card, chosen
 from trainer.runner.cards import cards as found_cards
 
-# The kernel's list; a container sees it too, without any GPU of its own.
+# The kernel's list; a container sees it too, without being given a GPU.
 _KERNEL_GPUS = Path("/proc/driver/nvidia/gpus")
 
 

@@ -41,11 +41,11 @@ class ProcessLauncher:
         require_engine_here(engine)
 
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:  # noqa: ARG002
-        """None: a process runs in no image of its own."""
+        """None: a process runs in no image."""
         return None
 
     def start(self, job: Job, environ: Mapping[str, str]) -> TrainerProcess:
-        """Start the trainer in a session of its own, so that Ctrl-C in the terminal reaches only pippa.
+        """Start the trainer in a new session, so that Ctrl-C in the terminal reaches only pippa.
 
         It ends by itself when pippa is killed: ``trainer.runner.parent_watch`` sees to that. So there is never one to
         re-attach to.

@@ -108,7 +108,9 @@ class Artifacts:
     def report(self, markdown: str, wandb_url: str | None) -> None:
         """Record the final report, and a link to the W&B run when there is one."""
         try:
-            create_markdown_artifact(markdown, key=f"{self._run_id}-report", description="Report")
+            # The run's page shows the description: the verdict.
+            verdict = next((line.strip("*") for line in markdown.splitlines() if line.startswith("**")), "")
+            create_markdown_artifact(markdown, key=f"{self._run_id}-report", description=f"Report. {verdict}")
             if wandb_url:
                 create_link_artifact(wandb_url, "W&B run", key=f"{self._run_id}-wandb", description="W&B run")
         except Exception as error:

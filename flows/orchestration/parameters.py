@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from types import NoneType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 from pydantic.fields import FieldInfo
@@ -37,7 +37,8 @@ def _optional(name: str) -> Any:
     kinds = [config.fields()[name] for config in CONFIGS.values() if name in config.fields()]
     kind = _bounded(field)
     if all(get_origin(each.annotation) is Literal for each in kinds):
-        kind = Literal[tuple(dict.fromkeys(choice for each in kinds for choice in get_args(each.annotation)))]
+        choices = tuple(dict.fromkeys(choice for each in kinds for choice in get_args(each.annotation)))
+        kind = Annotated[str, Field(json_schema_extra={"enum": list(choices)})]
     return kind | SkipJsonSchema[None], Field(
         default=None, title=name, description=field.description, json_schema_extra=_plain
     )
@@ -47,7 +48,7 @@ def _bounded(field: FieldInfo) -> Any:
     """The type of a field with its bounds."""
     kind: Any = field.annotation
     if NoneType in get_args(kind):  # left empty
-        kind = Union[tuple(each for each in get_args(kind) if each is not NoneType)]  # noqa: UP007
+        (kind,) = [each for each in get_args(kind) if each is not NoneType]
     for constraint in field.metadata:
         kind = Annotated[kind, constraint]
     return kind

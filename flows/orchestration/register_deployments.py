@@ -25,7 +25,7 @@ from flows.orchestration.parameters import brought_up_to_date
 from flows.orchestration.prefect_client import unless_there
 from trainer.version import git_sha, version
 
-# Without a command of its own, Prefect's process worker copies the flow's code to a workspace and looks for a project
+# Without a command, Prefect's process worker copies the flow's code to a workspace and looks for a project
 # to install; the code lies in the image.
 COMMAND = "python -m prefect.engine"
 SCHEDULED = "pippa_schedules"

@@ -94,7 +94,7 @@ class Training:
     labels: Mapping[str, str] = field(default_factory=dict)
     """For its container, besides the launcher's own."""
     devices: Mapping[str, int] = field(default_factory=dict)
-    """Another number of GPUs or nodes for a run that goes on (``trainer.runner.placement``)."""
+    """Another number of GPUs or nodes for a run that continues (``trainer.runner.placement``)."""
     leave: type[BaseException] | None = None
     """The exception that leaves a container to its raiser (``flows.launch.follow``)."""
 

@@ -195,7 +195,7 @@ def _errors(compared: Sequence[Compared]) -> tuple[list[float | None], str, bool
     own = [found.mse if found else each.report.metrics.get(MSE) for found, each in zip(best, compared, strict=True)]
     evaluated = [found for found in best if found is not None]
     if len(evaluated) < 2:
-        return own, "Fewer than two of the runs have an evaluation of their own to compare.", False
+        return own, "Fewer than two of the runs have been evaluated on their own dataset.", False
     if len({(each.data_config, each.action_horizon) for each in evaluated}) > 1:
         return own, "The errors can't be compared: the data configs or action horizons differ.", False
     # Never an episode that some of them were trained on and others were not.

@@ -132,7 +132,8 @@ def _print_findings(console: Console, found: Profile) -> None:
             console.print(_indented(f"{where}{escape(finding.message)}"))
         if rest := group[FINDINGS_SHOWN:]:
             numbers = numbers_as_texts(each.episode for each in rest if each.episode is not None)
-            console.print(_indented(f"[dim]and {len(rest)} more, in {named_episodes(numbers)}[/]"))
+            where = f", in {named_episodes(numbers)}" if numbers else ""
+            console.print(_indented(f"[dim]and {len(rest)} more{where}[/]"))
         console.print(_indented(f"[dim]The rule: {escape(plain(rule.fires))}.[/]"))
 
 

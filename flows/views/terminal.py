@@ -1,4 +1,4 @@
-"""What a person sees of a training while it goes on: a bar in a terminal, a line now and then elsewhere."""
+"""What a person sees of a training while it runs: a bar in a terminal, a line now and then elsewhere."""
 
 from __future__ import annotations
 

@@ -157,7 +157,7 @@ class Stack:
 
 
 def private_ca() -> dict[str, str]:
-    """The setting that a machine behind a proxy with a CA of its own needs, where this is one."""
+    """The setting that a machine behind a proxy with its own CA needs, where this is one."""
     return {"PIPPA_CA_BUNDLE": str(ALL_CAS)} if list(EXTRA_CAS.glob("*.crt")) else {}
 
 

@@ -1,4 +1,4 @@
-"""Full disks of the cache, the checkpoints, the store and Prefect: named as full, and all goes on when they are not."""
+"""Full disks of the cache, the checkpoints, the store and Prefect: named as full; all continues once they are not."""
 
 from __future__ import annotations
 

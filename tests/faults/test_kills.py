@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, with the real engine: each restart goes on from the last committed step, to the same bits.
+"""SIGKILL at random moments, with the real engine: a restart continues from the last committed step, to the same bits.
 
 ``PIPPA_KILLS`` is how often each part is killed, ``PIPPA_KILLS_SEED`` decides when; both are in the log (``-rA`` or
 ``--log-level INFO`` shows it).

@@ -158,7 +158,7 @@ STBL = [b"moov", b"trak", b"mdia", b"minf", b"stbl"]
 
 
 def samples(count: int) -> Callable[[bytes], bytes]:
-    """An mp4 that announces ``count`` frames of one byte in one chunk, in the space of its own tables."""
+    """An mp4 that announces ``count`` frames of one byte in one chunk, in the space of its tables."""
 
     def change(content: bytes) -> bytes:
         for kind, body in (

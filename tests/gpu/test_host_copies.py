@@ -1,4 +1,4 @@
-"""Copies out of a GPU's memory, taken while it goes on."""
+"""Copies out of a GPU's memory, taken while it computes."""
 
 from __future__ import annotations
 

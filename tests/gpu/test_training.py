@@ -34,7 +34,7 @@ def plain(tree: Any) -> Any:
 
 
 def test_a_checkpoint_is_a_plain_copy(training: MakeTraining, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Byte for byte, though the training goes on while it is copied and written."""
+    """Byte for byte, though the training continues while it is copied and written."""
     save, states = FinetuneTrainer._save_checkpoint, {}
 
     def note(self: FinetuneTrainer, *args: Any) -> None:

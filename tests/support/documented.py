@@ -246,7 +246,7 @@ def _without_placeholders(words: Sequence[str]) -> Iterator[str]:
         if word == "…" or _STANDS_FOR.fullmatch(word):
             word = "smoke" if preset else "1"
         if data_config and (word == "1" or re.search(r"[:.]", word)):
-            word = "so100_dualcam"
+            word = "so100" if any(each.endswith("-n17") for each in before) else "so100_dualcam"
         before.append(word)
         yield word
 

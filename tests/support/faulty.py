@@ -99,7 +99,7 @@ def late(folder: Path, episode: int, rows: int = 5) -> None:
 
 
 def idle(folder: Path, episode: int, seconds: float = 3.0) -> None:
-    """The robot waits in the middle, and the camera goes on."""
+    """The robot waits in the middle, and the camera continues."""
     rows = round(seconds * FPS)
 
     def wait(values: np.ndarray) -> np.ndarray:
@@ -118,7 +118,7 @@ def idle(folder: Path, episode: int, seconds: float = 3.0) -> None:
 
 
 def blocked(folder: Path, episode: int) -> None:
-    """A joint that stops where its action goes on."""
+    """A joint that stops where its action continues."""
 
     def change(table: Table) -> None:
         place = joint("right_arm", 3)

@@ -26,7 +26,7 @@ class GitServer:
     fetched: list[str] = field(default_factory=list)
     """Hash of each LFS object that was asked for, with `` bytes=N-`` for a part."""
     cut: dict[str, int] = field(default_factory=dict)
-    """LFS objects whose transfer breaks after so many bytes, and goes on breaking while they are in here."""
+    """LFS objects whose transfer breaks after so many bytes, and keeps breaking while they are in here."""
     missing: set[str] = field(default_factory=set)
     """LFS objects the server says it lacks."""
     blobs: list[int] = field(default_factory=list)

@@ -1,7 +1,7 @@
 """The model upstream's code was run with, and its golden numbers; golden/README.md says how they were made.
 
 ``python -m tests.support.golden GOLDEN_FOLDER OUT`` writes the numbers of this model to OUT, for a test that needs a
-process with settings of its own.
+process with its own settings.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def to_v3(v2: Path, v3: Path, per_file: int = 2) -> Path:
             rows.append({**each, **place, **bounds, "stats/action/mean": [0.0]})
             index += each["length"]
     write_table(v3 / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
-    # The index of a data frame: the instruction has no column name of its own.
+    # The index of a data frame: the instruction has no column name.
     table = pa.table({"task_index": [t["task_index"] for t in tasks], "__index_level_0__": [t["task"] for t in tasks]})
     write_table(v3 / "meta/tasks.parquet", table)
     info |= {"codebase_version": "v3.0", "data_path": V3_DATA, "video_path": V3_VIDEO, "video_files_size_in_mb": 200}

@@ -1,7 +1,7 @@
 """The real command lines of ``pippa`` and ``trainer``, stopped when they have parsed: is a command one that exists?
 
 ``python -m tests.support.parsing`` reads commands from stdin, a JSON list of lists of words, and writes a list of the
-same length: what is wrong with each, or null. It is a process of its own, in an empty folder, since ``trainer run``
+same length: what is wrong with each, or null. It is a separate process, in an empty folder, since ``trainer run``
 handles signals from its first line on. Nothing is executed: wherever arguments are parsed, ``Parsed`` is raised then.
 """
 
@@ -29,7 +29,7 @@ def problems(commands: Sequence[Sequence[str]]) -> list[str | None]:
     """What ``pippa`` and ``trainer`` say against each of ``commands``; None where they would begin to work."""
     with tempfile.TemporaryDirectory() as folder:
         settings = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PIPPA_HOME": f"{folder}/home"}
-        # Of an engine with a command of its own no process is started ahead.
+        # Of an engine with its own command no process is started ahead.
         settings |= {"PIPPA_FINETUNE_COMMAND": "no-engine", "COLUMNS": "200"}
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.parsing"],

@@ -232,7 +232,7 @@ def listed(*lengths: int) -> Change:
 
 
 def instructed(values: pa.Array | list[object]) -> Change:
-    """The instruction in a column of its own."""
+    """The instruction in a separate column."""
 
     def apply(path: Path) -> None:
         columns(language=values if isinstance(values, pa.Array) else pa.array(values))(path)

@@ -42,7 +42,7 @@ class Training:
         self.output_dir = Path(flags["output_dir"])
         self.events: list[Event] = []
         self.alone = True
-        """Whether every part of it had a process of its own."""
+        """Whether every part of it had a separate process."""
 
     def argv(self, **changes: Any) -> list[str]:
         """The flags, with ``changes``."""

@@ -108,7 +108,7 @@ def test_protocol_and_error_are_upstreams(demo_dataset: Path, tiny: Path, asked:
 def test_an_episode_is_compared_over_its_own_length(
     tiny: Path, asked: Asked, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Upstream goes on with the repeated last frame; other keys' order and a shorter stride are followed."""
+    """Upstream continues with the repeated last frame; other keys' order and a shorter stride are followed."""
     dataset = make_synthetic(tmp_path / "synthetic", episodes=1)
     length = DatasetMeta.load(dataset).episodes[0].length
     checkpoint = checkpoint_for(dataset, tiny, tmp_path)

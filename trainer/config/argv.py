@@ -64,7 +64,7 @@ def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> lis
     order = (*UPSTREAM_ORDER, *config.own_fields) if isinstance(config, N17Config) else fields
     if names is not None and isinstance(config, N17Config) and "batch_size" in names:
         names = {*names, "global_batch_size"}
-        config = config.model_copy(update={"global_batch_size": config.batch_size * config.num_gpus})
+        config = config.model_copy(update={"global_batch_size": config.batch_size * config.processes})
     argv: list[str] = []
     for name in order:
         if names is not None and name not in names:

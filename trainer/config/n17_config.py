@@ -243,6 +243,9 @@ def _pairs(words: list[Any]) -> dict[str, Any]:
     return dict(zip(map(str, words[::2]), words[1::2], strict=True))
 
 
+_DIVIDED = {"global_batch_size": 64, "num_gpus": 1, "num_nodes": 1}
+
+
 def _refused(values: Mapping[str, Any]) -> list[str]:
     """What upstream's command line takes and nothing good comes of."""
     found = []
@@ -253,9 +256,10 @@ def _refused(values: Mapping[str, Any]) -> list[str]:
     if values.get("save_only_model"):
         found.append("--save-only-model: such a training can't be continued; --keep-last 1 saves room in the store.")
     try:
-        batch, gpus = int(values.get("global_batch_size", 64)), int(values.get("num_gpus", 1))
-        if gpus > 0 and batch % gpus:
-            found.append(f"--global-batch-size: {batch} can't be divided by --num-gpus {gpus}.")
+        batch, gpus, nodes = (int(values.get(name, default)) for name, default in _DIVIDED.items())
+        if gpus > 0 and nodes > 0 and batch % (gpus * nodes):
+            by = f"--num-gpus {gpus}" + (f" on {nodes} machines" if nodes > 1 else "")
+            found.append(f"--global-batch-size: {batch} can't be divided by {by}.")
     except (TypeError, ValueError):
         pass  # said with the fields
     return found

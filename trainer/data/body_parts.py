@@ -112,7 +112,7 @@ def _part(name: str) -> str:
 
 
 def _runs(parts: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Part to its dimensions; one that is interrupted goes on as ``arm_2``."""
+    """Part to its dimensions; one that is interrupted continues as ``arm_2``."""
     starts = [i for i, part in enumerate(parts) if i == 0 or part != parts[i - 1]]
     seen: Counter[str] = Counter()
     slices = {}

@@ -200,7 +200,7 @@ class TrainingDataset(Dataset[Sample]):
         located = [self._locate(self._checked(index)) for index in indices]
         frames: np.ndarray | None = None
         drawn: dict[int, Augmentation] = {}
-        # In the order of the videos: an open decoder, where frames are not cached, goes on instead of starting again.
+        # In the order of the videos: an open decoder, where frames are not cached, continues instead of starting again.
         for sample in sorted(range(len(located)), key=lambda each: (id(located[each][0]), located[each][1])):
             part, row = located[sample]
             views = part.views(row)

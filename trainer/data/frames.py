@@ -237,7 +237,7 @@ def cache_key(source: Source, memory: Memory | None = None, index: FrameIndex | 
     match source:
         case ImageColumn():
             runs = [(memory.sha256(run.file), run.first, run.end) for run in source.rows.runs]
-            # An image column of a file of its own keeps the name that it had before tables were shared.
+            # An image column in a separate file keeps the name that it had before tables were shared.
             what = runs[0][0] if source.rows.episode is None else repr(runs)
             named = f"{what}\0{source.column}\0"
         case Clip():

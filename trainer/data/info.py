@@ -62,7 +62,7 @@ class Feature(BaseModel):
         """What it says about its frames. Raises ``ValueError`` for what is missing or contradicts itself.
 
         Without ``names`` (older recordings) the axes are height, width, channels, unless only the first one can be the
-        channels. Without a rate of its own it has the dataset's, ``otherwise_fps``.
+        channels. Without a rate it has the dataset's, ``otherwise_fps``.
         """
         if self.shape is None or len(self.shape) not in (2, 3) or min(self.shape) < 1:
             raise ValueError(f"shape: {list(self.shape or ()) or 'missing'} instead of [height, width, channels]")

@@ -1,4 +1,4 @@
-"""LeRobot v2.0 and v2.1: a table and a video of its own for every episode, and lists as JSON lines."""
+"""LeRobot v2.0 and v2.1: a table and a video for each episode, and lists as JSON lines."""
 
 from __future__ import annotations
 

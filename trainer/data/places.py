@@ -50,7 +50,7 @@ class Clip(NamedTuple):
 
 
 Video = Path | Clip
-"""Where a video lies: a file of its own, or a part of one."""
+"""Where a video lies: a whole file, or a part of one."""
 
 
 def file_of(video: Video) -> Path:

@@ -53,7 +53,7 @@ def fitting_configs(modality: Modality, others: Sequence[DataConfig] = ()) -> li
 
 
 def propose(folder: Path, name: str) -> Proposal:
-    """The files that the dataset in ``folder`` lacks; ``name`` is that of a data config of its own.
+    """The files that the dataset in ``folder`` lacks; ``name`` is that of a new data config.
 
     Raises ``DatasetError`` when it has no state, action, camera or instruction that could be used.
     """

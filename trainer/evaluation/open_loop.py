@@ -3,7 +3,7 @@
 At every ``action_horizon``-th frame of an episode the policy predicts a chunk of actions from the camera images and the
 state; the chunks, put end to end, are compared with the demonstrated actions. The mean squared error is in the
 action's own units, so it says little by itself. Two baselines stand beside it: the variance of the demonstrated
-actions, which is the error of the best constant prediction, and *holding still*, which goes on with the action before
+actions, which is the error of the best constant prediction, and *holding still*, which repeats the action before
 each question (at an episode's beginning, with its first). Chunks are short, so that holding still is hard to beat by
 anything that has not learned the motion.
 

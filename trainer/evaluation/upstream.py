@@ -1,7 +1,7 @@
 """Open-loop evaluation by upstream's own ``scripts/eval_policy.py``, for images that carry upstream's engine.
 
 ``python -m trainer.evaluation.upstream COMMAND … --model-path …``: the flags are those ``trainer run`` gives to any
-``PIPPA_EVALUATE_COMMAND``, ``COMMAND`` is upstream's script with the Python of its own environment. Its printed errors
+``PIPPA_EVALUATE_COMMAND``, ``COMMAND`` is upstream's script with its separate environment's Python. Its printed errors
 become the ``evaluation`` event of ``trainer evaluate``, with the same yardstick beside them. No torch is imported here.
 """
 
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def what_is_compared(meta: DatasetMeta, keys: Sequence[str], trajs: int, steps: int) -> Compared:
     """At most ``trajs`` episodes with consecutive ids, as upstream counts them, and at most ``steps`` frames of each.
 
-    Upstream goes on with the repeated last frame where ``steps`` exceeds an episode, so the shortest one decides.
+    Upstream continues with the repeated last frame where ``steps`` exceeds an episode, so the shortest one decides.
     """
     lengths = {episode.episode_index: episode.length for episode in meta.episodes}
     start = next(iter(lengths))

@@ -48,7 +48,7 @@ class Listing:
 def settings_for(source: S3Prefix, store: ObjectStore, environ: Mapping[str, str] = os.environ) -> S3Settings:
     """How to reach the bucket: the object store's server and keys, unless ``PIPPA_SOURCE_S3_*`` name others.
 
-    Raises ``UsageError`` for another server without keys of its own, as the object store's are never sent to it, and
+    Raises ``UsageError`` for another server that has no separate keys, as the object store's are never sent to it, and
     where the object store is a folder and no server is named.
     """
     endpoint = environ.get("PIPPA_SOURCE_S3_ENDPOINT") or ""

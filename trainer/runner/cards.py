@@ -33,7 +33,7 @@ def cards() -> list[Card]:
     except (OSError, subprocess.SubprocessError):
         return []
     lines = [[field.strip() for field in line.split(",")] for line in found.stdout.splitlines()]
-    # A name may have a comma in it; a card that shares the host's memory has none of its own to tell.
+    # A name may have a comma in it; a card that shares the host's memory has none to tell.
     return [
         Card(index, uuid, ", ".join(name), int(mib) << 20 if mib.isdecimal() else 0, driver)
         for index, uuid, *name, mib, driver in (line for line in lines if len(line) >= 5)

@@ -49,7 +49,7 @@ def resume_problem(folder: Path, step: int) -> str | None:
     """Why a training can't go on from ``folder``, or None when it can.
 
     A whole checkpoint also needs the state of the optimizer, the scheduler and the random numbers: without one of them
-    transformers goes on from fresh ones, without a word. They are zip archives, which end with their table of contents.
+    transformers takes fresh ones, without a word. They are zip archives, which end with their table of contents.
     Raises ``OSError`` as ``problem`` does.
     """
     if found := problem(folder, step):

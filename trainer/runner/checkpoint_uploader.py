@@ -1,4 +1,4 @@
-"""Checkpoints on their way into the object store, while the training goes on.
+"""Checkpoints on their way into the object store, while the training continues.
 
 One thread takes every complete ``checkpoint-<step>`` of the engine's output directory aside by hard links, so that the
 engine may delete it (``save_total_limit``) before it is uploaded. The native engine says when there is one; for

@@ -117,7 +117,7 @@ def run_child(
     translate: Callable[[str], list[Event]] | None = None,
     keep_fds: Sequence[int] = (),
 ) -> Outcome:
-    """Run ``command`` in a process group of its own until it ends.
+    """Run ``command`` in a new process group until it ends.
 
     Event lines on its stdout are relayed through ``emit`` (but ``checkpoint`` and ``done``, which only the supervisor
     can say, and ``error``, which comes back in the outcome); ``translate`` makes events of other lines; everything else

@@ -1,9 +1,9 @@
-"""A run that goes on with another number of GPUs or machines than it began with."""
+"""A run that continues with another number of GPUs or machines than it began with."""
 
 from __future__ import annotations
 
-from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import validated
+from trainer.config.n17_config import N17Config
 from trainer.config.run_spec import RunSpec
 from trainer.errors import UsageError
 
@@ -18,7 +18,10 @@ def placed(spec: RunSpec, devices: dict[str, object], prog: str) -> tuple[RunSpe
     it can't stay.
     """
     before = spec.config
-    config = validated(FinetuneConfig, {**before.model_dump(), **devices}, prog)
+    config = validated(type(before), {**before.model_dump(), **devices}, prog)
+    if isinstance(before, N17Config):  # what each GPU takes stays, and with it the memory
+        passing = {"batch_size": before.batch_size, "global_batch_size": before.batch_size * config.processes}
+        config = config.model_copy(update=passing)
     if config.processes == before.processes:
         return spec.model_copy(update={"config": config}), ""
     per_pass = config.batch_size * config.processes

@@ -167,7 +167,7 @@ def _start(arguments: dict[str, object], emit: Callable[[Event], None], environ:
     for attempt in dict.fromkeys([mode, "offline"]):
         try:
             return wandb.init(**arguments, resume="allow", settings=settings, mode=attempt)  # pyrefly: ignore[bad-argument-type]
-        except Exception as error:  # whatever W&B raises, the training goes on
+        except Exception as error:  # W&B may raise anything, and the training continues
             first = str(error).partition("\n")[0]
             emit(_offline(f"W&B could not start the run ({type(error).__name__}: {first})"))
             # W&B's background service still holds the run's id.

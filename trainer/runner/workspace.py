@@ -106,7 +106,7 @@ def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool, registered:
         if resume and not (foreign or registered):
             raise UsageError(
                 f"--resume: there is no checkpoint in {output_dir}.",
-                "`trainer run --run-id RUN` continues a run of the store; without --resume the training starts afresh.",
+                "`trainer run --run-id RUN` continues a run of the store; without --resume it starts at step 0.",
             )
         owner.write_text(run_id)
     return foreign

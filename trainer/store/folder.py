@@ -11,7 +11,7 @@ then renamed to its place, or hard-linked, which fails where another writer was 
 - *Two processes write one key*: each renames a whole file; the last one wins.
 - *The folder goes away*, as that of a disk that is unmounted does: its users are told, and can go on when it is
   back. A second one in its place would hide what is registered there.
-- *The disk is full*: the file in ``.tmp/`` goes, the caller gets ``FullStoreError``, and the next call starts afresh.
+- *The disk is full*: the file in ``.tmp/`` goes, the caller gets ``FullStoreError``, and the next call starts over.
 
 One machine's processes share a folder, containers too. Over a network file system other machines' directories and locks
 lag behind; several machines want an S3 server.

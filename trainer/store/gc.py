@@ -85,7 +85,7 @@ def collect(
     """Delete what nothing refers to any more; with ``dry_run`` only say what that would be.
 
     ``keep`` and ``every`` also remove checkpoints that such a ``Retention`` doesn't keep, except those that have an
-    alias or belong to a run that goes on; ``keep_best`` spares the best of each run too. ``grace`` protects what was
+    alias or belong to an active run; ``keep_best`` spares the best of each run too. ``grace`` protects what was
     written lately, such as a snapshot not yet registered. Raises ``UsageError`` for a number below 1.
     """
     if keep is not None and keep < 1:
@@ -97,7 +97,7 @@ def collect(
 
 
 def thin(store: ObjectStore, run_id: str, retention: Retention, memory: Memory | None = None) -> Collected:
-    """Delete what a run leaves behind while it goes on: what its ``retention`` doesn't keep and has no alias, with the
+    """Delete what an active run leaves behind: what its ``retention`` doesn't keep and has no alias, with the
     files that it alone needs, and training state that was replaced.
 
     For the run itself, between two checkpoints. With the ``memory`` of the time before only what is new is read.

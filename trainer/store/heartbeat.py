@@ -1,4 +1,4 @@
-"""Whether a run goes on, told from its last word in the store: by the clock of the store, which heard it.
+"""Whether a run is active, told from its last word in the store: by the clock of the store, which heard it.
 
 No other clock counts. A word that a machine's wrong clock puts into the future keeps no dead run alive.
 """
@@ -11,7 +11,7 @@ from trainer.store.object_store import ObjectStore
 from trainer.store.runs import RUNS
 
 ALIVE = timedelta(seconds=60)
-"""A run that goes on renews its state twice in that time; one that was silent for longer was killed."""
+"""An active run renews its state twice in that time; one that was silent for longer was killed."""
 AHEAD = timedelta(seconds=5)
 """A word may seem to come so much later than now: a store gives some times in whole seconds."""
 

@@ -18,7 +18,7 @@ _sync_data = getattr(os, "fdatasync", os.fsync)  # macOS has none
 
 
 class ReceivedFile:
-    """Goes on after what an earlier attempt left in ``path``, which is hashed first."""
+    """Continues after what an earlier attempt left in ``path``, which is hashed first."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b", buffering=0)

@@ -1,7 +1,7 @@
 """From where a run can be continued on another machine: one whole checkpoint with its training state, per run.
 
 Registered checkpoints hold what a policy is. What only resuming needs (AdamW's two moments are twice the tuned weights)
-is kept once per run, replaced as it goes on, and forgotten when the run is done. The snapshot shares its weights' blobs
+is kept once per run, replaced while it is active, and forgotten when it is done. The snapshot shares its weights' blobs
 with the registered checkpoint of that step.
 """
 
@@ -46,7 +46,7 @@ def snapshot_name(run_id: str) -> str:
 def read(store: ObjectStore, run_id: str) -> ResumePoint | None:
     """Where a run can be continued; None when nothing was kept yet, it is done, or the note is damaged.
 
-    The run that goes on writes the note again.
+    The run that continues writes the note again.
     """
     try:
         return runs.read_document(store, run_id, FILE, ResumePoint)

@@ -29,7 +29,7 @@ ACTIVE = ("preparing", "running")
 
 
 class RunState(BaseModel):
-    """How a run goes. Written by the process that carries it out, and replaced as it goes on."""
+    """How a run goes. Written by the process that carries it out, and replaced as it proceeds."""
 
     model_config = ConfigDict(frozen=True, ser_json_inf_nan="strings")
 
@@ -48,7 +48,7 @@ class RunState(BaseModel):
 
     @property
     def active(self) -> bool:
-        """Whether the run says that it still goes on; one that was killed says so forever."""
+        """Whether the run says that it is still active; one that was killed says so forever."""
         return self.status in ACTIVE
 
 

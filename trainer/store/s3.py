@@ -151,7 +151,7 @@ class S3Store(ObjectStore):
         return ObjectInfo(key, found.size, found.last_modified, found.etag or "")
 
     def is_encrypted(self, key: str) -> bool:
-        """Whether the server encrypts an object with a key of its own, so that its ETag is no MD5 of the content."""
+        """Whether the server encrypts an object with its own key, so that its ETag is no MD5 of the content."""
         with self._explained("look up", key):
             headers = self._client.stat_object(self.settings.bucket, key).metadata or {}
         return any(name.lower().startswith("x-amz-server-side-encryption") for name in headers)

@@ -1,4 +1,4 @@
-"""Checkpoints written to the disk while the training goes on, each one whole or not there.
+"""Checkpoints written to the disk while the training continues, each one whole or not there.
 
 The training does not wait while tensors are copied (``trainer.training.host_copies``). A thread then writes, syncs and
 renames: writing releases Python's lock, so that the training is not slowed by it. One checkpoint is under way at a
@@ -75,7 +75,7 @@ class CheckpointWriter:
     def explained(self) -> Iterator[None]:
         """Turns what a full disk looks like while saving into ``DiskFullError``, and removes what was half saved.
 
-        safetensors raises an error class of its own, and torch.save one that doesn't mention the disk at all
+        safetensors raises its own error class, and torch.save one that doesn't mention the disk at all
         ("unexpected pos 576 vs 534"), so that only the free space tells.
         """
         try:

@@ -89,7 +89,7 @@ class _TellOfFailedSave(TrainerCallback):
 class FinetuneTrainer(Trainer):
     """Trains a model of any generation as upstream's ``DualBrainTrainer`` does (``gr00t/experiment/trainer.py``).
 
-    A checkpoint is copied and written while the training goes on (``trainer.training.checkpoints``).
+    A checkpoint is copied and written while the training continues (``trainer.training.checkpoints``).
     It appears under its final name ``checkpoint-<step>`` when it is complete; ``train`` returns after the last one has.
 
     Args:
@@ -154,7 +154,7 @@ class FinetuneTrainer(Trainer):
             shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """The training batches. Their loader draws its own seed for its workers from a generator of its own.
+        """The training batches. Their loader draws its own seed for its workers from a separate generator.
 
         From the global one it would draw once per epoch, or once per start where workers persist: the random state, and
         with it the dropout, would depend on the number of workers and on where a run was resumed.

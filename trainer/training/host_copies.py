@@ -1,4 +1,4 @@
-"""Copies of what is trained, taken in host memory while the training goes on.
+"""Copies of what is trained, taken in host memory while the training continues.
 
 Weights and moments change in one place only, the optimizer's step. So a copy that is begun after a step may go on
 beside the next one's forward and backward pass, and the training waits only if it gets to the optimizer first (as in
@@ -85,7 +85,7 @@ class HostCopies:
         self._before_change = self._finish = copying.result
 
     def _begin_on_gpu(self, targets: list[torch.Tensor], sources: list[torch.Tensor]) -> None:
-        """On a stream of its own, for which the training's stream waits, and not this process."""
+        """On a separate stream, for which the training's stream waits, and not this process."""
         stream = self._stream = self._stream or torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):

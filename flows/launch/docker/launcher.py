@@ -141,7 +141,7 @@ class DockerLauncher:
         except docker.errors.APIError as error:
             if "setting rlimit" not in str(error.explanation):
                 raise
-        # A rootless daemon, or one in a container of its own, may not lift the limit. It matters where pages are
+        # A rootless daemon, or one that runs in a container, may not lift the limit. It matters where pages are
         # pinned for InfiniBand.
         host = configuration["host_config"]
         host["Ulimits"] = [limit for limit in host["Ulimits"] if limit["Name"] != "memlock"]

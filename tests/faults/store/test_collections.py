@@ -1,4 +1,4 @@
-"""Garbage collection beside writers, killed in the middle, and as the rule of a run that goes on."""
+"""Garbage collection beside writers, killed in the middle, and as the rule of an active run."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from trainer.importers.origin import origin_text
 
 @pytest.fixture
 def pippa(capsys, s3_settings, monkeypatch, tmp_path):
-    """Runs ``pippa …`` here, with a bucket of its own."""
+    """Runs ``pippa …`` here, with a separate bucket."""
     for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home"), "COLUMNS": "250"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)

@@ -155,7 +155,7 @@ def test_a_sweep_survives_a_failure_and_an_interruption_and_trains_nothing_twice
 
 @pytest.fixture
 def worker(pippa: BarePippa, prefect_environ, s3_settings) -> Iterator[BarePippa]:
-    """A worker that trains in processes, and the store and the Prefect server that it shares with whoever submits."""
+    """A worker that trains in processes, and the store and the Prefect server that it shares with those who submit."""
     store = S3Store(s3_settings)
     snapshots.push(store, pippa.folder / "data", "dataset", "team/data")
     snapshots.push(store, pippa.folder / "model", "model", "team-model")

@@ -1,4 +1,4 @@
-"""A bare machine's Prefect: it records every training, and none waits for it, whatever is killed."""
+"""A bare machine's Prefect: it records every training, and none waits for it, no matter what is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker with real containers: whatever is cancelled or killed, no container is left and no training is lost."""
+"""A worker with real containers: after any cancellation or kill no container is left and no training lost."""
 
 from __future__ import annotations
 

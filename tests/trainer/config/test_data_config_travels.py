@@ -71,7 +71,7 @@ def test_upstreams_engine_takes_none_but_its_own(file: Path) -> None:
 
 
 def test_specs_from_before_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They name a Python module, which is looked for when the run goes on, and not when the spec is shown."""
+    """They name a Python module, which is looked for when the run continues, and not when the spec is shown."""
     spec = spec_with("arms_of_old:MINE")
     assert spec.config.data_config == "arms_of_old:MINE"
     (tmp_path / "arms_of_old.py").write_text(

@@ -9,7 +9,6 @@ from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig, field_hel
 from trainer.config.n17_config import N17_OWN_FIELDS, UPSTREAM_ORDER, N17Config
 from trainer.config.presets import PRESETS, Preset, Value, get_preset
 from trainer.errors import UsageError
-from trainer.generation import N17
 
 RECIPES = {
     "blog": {
@@ -198,7 +197,7 @@ def test_a_preset_is_its_recipe(name):
 @pytest.mark.parametrize("name", N17_RECIPES)
 def test_a_preset_of_n17_is_its_recipe(name):
     config = PRESETS[name].config
-    assert config.generation == N17 and config.batch_size == config.global_batch_size // config.num_gpus
+    assert isinstance(config, N17Config) and config.batch_size == config.global_batch_size // config.num_gpus
     assert {field: getattr(config, field) for field in N17_RECIPES[name]} == N17_RECIPES[name]
 
 

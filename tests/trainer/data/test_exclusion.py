@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from tests.support.lerobot_v3 import to_v3
 from trainer.config.argv import parse_flags, require_engine_can, to_argv
 from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import FinetuneConfig
@@ -160,3 +161,17 @@ def test_a_mixture_leaves_out_of_each_what_is_its_own(dataset: Path, tmp_path: P
         [dataset, other], CONFIG, "new_embodiment", exclude=[each.exclude_episodes for each in config.data_options]
     )
     assert [reader.trajectory_ids for reader in mixed.readers] == [[1, 2, 3], [0, 1]]
+
+
+def test_of_a_v3_dataset_the_same_is_left_out(dataset: Path, tmp_path: Path):
+    v3 = to_v3(dataset, tmp_path / "v3")
+    without = DataOptions(exclude_episodes=("1-2",))
+    checked = check_dataset(v3, CONFIG, options=without)
+    assert not checked.problems
+    ours, theirs = (
+        TrainingDataset([each], CONFIG, "new_embodiment", exclude=[without.exclude_episodes]) for each in (v3, dataset)
+    )
+    assert ours.trained_on == theirs.trained_on and ours.readers[0].trajectory_ids == [0, 3]
+    assert ours.metadata.statistics == theirs.metadata.statistics
+    with pytest.raises(UsageError, match="no episode 4"):
+        check_dataset(v3, CONFIG, options=DataOptions(exclude_episodes=("4",)))

@@ -22,7 +22,7 @@ EPISODES = 24
 FAULTY = {rule: 2 * place + 1 for place, rule in enumerate(FAULTS)}
 """The episode of each fault: every second one; the others are clean."""
 FOLLOWS = {
-    "still": {"limit", "far"},  # a sensor that is off: the action goes on without it
+    "still": {"limit", "far"},  # a sensor that is off: the action continues without it
     "length": {"still", "far"},
     "idle": {"frozen", "far"},
     "limit": {"far"},

@@ -128,3 +128,15 @@ def test_clips_share_the_cache_of_a_copy_and_change_with_their_video(tmp_path):
         TrainingDataset([folder], CONFIG, "new_embodiment", cache_dir=tmp_path / "cache").prepare()
         # The cameras' videos are the same bytes here: an entry for each episode.
         assert len([each for each in (tmp_path / "cache").iterdir() if each.is_dir()]) == 2
+
+
+def test_images_of_many_episodes_are_read_once(tmp_path, monkeypatch):
+    """pandas writes one row group for all: it would be read again for every episode."""
+    path = so101(images_in_tables())(tmp_path)
+    file = path / "data/chunk-000/file-000.parquet"
+    assert pq.ParquetFile(file).num_row_groups == 1
+    read, groups = [], pq.ParquetFile.read_row_group
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", lambda *a, **k: read.append(k["columns"]) or groups(*a, **k))
+    assert check_dataset(path, CONFIG).problems == []
+    TrainingDataset([path], CONFIG, "new_embodiment", cache_dir=tmp_path / "cache").prepare()
+    assert sorted(each[0] for each in read) == sorted(2 * [f"observation.images.{camera}" for camera in CAMERAS])

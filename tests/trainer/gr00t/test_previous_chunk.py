@@ -141,7 +141,7 @@ def test_what_can_not_be_continued_is_refused(
 
 @pytest.mark.slow
 def test_a_policy_that_could_go_either_way_goes_on_as_it_began(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was shown the same thing with both motions, so that a chunk of its own may turn round."""
+    """It was shown the same thing with both motions, so that its own chunk may turn round."""
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     torch.set_num_threads(1)
     dataset = make_told(tmp_path / "told", shuffled=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.presets import PRESETS
 from trainer.errors import UsageError
 from trainer.gr00t.base_model import N15, N17
 from trainer.importers.generations import generation_called, require_trainable
@@ -34,6 +35,7 @@ def store(tmp_path: Path) -> FolderStore:
         ("nvidia/GR00T-N1.7-LIBERO@main", N17),
         ("somebody/gr00t-n1.7-kitchen", N17),
         ("tiny", N15),
+        ("tiny-n17", N17),
         ("somebody/kitchen", None),
         ("kitchen", None),
     ],
@@ -76,7 +78,14 @@ def test_another_generation_than_the_presets_is_refused(tmp_path: Path) -> None:
     config = FinetuneConfig(dataset_path=["demo"], base_model_path="nvidia/GR00T-N1.7-3B")
     with pytest.raises(UsageError, match=r"--base-model-path nvidia/GR00T-N1\.7-3B is GR00T N1\.7") as refused:
         require_trainable(config, environ=environ)
-    assert N15.official in refused.value.hint
+    assert N15.official in refused.value.hint and "`pippa train so101-n17`" in refused.value.hint
+    blog = PRESETS["blog"].config.model_copy(update={"base_model_path": "nvidia/GR00T-N1.7-3B"})
+    with pytest.raises(UsageError) as refused:
+        require_trainable(blog, environ=environ)
+    assert refused.value.hint.startswith("Take a preset that trains GR00T N1.7: `pippa train blog-n17`.")
+    other = PRESETS["blog-n17"].config.model_copy(update={"base_model_path": "tiny"})
+    with pytest.raises(UsageError, match=r"is GR00T N1\.5; this preset trains GR00T N1\.7"):
+        require_trainable(other, environ=environ)
     require_trainable(config.model_copy(update={"base_model_path": N15.official}), environ=environ)
 
 

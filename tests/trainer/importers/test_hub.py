@@ -84,7 +84,7 @@ def test_an_n17_gets_the_tokenizer_of_its_backbone_which_is_not_gated(object_sto
 
 
 def test_a_killed_download_is_continued(s3_settings, object_store, table, tmp_path):
-    """In a process of its own, killed while the hub stalls in the middle of a file."""
+    """In a separate process, killed while the hub stalls in the middle of a file."""
     large = "README.bin"
     files = {**table, large: os.urandom(1 << 20)}
     downloads_folder = importers.downloads_folder(tmp_path / "home")

@@ -137,7 +137,7 @@ def test_what_is_written_in_place_is_taken_only_when_it_is_whole(object_store, s
     shards.write_bytes(whole)
     until(lambda: job.steps == [5])
     write(tmp_path / "checkpoint-10", 10)
-    write(tmp_path / "checkpoint-15", 15)  # the engine goes on: the one before is complete
+    write(tmp_path / "checkpoint-15", 15)  # the engine continues: the one before is complete
     until(lambda: 10 in job.steps)
     assert job.uploader.finish()
     assert job.steps == [5, 10, 15] and job.warnings == []

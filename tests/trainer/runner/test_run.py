@@ -283,6 +283,31 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
     assert code == 0 and not [event for event in events if isinstance(event, (ProgressEvent, WarningEvent))]
 
 
+def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_empty_one(trainer, tmp_path):
+    job, reached = ("--job", "sky-managed-7"), trainer.pause(12)
+    process = trainer.preset(*job)
+    until(reached.exists)
+    run_id = trainer.run_id
+    until(lambda: (point := resume_points.read(trainer.store, run_id)) and point.step == 5)
+    until(lambda: trainer.steps == [5, 10])
+    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
+        each.kill()
+    process.communicate()
+    shutil.rmtree(trainer.home)
+
+    trainer.home, trainer.engine = tmp_path / "an-empty-machine", {}
+    code, events = trainer.finish(trainer.preset(*job))
+    assert code == 0, trainer.stderr
+    assert trainer.run_id == run_id and trainer.steps == [5, 10, 15, 20]
+    # Its disk went with seven steps; the training state that was in the store is no older than a save.
+    (begun,) = [e.message for e in events if e.event == "phase" and e.message.startswith("Continuing from step")]
+    assert begun in ("Continuing from step 5.", "Continuing from step 10.")
+
+    assert trainer.finish(trainer.preset(*job)) == (0, []) and f"{run_id} is done" in trainer.stderr
+    code, _ = trainer.finish(trainer.preset(*job, "--learning-rate", "1e-3"))
+    assert code == 2 and "with other arguments" in trainer.stderr
+
+
 def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer):
     reached = trainer.pause(12)
     process = trainer.preset()

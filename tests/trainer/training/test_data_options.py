@@ -31,7 +31,7 @@ def edited(dataset: Path, tmp_path: Path) -> Path:
 
 
 def runs_on(dataset: Path) -> None:
-    """The second episode's clock goes on from the first's; and it has as many frames as rows."""
+    """The second episode's clock continues from the first's; and it has as many frames as rows."""
     table = pq.read_table(dataset / TABLE)
     times = pa.array([100.0 + row / 20 for row in range(table.num_rows)])
     pq.write_table(table.set_column(table.column_names.index("timestamp"), "timestamp", times), dataset / TABLE)

@@ -1,4 +1,4 @@
-"""What a checkpoint holds is what was trained at its step, though the training goes on while it is copied."""
+"""What a checkpoint holds is what was trained at its step, though the training continues while it is copied."""
 
 from __future__ import annotations
 

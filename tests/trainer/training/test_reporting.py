@@ -24,7 +24,7 @@ MakeTraining = Callable[..., Training]
 
 @pytest.fixture(autouse=True)
 def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """No run goes on into the next test, and no key of this machine is used."""
+    """No run continues into the next test, and no key of this machine is used."""
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_RUN_ID", "WANDB_DIR", "PIPPA_LINEAGE"):
         monkeypatch.setenv(name, "")  # recorded first, so that what a test sets is undone as well

@@ -19,7 +19,7 @@ def test_parts_make_the_whole(training: MakeTraining, workers: int) -> None:
     # Six steps are an epoch: stops in the middle of one, and at the end of one.
     whole = training("whole", max_steps=14, save_steps=2, dataloader_num_workers=workers)
     assert whole.run_alone() == 0
-    # In a process of its own, where nothing but the training draws from Python's random generator.
+    # In a separate process, where nothing but the training draws from Python's random generator.
     parts = training("parts-4", max_steps=14, save_steps=2, dataloader_num_workers=workers)
     assert parts.run_alone(power_cut=4) != 0
     assert "PowerCutError" in parts.log.read_text()
@@ -53,7 +53,7 @@ def test_the_same_training_twice(training: MakeTraining) -> None:
 
 
 def test_a_mixture_resumes(training: MakeTraining, dataset: Path, other_dataset: Path) -> None:
-    # Fifteen frames make a mixture of fifteen draws: an epoch of eight batches, each epoch with draws of its own.
+    # Fifteen frames make a mixture of fifteen draws: an epoch of eight batches, each epoch with its own draws.
     flags = {"dataset_path": [dataset, other_dataset], "max_steps": 10, "save_steps": 2}
     whole = training("whole", **flags)
     assert whole.run() == 0

@@ -65,33 +65,11 @@ def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     rows, columns = image.shape[:2]
     if (rows, columns) == (height, width):
         return image
+    from trainer.data.n17 import area_kernels as kernels  # numba, which takes a while to import
+
     if height > rows or width > columns:
-        return _enlarged(image, _enlarging(rows, height), _enlarging(columns, width))
+        return kernels.enlarged(image, *_enlarging(rows, height), *_enlarging(columns, width))
     if rows == 2 * height and columns == 2 * width:
         quads = image.reshape(height, 2, width, 2, -1).astype(np.uint16).sum(axis=(1, 3), dtype=np.uint16)
         return ((quads + 2) >> 2).astype(np.uint8)
-    return _shrunk(image, _shrinking(rows, height), _shrinking(columns, width))
-
-
-def _shrunk(image: np.ndarray, rows: _Taps, columns: _Taps) -> np.ndarray:
-    lines = _weighted(image, columns, axis=1)
-    return np.rint(_weighted(lines, rows, axis=0)).astype(np.uint8)
-
-
-def _weighted(values: np.ndarray, taps: _Taps, axis: int) -> np.ndarray:
-    """Sums over ``taps`` along an axis, one tap after the other, float32. A weight of zero adds nothing."""
-    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    total = np.float32(0)
-    for positions, weights in zip(taps.positions, taps.weights, strict=True):
-        total = total + np.take(values, positions, axis=axis) * weights.reshape(shape)
-    return np.asarray(total)
-
-
-def _enlarged(image: np.ndarray, rows: _Taps, columns: _Taps) -> np.ndarray:
-    left, right = (weights[None, :, None] for weights in columns.weights)
-    source = image.astype(np.int32)
-    lines = source[:, columns.positions[0]] * left + source[:, columns.positions[1]] * right
-    above, below = (weights[:, None, None] for weights in rows.weights)
-    upper, lower = lines[rows.positions[0]] >> 4, lines[rows.positions[1]] >> 4
-    mixed = ((above * upper) >> 16) + ((below * lower) >> 16)
-    return np.clip((mixed + 2) >> 2, 0, 255).astype(np.uint8)
+    return kernels.shrunk(image, *_shrinking(rows, height), *_shrinking(columns, width))

@@ -84,6 +84,7 @@ class _Pass:
             self.findings += motion.findings_of(episode, robot)
         self.findings += others.findings_among(episodes, robot)
         self.findings += _twice(hashes)
+        tasks = {each.number: each.task for each in episodes}
         return Profile(
             name=self.name,
             robot=str((self.meta.info.model_extra or {}).get("robot_type") or ""),
@@ -92,7 +93,10 @@ class _Pass:
             cameras=[self._camera(key, episodes) for key in self.config.video],
             tasks=_tasks(episodes),
             joints=[*robot.state.joints, *robot.action.joints],
-            episodes=[EpisodeFacts(episode=each.number, frames=each.rows, task=each.task) for each in episodes],
+            episodes=[
+                EpisodeFacts(episode=each.episode_index, frames=each.length, task=tasks.get(each.episode_index, ""))
+                for each in self.meta.episodes
+            ],
             findings=collapsed(self.findings, len(self.meta.episodes)),
             courses=_courses(episodes, robot.state.joints, robot, self.findings),
         )

@@ -90,6 +90,7 @@ class EpisodeFacts(_Fact):
     episode: int
     frames: int
     task: str
+    """Empty where its table can't be read."""
 
 
 class Profile(_Fact):

@@ -73,7 +73,7 @@ def _threads(_process: int, count: int) -> ThreadPoolExecutor:
 
 def jitter_together(images: torch.Tensor, order: np.ndarray, factors: np.ndarray) -> torch.Tensor:
     """Jitter ``[B, V, 3, H, W]`` in [0, 255] in place. Samples that share their next operation share its kernels."""
-    # A hue turned backwards is an operation of its own: the other way round for the whole group.
+    # A hue turned backwards is a separate operation: the other way round for the whole group.
     kinds = np.where((order == _HUE) & (factors[:, _HUE:] < 0), _HUE + 1, order)
     plan = [
         (kind, rows)
