@@ -288,8 +288,7 @@ def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_
     process = trainer.preset(*job)
     until(reached.exists)
     run_id = trainer.run_id
-    until(lambda: (point := resume_points.read(trainer.store, run_id)) and point.step == 5)
-    until(lambda: trainer.steps == [5, 10])
+    until(lambda: trainer.steps == [5, 10] and resume_points.read(trainer.store, run_id))
     for each in [*psutil.Process(process.pid).children(recursive=True), process]:
         each.kill()
     process.communicate()
