@@ -288,19 +288,20 @@ def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_
     process = trainer.preset(*job)
     until(reached.exists)
     run_id = trainer.run_id
-    until(lambda: trainer.steps == [5, 10] and resume_points.read(trainer.store, run_id))
+    until(lambda: trainer.steps == [5, 10])
     for each in [*psutil.Process(process.pid).children(recursive=True), process]:
         each.kill()
     process.communicate()
     shutil.rmtree(trainer.home)
+    # The training state goes up less often than checkpoints.
+    point = resume_points.read(trainer.store, run_id)
 
     trainer.home, trainer.engine = tmp_path / "an-empty-machine", {}
     code, events = trainer.finish(trainer.preset(*job))
     assert code == 0, trainer.stderr
     assert trainer.run_id == run_id and trainer.steps == [5, 10, 15, 20]
-    # Its disk went with seven steps; the training state that was in the store is no older than a save.
-    (begun,) = [e.message for e in events if e.event == "phase" and e.message.startswith("Continuing from step")]
-    assert begun in ("Continuing from step 5.", "Continuing from step 10.")
+    begun = [event.message for event in events if event.event == "phase"]
+    assert (f"Continuing from step {point.step}." if point else "Starting the engine (native).") in begun
 
     assert trainer.finish(trainer.preset(*job)) == (0, []) and f"{run_id} is done" in trainer.stderr
     code, _ = trainer.finish(trainer.preset(*job, "--learning-rate", "5e-3"))
