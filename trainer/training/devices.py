@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 
 from trainer.errors import ExitCode, UsageError
@@ -81,11 +81,17 @@ def needs_torchrun(processes: int, environ: Mapping[str, str] = os.environ) -> b
     return processes > 1 and not under_torchrun(environ)
 
 
-def run_under_torchrun(num_gpus: int, argv: Sequence[str], node: Node = Node()) -> int:  # noqa: B008 - frozen
+def run_under_torchrun(
+    num_gpus: int,
+    argv: Sequence[str],
+    node: Node = Node(),  # noqa: B008 - frozen
+    stopped: Callable[[], object] = lambda: None,
+) -> int:
     """Train with ``num_gpus`` processes here, and as many on every other node; returns the exit code.
 
     This is ``torchrun``, called as a library: the command line would turn every failure into exit code 1, and kill
-    ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once.
+    ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once;
+    ``stopped`` hears that it was this process that was told.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -110,6 +116,7 @@ def run_under_torchrun(num_gpus: int, argv: Sequence[str], node: Node = Node()) 
     try:
         elastic_launch(config, sys.executable)("-m", "trainer.finetune", *argv)
     except SignalException as error:
+        stopped()
         return 128 + error.sigval
     except ChildFailedError as error:
         codes = [failure.exitcode for _, failure in sorted(error.failures.items())]

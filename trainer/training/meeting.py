@@ -169,6 +169,8 @@ class Watch:
 
     def __init__(self, store: TCPStore, node: Node, hosts: list[str]) -> None:
         self.over = threading.Event()
+        self.stopped = threading.Event()
+        """This machine was told to stop, and by that the others."""
         self._store = store
         self._node = node
         self._hosts = hosts
@@ -193,7 +195,7 @@ class Watch:
         When one node ends, the others' processes fail in their next exchange, with nothing to say.
         """
         self._code = code
-        own = code in set(ExitCode) and code not in (ExitCode.FAILED, ExitCode.TERMINATED)
+        own = self.stopped.is_set() or (code in set(ExitCode) and code not in (ExitCode.FAILED, ExitCode.TERMINATED))
         seconds = 0.0 if own else SILENT_SECONDS + 2 * BEAT_SECONDS
         _until(lambda: self._cause() or self._all_ended(), seconds)
         cause = self._cause()

@@ -50,7 +50,7 @@ def train_together(
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
     mine = [flag("output_dir"), str(folder), flag("resume", on=resume_from is not None)]
     with meeting.watched() as watch:
-        code = run_under_torchrun(config.num_gpus, [*argv, *(mine if node.rank else [])], node)
+        code = run_under_torchrun(config.num_gpus, [*argv, *(mine if node.rank else [])], node, watch.stopped.set)
         if code != ExitCode.DONE and (cause := watch.ended(code)):
             raise cause
         watch.over.set()
