@@ -146,7 +146,7 @@ def test_a_policy_that_could_go_either_way_goes_on_as_it_began(tmp_path: Path, m
     torch.set_num_threads(1)
     dataset = make_told(tmp_path / "told", shuffled=True)
     checkpoint = trained_n17(
-        tmp_path, dataset, 120, data_config=TOLD_ARMS, batch_size=16, learning_rate=2e-3, warmup_ratio=0.02
+        tmp_path, dataset, 120, data_config=TOLD_ARMS, global_batch_size=16, learning_rate=2e-3, warmup_ratio=0.02
     )
     policy, reader = Policy(checkpoint, device="cpu"), DatasetReader(dataset, TOLD_ARMS)
     executed, frozen, jumps = 2, 2, {"with": 0.0, "without": 0.0}
