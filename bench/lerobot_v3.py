@@ -34,7 +34,8 @@ from trainer.data.memory import Memory
 CONFIG = "so100_dualcam"
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 FPS = 30
-WIDTH, HEIGHT = 96, 64
+SMALL = (96, 64)
+"""Width and height of the pictures."""
 JOINTS = [f"{name}.pos" for name in ("pan", "lift", "elbow", "flex", "roll", "gripper")]
 
 
@@ -62,7 +63,7 @@ def measure(given: argparse.Namespace, work: Path) -> None:
     theirs = {step: value for step, value in seconds.items() if step not in ours}
     size, converted = bytes_of(recording), bytes_of(work / "0" / "v21")
     sections = [
-        f"{given.episodes:,} episodes of {given.frames} frames, two cameras of {WIDTH}x{HEIGHT}, {given.per_file} "
+        f"{given.episodes:,} episodes of {given.frames} frames, two cameras of {SMALL[0]}x{SMALL[1]}, {given.per_file} "
         f"episodes in a file: {size / 1e6:.0f} MB. Medians of {given.rounds} rounds, CPU seconds of one process; "
         "hashing is told apart.",
         table(
@@ -116,7 +117,9 @@ def one_round(recording: Path, work: Path) -> dict[str, float]:
     return found
 
 
-def record(path: Path, episodes: int, frames: int, per_file: int) -> Path:
+def record(
+    path: Path, episodes: int, frames: int, per_file: int, size: tuple[int, int] = SMALL, codec: str = "libx264"
+) -> Path:
     """An SO-101's recordings in LeRobot's v3 layout at ``path``."""
     rows: list[dict[str, Any]] = []
     rng = np.random.default_rng(0)
@@ -134,8 +137,9 @@ def record(path: Path, episodes: int, frames: int, per_file: int) -> Path:
             "task_index": np.zeros(len(steps), np.int64),
         }
         write(path / f"data/chunk-000/file-{number:03d}.parquet", pa.table(columns))
-        for camera in CAMERAS:
-            film(path / f"videos/{camera}/chunk-000/file-{number:03d}.mp4", len(members), frames)
+        for shift, camera in enumerate(CAMERAS):
+            file = path / f"videos/{camera}/chunk-000/file-{number:03d}.mp4"
+            film(file, len(members), frames, size, codec, 100 * shift + number)
         for place, episode in enumerate(members):
             row = {"episode_index": episode, "length": frames, "tasks": ["Pick up the pen."]}
             row |= {"data/chunk_index": 0, "data/file_index": number}
@@ -147,7 +151,7 @@ def record(path: Path, episodes: int, frames: int, per_file: int) -> Path:
     write(path / "meta/episodes/chunk-000/file-000.parquet", pa.Table.from_pylist(rows))
     write(path / "meta/tasks.parquet", pa.table({"task_index": [0], "task": ["Pick up the pen."]}))
     vector = {"dtype": "float32", "shape": [len(JOINTS)], "names": JOINTS}
-    video = {"dtype": "video", "shape": [HEIGHT, WIDTH, 3], "names": ["height", "width", "channels"]}
+    video = {"dtype": "video", "shape": [size[1], size[0], 3], "names": ["height", "width", "channels"]}
     info = {
         "codebase_version": "v3.0",
         "fps": FPS,
@@ -161,16 +165,17 @@ def record(path: Path, episodes: int, frames: int, per_file: int) -> Path:
     return path
 
 
-def film(path: Path, episodes: int, frames: int) -> None:
+def film(path: Path, episodes: int, frames: int, size: tuple[int, int], codec: str, seed: int) -> None:
     """A video of moving gradients with a key frame at the start of each episode and every second one after it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    across, down = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+    across, down = np.meshgrid(np.arange(size[0]), np.arange(size[1]))
     with av.open(path, "w") as output:
-        stream = output.add_stream("libx264", rate=FPS, options={"preset": "ultrafast", "g": "2", "bf": "0"})
+        own = {"preset": "ultrafast", "bf": "0"} if codec == "libx264" else {"preset": "10", "crf": "30"}
+        stream = output.add_stream(codec, rate=FPS, options={"g": "2", **own})
         assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         for number in range(episodes * frames):
-            picture = np.stack([across * 2 + number, down * 3 + number // 7, across + number // 256], axis=-1)
+            picture = np.stack([across * 2 + number + seed, down * 3 + number // 7, across + number // 256], axis=-1)
             frame = av.VideoFrame.from_ndarray(picture.astype(np.uint8), format="rgb24")
             if number % frames == 0:
                 frame.pict_type = PictureType.I

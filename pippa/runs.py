@@ -28,7 +28,7 @@ def train(
     engine: Engine | None = None,
     **arguments: Any,
 ) -> Run:
-    """Train, and return the run when it is done, as ``pippa train PRESET --name NAME --argument …`` does.
+    """Train, and return the run when it is done, as ``pippa train PRESET --name NAME`` does with these flags.
 
     ``preset`` is the name of one, the path of a TOML file, or None for upstream's defaults. ``arguments`` are those of
     a training by their Python names (``max_steps=5000``, ``dataset_path=["./my-robot"]``). ``on_event`` hears every

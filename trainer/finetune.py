@@ -55,7 +55,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         import torch
 
         node = this_node(config.num_nodes)
-
         check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
         check_device_count(config.num_gpus, torch.cuda.device_count())
         _check(config, emit)  # once, not by every rank at the same time

@@ -73,6 +73,8 @@ def main():
         print("Done.", *sorted(arm.stages))
     except zmq.Again:
         sys.exit(f"No answer from {arguments.server} within {arguments.timeout:g} s: the arm holds.")
+    except RuntimeError as refusal:
+        sys.exit(f"The server refuses: {refusal} The arm holds.")
     except KeyboardInterrupt:
         print("Stopped: the arm holds.")
     finally:

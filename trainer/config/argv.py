@@ -153,7 +153,7 @@ def parse_flags(
 
 def base_model_in(argv: Sequence[str]) -> str | None:
     """What ``--base-model-path`` says in ``argv``, whatever else is wrong there; None where it is not there."""
-    for word, after in zip(argv, [*argv[1:], ""], strict=True):
+    for word, after in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name.replace("_", "-") == "--base-model-path":
             return value if equals else after

@@ -45,14 +45,18 @@ class Decoders:
 
         Raises ``DatasetError`` when it can't be decoded.
         """
+        return to_rgb(self.decoded(path, index, position))
+
+    def decoded(self, path: Path, index: FrameIndex, position: int) -> VideoFrame:
+        """The same frame as FFmpeg has it. Raises ``DatasetError`` when it can't be decoded."""
         if not index.in_file:
-            return self._containers.get_or_open(path, lambda: VideoDecoder(path, index)).frame(position)
+            return self._containers.get_or_open(path, lambda: VideoDecoder(path, index)).decoded(position)
         with named(path):
             file = self._files.get_or_open(path, lambda: path.open("rb", buffering=0))
             found = self._decoder(path, index).frame(file.fileno(), position)
         if found is None:
             raise DatasetError(f"{path}: frame {position} can't be decoded.", "Record or download the video again.")
-        return to_rgb(found)
+        return found
 
     def _decoder(self, path: Path, index: FrameIndex) -> _PacketDecoder:
         """The one that was at this video last, else the one unused longest; where key frames are near, always one."""

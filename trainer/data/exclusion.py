@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -60,6 +60,12 @@ def named_episodes(texts: Sequence[str]) -> str:
 def numbers_as_texts(episodes: Iterable[int]) -> list[str]:
     """Episodes of one dataset by their numbers, such as ``3``, ``17`` and ``40-44``."""
     return as_texts(parse_exclusion(map(str, episodes)))
+
+
+def numbers_of(texts: Iterable[str]) -> Iterator[int]:
+    """The episodes of one dataset that ``texts`` name."""
+    for each in parse_exclusion(texts):
+        yield from range(each.first, each.last + 1)
 
 
 def of_dataset(texts: Iterable[str], number: int, datasets: int) -> tuple[str, ...]:

@@ -1,9 +1,9 @@
 """Frames of videos by their number, each video decoded once into a bounded cache on disk.
 
-An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, memory-mapped by all data loading processes). It is
-named by the hash of the video's bytes and the decoder's version, so that a video that was recorded again or an upgraded
-decoder never gives stale frames, and copies of a dataset share entries. Videos beyond the bound are decoded when they
-are needed. Images in a table are kept like a video.
+An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, or planes where room is short; memory-mapped by all
+data loading processes). It is named by the hash of the video's bytes and the decoder's version, so that a video that
+was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share entries. Videos beyond
+the bound are decoded when they are needed. Images in a table are kept like a video.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from av.video.frame import VideoFrame
 
 from trainer.data.clips import ClipIndex
 from trainer.data.decoders import Decoders
@@ -27,8 +28,9 @@ from trainer.data.frame_indices import FrameIndices
 from trainer.data.image_columns import ImageColumn, ImageGroups, ImageReader
 from trainer.data.memory import Memory
 from trainer.data.places import Clip, Video, file_of
+from trainer.data.planar import Colours, NotPlanarError, as_planes, can_be_kept
 from trainer.data.recent import Recent
-from trainer.data.video import DECODER, FrameIndex, decode_video, index_frames
+from trainer.data.video import DECODER, FrameIndex, decoded, index_frames, to_rgb
 from trainer.disk import locked
 from trainer.errors import DatasetError
 
@@ -51,6 +53,27 @@ class Opened(NamedTuple):
     """Of a video. A clip needs it."""
     groups: ImageGroups | None = None
     """Images of the table."""
+    planar: bool = False
+    """Whether to keep the planes instead of RGB."""
+
+
+class Entry(NamedTuple):
+    """The frames of one source in the cache."""
+
+    array: np.ndarray
+    colours: Colours | None
+    """Where the frames are planes."""
+
+    @classmethod
+    def of(cls, folder: Path) -> Entry:
+        """What is in ``folder``. Raises ``OSError`` and ``ValueError``."""
+        # As a plain array: slicing a np.memmap takes several times as long.
+        return cls(np.load(folder / "frames.npy", mmap_mode="r").view(np.ndarray), Colours.read(folder))
+
+    def frame(self, position: int) -> np.ndarray:
+        """Uint8 RGB ``[H, W, 3]``."""
+        stored = self.array[position]
+        return stored if self.colours is None else self.colours.rgb(stored)
 
 
 class FrameStore:
@@ -75,19 +98,20 @@ class FrameStore:
         """What others will need of the disk; entries give way to it."""
         self._memory = memory
         self._keys: dict[Source, str] = {}
+        self._planar: set[Source] = set()
         # Small, and making one reads the whole file: kept when the decoder is closed, and given to workers.
         self._indices = FrameIndices(memory)
         self._reset()
 
     def _reset(self) -> None:
         self._process = os.getpid()
-        self._entries: OrderedDict[Source, np.ndarray] = OrderedDict()
+        self._entries: OrderedDict[Source, Entry] = OrderedDict()
         self._decoders = Decoders()
         self._tables: Recent[ImageColumn, ImageReader] = Recent(OPEN_TABLES)
         self._groups = ImageGroups()
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys", "_indices")
+        kept = ("cache_dir", "max_bytes", "spare_bytes", "_keys", "_planar", "_indices")
         return {name: self.__dict__[name] for name in kept} | {"_memory": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -99,8 +123,10 @@ class FrameStore:
         return self._indices.of(video)
 
     def plan(self, videos: Sequence[tuple[Source, int]]) -> int:
-        """Choose which ``videos`` (source, decoded bytes) are cached: as many as fit, in order. Returns how many.
+        """Choose which ``videos`` (source, bytes as RGB) are cached: as many as fit, in order. Returns how many.
 
+        Where they don't fit as RGB, videos of 8-bit 4:2:0 are kept as their planes, half the bytes, but for as many of
+        the first ones as there is room for.
         Decided once, in the process that makes the dataset, so that workers never compete for the space. Entries of
         other datasets make room, the longest unused first, and where the disk is too full those of this one as well.
         """
@@ -112,12 +138,11 @@ class FrameStore:
         budget = max(sum(stored.values()) + free - DISK_RESERVE - self.spare_bytes, 0)
         if self.max_bytes is not None:
             budget = min(budget, self.max_bytes)
-        chosen, total = [], 0
-        for source, size in videos:
-            if total + size > budget:
-                break
-            chosen.append(source)
-            total += size
+        chosen = dict(videos)
+        self._planar = set()
+        if sum(chosen.values()) > budget:
+            chosen = self._as_fit(chosen, budget)
+        total = sum(chosen.values())
         with ThreadPoolExecutor(max_workers=4) as pool:
             keys = pool.map(self._key, chosen)
             self._keys = dict(zip(chosen, keys, strict=True))
@@ -129,9 +154,28 @@ class FrameStore:
             )
         return len(chosen)
 
+    def _as_fit(self, videos: dict[Source, int], budget: int) -> dict[Source, int]:
+        """Those of ``videos`` (source, bytes as RGB) that fit, and their bytes; some are kept as planes."""
+        chosen, left = {}, budget
+        for source, size in videos.items():
+            if not isinstance(source, ImageColumn) and can_be_kept(self.index(source)):
+                self._planar.add(source)
+                size //= 2
+            if size > left:
+                break
+            chosen[source] = size
+            left -= size
+        self._planar &= chosen.keys()
+        for source, size in chosen.items():
+            if source in self._planar and (more := videos[source] - size) <= left:
+                self._planar.remove(source)
+                chosen[source] += more
+                left -= more
+        return chosen
+
     def _key(self, source: Source) -> str:
         index = self._indices.of(source) if isinstance(source, Clip) else None
-        return cache_key(source, self._memory, index)
+        return cache_key(source, self._memory, index, planar=source in self._planar)
 
     def _evict(self, others: dict[str, int], room: int) -> None:
         assert self.cache_dir is not None  # noqa: S101 - narrows the type
@@ -176,8 +220,8 @@ class FrameStore:
         return np.stack([self.frame(source, int(position)) for position in positions])
 
     def frame(self, source: Source, position: int) -> np.ndarray:
-        """Frame ``position`` of ``source``, uint8 RGB ``[H, W, 3]``. One of the cache is not copied: it is read-only,
-        and read from the disk when it is used.
+        """Frame ``position`` of ``source``, uint8 RGB ``[H, W, 3]``. One that the cache has as RGB is not copied: it is
+        read-only, and read from the disk when it is used.
 
         Raises ``DatasetError`` when the video can't be decoded.
         """
@@ -187,20 +231,19 @@ class FrameStore:
             self._indices.enter_process()
         entry = self._entry(source)
         if entry is not None:
-            return entry[position]
+            return entry.frame(position)
         if isinstance(source, ImageColumn):
             return self._tables.get_or_open(source, lambda: ImageReader(source, self._groups)).frame(position)
         return frame_of(self._decoders, source, self.index(source), position)
 
-    def _entry(self, source: Source) -> np.ndarray | None:
+    def _entry(self, source: Source) -> Entry | None:
         if source in self._entries:
             self._entries.move_to_end(source)
             return self._entries[source]
         if source not in self._keys or not self._build_or_warn(source):
             return None
         try:
-            # As a plain array: slicing a np.memmap takes several times as long.
-            entry = np.load(self._folder(source) / "frames.npy", mmap_mode="r").view(np.ndarray)
+            entry = Entry.of(self._folder(source))
         except (OSError, ValueError):
             return None  # evicted this moment by another run
         self._entries[source] = entry
@@ -219,7 +262,7 @@ class FrameStore:
                 os.utime(folder)
             else:
                 index = None if isinstance(source, ImageColumn) else self.index(source)
-                build_entry(folder, source, Opened(index, self._groups))
+                build_entry(folder, source, Opened(index, self._groups, source in self._planar))
         except OSError as error:
             reason = "the disk is full" if error.errno == errno.ENOSPC else str(error)
             log.warning("Can't cache the frames of %s (%s); they are decoded for every sample instead.", source, reason)
@@ -228,7 +271,13 @@ class FrameStore:
         return True
 
 
-def cache_key(source: Source, memory: Memory | None = None, index: FrameIndex | ClipIndex | None = None) -> str:
+def cache_key(
+    source: Source,
+    memory: Memory | None = None,
+    index: FrameIndex | ClipIndex | None = None,
+    *,
+    planar: bool = False,
+) -> str:
     """Name of the cache entry of a video: changes with its bytes and with the decoder. Raises ``DatasetError``.
 
     ``index`` is needed for a clip.
@@ -245,7 +294,8 @@ def cache_key(source: Source, memory: Memory | None = None, index: FrameIndex | 
             named = f"{memory.sha256(source.path)}\0{index.first}+{index.count}\0"
         case _:
             named = f"{memory.sha256(source)}\0"
-    return hashlib.sha256(f"{named}{DECODER}".encode()).hexdigest()[:40]
+    form = "planes\0" if planar else ""
+    return hashlib.sha256(f"{named}{form}{DECODER}".encode()).hexdigest()[:40]
 
 
 def build_entry(folder: Path, source: Source, opened: Opened = Opened()) -> None:  # noqa: B008 - a constant
@@ -272,13 +322,25 @@ def build_entry(folder: Path, source: Source, opened: Opened = Opened()) -> None
 
 def _decode_into(folder: Path, source: Source, opened: Opened) -> None:
     if isinstance(source, ImageColumn):
-        count, frames = _images(source, opened.groups)
-    elif isinstance(opened.index, ClipIndex):
-        index, decoders = opened.index, Decoders()
-        count, frames = index.count, (frame_of(decoders, source, index, each) for each in range(index.count))
-    else:
-        count, frames = _shown(file_of(source), opened.index)
-    decoded, shape = 0, None
+        reader = ImageReader(source, opened.groups)
+        _write(folder, source, len(reader), map(reader.frame, range(len(reader))))
+    elif not (opened.planar and _wrote_planes(folder, source, opened.index)):
+        count, frames = _in_order(source, opened.index)
+        _write(folder, source, count, map(to_rgb, frames))
+
+
+def _wrote_planes(folder: Path, video: Video, index: FrameIndex | ClipIndex | None) -> bool:
+    count, frames = _in_order(video, index)
+    try:
+        _write(folder, video, count, as_planes(frames, folder))
+    except NotPlanarError:
+        Colours.forget(folder)
+        return False
+    return True
+
+
+def _write(folder: Path, source: Source, count: int, frames: Iterable[np.ndarray]) -> None:
+    done, shape = 0, None
     # Written as a stream, not through a memory map, where a full disk kills the process instead of raising.
     with (folder / "frames.npy").open("wb") as file:
         for frame in frames:
@@ -288,22 +350,25 @@ def _decode_into(folder: Path, source: Source, opened: Opened) -> None:
                     file, {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
                 )
             elif frame.shape != shape:
-                raise DatasetError(f"{source}: frame {decoded} has another size than the first.", "Record it again.")
-            file.write(frame.data)
-            decoded += 1
+                raise DatasetError(f"{source}: frame {done} has another size than the first.", "Record it again.")
+            file.write(np.ascontiguousarray(frame).data)  # lines of some widths are padded
+            done += 1
         # Else a power cut after the rename could leave an entry that looks whole and holds zeros.
         file.flush()
         os.fsync(file.fileno())
-    if decoded != count:
-        raise DatasetError(f"{source}: frame {decoded} of {count} can't be decoded.", "Record or download it again.")
+    if done != count:
+        raise DatasetError(f"{source}: frame {done} of {count} can't be decoded.", "Record or download it again.")
 
 
-def _shown(path: Path, index: FrameIndex | None) -> tuple[int, Iterator[np.ndarray]]:
+def _in_order(video: Video, index: FrameIndex | ClipIndex | None) -> tuple[int, Iterator[VideoFrame]]:
     """How many frames a video shows, and those of them that can be decoded in order."""
-    pts = (index or index_frames(path)).pts
+    if isinstance(index, ClipIndex):
+        decoders, shown = Decoders(), range(index.first, index.first + index.count)
+        return index.count, (decoders.decoded(file_of(video), index.whole, each) for each in shown)
+    pts = (index or index_frames(file_of(video))).pts
 
-    def decode() -> Iterator[np.ndarray]:
-        for expected, (found, frame) in zip(pts, decode_video(path), strict=False):
+    def decode() -> Iterator[VideoFrame]:
+        for expected, (found, frame) in zip(pts, decoded(file_of(video)), strict=False):
             if found != expected:
                 return
             yield frame
@@ -316,11 +381,6 @@ def frame_of(decoders: Decoders, video: Video, index: FrameIndex | ClipIndex, po
     if isinstance(index, ClipIndex):
         return decoders.frame(file_of(video), index.whole, index.first + position)
     return decoders.frame(file_of(video), index, position)
-
-
-def _images(source: ImageColumn, groups: ImageGroups | None) -> tuple[int, Iterator[np.ndarray]]:
-    reader = ImageReader(source, groups)
-    return len(reader), map(reader.frame, range(len(reader)))
 
 
 def _entries(cache_dir: Path) -> list[Path]:

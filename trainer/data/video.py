@@ -66,6 +66,8 @@ class FrameIndex:
     height: int
     codec: str
     """FFmpeg's name, such as ``av1``."""
+    pixels: str
+    """FFmpeg's name of how they are stored, such as ``yuv420p``; empty where the container doesn't say."""
     parameters: str
     """Equal for videos that one decoder can decode: a hash of all it is told before the first packet."""
 
@@ -119,15 +121,15 @@ class FrameIndex:
 
     def to_bytes(self) -> bytes:
         """For ``from_bytes``: a line of JSON, then the packets."""
-        about = [str(self.time_base), self.width, self.height, self.codec, self.parameters]
+        about = [str(self.time_base), self.width, self.height, self.codec, self.pixels, self.parameters]
         return json.dumps(about).encode() + b"\n" + self.packets.tobytes()
 
     @classmethod
     def from_bytes(cls, content: bytes) -> FrameIndex:
         """What ``to_bytes`` gave. Raises ``ValueError`` for anything else."""
         head, _, packets = content.partition(b"\n")
-        time_base, width, height, codec, parameters = json.loads(head)
-        return cls(np.frombuffer(packets, PACKET), Fraction(time_base), width, height, codec, parameters)
+        time_base, *about = json.loads(head)
+        return cls(np.frombuffer(packets, PACKET), Fraction(time_base), *about)
 
 
 def starts_of(pts: np.ndarray, time_base: Fraction) -> np.ndarray:
@@ -181,6 +183,7 @@ def index_frames(path: Path) -> FrameIndex:
             width=codec.width,
             height=codec.height,
             codec=codec.codec.canonical_name,
+            pixels=codec.pix_fmt or "",
             parameters=_parameters(codec, packets),
         )
 
@@ -208,9 +211,15 @@ def _parameters(codec: VideoCodecContext, packets: np.ndarray) -> str:
 
 def decode_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
     """Every frame of ``path`` in presentation order: its pts and uint8 RGB ``[H, W, 3]``. Raises ``DatasetError``."""
+    for pts, frame in decoded(path):
+        yield pts, to_rgb(frame)
+
+
+def decoded(path: Path) -> Iterator[tuple[int, VideoFrame]]:
+    """Every frame of ``path`` in presentation order, with its pts, as FFmpeg has it. Raises ``DatasetError``."""
     with open_video(path) as container, named(path):
         for frame in container.decode(single_threaded(container)):
-            yield _pts(frame), to_rgb(frame)
+            yield _pts(frame), frame
 
 
 def to_rgb(frame: VideoFrame) -> np.ndarray:
@@ -232,6 +241,10 @@ class VideoDecoder:
 
     def frame(self, position: int) -> np.ndarray:
         """Frame ``position`` as uint8 RGB ``[H, W, 3]``. Raises ``DatasetError`` when it can't be decoded."""
+        return to_rgb(self.decoded(position))
+
+    def decoded(self, position: int) -> VideoFrame:
+        """Frame ``position`` as FFmpeg has it. Raises ``DatasetError`` when it can't be decoded."""
         target = int(self.index.pts[position])
         with named(self.path):
             at = self._current.pts if self._current is not None else None
@@ -247,7 +260,7 @@ class VideoDecoder:
             raise DatasetError(
                 f"{self.path}: frame {position} can't be decoded.", "Record or download the video again."
             )
-        return to_rgb(found)
+        return found
 
     def _seek(self, dts: int) -> None:
         self._container.seek(dts, backward=True, stream=self._stream)

@@ -26,11 +26,15 @@ class Chosen(NamedTuple):
 
 
 class EvaluationDataset:
-    """The dataset in the folder ``path``, which is the snapshot ``ref`` where it comes from the store."""
+    """The dataset in the folder ``path``, which is the snapshot ``ref`` where it comes from the store.
 
-    def __init__(self, path: Path, ref: SnapshotRef | None = None) -> None:
+    It is as if it had none of the episodes that ``exclude`` names (``trainer.data.exclusion``): one may be damaged.
+    """
+
+    def __init__(self, path: Path, ref: SnapshotRef | None = None, exclude: Sequence[str] = ()) -> None:
         self.path = path
         self.ref = ref
+        self._exclude = exclude
         self._readers: dict[tuple[str, VideoAlignment], DatasetReader] = {}
         self._hashes: dict[tuple[str, VideoAlignment], dict[int, str]] = {}
 
@@ -50,33 +54,23 @@ class EvaluationDataset:
             cache = pippa_home() / "cache"
             # What a training on this machine has decoded is there already.
             frames = FrameStore(cache / "frames", frame_cache_bytes(), memory=Memory(cache / "data.sqlite"))
-            self._readers[key] = DatasetReader(self.path, config, frames, alignment)
+            reader = self._readers[key] = DatasetReader(self.path, config, frames, alignment)
+            if self._exclude:  # of another version of the dataset, some may not exist
+                reader.leave_out(set(reader.trajectory_ids) - set(left_in(reader.trajectory_ids, self._exclude)))
         return self._readers[key]
 
-    def hashes(self, config: DataConfig, alignment: VideoAlignment, exclude: Sequence[str] = ()) -> dict[int, str]:
-        """The hash of each episode that ``exclude`` doesn't name: one of those may be damaged."""
+    def hashes(self, config: DataConfig, alignment: VideoAlignment) -> dict[int, str]:
+        """The hash of each episode."""
         from trainer.data.holdout import episode_hash
 
-        reader = self.reader(config, alignment)
-        known = self._hashes.setdefault((repr(config), alignment), {})
-        chosen = left_in(reader.trajectory_ids, exclude)
-        for episode in chosen:
-            if episode not in known:
-                known[episode] = episode_hash(reader.table(episode))
-        return {episode: known[episode] for episode in chosen}
+        key, reader = (repr(config), alignment), self.reader(config, alignment)
+        if key not in self._hashes:
+            self._hashes[key] = {episode: episode_hash(reader.table(episode)) for episode in reader.trajectory_ids}
+        return self._hashes[key]
 
-    def all_of(
-        self,
-        config: DataConfig,
-        alignment: VideoAlignment,
-        trained_on: Collection[str] | None,
-        exclude: Sequence[str] = (),
-    ) -> list[Chosen]:
-        """All episodes but those that ``exclude`` names (``trainer.data.exclusion``), where the dataset has them.
-
-        ``trained_on`` are the hashes of those that a checkpoint has seen, None for all.
-        """
-        known = self.hashes(config, alignment, exclude)
+    def all_of(self, config: DataConfig, alignment: VideoAlignment, trained_on: Collection[str] | None) -> list[Chosen]:
+        """All episodes; ``trained_on`` are the hashes of those that a checkpoint has seen, None for all."""
+        known = self.hashes(config, alignment)
         return [Chosen(each, sha, trained_on is None or sha in trained_on) for each, sha in known.items()]
 
 

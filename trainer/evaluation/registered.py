@@ -19,6 +19,7 @@ from trainer import importers
 from trainer.config.flags import parse
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
+from trainer.data.exclusion import numbers_as_texts, numbers_of
 from trainer.data.n17.processor_files import CONFIG
 from trainer.data.policy_config import FILE, recorded_data_config
 from trainer.errors import UsageError
@@ -111,13 +112,13 @@ class Places:
         self.store = store
         self.emit = emit
         self.home = pippa_home()
-        self._datasets: dict[SnapshotRef, EvaluationDataset] = {}
+        self._datasets: dict[tuple[SnapshotRef, tuple[str, ...]], EvaluationDataset] = {}
 
-    def dataset(self, ref: SnapshotRef) -> EvaluationDataset:
-        """The dataset ``ref``, from the store if need be."""
-        if ref not in self._datasets:
-            self._datasets[ref] = EvaluationDataset(self._fetched(ref), ref)
-        return self._datasets[ref]
+    def dataset(self, ref: SnapshotRef, exclude: tuple[str, ...] = ()) -> EvaluationDataset:
+        """The dataset ``ref``, from the store if need be, without the episodes that ``exclude`` names."""
+        if (ref, exclude) not in self._datasets:
+            self._datasets[ref, exclude] = EvaluationDataset(self._fetched(ref), ref, exclude)
+        return self._datasets[ref, exclude]
 
     def checkpoint(self, entry: CheckpointEntry) -> Path:
         """The folder of a checkpoint, from the store if need be."""
@@ -199,13 +200,11 @@ def measure(
     from trainer.gr00t.policy import Policy
 
     checkpoint = described(folder, entry.name, entry)
-    data, alignment = places.dataset(ref), entry.spec.config.video_alignment
+    data, alignment = places.dataset(ref, _left_out(entry, ref, numbers)), entry.spec.config.video_alignment
     reader = data.reader(checkpoint.data_config, alignment)
     for warning in require_fit(reader.meta, checkpoint):
         places.emit(warning)
-    # What was left out of the training says nothing about it, unless it is asked for by its number.
-    left_out = () if numbers else _left_out(entry, ref)
-    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref), left_out)
+    everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref))
     episodes: list[Chosen]
     if numbers:
         episodes = named(everything, numbers, data.name)
@@ -273,12 +272,13 @@ def dataset_of(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> 
     raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
 
 
-def _left_out(entry: CheckpointEntry, ref: SnapshotRef) -> Sequence[str]:
-    """The episodes of ``ref``, in whichever version, that were left out of the training."""
-    config = entry.spec.config
-    for each, options in zip(entry.spec.datasets, config.data_options, strict=False):
+def _left_out(entry: CheckpointEntry, ref: SnapshotRef, asked: Sequence[int]) -> tuple[str, ...]:
+    """The episodes of ``ref``, in whichever version, that were left out of the training: they say nothing about it,
+    unless they are ``asked`` for by their numbers.
+    """
+    for each, options in zip(entry.spec.datasets, entry.spec.config.data_options, strict=False):
         if each.name == ref.name:
-            return options.exclude_episodes
+            return tuple(numbers_as_texts(set(numbers_of(options.exclude_episodes)) - set(asked)))
     return ()
 
 

@@ -17,7 +17,7 @@ from trainer.training.devices import run_under_torchrun
 from trainer.training.meeting import Meeting, interface
 from trainer.version import version
 
-_OWN = {"dataset_path", "data_config", "base_model_path", "output_dir", "resume", *RUN_FIELDS}
+_OWN = {"dataset_path", "data_config", "base_model_path", "output_dir", "resume", "modality_config_path", *RUN_FIELDS}
 """What may differ between machines: folders, and what is the run's around the engine."""
 
 

@@ -144,3 +144,13 @@ def test_a_container_has_the_cards_it_is_given(environ, names, monkeypatch: pyte
     monkeypatch.setattr(machine, "found_cards", lambda: [L4, L40S])
     found = machine.cards("docker", {"DOCKER_HOST": "unix:///var/run/docker.sock", **environ})
     assert (None if found is None else [card.name for card in found]) == names
+
+
+def test_a_price_makes_the_time_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "cost" not in printed(planned(config("blog")))
+    monkeypatch.setenv("PIPPA_PRICE_PER_HOUR", "2.5")
+    assert re.search(r"cost +\? +at 2.5 an hour; how long it takes is known once it", printed(planned(config("blog"))))
+    monkeypatch.setattr(views, "measured_speed", lambda *_: MeasuredSpeed("blog-1", 3.6))
+    said = printed(planned(config("blog", "--num-nodes", "2", "--batch-size", "2")))
+    assert re.search(r"cost +50\.00 +at 2.5 an hour, for each of 2 nodes", said)  # ten hours of two
+    assert "which costs 25.00" in printed(planned(config("blog")), print_needs)

@@ -19,7 +19,7 @@ def video(starts: np.ndarray, base: Fraction = Fraction(1, 90000)) -> FrameIndex
     """A video whose frames come on screen at ``starts``, to the nearest tick of ``base``."""
     packets = np.zeros(len(starts), PACKET)
     packets["pts"] = np.round(np.asarray(starts) / float(base))
-    return FrameIndex(packets, base, 64, 48, "h264", "")
+    return FrameIndex(packets, base, 64, 48, "h264", "", "")
 
 
 def regular(frames: int, fps: float, first: float = 0.0) -> FrameIndex:

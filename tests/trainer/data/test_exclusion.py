@@ -145,8 +145,10 @@ def test_neither_holdout_nor_evaluation_takes_one(damaged: Path):
         assert 1 not in trained.held_out[0]
     with pytest.raises(UsageError, match="no episode 1"):
         TrainingDataset([damaged], CONFIG, "new_embodiment", exclude=[("1",)], holdout="1,2")
-    data = EvaluationDataset(damaged)
-    seen = data.all_of(get_data_config(CONFIG), "timestamp", trained.trained_on, ("1",))
+    data = EvaluationDataset(damaged, exclude=("1", "9"))  # of another version of the dataset
+    seen = data.all_of(get_data_config(CONFIG), "timestamp", trained.trained_on)
+    # Nothing that is taken from its reader, such as another episode's instruction, can be of that one.
+    assert data.reader(get_data_config(CONFIG), "timestamp").trajectory_ids == [0, 2, 3]
     assert {each.episode: each.trained_on for each in seen} == {
         number: number not in trained.held_out[0] for number in (0, 2, 3)
     }

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 
@@ -20,7 +21,8 @@ from trainer.config.settings import frame_cache_bytes
 from trainer.data import frames as frames_module
 from trainer.data.alignment import align
 from trainer.data.frames import FrameStore, cache_key
-from trainer.data.video import VideoDecoder, decode_video, index_frames
+from trainer.data.planar import Colours
+from trainer.data.video import VideoDecoder, decode_video, index_frames, to_rgb
 from trainer.errors import DatasetError, UsageError
 
 FRAMES = 270
@@ -100,11 +102,66 @@ def test_a_new_recording_under_the_same_name_is_decoded_again(make: Callable[...
 def test_videos_beyond_the_bound_are_decoded_on_the_fly(make: Callable[..., Path], tmp_path: Path) -> None:
     size = FRAMES * 48 * 64 * 3
     videos = [(make(fps=20), size), (make(fps=30), size)]
-    store = FrameStore(tmp_path, max_bytes=size + size // 2)
+    store = FrameStore(tmp_path, max_bytes=size // 2 + 1000)
     assert store.plan(videos) == 1
     for path, _ in videos:
         assert number_in(store.frames(path, np.array([0]))[0]) == 0
-    assert sum(file.stat().st_size for file in tmp_path.rglob("frames.npy")) <= size + size // 2
+    assert sum(file.stat().st_size for file in tmp_path.rglob("frames.npy")) <= size // 2 + 1000
+
+
+def written(path: Path, pixels: str, width: int = 64, height: int = 48, **colours: int) -> Path:
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=20, options={"preset": "ultrafast", "g": "4"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        for name, value in colours.items():
+            setattr(stream.codec_context, name, value)
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options", "planar"),
+    [
+        ("yuv420p", {}, True),
+        ("yuv420p", {"colorspace": 1, "color_range": 1}, True),  # BT.709
+        ("yuv420p", {"colorspace": 5, "color_range": 2}, True),
+        ("yuvj420p", {"color_range": 2}, True),
+        ("yuv420p", {"width": 322, "height": 242}, True),
+        ("yuv444p", {}, False),
+        ("yuv422p", {}, False),
+        ("yuv420p10le", {}, False),
+    ],
+)
+def test_where_rgb_does_not_fit_planes_are_kept_and_give_the_same_frames(tmp_path, pixels, options, planar):
+    videos = [written(tmp_path / f"{number}.mp4", pixels, **options) for number in range(2)]
+    videos[1].write_bytes(videos[1].read_bytes() + b"\0" * 8)  # another video
+    expected = np.stack([frame for _, frame in decode_video(videos[0])])
+    store = FrameStore(tmp_path / "cache", max_bytes=expected.nbytes + expected.nbytes // 2)
+    assert store.plan([(video, expected.nbytes) for video in videos]) == 1 + planar
+    store.prepare()
+    entries = [np.load(file).shape for file in (tmp_path / "cache").rglob("frames.npy")]
+    height, width = expected.shape[1:3]
+    assert sorted(entries, key=len) == ([(20, height * 3 // 2, width)] if planar else []) + [expected.shape]
+    for copy in (store, pickle.loads(pickle.dumps(store))):
+        for video in videos:
+            np.testing.assert_array_equal(copy.frames(video, np.arange(20)), expected)
+
+
+def test_frames_whose_colours_change_are_kept_as_rgb(make: Callable[..., Path], tmp_path, monkeypatch):
+    """Found out in the middle of decoding, when some planes are written already."""
+    told = iter([(1, 1)] * 5 + [(2, 1)] * 1000)
+    monkeypatch.setattr(Colours, "of", staticmethod(lambda _: Colours(*next(told))))
+    monkeypatch.setattr(Colours, "rgb", lambda _, planes: to_rgb(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+    size = FRAMES * 48 * 64 * 3
+    store = FrameStore(tmp_path, max_bytes=size // 2 + 1000)
+    assert store.plan([(make(), size)]) == 1
+    assert number_in(store.frames(make(), np.array([20]))[0]) == 20
+    assert [np.load(file).ndim for file in tmp_path.rglob("frames.npy")] == [4]
 
 
 def test_the_longest_unused_entries_make_room(make: Callable[..., Path], tmp_path: Path) -> None:
@@ -138,8 +195,8 @@ def test_checkpoints_to_come_are_left_their_room(
     whole.prepare()
     # Started again with checkpoints to come: the cache gives back what they need, its own entries included.
     assert pickle.loads(pickle.dumps(FrameStore(tmp_path, spare_bytes=size))).spare_bytes == size
-    assert FrameStore(tmp_path, spare_bytes=size).plan(videos) == 1
-    assert [path.exists() for path in (tmp_path / cache_key(video) for video, _ in videos)] == [True, False]
+    assert FrameStore(tmp_path, spare_bytes=size + size // 3).plan(videos) == 1
+    assert not [video for video, _ in videos if (tmp_path / cache_key(video)).exists()]
     assert FrameStore(tmp_path, spare_bytes=free).plan(videos) == 0
     assert not list(tmp_path.rglob("frames.npy"))
 

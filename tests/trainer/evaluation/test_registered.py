@@ -15,6 +15,7 @@ from tests.support.registered import another, tiny_checkpoint
 from trainer.config.run_spec import new_run_id
 from trainer.errors import UsageError
 from trainer.evaluation.recorded import RecordedEpisode, strip_name
+from trainer.evaluation.registered import RegisteredOptions, evaluate_registered
 from trainer.evaluation.run import RunOptions, evaluate_run
 from trainer.evaluation.verdict import on_common
 from trainer.events import Emitter, EvaluationEvent, parse_event
@@ -107,6 +108,26 @@ def test_a_checkpoint_that_is_damaged_costs_its_own_evaluation_alone(
     options = RunOptions(run=entry.run_id, output_dir=tmp_path / "nothing-here", report_dir=tmp_path / "report")
     assert set(evaluate_run(options, Emitter(printed))) == {60}
     assert "Step 30 was not evaluated" in printed.getvalue()
+
+
+def test_an_excluded_episode_is_evaluated_only_where_its_number_is_named(
+    entry, object_store, s3_settings, tmp_path, monkeypatch
+):
+    for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    config = entry.spec.config.model_copy(update={"exclude_episodes": ["0"]})
+    without = entry.model_copy(update={"spec": entry.spec.model_copy(update={"config": config})})
+    object_store.write_json(entry.key, without.model_dump(mode="json"))
+
+    def episodes(**options: object) -> list[int]:
+        printed, asked = io.StringIO(), {"checkpoint": (entry.name,), "steps": 4, "ablations": False, **options}
+        evaluate_registered(RegisteredOptions.model_validate(asked), Emitter(printed))
+        events = [parse_event(line) for line in printed.getvalue().splitlines()]
+        (evaluation,) = [event.evaluation for event in events if isinstance(event, EvaluationEvent)]
+        assert evaluation is not None
+        return [each["episode"] for each in evaluation["episodes"]]
+
+    assert episodes() == [1] and episodes(episodes=(0,)) == [0]
 
 
 def test_a_policy_is_loaded_by_its_name_in_the_registry(entry, s3_settings, tmp_path, monkeypatch):

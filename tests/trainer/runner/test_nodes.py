@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from trainer.config.argv import resolve
-from trainer.config.run_spec import SnapshotRef
+from trainer.config.run_spec import RunSpec, SnapshotRef
 from trainer.errors import UsageError
 from trainer.runner.joining import require_job
 from trainer.runner.nodes import Node, this_node
@@ -72,6 +72,17 @@ def test_a_run_on_other_devices_keeps_its_global_batch():
     assert "divides 8" in refused.value.hint
     with pytest.raises(UsageError, match="--num-nodes"):
         placed(run, {"num_nodes": "none"}, "trainer run")
+
+
+def test_a_run_of_n17_keeps_its_global_batch_too():
+    dataset = SnapshotRef(kind="dataset", name="synthetic.PickNPlace", digest="d" * 64)
+    base = SnapshotRef(kind="model", name="tiny-n17", digest="b" * 64)
+    flags = ["--num-nodes", "2", "--num-gpus", "2", "--global-batch-size", "8"]
+    run = new_spec(*resolve("smoke-n17", flags), [dataset], base)
+    assert (run.config.batch_size, run.config.global_batch) == (2, 8)
+    alone, said = placed(run, {"num_nodes": 1}, "trainer run")
+    assert (alone.config.batch_size, alone.config.global_batch) == (2, 8) and "steps 2 in place of 1" in said
+    assert RunSpec.model_validate_json(alone.model_dump_json()).config == alone.config
 
 
 def test_a_run_with_an_odd_global_batch_says_what_would_do():
