@@ -87,8 +87,8 @@ def samples(recording: Path, work: Path, rounds: int, count: int) -> str:
         rows.append([name, sizes[name] / (8 * 60 * 2 * 640 * 480), load, share[0], whole, share[1]])
     head = ["", "bytes a pixel", "loaded, samples per CPU s", "of RGB's", "finished, samples per CPU s", "of RGB's"]
     return (
-        "Two cameras of 640x480, AV1 with a key frame every second frame, as LeRobot records; batches of 8, one "
-        f"thread; medians of {rounds} rounds.\n\n{table(head, rows)}"
+        "Two cameras of 640x480, AV1 as LeRobot records it; batches of 8, one thread; "
+        f"medians of {rounds} rounds.\n\n{table(head, rows)}"
     )
 
 

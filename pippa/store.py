@@ -87,7 +87,7 @@ class Store:
         return self._snapshots("dataset")
 
     def base_models(self) -> list[SnapshotInfo]:
-        """The base models in it, likewise."""
+        """The base models in it, as ``datasets`` lists datasets."""
         return self._snapshots("model")
 
     def _snapshots(self, kind: str) -> list[SnapshotInfo]:

@@ -100,10 +100,11 @@ def _loaded(arguments: Namespace) -> Policy:
     from trainer.serving.service import warm_up
 
     name = arguments.checkpoint
-    _say(f"Loading {name}.")
+    events = not arguments.measure  # whose answer stdout is
+    _say(f"Loading {name}.", events=events)
     checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
     policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
-    _say("Warming up.")
+    _say("Warming up.", events=events)
     warm_up(policy)
     return policy
 
@@ -152,8 +153,8 @@ def _stop(number: int, _frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def _say(message: str) -> None:
+def _say(message: str, *, events: bool = True) -> None:
     sys.stderr.write(message + "\n")
     sys.stderr.flush()
-    if not sys.stdout.isatty():
+    if events and not sys.stdout.isatty():
         Emitter()(PhaseEvent(phase="serve", message=message))

@@ -105,7 +105,7 @@ def _require_fitting(arguments: Namespace) -> None:
     given = open_loop if arguments.closed_loop else closed_loop
     if wrong := [flag for flag, value in given.items() if value is not None]:
         if arguments.closed_loop:
-            raise UsageError(f"--closed-loop has scenes of its own, and no {wrong[0]}.", "Leave one of them out.")
+            raise UsageError(f"--closed-loop makes its scenes, and takes no {wrong[0]}.", "Leave one of them out.")
         raise UsageError(f"{wrong[0]} is for --closed-loop.", "Add --closed-loop, or leave it out.")
     for flag, value, least in (("--trials", arguments.trials, 1), ("--seed", arguments.seed, 0)):
         if value is not None and value < least:

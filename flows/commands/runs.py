@@ -286,7 +286,14 @@ def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
     """
     command = [sys.executable, "-m", "wandb", "sync", "--include-online", *map(str, parts)]
     said_error = False
-    with subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=environ,
+        cwd=parts[0].parent,  # it leaves logs in the folder it runs in
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         for line in process.stdout or ():
             sys.stderr.write(line)
             said_error |= "ERROR" in line

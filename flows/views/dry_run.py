@@ -38,7 +38,7 @@ def print_plan(
     environ: Mapping[str, str] = os.environ,
 ) -> None:
     """Print what it will need, the resolved configuration with the origin of each value, and the engine's command."""
-    wandb = default_wandb(preset, f"{preset.name}-", environ)
+    wandb = default_wandb(preset, f"{preset.name}-", environ, config)
     entity = wandb.entity or "your default entity"
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)

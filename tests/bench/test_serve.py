@@ -49,5 +49,6 @@ def test_serve_measures_and_ends(
     told = [] if generation == "N1.7" else ["--data-config=fourier_gr1_arms_only"]
     assert serve.main([folder, "--measure", "--denoising-steps=2", *told]) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["p50", "ms", "p99", "ms"]
     assert [line.split("  ")[0].strip() for line in lines if line.startswith("step")] == ["step 1", "step 2"]
     assert lines[-1].startswith("2 chunks; ") and lines[-1].endswith("% of a chunk is not the model.")

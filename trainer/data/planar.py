@@ -19,7 +19,7 @@ _FILE = "colours.json"
 
 
 class Colours(NamedTuple):
-    """What FFmpeg goes by when it converts planes to RGB, as numbers of its own."""
+    """What FFmpeg goes by when it converts planes to RGB, as its numbers."""
 
     range: int
     space: int

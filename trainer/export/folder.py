@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from trainer.data.n17.processor_files import CONFIG, EMBODIMENTS, STATISTICS
 from trainer.errors import StoreError, UsageError
 from trainer.export.card import Lineage, model_card
 from trainer.gr00t.base_model import generation_in
@@ -31,6 +32,7 @@ CARD, PLOTS = "README.md", "plots"
 _FOLDERS = ("", "experiment_cfg", "processor")
 """Where a checkpoint has files that loading needs: beside the weights, and where upstream's engines put the rest."""
 _ADAPTERS = f"{ADAPTER}/adapter_"
+_OF_N17 = (CONFIG, STATISTICS, EMBODIMENTS)
 _KINDS = {".json", ".safetensors", ".txt", ".jinja"}
 _TRAININGS_OWN = {"trainer_state.json"}
 _TOKENS = {"tokenizer.json", "vocab.json", "merges.txt"}
@@ -97,9 +99,9 @@ def _of_the_policy(path: str) -> bool:
 def _of_the_adapter(path: str) -> bool:
     """Whether the adapters alone need the file at ``path``: they themselves, data config and statistics.
 
-    ``config.json`` tells what model they are for.
+    ``config.json`` tells what model they are for. GR00T N1.7 has its statistics beside the weights.
     """
-    return path == "config.json" or (
+    return path in ("config.json", *_OF_N17) or (
         path.startswith((_ADAPTERS, "experiment_cfg/")) and PurePosixPath(path).suffix in _KINDS
     )
 

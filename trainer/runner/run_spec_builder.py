@@ -62,7 +62,7 @@ def new_spec(
         provenance=provenance,
         datasets=datasets,
         base_model=base_model,
-        wandb=default_wandb(preset, run_id, environ),
+        wandb=default_wandb(preset, run_id, environ, config),
         git_sha=git_sha(environ),
         image=image or environ.get("PIPPA_IMAGE") or None,
     )

@@ -47,13 +47,16 @@ SECRETS = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN")
 _NO_NETWORK = ("offline", "disabled", "dryrun")
 
 
-def default_wandb(preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ) -> WandbSpec:
+def default_wandb(
+    preset: Preset, run_id: str, environ: Mapping[str, str] = os.environ, config: FinetuneConfig | None = None
+) -> WandbSpec:
     """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, and grouped by preset
-    unless ``WANDB_RUN_GROUP`` says otherwise.
+    unless ``WANDB_RUN_GROUP`` says otherwise. The project is that of ``config`` where it names one, as N1.7's can.
     """
+    project = getattr(config or preset.config, "wandb_project", None)
     return WandbSpec(
         entity=environ.get("WANDB_ENTITY") or "",
-        project=environ.get("WANDB_PROJECT") or PROJECT,
+        project=project or environ.get("WANDB_PROJECT") or PROJECT,
         name=run_id.rsplit("-", 1)[0],
         run_id=run_id,
         group=environ.get(GROUP) or preset.name,

@@ -74,7 +74,7 @@ def test_closed_loop_says_how_far_it_got(entry, capsys):
         (["--trials", "3"], "--trials is for --closed-loop"),
         (["--closed-loop", "--trials", "0"], "must be 1 or more"),
         (["--closed-loop", "--seed", "-1"], "must be 0 or more"),
-        (["--closed-loop", "--dataset", "own"], "has scenes of its own, and no --dataset"),
+        (["--closed-loop", "--dataset", "own"], "makes its scenes, and takes no --dataset"),
     ],
 )
 def test_flags_of_the_other_evaluation_are_refused(flags, said, capsys):

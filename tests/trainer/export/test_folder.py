@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from flows.cli import build_parser
+from tests.support.n17 import trained_n17
 from tests.support.upstream_files import Config, Metadata
 from tests.trainer.export.conftest import BASE, Exported
 from trainer.config.training_flags import asked
@@ -98,6 +99,15 @@ def test_the_adapters_alone_make_the_merged_model(trained, folder, adapter):
     assert theirs.keys() == merged.keys()
     for name, tensor in merged.items():
         torch.testing.assert_close(theirs[name], tensor, atol=1e-6, rtol=1e-5)
+
+
+def test_the_adapters_of_n17_come_with_its_statistics(trained, tmp_path):
+    checkpoint = trained_n17(tmp_path, trained.place / "data", lora_rank=4)
+    pushed = snapshots.push(trained.store, checkpoint, "checkpoint", "newer")
+    made = tmp_path / "adapter"
+    export(trained.store, trained.entry.model_copy(update={"snapshot": pushed.ref}), made, adapter=True)
+    assert {"adapter_model.safetensors", "processor_config.json", "statistics.json"} <= files(made)
+    assert "config.json" not in files(made) and "model.safetensors.index.json" not in files(made)
 
 
 def test_the_card_says_where_it_comes_from(folder, adapter):

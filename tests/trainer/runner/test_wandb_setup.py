@@ -71,6 +71,14 @@ def test_the_run_is_named_after_preset_and_time(spec):
     assert (ours.entity, ours.project) == ("us", "arms")
 
 
+def test_a_training_of_n17_may_name_its_project():
+    preset = get_preset("smoke-n17")
+    named = preset.config.model_copy(update={"wandb_project": "arms"})
+    environ = {"WANDB_PROJECT": "team"}
+    assert wandb_setup.default_wandb(preset, "smoke-n17-1", environ, named).project == "arms"
+    assert wandb_setup.default_wandb(preset, "smoke-n17-1", environ, preset.config).project == "team"
+
+
 def test_links_lead_to_the_server_that_the_settings_name(spec):
     assert spec.wandb.url is None and spec.wandb.path == f"pippa/{spec.run_id}"
     for base, site in ((None, "https://wandb.ai"), ("https://wandb.our-lab.org/", "https://wandb.our-lab.org")):

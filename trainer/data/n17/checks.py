@@ -20,7 +20,7 @@ def as_checked(config: DataConfig) -> DataConfig:
     """
 
     def scaled(feature: Feature) -> Feature:
-        if feature.relative_to:  # by statistics of its own, which are computed
+        if feature.relative_to:  # by other statistics, which are computed
             return Feature(feature.key)
         own = feature.sin_cos or feature.normalise
         return Feature(feature.key, feature.normalise if own else "min_max", sin_cos=feature.sin_cos)

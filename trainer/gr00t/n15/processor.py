@@ -58,7 +58,7 @@ class EagleProcessor:
         """The processor of the base model or checkpoint in folder ``path``, or of that name on the hub.
 
         A folder without tokenizer files, as the official one, gets those of ``N15.tokenizer`` from the hub or its
-        cache. Raises ``UsageError`` when there is no config.json, or the tokenizer can't be had.
+        cache. Raises ``UsageError`` when there is no config.json, or the tokenizer can't be fetched.
         """
         folder = resolve_folder(path)
         return cls(load_tokenizer(folder, N15.tokenizer), read_config(folder).eagle)

@@ -1,4 +1,4 @@
-"""Layers with weights of their own for every embodiment: encoders of states and actions, decoder of actions.
+"""Layers with separate weights for each embodiment: encoders of states and actions, decoder of actions.
 
 Follows upstream's ``gr00t/model/action_head/flow_matching_action_head.py`` and ``action_encoder.py``.
 """
