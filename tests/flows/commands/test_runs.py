@@ -49,6 +49,7 @@ def test_sync_hands_the_offline_parts_to_wandb_in_order(run: str, object_store, 
         runs.write_file(object_store, run, f"wandb/{part}/run-x.wandb", b"w")
     # Uploading needs W&B itself; here its command says what it was given.
     told = tmp_path / "told"
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "wandb").mkdir()
     (tmp_path / "wandb" / "__init__.py").touch()
     (tmp_path / "wandb" / "__main__.py").write_text(
