@@ -321,9 +321,9 @@ class FinetuneTrainer(Trainer):
     def _save_rng_state(self, output_dir: str) -> None:
         """Each rank writes its own; those of other machines are sent to the one that keeps the checkpoint."""
         super()._save_rng_state(output_dir)
-        ranks, here = self.args.world_size, int(os.environ.get("LOCAL_WORLD_SIZE", self.args.world_size))
-        if ranks == here:
+        if int(os.environ.get("GROUP_WORLD_SIZE", "1")) == 1:  # of torchrun: the number of nodes
             return
+        ranks, here = self.args.world_size, int(os.environ["LOCAL_WORLD_SIZE"])
         own = Path(output_dir) / f"rng_state_{self.args.process_index}.pth"
         states: list[Any] = [None] * ranks
         torch.distributed.all_gather_object(states, own.read_bytes())
