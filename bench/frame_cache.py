@@ -25,6 +25,7 @@ from trainer.data.frames import FrameStore
 from trainer.data.memory import Memory
 from trainer.data.transforms.augment import augment
 
+ON_GPU = "planes, converted on the GPU"
 CODECS = ("lz4_raw", "zstd")
 DEMO = Path(__file__).resolve().parents[2] / "shared" / "demo_data" / "robot_sim.PickNPlace"
 
@@ -49,7 +50,7 @@ def samples(recording: Path, work: Path, rounds: int, count: int) -> str:
     memory = Memory()
     statistics = [check_dataset(recording, CONFIG, memory=memory).statistics]
 
-    def dataset(name: str | None, share: float | None) -> TrainingDataset:
+    def dataset(name: str | None, share: float | None, *, on_gpu: bool = False) -> TrainingDataset:
         cache = None if name is None else work / name
         made = TrainingDataset(
             [recording],
@@ -59,11 +60,17 @@ def samples(recording: Path, work: Path, rounds: int, count: int) -> str:
             memory=memory,
             cache_dir=cache,
             cache_bytes=None if share is None else int(share * 8 * 60 * 2 * 640 * 480 * 3) + 1,
+            on_gpu=on_gpu,
         )
         made.prepare()
         return made
 
-    ways = {"RGB": dataset("rgb", None), "planes": dataset("planes", 0.5), "decoded": dataset(None, None)}
+    ways = {
+        "RGB": dataset("rgb", None),
+        "planes": dataset("planes", 0.5),
+        ON_GPU: dataset("planes", 0.5, on_gpu=True),
+        "decoded": dataset(None, None),
+    }
     rng = np.random.default_rng(0)
     loaded: dict[str, list[float]] = {name: [] for name in ways}
     finished: dict[str, list[float]] = {name: [] for name in ways}
@@ -78,13 +85,17 @@ def samples(recording: Path, work: Path, rounds: int, count: int) -> str:
                     batch = each.__getitems__(one)
                     augment(batch.frames, batch.jitter)
 
+            if name == ON_GPU:
+                continue
             finished[name].append(rate(finish, len(chosen)))
-    sizes = {"RGB": size_of(work / "rgb"), "planes": size_of(work / "planes"), "decoded": 0}
-    rows = []
+    planes = size_of(work / "planes")
+    sizes = {"RGB": size_of(work / "rgb"), "planes": planes, ON_GPU: planes, "decoded": 0}
+    rows: list[list[object]] = []
     for name in ways:
-        load, whole = median(loaded[name][1:]), median(finished[name][1:])
-        share = [load / median(loaded["RGB"][1:]), whole / median(finished["RGB"][1:])]
-        rows.append([name, sizes[name] / (8 * 60 * 2 * 640 * 480), load, share[0], whole, share[1]])
+        rows.append([name, sizes[name] / (8 * 60 * 2 * 640 * 480)])
+        for rates in (loaded, finished):
+            found = median(rates[name][1:]) if rates[name] else 0.0
+            rows[-1] += [found, found / median(rates["RGB"][1:])] if found else ["", ""]
     head = ["", "bytes a pixel", "loaded, samples per CPU s", "of RGB's", "finished, samples per CPU s", "of RGB's"]
     return (
         "Two cameras of 640x480, AV1 as LeRobot records it; batches of 8, one thread; "

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from trainer.data.dataset import StepBatch
-from trainer.data.transforms.augment import augment
+from trainer.data.transforms.augment import augment, augment_together
+from trainer.data.transforms.planes import cropped_rgb
 from trainer.data.transforms.sample import Sample
 
 
@@ -36,11 +37,12 @@ class Collator:
         ``action`` ``[B, 16, 32]`` and its mask. Floats are float32. ``one_embodiment`` tells whether all samples have
         the same.
 
-        A ``StepBatch`` gives ``frames`` and ``jitter`` in place of the pixel values, for ``finish_images``.
+        A ``StepBatch`` gives ``frames``, ``jitter`` and what converts planes in place of the pixel values, for
+        ``finish_images``.
         """
         if isinstance(samples, StepBatch):
             prompts = self.processor.encode_prompts(samples.texts, [samples.frames.shape[1]] * len(samples.texts))
-            images = {"frames": samples.frames, "jitter": samples.jitter}
+            images = {"frames": samples.frames, "jitter": samples.jitter, **samples.planes}
             return {**prompts, **samples.vectors, **images, "one_embodiment": True}  # a dataset has one tag
         texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
         batch: dict[str, Any] = dict(self.processor.encode(texts, images))
@@ -56,10 +58,13 @@ class Collator:
 
 
 def finish_images(batch: dict[str, Any]) -> dict[str, Any]:
-    """Turn ``frames`` and ``jitter`` of a collated ``StepBatch`` into ``eagle_pixel_values``, on the frames' device."""
+    """Turn the frames of a collated ``StepBatch`` into ``eagle_pixel_values``, on their device."""
     if "frames" not in batch:
         return batch
-    rest = {key: value for key, value in batch.items() if key not in ("frames", "jitter")}
+    rest = {key: value for key, value in batch.items() if key not in ("frames", "jitter", "factors", "corners")}
+    if "factors" in batch:
+        images = cropped_rgb(batch["frames"], batch["factors"], batch["corners"])
+        return {**rest, "eagle_pixel_values": augment_together(images, batch["jitter"])}
     return {**rest, "eagle_pixel_values": augment(batch["frames"], batch["jitter"])}
 
 

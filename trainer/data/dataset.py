@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig, get_data_config
-from trainer.data.frames import FrameStore, Source
+from trainer.data.frames import Entry, FrameStore, Source
 from trainer.data.holdout import choose, episode_hash
 from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.image_columns import ImageColumn
@@ -28,6 +28,7 @@ from trainer.data.reader import DatasetReader
 from trainer.data.statistics import Statistics, compute_statistics, needed_columns
 from trainer.data.transforms.augment import jitter_array
 from trainer.data.transforms.images import Augmentation, check_resolutions, crop_size, draw_augmentation
+from trainer.data.transforms.planes import factors_of
 from trainer.data.transforms.sample import Sample, SampleTransform
 
 
@@ -35,12 +36,14 @@ class StepBatch(NamedTuple):
     """B samples, stacked, with their images still to be resized and jittered, on the device that trains."""
 
     frames: torch.Tensor
-    """uint8 ``[B, V, h, w, 3]``, cropped."""
+    """uint8 ``[B, V, h, w, 3]``, cropped; or whole, as planes ``[B, V, H * 3 / 2, W]``."""
     jitter: np.ndarray
     """What ``trainer.data.transforms.augment`` takes, ``[B, 8]``."""
     texts: list[str]
     vectors: dict[str, torch.Tensor]
     """``state``, ``state_mask``, ``action``, ``action_mask`` and ``embodiment_id`` as the model takes them."""
+    planes: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    """Where the frames are planes, the ``factors`` and ``corners`` of ``trainer.data.transforms.planes``."""
 
 
 class _Part:
@@ -80,6 +83,10 @@ class _Part:
         sources = self.sources[self.episode_of(row)]
         return [self.reader.frames.frame(*each) for each in zip(sources, self.positions[row].tolist(), strict=True)]
 
+    def planes(self, row: int) -> list[Entry | None]:
+        """What the cache holds as planes of the videos at ``row``, one per view."""
+        return [self.reader.frames.planes(source) for source in self.sources[self.episode_of(row)]]
+
     def actions(self, rows: np.ndarray, horizon: int) -> np.ndarray:
         """The normalised actions from each of ``rows`` on, ``[B, horizon, D]``, padded beyond the episode's end."""
         ends = self.ends[np.searchsorted(self.ends, rows, side="right")][:, None]
@@ -103,7 +110,8 @@ class TrainingDataset(Dataset[Sample]):
     ``statistics`` are those of each dataset's columns where a check has them already, and ``memory`` is what it left.
     ``exclude`` are the episodes of each dataset that are left out altogether (``trainer.data.exclusion``), and
     ``holdout`` says which of the others are kept out of the training (``trainer.data.holdout``); statistics are then
-    those of the rest.
+    those of the rest. With ``on_gpu`` frames that the cache holds as planes are given as such, and
+    ``trainer.data.collate.finish_images`` converts them on the device.
     Raises ``DatasetError`` and ``UsageError``.
     """
 
@@ -124,10 +132,12 @@ class TrainingDataset(Dataset[Sample]):
         memory: Memory | None = None,
         holdout: str = NO_HOLDOUT,
         exclude: Sequence[Sequence[str]] | None = None,
+        on_gpu: bool = False,
     ) -> None:
         self.config = get_data_config(data_config) if isinstance(data_config, str) else data_config
         self.seed = seed
         self.balance_trajectory_weights = balance_trajectory_weights
+        self._on_gpu = on_gpu
         # Shared memory: persistent workers keep their copy of the dataset, and must see set_epoch all the same.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self.frames = FrameStore(cache_dir, cache_bytes, spare_bytes, memory)
@@ -157,7 +167,7 @@ class TrainingDataset(Dataset[Sample]):
         """What goes into ``experiment_cfg/metadata.json``; a mixture's statistics are merged."""
         self.transform = SampleTransform(self.config, self.metadata, embodiment_tag)
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
-        self.frames.plan([video for reader in self.readers for video in decoded_videos(reader)])
+        self.frames.plan([video for reader in self.readers for video in decoded_videos(reader)], as_planes=on_gpu)
 
     @property
     def sample_bytes(self) -> int:
@@ -198,6 +208,8 @@ class TrainingDataset(Dataset[Sample]):
     def __getitems__(self, indices: Sequence[int]) -> StepBatch:
         """The samples at ``indices`` as one batch: torch's loader asks for all of them at once."""
         located = [self._locate(self._checked(index)) for index in indices]
+        if self._on_gpu and (planes := self._planes(located, indices)) is not None:
+            return planes
         frames: np.ndarray | None = None
         drawn: dict[int, Augmentation] = {}
         # In the order of the videos: an open decoder, where frames are not cached, continues instead of starting again.
@@ -218,6 +230,31 @@ class TrainingDataset(Dataset[Sample]):
             jitter_array([drawn[sample] for sample in range(len(located))]),
             [part.text(row) for part, row in located],
             self._vectors(located),
+        )
+
+    def _planes(self, located: list[tuple[_Part, int]], indices: Sequence[int]) -> StepBatch | None:
+        """The batch with its frames as planes; None unless the cache holds all of them so, in one size."""
+        entries = [part.planes(row) for part, row in located]
+        known = [each for views in entries for each in views if each is not None and each.colours is not None]
+        factors = [factors_of(each.colours) for each in known if each.colours is not None]
+        shapes = {each.array.shape[1:] for each in known}
+        if len(known) < sum(map(len, entries)) or None in factors or len(shapes) > 1:
+            return None
+        lines, width = shapes.pop()
+        frames = np.empty((len(located), len(entries[0]), lines, width), dtype=np.uint8)
+        places = np.concatenate([part.positions[row] for part, row in located]).tolist()
+        for frame, entry, place in zip(frames.reshape(-1, lines, width), known, places, strict=True):
+            frame[...] = entry.array[place]
+        drawn = [draw_augmentation(lines * 2 // 3, width, self._generator(index)) for index in indices]
+        return StepBatch(
+            torch.from_numpy(frames),
+            jitter_array(drawn),
+            [part.text(row) for part, row in located],
+            self._vectors(located),
+            {
+                "factors": torch.tensor(factors, dtype=torch.float32).view(*frames.shape[:2], -1),
+                "corners": np.array([(each.top, each.left) for each in drawn]),
+            },
         )
 
     def _vectors(self, located: list[tuple[_Part, int]]) -> dict[str, torch.Tensor]:

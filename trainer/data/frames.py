@@ -122,11 +122,16 @@ class FrameStore:
         """The frames of a video, without decoding one. Raises ``DatasetError`` when it is no readable video."""
         return self._indices.of(video)
 
-    def plan(self, videos: Sequence[tuple[Source, int]]) -> int:
+    @property
+    def planar(self) -> int:
+        """How many of the planned videos are kept as planes, as far as is known before they are decoded."""
+        return len(self._planar)
+
+    def plan(self, videos: Sequence[tuple[Source, int]], *, as_planes: bool = False) -> int:
         """Choose which ``videos`` (source, bytes as RGB) are cached: as many as fit, in order. Returns how many.
 
         Where they don't fit as RGB, videos of 8-bit 4:2:0 are kept as their planes, half the bytes, but for as many of
-        the first ones as there is room for.
+        the first ones as there is room for: none with ``as_planes``, for a training that converts them on its GPU.
         Decided once, in the process that makes the dataset, so that workers never compete for the space. Entries of
         other datasets make room, the longest unused first, and where the disk is too full those of this one as well.
         """
@@ -141,7 +146,7 @@ class FrameStore:
         chosen = dict(videos)
         self._planar = set()
         if sum(chosen.values()) > budget:
-            chosen = self._as_fit(chosen, budget)
+            chosen = self._as_fit(chosen, budget, as_planes)
         total = sum(chosen.values())
         with ThreadPoolExecutor(max_workers=4) as pool:
             keys = pool.map(self._key, chosen)
@@ -154,7 +159,7 @@ class FrameStore:
             )
         return len(chosen)
 
-    def _as_fit(self, videos: dict[Source, int], budget: int) -> dict[Source, int]:
+    def _as_fit(self, videos: dict[Source, int], budget: int, as_planes: bool) -> dict[Source, int]:
         """Those of ``videos`` (source, bytes as RGB) that fit, and their bytes; some are kept as planes."""
         chosen, left = {}, budget
         for source, size in videos.items():
@@ -166,6 +171,8 @@ class FrameStore:
             chosen[source] = size
             left -= size
         self._planar &= chosen.keys()
+        if as_planes:
+            return chosen
         for source, size in chosen.items():
             if source in self._planar and (more := videos[source] - size) <= left:
                 self._planar.remove(source)
@@ -225,10 +232,6 @@ class FrameStore:
 
         Raises ``DatasetError`` when the video can't be decoded.
         """
-        if self._process != os.getpid():
-            self._reset()  # a forked worker must not share file positions with its parent
-            self._memory = None
-            self._indices.enter_process()
         entry = self._entry(source)
         if entry is not None:
             return entry.frame(position)
@@ -236,7 +239,16 @@ class FrameStore:
             return self._tables.get_or_open(source, lambda: ImageReader(source, self._groups)).frame(position)
         return frame_of(self._decoders, source, self.index(source), position)
 
+    def planes(self, source: Source) -> Entry | None:
+        """Where the cache holds ``source`` as planes, those. Raises ``DatasetError`` as ``frame`` does."""
+        entry = self._entry(source)
+        return entry if entry is not None and entry.colours is not None else None
+
     def _entry(self, source: Source) -> Entry | None:
+        if self._process != os.getpid():
+            self._reset()  # a forked worker must not share file positions with its parent
+            self._memory = None
+            self._indices.enter_process()
         if source in self._entries:
             self._entries.move_to_end(source)
             return self._entries[source]

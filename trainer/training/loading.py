@@ -31,13 +31,26 @@ class FrameCache:
         return FrameStore(self.cache_dir, self.cache_bytes, self.spare_bytes, self.memory)
 
 
-def prepare_frames(frames: FrameStore, held_out: Sequence[Mapping[int, str]], emit: Callable[[Event], None]) -> None:
-    """Say which episodes are held out, and decode what the cache will hold."""
+def prepare_frames(
+    frames: FrameStore,
+    held_out: Sequence[Mapping[int, str]],
+    emit: Callable[[Event], None],
+    *,
+    on_gpu: bool = False,
+) -> None:
+    """Say which episodes are held out and how frames are kept, and decode what the cache will hold.
+
+    ``on_gpu`` is whether planes are converted there.
+    """
     for number, episodes in enumerate(held_out, start=1):
         if episodes:
             named = f"{'episode' if len(episodes) == 1 else 'episodes'} {', '.join(map(str, episodes))}"
             which = f" of dataset {number}" if len(held_out) > 1 else ""
             emit(PhaseEvent(phase="load", message=f"Held out{which}: {named}"))
+    if frames.planar:
+        where = "on the GPU" if on_gpu else "on the CPU"
+        message = f"RGB does not fit the frame cache: {frames.planar:,} videos are kept as 4:2:0, converted {where}"
+        emit(PhaseEvent(phase="load", message=message))
     if missing := frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
     frames.prepare()

@@ -51,8 +51,9 @@ def make_trainer(
         memory=cache.memory,
         holdout=config.holdout,
         exclude=[options.exclude_episodes for options in config.data_options],
+        on_gpu=torch.cuda.is_available(),
     )
-    prepare_frames(dataset.frames, dataset.held_out, emit)
+    prepare_frames(dataset.frames, dataset.held_out, emit, on_gpu=torch.cuda.is_available())
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
     source = resume_from if resume_from and not config.lora_rank else base_model

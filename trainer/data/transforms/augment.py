@@ -37,14 +37,23 @@ def augment(frames: torch.Tensor, jitter: np.ndarray) -> torch.Tensor:
     rounding, which the truncation to bytes in between may turn into 1/255, they are what ``transform_images`` and the
     processor make of each sample.
     """
-    order, factors = jitter[:, :4].astype(np.int64), jitter[:, 4:].astype(np.float32)
     if frames.device.type == "cpu":
-        return _on_cpu(frames.numpy(), order, factors)
-    images = frames.flatten(0, 1).permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-    images = functional.resize(images, [IMAGE_SIZE, IMAGE_SIZE], antialias=True)
-    images = jitter_together(images.unflatten(0, frames.shape[:2]), order, factors).flatten(0, 1)
+        return _on_cpu(frames.numpy(), *_split(jitter))
+    images = frames.permute(0, 1, 4, 2, 3)
+    return augment_together(images.to(torch.float32, memory_format=torch.contiguous_format), jitter)
+
+
+def augment_together(images: torch.Tensor, jitter: np.ndarray) -> torch.Tensor:
+    """The same of float32 ``[B, V, 3, h, w]`` in [0, 255], as a GPU does it: in torch's kernels, a batch at once."""
+    resized = functional.resize(images.flatten(0, 1), [IMAGE_SIZE, IMAGE_SIZE], antialias=True)
+    images = jitter_together(resized.unflatten(0, images.shape[:2]), *_split(jitter)).flatten(0, 1)
     # Upstream truncates to bytes in between.
     return images.floor_().div_(127.5).sub_(1)
+
+
+def _split(jitter: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order and factors."""
+    return jitter[:, :4].astype(np.int64), jitter[:, 4:].astype(np.float32)
 
 
 def _on_cpu(frames: np.ndarray, order: np.ndarray, factors: np.ndarray) -> torch.Tensor:
