@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.support.waiting import PATIENCE
-from tests.trainer.data.videos import number_in, write_video
+from tests.trainer.data.videos import number_in, write_noise, write_video
 from trainer.config.settings import frame_cache_bytes
 from trainer.data import frames as frames_module
 from trainer.data.alignment import align
@@ -109,21 +109,6 @@ def test_videos_beyond_the_bound_are_decoded_on_the_fly(make: Callable[..., Path
     assert sum(file.stat().st_size for file in tmp_path.rglob("frames.npy")) <= size // 2 + 1000
 
 
-def written(path: Path, pixels: str, width: int = 64, height: int = 48, **colours: int) -> Path:
-    with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=20, options={"preset": "ultrafast", "g": "4"})
-        assert isinstance(stream, av.VideoStream)
-        stream.width, stream.height, stream.pix_fmt = width, height, pixels
-        for name, value in colours.items():
-            setattr(stream.codec_context, name, value)
-        rng = np.random.default_rng(0)
-        for _ in range(20):
-            noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
 @pytest.mark.parametrize(
     ("pixels", "options", "planar"),
     [
@@ -138,7 +123,7 @@ def written(path: Path, pixels: str, width: int = 64, height: int = 48, **colour
     ],
 )
 def test_where_rgb_does_not_fit_planes_are_kept_and_give_the_same_frames(tmp_path, pixels, options, planar):
-    videos = [written(tmp_path / f"{number}.mp4", pixels, **options) for number in range(2)]
+    videos = [write_noise(tmp_path / f"{number}.mp4", pixels, **options) for number in range(2)]
     videos[1].write_bytes(videos[1].read_bytes() + b"\0" * 8)  # another video
     expected = np.stack([frame for _, frame in decode_video(videos[0])])
     store = FrameStore(tmp_path / "cache", max_bytes=expected.nbytes + expected.nbytes // 2)

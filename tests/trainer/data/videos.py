@@ -56,3 +56,19 @@ def write_video(
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def write_noise(path: Path, pixels: str, width: int = 64, height: int = 48, **colours: int) -> Path:
+    """Encode 20 frames of noise; ``colours`` are attributes of the codec's context."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=20, options={"preset": "ultrafast", "g": "4"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        for name, value in colours.items():
+            setattr(stream.codec_context, name, value)
+        rng = np.random.default_rng(0)
+        for _ in range(20):
+            noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    return path

@@ -1,0 +1,134 @@
+"""Planes that are converted where a training's images are processed: FFmpeg's pixels, and the samples of RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product, starmap
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from tests.support.pictures import as_bytes
+from tests.trainer.data.videos import write_noise
+from trainer.data.collate import Collator, finish_images
+from trainer.data.dataset import TrainingDataset
+from trainer.data.dataset_meta import DatasetMeta
+from trainer.data.planar import Colours
+from trainer.data.transforms.planes import factors_of, rgb_of
+from trainer.data.video import decoded, to_rgb
+
+CONFIG = "fourier_gr1_arms_only"
+
+
+class Encoder:
+    """Stands in for the tokenizer."""
+
+    def encode(self, texts: Sequence[str], images: object) -> dict[str, Any]:
+        raise AssertionError
+
+    def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, Any]:
+        return {"views": torch.tensor(views)}
+
+
+def differences(planes: np.ndarray, colours: Colours, expected: np.ndarray) -> np.ndarray:
+    factors = factors_of(colours)
+    assert factors is not None
+    pixels = rgb_of(torch.from_numpy(planes), torch.tensor(factors))
+    assert pixels.dtype == torch.float32 and torch.equal(pixels, pixels.round())
+    return np.abs(pixels.permute(1, 2, 0).numpy() - expected)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "options"),
+    [
+        ("yuv420p", {}),
+        ("yuv420p", {"colorspace": 1, "color_range": 1}),  # BT.709, limited range
+        ("yuv420p", {"colorspace": 1, "color_range": 2}),
+        ("yuv420p", {"colorspace": 5, "color_range": 1}),  # BT.601
+        ("yuv420p", {"colorspace": 6, "color_range": 2}),
+        ("yuv420p", {"colorspace": 9, "color_range": 1}),  # BT.2020
+        ("yuvj420p", {"color_range": 2}),
+        ("yuv420p", {"width": 322, "height": 242}),
+    ],
+)
+def test_decoded_frames_get_ffmpegs_pixels(tmp_path: Path, pixels: str, options: dict[str, int]) -> None:
+    seen = set()
+    for _, frame in decoded(write_noise(tmp_path / "noise.mp4", pixels, **options)):
+        seen.add(Colours.of(frame))
+        assert differences(frame.to_ndarray(), Colours.of(frame), to_rgb(frame)).max() <= 1
+    (found,) = seen
+    assert found.range == options.get("color_range", found.range)
+    assert found.space == options.get("colorspace", found.space)
+
+
+def test_real_frames_get_ffmpegs_pixels(demo_dataset: Path) -> None:
+    for number, (_, frame) in enumerate(decoded(min(demo_dataset.rglob("*.mp4")))):
+        if number % 50 == 0:
+            assert differences(frame.to_ndarray(), Colours.of(frame), to_rgb(frame)).max() <= 1
+
+
+def test_all_that_planes_can_hold_in_all_colours_that_ffmpeg_converts() -> None:
+    """Noise reaches what no camera records, where sums go beyond a byte."""
+    planes = np.random.default_rng(0).integers(0, 256, (360, 320), dtype=np.uint8)
+    for colours in starmap(Colours, product((0, 1, 2), (0, 1, 2, 4, 5, 6, 7, 9))):
+        assert differences(planes, colours, colours.rgb(planes)).max() <= 1
+    assert factors_of(Colours(1, 3)) is None
+    with pytest.raises(OSError, match="not supported"):
+        Colours(1, 3).rgb(planes)
+
+
+def dataset(path: Path, cache: Path, share: float, *, on_gpu: bool) -> TrainingDataset:
+    """With room for ``share`` of its frames as RGB."""
+    rgb = 3 * 256 * 256 * DatasetMeta.load(path).total_frames
+    made = TrainingDataset(
+        [path], CONFIG, "new_embodiment", cache_dir=cache, cache_bytes=int(share * rgb), on_gpu=on_gpu
+    )
+    made.prepare()
+    return made
+
+
+def test_a_gpus_batches_are_planes_and_become_the_images_of_rgb(synthetic: Path, tmp_path: Path) -> None:
+    """Through the loader and its workers; here the kernels of a GPU run on the CPU."""
+    usual = dataset(synthetic, tmp_path / "rgb", 1, on_gpu=False)
+    planar = dataset(synthetic, tmp_path / "planes", 0.75, on_gpu=True)
+    assert planar.frames.planar == 3 and usual.frames.planar == 0
+    indices = [0, 80, len(usual) - 1, 3, 100]
+    batch = planar.__getitems__(indices)
+    assert batch.frames.shape == (5, 1, 384, 256) and batch.frames.dtype == torch.uint8
+
+    def load(source: TrainingDataset, workers: int) -> list[dict[str, Any]]:
+        loader = DataLoader(source, 3, sampler=indices, num_workers=workers, collate_fn=Collator(Encoder()))
+        return [finish_images(each) for each in loader]
+
+    for workers in (0, 2):
+        for one, other in zip(load(planar, workers), load(usual, 0), strict=True):
+            images, expected = (as_bytes(each.pop("eagle_pixel_values")) for each in (one, other))
+            assert np.abs(images - expected).max() <= 1 and (images != expected).mean() < 0.002
+            assert one.pop("one_embodiment") is other.pop("one_embodiment") is True
+            assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_batches_that_are_not_all_planes_are_rgb(synthetic: Path, tmp_path: Path) -> None:
+    """Where even planes don't fit, and where RGB does."""
+    usual = dataset(synthetic, tmp_path / "rgb", 1, on_gpu=False)
+    fitting = dataset(synthetic, tmp_path / "rgb", 1, on_gpu=True)
+    some = dataset(synthetic, tmp_path / "some", 0.35, on_gpu=True)
+    assert 0 < some.frames.planar < 3 and some.__getitems__([0, 1]).planes
+    indices = [0, len(usual) - 1]
+    expected = usual.__getitems__(indices)
+    for source in (fitting, some):
+        batch = source.__getitems__(indices)
+        assert not batch.planes
+        assert torch.equal(batch.frames, expected.frames) and np.array_equal(batch.jitter, expected.jitter)
+
+
+def test_a_cpus_batches_are_rgb_whatever_the_cache_holds(synthetic: Path, tmp_path: Path) -> None:
+    usual = dataset(synthetic, tmp_path / "rgb", 1, on_gpu=False)
+    planar = dataset(synthetic, tmp_path / "planes", 0.75, on_gpu=False)
+    assert 0 < planar.frames.planar < 3  # as many as there is room for are RGB
+    one, other = (each.__getitems__([0, len(usual) - 1, 100]) for each in (planar, usual))
+    assert torch.equal(one.frames, other.frames) and not one.planes
