@@ -97,7 +97,7 @@ def test_the_memory_page_has_the_forecasts_figures():
 def figures() -> dict[str, list[str]]:
     """What pages say of memory and disk, in their words."""
     blog, demo, long = (
-        plan(PRESETS[name].config, "process", "native", None, {}) for name in ("blog", "overfit-demo", "overfit-long")
+        plan(PRESETS[name].config, "docker", "native", None, {}) for name in ("blog", "overfit-demo", "overfit-long")
     )
     assert blog and demo and long
     disk, model = blog.needs.disk, blog.needs.gpu.weights

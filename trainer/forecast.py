@@ -137,7 +137,7 @@ class Disk(NamedTuple):
     atomic: bool
     """Whether the native engine writes them, which links what is frozen."""
     frames: int | None
-    """The dataset, decoded; None while it is not known."""
+    """The dataset, decoded, as RGB; None while it is not known. ``kept_frames`` says how much of it is kept."""
     kept: int = CHECKPOINTS_KEPT
     """Checkpoints that stay on the disk."""
 
@@ -231,7 +231,7 @@ def read_sections(folder: Path) -> Model | None:
 
 
 def frame_bytes(config: FinetuneConfig) -> int | None:
-    """Bytes of the decoded frames that the data config uses, 3 for each pixel; None while a dataset is not known."""
+    """Bytes of the decoded frames that the data config uses, as RGB: 3 a pixel; None while a dataset is not known."""
     from trainer.importers.names import is_folder
 
     cameras, pixels = get_data_config(config.data_config).video, 0
@@ -248,6 +248,13 @@ def frame_bytes(config: FinetuneConfig) -> int | None:
         else:
             return None
     return 3 * pixels
+
+
+def kept_frames(rgb: int, room: int, *, on_gpu: bool) -> int:
+    """What the frame cache takes in so much ``room`` of frames that take ``rgb`` bytes as RGB: all of them, or half as
+    4:2:0, as nearly all videos are. Where planes are not converted ``on_gpu``, some stay RGB and fill the room.
+    """
+    return rgb if rgb <= room else min(rgb // 2 if on_gpu else rgb, room)
 
 
 def room_for_checkpoints(base_model: Path, config: FinetuneConfig, output_dir: Path, *, native: bool = True) -> int:

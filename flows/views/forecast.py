@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -15,10 +17,10 @@ from flows.views.terminal import duration, size
 from trainer.config.argv import to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.config.settings import frame_cache_bytes, pippa_home, price_per_hour
+from trainer.config.settings import DISK_RESERVE, frame_cache_bytes, frame_cache_folder, pippa_home, price_per_hour
 from trainer.events import WarningEvent
-from trainer.forecast import CARDS, Forecast, Memory, Model, forecast, model_of, smallest_card, ways
-from trainer.generation import is_tiny
+from trainer.forecast import CARDS, Forecast, Memory, Model, forecast, kept_frames, model_of, smallest_card, ways
+from trainer.generation import N15, is_tiny
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import host_memory, memory_warning
 from trainer.runner.measured_speed import MeasuredSpeed, measured_speed
@@ -42,6 +44,7 @@ class Plan:
     embedded_store: bool
     """Whether the object store lies on that disk too."""
     frames: int | None
+    """Bytes that the frame cache will take; None while the dataset is not known."""
     speed: MeasuredSpeed | None
     price: float | None
     """What a machine costs an hour, where the user said so."""
@@ -49,7 +52,7 @@ class Plan:
     @property
     def on_cpu(self) -> bool:
         """Whether it is known to train on a CPU. A real model without a GPU here is rather meant for elsewhere."""
-        return self.cards == [] and is_tiny(self.config.base_model_path)
+        return _on_cpu(self.config, self.cards)
 
     @property
     def disk(self) -> int:
@@ -72,21 +75,40 @@ def plan(
         return None
     home = pippa_home(environ)
     needs = forecast(config, model, native=engine == "native")
-    bound = frame_cache_bytes(environ)
-    frames = needs.disk.frames if needs.disk.frames is None or bound is None else min(needs.disk.frames, bound)
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(existing).free if launcher == "process" else None
+    # N1.7's images are processed by the CPU, wherever it trains.
+    on_gpu = config.generation == N15 and not _on_cpu(config, cards)
+    room = _room_for_frames(needs, free, environ)
     return Plan(
         config=config,
         engine=engine,
         model=model,
         needs=needs,
         cards=cards,
-        free=shutil.disk_usage(existing).free if launcher == "process" else None,
+        free=free,
         embedded_store=launcher != "remote" and not environ.get("PIPPA_S3_ENDPOINT"),
-        frames=frames,
+        frames=needs.disk.frames and kept_frames(needs.disk.frames, room, on_gpu=on_gpu),
         speed=measured_speed(home, config, engine) if launcher != "remote" else None,
         price=price_per_hour(environ),
     )
+
+
+def _on_cpu(config: FinetuneConfig, cards: list[Card] | None) -> bool:
+    return cards == [] and is_tiny(config.base_model_path)
+
+
+def _room_for_frames(needs: Forecast, free: int | None, environ: Mapping[str, str]) -> int:
+    """What ``FrameStore.plan`` lets frames take, as far as the disk is known."""
+    bound = frame_cache_bytes(environ)
+    rooms = [sys.maxsize] if bound is None else [bound]
+    if free is not None:
+        there = 0
+        for file in frame_cache_folder(environ).glob("*/frames.npy"):
+            with contextlib.suppress(OSError):  # another run makes room at this moment
+                there += file.stat().st_size
+        rooms.append(max(there + free - DISK_RESERVE - needs.disk.checkpoints, 0))
+    return min(rooms)
 
 
 def print_forecast(console: Console, found: Plan) -> None:
@@ -197,7 +219,7 @@ def _disk(found: Plan) -> Iterator[_Row]:
     yield (
         "  frames",
         "?" if found.frames is None else found.frames,
-        "the dataset decoded, 3 bytes a pixel" if found.frames is None else "the dataset decoded, once per machine",
+        _of_frames(found),
     )
     model = found.needs.gpu.weights
     yield "  base model", model, "in the cache"
@@ -208,6 +230,17 @@ def _disk(found: Plan) -> Iterator[_Row]:
             model + disk.uploaded + states,
             f"base model, checkpoints, training states ({size(states)} at most)",
         )
+
+
+def _of_frames(found: Plan) -> str:
+    rgb = found.needs.disk.frames
+    if rgb is None or found.frames is None:
+        return "the dataset decoded, 3 bytes a pixel, or 1.5 where room is short"
+    if found.frames == rgb:
+        return "the dataset decoded, once per machine"
+    if found.frames == rgb // 2:
+        return f"the dataset decoded, as 4:2:0: for the {size(rgb)} of RGB there is no room"
+    return f"of the dataset, decoded, as much as there is room for ({size(rgb)} as RGB)"
 
 
 def _of_card(found: Plan) -> str:

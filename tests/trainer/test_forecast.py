@@ -23,6 +23,7 @@ from trainer.forecast import (
     fits,
     forecast,
     frame_bytes,
+    kept_frames,
     model_of,
     room_for_checkpoints,
     smallest_card,
@@ -98,6 +99,11 @@ def test_frames_are_those_of_the_cameras_that_are_used(tmp_path: Path) -> None:
     assert frame_bytes(config(dataset_path=["somebody/else"])) is None
     shutil.rmtree(folder / "meta")
     assert frame_bytes(config(dataset_path=[str(folder)], **usual)) is None
+
+
+def test_where_rgb_does_not_fit_a_gpu_takes_half_and_a_cpu_all_the_room():
+    for room, on_gpu, on_cpu in ((100, 100, 100), (99, 50, 99), (50, 50, 50), (20, 20, 20), (0, 0, 0)):
+        assert (kept_frames(100, room, on_gpu=True), kept_frames(100, room, on_gpu=False)) == (on_gpu, on_cpu)
 
 
 def test_the_demo_datasets_frames_are_known(demo_dataset: Path) -> None:

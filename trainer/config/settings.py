@@ -14,6 +14,9 @@ from trainer.errors import StoreError, UsageError
 DEFAULT_BUCKET = "pippa"
 """The bucket where PIPPA_S3_BUCKET names none: pippa's own, which it creates."""
 
+DISK_RESERVE = 2 * 1024**3
+"""Bytes the frame cache leaves free on its disk, beside what the checkpoints on it will need: they need it more."""
+
 _ENDLESS = 1e9
 """More seconds or gigabytes than anybody means, and infinity."""
 
@@ -21,6 +24,11 @@ _ENDLESS = 1e9
 def pippa_home(environ: Mapping[str, str] = os.environ) -> Path:
     """The folder for everything pippa leaves on this machine: ``PIPPA_HOME``, by default ``.pippa`` here."""
     return Path(environ.get("PIPPA_HOME") or ".pippa").absolute()
+
+
+def frame_cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Where this machine keeps decoded frames."""
+    return pippa_home(environ) / "cache" / "frames"
 
 
 def frame_cache_bytes(environ: Mapping[str, str] = os.environ) -> int | None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from av.video.frame import VideoFrame
 
+from trainer.config.settings import DISK_RESERVE
 from trainer.data.clips import ClipIndex
 from trainer.data.decoders import Decoders
 from trainer.data.frame_indices import FrameIndices
@@ -38,9 +39,6 @@ log = logging.getLogger(__name__)
 
 OPEN_TABLES = 8
 OPEN_ENTRIES = 2048
-DISK_RESERVE = 2 * 1024**3
-"""Bytes the cache leaves free on its disk, beside what the checkpoints on it will need: they need it more."""
-
 
 Source = Video | ImageColumn
 """Where frames come from: a video, or the images in a table."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.settings import frame_cache_bytes, pippa_home
+from trainer.config.settings import frame_cache_bytes, frame_cache_folder, pippa_home
 from trainer.data.frames import FrameStore
 from trainer.data.memory import Memory
 from trainer.events import Event, PhaseEvent
@@ -18,7 +18,7 @@ class FrameCache:
 
     def __init__(self, config: FinetuneConfig) -> None:
         output_dir, base_model = Path(config.output_dir).absolute(), Path(config.base_model_path)
-        self.cache_dir = pippa_home() / "cache" / "frames"
+        self.cache_dir = frame_cache_folder()
         self.cache_dir.mkdir(parents=True, exist_ok=True)
         self.cache_bytes = frame_cache_bytes()
         # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.

@@ -36,6 +36,7 @@ def make_trainer(
     """The trainer of ``config``, whose base model is of N1.5; see ``trainer.training.finetuning``."""
     output_dir, base_model = Path(config.output_dir).absolute(), Path(config.base_model_path)
     data_config, cache = get_data_config(config.data_config), FrameCache(config)
+    on_gpu = torch.cuda.is_available()
     dataset = TrainingDataset(
         [Path(path) for path in config.dataset_path],
         data_config,
@@ -51,9 +52,9 @@ def make_trainer(
         memory=cache.memory,
         holdout=config.holdout,
         exclude=[options.exclude_episodes for options in config.data_options],
-        on_gpu=torch.cuda.is_available(),
+        on_gpu=on_gpu,
     )
-    prepare_frames(dataset.frames, dataset.held_out, emit, on_gpu=torch.cuda.is_available())
+    prepare_frames(dataset.frames, dataset.held_out, emit, on_gpu=on_gpu)
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
     source = resume_from if resume_from and not config.lora_rank else base_model
@@ -73,7 +74,7 @@ def make_trainer(
     resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
     if config.upstream_exact:
         model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
-    if torch.cuda.is_available():
+    if on_gpu:
         model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
     processor = EagleProcessor.from_directory(source)
     write_metadata(output_dir / "experiment_cfg", dataset.metadata)

@@ -20,6 +20,8 @@ from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.planar import Colours
 from trainer.data.transforms.planes import factors_of, rgb_of
 from trainer.data.video import decoded, to_rgb
+from trainer.events import Event, PhaseEvent
+from trainer.training.loading import prepare_frames
 
 CONFIG = "fourier_gr1_arms_only"
 
@@ -96,6 +98,11 @@ def test_a_gpus_batches_are_planes_and_become_the_images_of_rgb(synthetic: Path,
     usual = dataset(synthetic, tmp_path / "rgb", 1, on_gpu=False)
     planar = dataset(synthetic, tmp_path / "planes", 0.75, on_gpu=True)
     assert planar.frames.planar == 3 and usual.frames.planar == 0
+    said: list[Event] = []
+    for each in (planar, usual):
+        prepare_frames(each.frames, each.held_out, said.append, on_gpu=True)
+    (event,) = said
+    assert isinstance(event, PhaseEvent) and "3 videos are kept as 4:2:0, converted on the GPU" in event.message
     indices = [0, 80, len(usual) - 1, 3, 100]
     batch = planar.__getitems__(indices)
     assert batch.frames.shape == (5, 1, 384, 256) and batch.frames.dtype == torch.uint8

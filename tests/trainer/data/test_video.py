@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.waiting import PATIENCE
 from tests.trainer.data.videos import number_in, write_noise, write_video
-from trainer.config.settings import frame_cache_bytes
+from trainer.config.settings import DISK_RESERVE, frame_cache_bytes
 from trainer.data import frames as frames_module
 from trainer.data.alignment import align
 from trainer.data.frames import FrameStore, cache_key
@@ -167,7 +167,7 @@ def test_checkpoints_to_come_are_left_their_room(
 ) -> None:
     size = FRAMES * 48 * 64 * 3 + 128
     videos = [(make(fps=20), size), (make(fps=30), size)]
-    free = frames_module.DISK_RESERVE + 2 * size
+    free = DISK_RESERVE + 2 * size
     usage = shutil.disk_usage(tmp_path)
     # What the cache takes is free no more.
     monkeypatch.setattr(
