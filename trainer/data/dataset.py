@@ -171,7 +171,7 @@ class TrainingDataset(Dataset[Sample]):
 
     @property
     def sample_bytes(self) -> int:
-        """What the frames of one sample of a batch take at most, in bytes: as RGB, cropped, as large as the cameras'."""
+        """What the frames of one sample take at most, in bytes: RGB, cropped, and as large as the cameras'."""
         return max(
             sum(3 * math.prod(crop_size(height, width)) for width, height in resolutions(reader))
             for reader in self.readers
