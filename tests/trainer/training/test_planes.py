@@ -24,8 +24,8 @@ def test_planes_train_as_rgb_does(
 
     made: list[TrainingDataset] = []
 
-    def as_on_a_gpu(*given: Any, **named: Any) -> TrainingDataset:
-        made.append(TrainingDataset(*given, **{**named, "on_gpu": True}))
+    def as_on_a_gpu(*given: Any, on_gpu: bool, **named: Any) -> TrainingDataset:
+        made.append(TrainingDataset(*given, on_gpu=not on_gpu, **named))
         return made[-1]
 
     reader = TrainingDataset([dataset], "fourier_gr1_arms_only", "new_embodiment").readers[0]
