@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer
 
 from trainer.data.data_config import DataConfig
 from trainer.data.n17 import processor_files
@@ -72,20 +73,22 @@ def make_base_model(folder: Path, *, small: bool) -> Path:
 def small_config(tokens: dict[str, int]) -> Gr00tN1d7Config:
     """Small sizes with the real vocabulary; ``tokens`` are the ids of those that mark images."""
     blocks = {"num_attention_heads": 2, "dropout": 0.2, "final_dropout": True}
-    return Gr00tN1d7Config(
-        model_name="small",
-        backbone_embedding_dim=64,
-        select_layer=2,
-        hidden_size=40,
-        input_embedding_dim=48,
-        state_dropout_prob=0.2,
-        diffusion_model_cfg={"num_layers": 4, "attention_head_dim": 24, "output_dim": 40, **blocks},
-        vl_self_attention_cfg={"num_layers": 2, "attention_head_dim": 32, **blocks},
-        qwen3_vl_config={
-            "text_config": OFFICIAL_QWEN.text_config | SMALL_TEXT,
-            "vision_config": OFFICIAL_QWEN.vision_config | SMALL_VISION,
-            **tokens,
-        },
+    return Gr00tN1d7Config.from_dict(
+        {
+            "model_name": "small",
+            "backbone_embedding_dim": 64,
+            "select_layer": 2,
+            "hidden_size": 40,
+            "input_embedding_dim": 48,
+            "state_dropout_prob": 0.2,
+            "diffusion_model_cfg": {"num_layers": 4, "attention_head_dim": 24, "output_dim": 40, **blocks},
+            "vl_self_attention_cfg": {"num_layers": 2, "attention_head_dim": 32, **blocks},
+            "qwen3_vl_config": {
+                "text_config": OFFICIAL_QWEN.text_config | SMALL_TEXT,
+                "vision_config": OFFICIAL_QWEN.vision_config | SMALL_VISION,
+                **tokens,
+            },
+        }
     )
 
 
@@ -119,7 +122,9 @@ def for_upstream(base_model: Path, folder: Path) -> Path:
     vision = {**qwen["vision_config"], "model_type": "qwen3_vl"}
     sizes = {**qwen, **described, "text_config": text, "vision_config": vision, "tie_word_embeddings": True}
     (backbone / "config.json").write_text(json.dumps(sizes))
-    (backbone / "tokenizer.json").write_bytes((base_model / "tokenizer.json").read_bytes())
+    tokenizer = Tokenizer.from_file(str(base_model / "tokenizer.json"))
+    tokenizer.add_special_tokens([AddedToken("<|video_pad|>", special=True, normalized=False)])
+    tokenizer.save(str(backbone / "tokenizer.json"))
     token = {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>", "tokenizer_class": "Qwen2Tokenizer"}
     (backbone / "tokenizer_config.json").write_text(json.dumps(token))
     (backbone / "chat_template.jinja").write_text(TEMPLATE)

@@ -1,8 +1,9 @@
 """``python -m bench.n17``: GR00T N1.7's data path, training step and policy, beside upstream's real code in one run.
 
 Upstream's side runs where ``--upstream-python`` and ``--upstream-checkout`` name an environment and a checkout
-(``bench/upstream_n17/environment.py`` says which); without them ours is measured alone. All are processes with one torch
-thread and without loader processes, which take turns. Where others use the machine, CPU time is the steadier measure.
+(``bench/upstream_n17/environment.py`` says which); without them ours is measured alone. All are processes with one
+torch thread and without loader processes, which take turns. CPU time is the steadier measure on a machine that others
+use.
 """
 
 from __future__ import annotations
@@ -117,9 +118,9 @@ def data(place: Place) -> list[str]:
     found = [
         f"## Data path\n\n{place.samples} samples of {place.frames} frames, batches of {BATCH}. CPU time, medians of "
         f"{place.given.passes} first passes and {place.given.rounds} warm turns, in which all take their turns. "
-        "A first pass of upstream's decodes and processes every shard and collates it; then all shards are in its memory"
-        ", of which it keeps two at a time: it processes a shard again each time that it comes back. Ours draws new "
-        "augmentations in every pass."
+        "A first pass of upstream's decodes and processes every shard and collates it; then all shards are in its "
+        "memory, of which it keeps two at a time: it processes a shard again each time that it comes back. Ours "
+        "draws new augmentations in every pass."
     ]
     for name, jitter in (("no colour jitter, as by default", None), ("colour jitter of finetune.sh", JITTER)):
         with ExitStack() as stack:
@@ -130,9 +131,7 @@ def data(place: Place) -> list[str]:
 def _data(place: Place, stack: ExitStack, jitter: dict[str, float] | None) -> list[str]:
     with_jitter = ["--jitter", json.dumps(jitter)] if jitter else []
     where = ["--dataset", place.dataset, "--base-model", place.base_model, "--work", place.work]
-    ours = stack.enter_context(
-        Contestant("ours", [sys.executable, "-m", "bench.n17_contestant", *where, *with_jitter])
-    )
+    ours = stack.enter_context(Contestant("ours", [sys.executable, "-m", "bench.n17_contestant", *where, *with_jitter]))
     theirs = None
     if place.given.upstream_python:
         command = place.upstream("data.py", "--output", place.work / "upstream-data", *with_jitter)
@@ -173,9 +172,8 @@ def _data(place: Place, stack: ExitStack, jitter: dict[str, float] | None) -> li
             ("with the filling of the cache", times_faster(both, first["upstream"]), "–"),
             ("our later passes by its memory", times_faster(warm["ours"], warm["upstream"]), WARM_GOAL),
         ]
-        sections.append(
-            table(["times", "CPU time", "time", "goal"], [[name, cpu, wall, goal] for name, (wall, cpu), goal in ratios])
-        )
+        cells = [[name, cpu, wall, goal] for name, (wall, cpu), goal in ratios]
+        sections.append(table(["times", "CPU time", "time", "goal"], cells))
     return sections
 
 
@@ -229,7 +227,7 @@ def chunk(place: Place) -> list[str]:
         request, _ = unpack(request_of(policy))
         given = flat(request["data"]["observation"])
         arrays = {key: value for key, value in given.items() if isinstance(value, np.ndarray)}
-        np.savez(place.work / "observation.npz", **arrays)
+        np.savez(place.work / "observation.npz", allow_pickle=False, **arrays)
         more = ["--observation", place.work / "observation.npz", "--language", policy.data_config.language]
         command = place.upstream("policy.py", "--output", place.work, *more)
         process = subprocess.Popen(
@@ -243,7 +241,7 @@ def chunk(place: Place) -> list[str]:
         taken[UPSTREAM] = []
         if not process.stdout or not process.stdout.readline():
             raise SystemExit((place.work / "policy.log").read_text()[-3000:])
-    for number in range(rounds):
+    for _ in range(rounds):
         taken[OURS] += measure(policy, place.given.chunks // rounds)[CHUNK]
         if process and process.stdin and process.stdout:
             asked = place.given.chunks // rounds + WARM_UP
@@ -256,8 +254,8 @@ def chunk(place: Place) -> list[str]:
     quantiles = {name: 1e3 * np.percentile(times, [50, 99]) for name, times in taken.items()}
     rows = [[name, p50, p99, float(p50 / quantiles[OURS][0])] for name, (p50, p99) in quantiles.items()]
     text = (
-        f"## A chunk of actions, model tiny\n\n{place.given.chunks} chunks each, in {rounds} turns, float32. Ours is from "
-        "the bytes of a request to those of its answer, upstream's `Gr00tPolicy` from arrays to arrays."
+        f"## A chunk of actions, model tiny\n\n{place.given.chunks} chunks each, in {rounds} turns, float32. Ours is "
+        "from the bytes of a request to those of its answer, upstream's `Gr00tPolicy` from arrays to arrays."
     )
     return [text, table(["", "p50, ms", "p99, ms", "× slower"], rows)]
 

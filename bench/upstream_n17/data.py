@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-from environment import arguments, pipeline
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.upstream_n17.environment import arguments, pipeline
 
 
 def main() -> None:

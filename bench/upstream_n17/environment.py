@@ -36,11 +36,11 @@ def pipeline(given: argparse.Namespace) -> Any:
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(given.checkout))
-    from gr00t.configs.base_config import get_default_config
-    from gr00t.configs.data.embodiment_configs import register_modality_config
-    from gr00t.data.embodiment_tags import EmbodimentTag
-    from gr00t.data.utils import parse_modality_configs
-    from gr00t.model.gr00t_n1d7.setup import Gr00tN1d7Pipeline
+    from gr00t.configs.base_config import get_default_config  # type: ignore[import-not-found]
+    from gr00t.configs.data.embodiment_configs import register_modality_config  # type: ignore[import-not-found]
+    from gr00t.data.embodiment_tags import EmbodimentTag  # type: ignore[import-not-found]
+    from gr00t.data.utils import parse_modality_configs  # type: ignore[import-not-found]
+    from gr00t.model.gr00t_n1d7.setup import Gr00tN1d7Pipeline  # type: ignore[import-not-found]
 
     backbone = Path(json.loads((given.base_model / "config.json").read_text())["model_name"])
     make_weights(backbone)

@@ -8,10 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "loops"))
-from environment import arguments, pipeline
-from gate import Gate
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.loops.gate import Gate
+from bench.upstream_n17.environment import arguments, pipeline
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
 
     gate = Gate(transformers.Trainer)
     made = pipeline(given)
-    from gr00t.experiment.trainer import Gr00tTrainer
+    from gr00t.experiment.trainer import Gr00tTrainer  # type: ignore[import-not-found]
 
     gate.imported()
     transformers.set_seed(42)
@@ -37,7 +36,7 @@ def main() -> None:
             learning_rate=config.learning_rate,
             lr_scheduler_type=config.lr_scheduler_type,
             weight_decay=config.weight_decay,
-            warmup_ratio=config.warmup_ratio,
+            warmup_ratio=config.warmup_ratio,  # type: ignore[call-arg]  # transformers 4 has it
             max_grad_norm=config.max_grad_norm,
             logging_steps=config.logging_steps,
             optim="adamw_torch",

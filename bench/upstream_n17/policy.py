@@ -10,8 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))
-from environment import TAG, arguments, make_weights
+sys.path.insert(0, str(Path(__file__).parents[2]))
+from bench.upstream_n17.environment import TAG, arguments, make_weights
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
 
     torch.set_num_threads(1)
     sys.path.insert(0, str(given.checkout))
-    from gr00t.policy.gr00t_policy import Gr00tPolicy
+    from gr00t.policy.gr00t_policy import Gr00tPolicy  # type: ignore[import-not-found]
 
     make_weights(Path(json.loads((given.base_model / "config.json").read_text())["model_name"]))
     policy = Gr00tPolicy(TAG, str(given.base_model), device="cpu")
