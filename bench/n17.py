@@ -76,6 +76,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", type=Path, help="a dataset with the demo data's keys; by default the demo data")
     parser.add_argument("--only", choices=["data", "step", "serve"], nargs="+", default=["data", "step", "serve"])
+    parser.add_argument("--model", choices=["small", "tiny"], nargs="+", default=["small", "tiny"], help="of the step")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--passes", type=int, default=3, help="first passes over the data")
     parser.add_argument("--steps", type=int, default=24, help="samples of a turn of the training")
@@ -95,8 +96,9 @@ def main() -> None:
         tiny = Place(given, work / "tiny", small=False) if set(given.only) & {"step", "serve"} else small
         if "data" in given.only:
             sections += data(small)
-        if "step" in given.only:
+        if "step" in given.only and "small" in given.model:
             sections += step(small, "small: the published vocabulary, widths at the robot's side and dropout")
+        if "step" in given.only and "tiny" in given.model:
             sections += step(tiny, "tiny, the base model of smoke-n17: a vocabulary of 287 tokens")
         if "serve" in given.only:
             sections += chunk(tiny)

@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.loops.gate import Gate
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.n17_config import N17Config
+from trainer.data.n17.configs import get_data_config
 from trainer.finetune import finetune
 from trainer.training import finetuning
 from trainer.training.finetune_trainer import FinetuneTrainer
@@ -45,7 +46,7 @@ def main() -> None:
         "save_steps": 10_000,
     }
     if given.n17:
-        config = N17Config(**shared, data_config="gr1_arms_only", global_batch_size=given.batch)
+        config = N17Config(**shared, data_config=get_data_config("gr1_arms_only"), global_batch_size=given.batch)
     else:
         rate = {"learning_rate": 5e-4, "weight_decay": 0.0, "warmup_ratio": 0.01}
         config = FinetuneConfig(**shared, **rate, batch_size=given.batch)
