@@ -33,7 +33,7 @@ from trainer.runner.run_spec_builder import new_spec
 from trainer.store.folder import FolderStore
 from trainer.store.manifest import BLOBS
 from trainer.store.resume_points import is_training_state
-from trainer.training import finetuning
+from trainer.training import n15
 
 EVERY = 50
 BAR = 2.0
@@ -116,7 +116,7 @@ def train(
 
     Timed.wait = wait
     Timed.forget()
-    plain, finetuning.FinetuneTrainer = finetuning.FinetuneTrainer, Timed  # pyrefly: ignore
+    plain, n15.FinetuneTrainer = n15.FinetuneTrainer, Timed  # pyrefly: ignore
     torch.set_num_threads(1)
     flags = {
         "--dataset-path": dataset,
@@ -131,7 +131,7 @@ def train(
     try:
         finetune.main([str(part) for pair in flags.items() for part in pair])
     finally:
-        finetuning.FinetuneTrainer = plain  # pyrefly: ignore
+        n15.FinetuneTrainer = plain  # pyrefly: ignore
     starts = Timed.begun[5:]
     # The last step before a save contains it.
     steps = [

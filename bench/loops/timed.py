@@ -11,7 +11,7 @@ from trainer.training.finetune_trainer import FinetuneTrainer
 
 
 class Timed(FinetuneTrainer):
-    """Takes the place of ``finetuning.FinetuneTrainer``, and notes what the last run of the process did."""
+    """Takes the place of ``n15.FinetuneTrainer``, and notes what the last run of the process did."""
 
     wait: ClassVar[bool] = False
     """Whether a save waits until its checkpoint is written."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from flows.orchestration.parameters import given
@@ -30,6 +32,13 @@ def deployment(stack: Stack, name: str) -> dict[str, Any]:
 def flow_run(stack: Stack, run_id: str) -> dict[str, Any]:
     with stack.api() as api:
         return api.get(f"/flow_runs/{run_id}").raise_for_status().json()
+
+
+def answers(stack: Stack) -> bool:
+    """Whether Prefect is there, with its database."""
+    with suppress(httpx.HTTPError), stack.api() as api:
+        return api.post("/flow_runs/filter", json={"limit": 1}).is_success
+    return False
 
 
 def state(stack: Stack, run_id: str) -> str:
@@ -136,6 +145,7 @@ def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
         time.sleep(3)  # somebody needs it by now
         assert stack.compose("start", server).returncode == 0
         assert stack.trainings() in ([training], [])  # never a second one, and none only once it has ended
+    until(lambda: answers(stack), "Prefect")
     until(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), lambda: flow_run(stack, run)["state"])
     assert state(stack, run) == "COMPLETED"
     until(lambda: not stack.trainings(), "the end of the container")

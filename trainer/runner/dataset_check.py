@@ -10,7 +10,6 @@ from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.events import Event, PhaseEvent, WarningEvent, every
 from trainer.generation import N17
-from trainer.gr00t.n17.fit import require_fit
 from trainer.importers.normalize_dataset import refuse_pointers
 
 if TYPE_CHECKING:
@@ -46,5 +45,7 @@ def check_datasets(
             emit(WarningEvent(message=each.message, hint=each.fix))
         checked.append(found)
     if config.generation == N17 and base_model.is_dir():
+        from trainer.gr00t.n17.fit import require_fit  # it imports numpy
+
         require_fit(config, base_model, [folder for folder, _ in datasets])
     return checked

@@ -35,7 +35,8 @@ def memory_warning(config: FinetuneConfig, model: Model, cards: Sequence[Card]) 
         return WarningEvent(
             message=f"On a CPU this training needs about {needs.host_on_cpu / 1e9:.1f} GB of memory; "
             f"this machine has {have / 1e9:.1f} GB.",
-            hint="`--base-model-path tiny` rehearses it with a small model; the real one wants a GPU.",
+            hint=f"`--base-model-path {config.generation.tiny}` rehearses it with a small model; the real one wants a "
+            "GPU.",
         )
     card = min(sized, key=lambda each: each.memory)
     if fits(needs.gpu.total, card.memory):
