@@ -107,7 +107,6 @@ def for_upstream(base_model: Path, folder: Path) -> Path:
     copy.mkdir()
     values: dict[str, Any] = json.loads((base_model / "config.json").read_text())
     qwen = values.pop("qwen3_vl_config")
-    values["diffusion_model_cfg"].pop("cross_attention_dim", None)
     (copy / "config.json").write_text(json.dumps({**values, "model_name": str(backbone)}))
     weights = {name: tensor for file in base_model.glob("*.safetensors") for name, tensor in load_file(file).items()}
     save_file({**weights, LM_HEAD: weights[EMBEDDINGS].clone()}, copy / "model.safetensors", {"format": "pt"})

@@ -162,7 +162,7 @@ def _row(title: str, presets: Sequence[Preset], cell: Callable[[Preset], Cell], 
 
 
 def _wandb(preset: Preset) -> str:
-    wandb = default_wandb(preset, f"{preset.name}-", {})
+    wandb = default_wandb(preset, f"{preset.name}-", {}, preset.config)
     return f"{wandb.project}, {wandb.group}"
 
 

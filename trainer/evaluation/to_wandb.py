@@ -58,3 +58,4 @@ def _continued() -> Iterator[Run]:
         yield run
     finally:
         run.finish()
+        wandb.teardown()  # its service still writes

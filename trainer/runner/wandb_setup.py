@@ -53,7 +53,7 @@ def default_wandb(
     """The W&B run of ``run_id``: named ``<preset>-<UTC time>``, tagged as the preset says, and grouped by preset
     unless ``WANDB_RUN_GROUP`` says otherwise. The project is that of ``config`` where it names one, as N1.7's can.
     """
-    project = getattr(config or preset.config, "wandb_project", None)
+    project = getattr(config, "wandb_project", None)
     return WandbSpec(
         entity=environ.get("WANDB_ENTITY") or "",
         project=project or environ.get("WANDB_PROJECT") or PROJECT,
@@ -202,8 +202,9 @@ def keep_unsent_runs(store: ObjectStore, run_id: str, folder: Path) -> bool:
     recorded = folder / "wandb"
 
     def ignore(path: str) -> bool:
-        # `latest-run`, `logs/debug-core.log` and the like are links for people.
-        return path.partition("/")[0] not in parts or (recorded / path).is_symlink()
+        # What `latest-run` is a link to has its name; `logs` may still be written, and nobody needs them to upload it.
+        part, _, rest = path.partition("/")
+        return part not in parts or rest.startswith("logs/") or (recorded / path).is_symlink()
 
     runs.upload_folder(store, run_id, recorded, "wandb", ignore=ignore)
     return True

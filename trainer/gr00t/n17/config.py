@@ -32,8 +32,14 @@ class Gr00tN1d7Config(PreTrainedConfig):
         return {**{name: value for name, value in values.items() if name != "checked"}, **self.checked.model_dump()}
 
     def to_diff_dict(self) -> dict[str, Any]:
-        """What is written: everything, since another version's defaults may differ from ours."""
-        return {**self.checked.model_dump(), "model_type": self.model_type}
+        """What is written: everything, since another version's defaults may differ from ours.
+
+        But the width that the diffusion transformer attends to: upstream gives it beside these values, and Python
+        refuses it twice.
+        """
+        values = self.checked.model_dump()
+        del values["diffusion_model_cfg"]["cross_attention_dim"]
+        return {**values, "model_type": self.model_type}
 
 
 def config_document(config: Gr00tN1d7Config, dtype: str) -> dict[str, Any]:
