@@ -17,9 +17,9 @@ from trainer.data.metadata import write_metadata
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.errors import UsageError
 from trainer.events import Event
-from trainer.gr00t.lora import add_lora, load_adapter, require_lora_of
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
+from trainer.training.adapters import add_adapters
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
 from trainer.training.loading import FrameCache, prepare_frames
@@ -94,19 +94,7 @@ def make_trainer(
     write_policy_config(output_dir / "experiment_cfg", policy_config)
 
     set_seed(SEED)
-    if config.lora_rank:
-        add_lora(
-            model,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            full_model=config.lora_full_model,
-            train_projector=config.tune_projector and not config.upstream_exact,
-        )
-        if resume_from:
-            load_adapter(model, resume_from)
-    elif resume_from:
-        require_lora_of(resume_from)
+    add_adapters(model, config, resume_from)
     return FinetuneTrainer(
         model=model,
         args=training_arguments(config, output_dir, dataset.sample_bytes),

@@ -20,11 +20,11 @@ from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.events import Event
 from trainer.gr00t.base_model import N17
-from trainer.gr00t.lora import add_lora, load_adapter, require_lora_of
 from trainer.gr00t.n17.fit import require_fit
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.gr00t.weights import resolve_folder
+from trainer.training.adapters import add_adapters
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
 from trainer.training.loading import FrameCache, prepare_frames
@@ -91,19 +91,7 @@ def make_trainer(
     qwen = QwenProcessor.from_directory(source)
     write_policy_config(output_dir / "experiment_cfg", _known(config, dataset, model))
     set_seed(SEED)
-    if config.lora_rank:
-        add_lora(
-            model,
-            rank=config.lora_rank,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            full_model=config.lora_full_model,
-            train_projector=config.tune_projector and not config.upstream_exact,
-        )
-        if resume_from:
-            load_adapter(model, resume_from)
-    elif resume_from:
-        require_lora_of(resume_from)
+    add_adapters(model, config, resume_from)
     return FinetuneTrainer(
         model=model,
         args=training_arguments(config, output_dir, dataset.sample_bytes, generation=N17),
