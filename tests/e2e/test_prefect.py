@@ -136,8 +136,9 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
 
 def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
     run = submit(stack, "train/smoke", {"overrides": {"max_steps": 600, "save_steps": 200}})
-    until(stack.trainings, "the training container")
-    [training] = stack.trainings()
+    # Not the one that brings the sources before it.
+    until(lambda: f"pippa-{flow_run(stack, run)['name']}" in stack.trainings(), "the training container")
+    training = f"pippa-{flow_run(stack, run)['name']}"
     until(lambda: '"step":' in stack.shown(training), lambda: stack.shown(training))
     for server in ("worker", "prefect", "postgres", "minio"):
         killed = stack.compose("kill", server)
