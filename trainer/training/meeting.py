@@ -168,6 +168,8 @@ class Watch:
     """
 
     def __init__(self, store: TCPStore, node: Node, hosts: list[str]) -> None:
+        # What ran before this training began is not of it.
+        self._before = set(psutil.Process().children(recursive=True))
         self.over = threading.Event()
         self.stopped = threading.Event()
         """This machine was told to stop, and by that the others."""
@@ -255,7 +257,7 @@ class Watch:
                 for code, when in self._ended.values()
             ):
                 # They wait for a machine that says nothing any more, and would not hear a milder signal.
-                for process in psutil.Process().children(recursive=True):
+                for process in set(psutil.Process().children(recursive=True)) - self._before:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
                 return
