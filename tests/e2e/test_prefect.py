@@ -152,7 +152,7 @@ def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
     assert state(stack, run) == "COMPLETED"
     until(lambda: not stack.trainings(), "the end of the container")
     name = flow_run(stack, run)["name"]
-    assert stack.checkpoints(name) == [f"{name}/{step}" for step in (600, 400, 200)]
+    assert stack.checkpoints(name) == [f"{name}/{step}" for step in (200, 400, 600)]
 
 
 def test_a_run_submitted_from_the_host_is_followed_there(stack: Stack) -> None:
