@@ -89,6 +89,18 @@ def told(parts: Parts) -> str:
     return "\n".join(lines)
 
 
+def document(policy: Policy, parts: Parts) -> dict[str, Any]:
+    """The parts for programs."""
+    return {
+        "checkpoint": policy.checkpoint.registered or str(policy.checkpoint.folder),
+        "device": str(policy.device),
+        "denoising_steps": policy.denoising_steps,
+        "chunks": len(parts[CHUNK]),
+        "parts": {name: {"p50_ms": p50, "p99_ms": p99} for name, (p50, p99) in quantiles(parts).items()},
+        "share_not_model": share_of_ours(parts),
+    }
+
+
 @contextmanager
 def _marked(policy: Policy) -> Iterator[list[float]]:
     """The times at which the backbone began, each denoising step began, and the last one ended; until cleared."""
