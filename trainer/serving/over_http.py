@@ -180,6 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
         """The errors of ``http.server``, in JSON as all others."""
         self.close_connection = True
         self._reply(code, {"error": explain or message or HTTPStatus(code).phrase})
+        self._linger()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Nothing for each request."""
