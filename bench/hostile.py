@@ -104,7 +104,15 @@ def _table(server: Server, robot: Robot) -> str:
         came = sent.send()
         seconds = time.perf_counter() - began
         failures += [f"{sent.by}, {sent.what}: {came.words}"] if came.failure else []
-        rows.append([sent.by, sent.what, came.words[:110], seconds, f"{server.memory_mb('VmHWM') - before:.0f}"])
+        rows.append(
+            [
+                sent.by,
+                sent.what,
+                came.words[:110].replace("|", "\\|"),
+                seconds,
+                f"{server.memory_mb('VmHWM') - before:.0f}",
+            ]
+        )
         robot.act()
     _require_none(failures)
     return table(["by", "sent", "came back", "s", "peak memory, MB more"], rows)

@@ -82,13 +82,13 @@ def _messages(robot: Robot) -> dict[str, bytes]:
         "17 samples": observed("video", camera, np.zeros((17, 1, 8, 8, 3), np.uint8)),
         "an image of 4096 x 4096": observed("video", camera, np.zeros((1, 1, 4096, 4096, 3), np.uint8)),
         "an image of 1 x 4096": observed("video", camera, np.zeros((1, 1, 1, 4096, 3), np.uint8)),
-        "an image of 4096 x 1": observed("video", camera, np.zeros((1, 1, 4096, 1, 3), np.uint8)),
+        "an image of 410 x 41": observed("video", camera, np.zeros((1, 1, 410, 41, 3), np.uint8)),
         "an image of 1 x 1": observed("video", camera, np.zeros((1, 1, 1, 1, 3), np.uint8)),
         "an image of 4097 x 1": observed("video", camera, np.zeros((1, 1, 4097, 1, 3), np.uint8)),
         "a state of NaN": observed("state", joint, np.full((1, 1, width), np.nan)),
         "a state of 1e300": observed("state", joint, np.full((1, 1, width), 1e300)),
         "an instruction of 1,000 emoji": observed("language", config.language, [["\U0001f916" * 1000]]),
-        "an instruction of 1,000 image tokens": observed("language", config.language, [["<|image_pad|>" * 76]]),
+        "an instruction of 76 image tokens": observed("language", config.language, [["<|image_pad|>" * 76]]),
         "a previous chunk of NaN": options(
             **first | {"rtc_previous_actions": {key: each * np.nan for key, each in robot.actions.items()}}
         ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import json
 import os
@@ -86,7 +87,7 @@ def require_fitting(arguments: Namespace) -> None:
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers listen
                 probe.bind((address, port))
         except OSError as error:
-            raise _taken(flag, address, port, error.strerror or str(error)) from error
+            raise _taken(flag, address, port, error) from error
 
 
 def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
@@ -151,11 +152,11 @@ def _listen(
     try:
         robots = ZmqServer(service, f"tcp://{shown}:{arguments.port}")
     except zmq.ZMQError as error:
-        raise _taken("--port", address, arguments.port, str(error)) from error
+        raise _taken("--port", address, arguments.port, error) from error
     try:
         web = HttpServer(service, address, arguments.http_port)
     except OSError as error:
-        raise _taken("--http-port", address, arguments.http_port, error.strerror or str(error)) from error
+        raise _taken("--http-port", address, arguments.http_port, error) from error
     threads = [
         threading.Thread(target=run, name=name, daemon=True)
         for name, run in (("model", service.turns.run), ("zmq", robots.run), ("http", web.serve_forever))
@@ -180,8 +181,13 @@ def _listen(
             thread.join(2.0)
 
 
-def _taken(flag: str, address: str, port: int, reason: str) -> UsageError:
-    return UsageError(f"Can't listen on {address}, port {port}: {reason}.", f"Give another port with {flag}.")
+def _taken(flag: str, address: str, port: int, error: OSError) -> UsageError:
+    cure = f"Give another port with {flag}."
+    if error.errno == errno.EADDRNOTAVAIL:
+        cure = "Give an address of this machine with --host; 0.0.0.0 is all of them."
+    elif error.errno == errno.EACCES:
+        cure = f"Ports below 1024 are for root; give another one with {flag}."
+    return UsageError(f"Can't listen on {address}, port {port}: {error.strerror or error}.", cure)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:
