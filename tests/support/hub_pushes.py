@@ -1,4 +1,4 @@
-"""What a Hugging Face hub answers a client that creates a repository and pushes to it: in git-lfs's way, not Xet's."""
+"""What a Hugging Face hub answers a client that creates a repository and pushes to it, in git-lfs's way or Xet's."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Pushes:
             return 200, {"was_inserted": True}
         if path.endswith("/shards"):
             self.shards.append(body)
-            return 200, {"result": 1}
+            return 200, {"type": "result", "result": 1}
         if path.startswith("/lfs/"):
             if path == "/lfs/verify":
                 asked = json.loads(body)
