@@ -6,6 +6,7 @@ import contextlib
 import signal
 import time
 from datetime import datetime
+from typing import Any
 
 import docker
 from docker.models.containers import Container
@@ -32,9 +33,7 @@ def tell(container: Container) -> None:
 
 def is_told(container: Container) -> bool:
     """Whether the container got SIGTERM since it started, as far as the daemon remembers (its last 256 events)."""
-    client = container.client
-    if client is None:  # as of no daemon; docker-py says it may be
-        return False
+    client: Any = container.client
     found = client.events(
         since=_seconds(container.attrs["State"]["StartedAt"]),
         # The daemon's clock: it would wait for events until a time that it has not reached.
