@@ -9,10 +9,11 @@ import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import pytest
 import torch
+from torch.optim import Optimizer
 
 from tests.support.training import SERVER, PowerCutError, Training, power_cut_after
 from tests.support.waiting import PATIENCE
@@ -64,7 +65,11 @@ def _rank(rank: str, environ: dict[str, str], todo: list[tuple[list[str], int | 
     def leave_held(self: FinetuneTrainer) -> None:
         held = {
             "parameters": sum(_own_bytes(each) for each in self._groot.parameters()),
-            "moments": sum(_own_bytes(each) for state in self.optimizer.state.values() for each in state.values()),
+            "moments": sum(
+                _own_bytes(each)
+                for state in cast("Optimizer", self.optimizer).state.values()
+                for each in state.values()
+            ),
         }
         (self._output_dir / f"held-{rank}.json").write_text(json.dumps(held))
         save_final(self)

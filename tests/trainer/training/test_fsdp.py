@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,11 +17,14 @@ from safetensors.torch import load_file
 from tests.support.n17 import n17_training
 from tests.support.ranks import Part, train_on_two
 from tests.support.training import Training, assert_same_training, small_training
+from tests.support.waiting import PATIENCE
 from tests.trainer.training.conftest import shortened
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.n17_config import N17Config
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.n17.tiny import make_tiny_base_model as make_tiny_n17
+from trainer.runner import checkpoint_folder
+from trainer.training.devices import CPU_PROCESSES
 
 Trainings = Mapping[str, Training]
 
@@ -29,16 +34,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path) -> Ite
     """All of N1.5 trained, in bfloat16 and float32 as the official model; LoRA; N1.7 with its frozen backbone."""
     folder = tmp_path_factory.mktemp("fsdp")
     model, newer = make_tiny_base_model(folder / "tiny"), make_tiny_n17(folder / "tiny-n17")
-    document = json.loads((model / "config.json").read_text())
+    mixed = make_tiny_base_model(folder / "tiny-bf16")
+    document = json.loads((mixed / "config.json").read_text())
     document["eagle_config"]["torch_dtype"] = "bfloat16"
-    (model / "config.json").write_text(json.dumps(document))
+    (mixed / "config.json").write_text(json.dumps(document))
     longer = shortened(folder / "longer", [20, 20], seed=0)
-    whole = {"batch_size": 1, "gradient_accumulation_steps": 2, "tune_llm": True, "tune_visual": True}
+    whole: dict[str, Any] = {
+        "base_model": mixed,
+        "batch_size": 1,
+        "gradient_accumulation_steps": 2,
+        "tune_llm": True,
+        "tune_visual": True,
+    }
     # Of rank 1, an adapter's first matrix has one row: one process holds it, the other nothing.
     lora = {"lora_rank": 1, "lora_full_model": True}
 
-    def n15(name: str, **flags: object) -> Training:
-        return small_training(folder / name, even_dataset, model, **flags)
+    def n15(name: str, base_model: Path = model, **flags: object) -> Training:
+        return small_training(folder / name, even_dataset, base_model, **flags)
 
     def n17(name: str, **flags: object) -> Training:
         return n17_training(folder / name, longer, newer, max_steps=2, save_steps=2, global_batch_size=4, **flags)
@@ -65,14 +77,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path) -> Ite
 
 
 PAIRS = [("fsdp", "ddp", 4), ("crossed", "ddp", 4), ("lora-fsdp", "lora-ddp", 4), ("n17-fsdp", "n17-ddp", 2)]
+MIXED = ("fsdp", "crossed")
+"""A step of AdamW is about as large as what bfloat16 rounds: where two ways to sum differ by a bit, so do weights."""
 
 
 @pytest.mark.parametrize(("ours", "theirs", "step"), PAIRS)
 def test_losses_norms_and_weights_are_those_of_ddp(trained: Trainings, ours: str, theirs: str, step: int) -> None:
+    mixed = ours in MIXED
     for entry, want in zip(history(trained[ours], step), history(trained[theirs], step), strict=True):
-        assert entry["loss"] == pytest.approx(want["loss"], rel=1e-5)
-        assert entry["grad_norm"] == pytest.approx(want["grad_norm"], rel=1e-4)
-    assert_close(trained[ours].weights(step), trained[theirs].weights(step))
+        exact = entry["step"] <= 2 or not mixed
+        assert want["grad_norm"] > 1, "nothing is clipped"
+        assert entry["loss"] == pytest.approx(want["loss"], rel=1e-6 if exact else 5e-4)
+        assert entry["grad_norm"] == pytest.approx(want["grad_norm"], rel=2e-3 if mixed else 5e-6)
+    assert_close(trained[ours].weights(step), trained[theirs].weights(step), within=5e-4 if mixed else 5e-6)
 
 
 @pytest.mark.parametrize(("ours", "theirs", "step"), PAIRS)
@@ -100,8 +117,24 @@ def test_one_process_without_fsdp_goes_on(trained: Trainings) -> None:
     fsdp, one = trained["fsdp"], trained["fsdp"].in_folder("one")
     shutil.copytree(fsdp.checkpoint(2), one.checkpoint(2))
     assert one.run(num_gpus=1, fsdp=False, gradient_accumulation_steps=4, resume=True) == 0
-    # bfloat16 weights move by steps of which the order of sums decides.
-    assert_close(one.weights(4), fsdp.weights(4), within=1e-3)
+    assert_close(one.weights(4), fsdp.weights(4), within=5e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_training_as_a_failed_engine(training: Callable[..., Training]) -> None:
+    killed = training("killed", num_gpus=2, fsdp=True, max_steps=200, save_steps=2)
+    process = killed.start({CPU_PROCESSES: "1"})
+    killed.wait_for_event("saved", process)
+    ranks = [each for each in psutil.Process(process.pid).children() if "trainer.finetune" in each.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGKILL)
+    process.join(PATIENCE)
+    assert process.exitcode == 7, killed.log.read_text()
+    assert "The engine was killed (SIGKILL)" in killed.log.read_text()
+    _, alive = psutil.wait_procs(ranks, timeout=PATIENCE)
+    assert not alive
+    step = killed.steps[-1]
+    assert checkpoint_folder.resume_problem(killed.checkpoint(step), step) is None
 
 
 @pytest.mark.parametrize("config", [FinetuneConfig, N17Config])
@@ -119,7 +152,7 @@ def history(training: Training, step: int) -> list[dict[str, float]]:
     return entries
 
 
-def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], within: float = 2e-5) -> None:
+def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], within: float) -> None:
     """Equal but for the order of sums."""
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
