@@ -246,8 +246,13 @@ def resume(arguments: Namespace) -> int:
     assert launcher != "remote"  # noqa: S101 - that was seen to above
     spec, _ = placed(spec, devices, "pippa runs resume")
     if (node := this_node(spec.config.num_nodes)).rank:
-        with Signals() as signals:
-            return join(store, spec, node, signals)
+        from flows.launch import gpu_locks
+
+        with (
+            Signals() as signals,
+            gpu_locks.held_on_node(pippa_home(), spec.run_id, spec.config.num_gpus, console().print) as environ,
+        ):
+            return join(store, spec, node, signals, environ)
     if not arguments.force:
         _require_not_elsewhere(store, spec, state, launcher)
     return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine, devices)

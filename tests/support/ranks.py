@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
+import shutil
 import socket
 import sys
 from collections.abc import Sequence
@@ -15,18 +15,22 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from tests.support.training import SERVER, PowerCutError, Training, power_cut_after
+from tests.support.training import SERVER, Training
 from tests.support.waiting import PATIENCE
 
 
 class Part(NamedTuple):
-    """A training, or what is left of one; ends with the power right after the checkpoint of ``power_cut``."""
+    """A training, or what is left of one after the checkpoint ``resume_from``."""
 
     training: Training
-    power_cut: int | None = None
-    resume: bool = False
+    resume_from: Path | None = None
+    """Copied into the output folder first."""
     fsdp: bool | None = None
     """Another choice than the training's."""
+
+
+_Todo = tuple[list[str], tuple[Path, Path] | None]
+"""A command line, and what to copy before."""
 
 
 def train_on_two(parts: Sequence[Part], log: Path) -> None:
@@ -38,11 +42,14 @@ def train_on_two(parts: Sequence[Part], log: Path) -> None:
         environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
     for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         environ[name] = os.environ[name]
-    todo = []
+    todo: list[_Todo] = []
     for part in parts:
-        flags = {"resume": part.resume or None, "fsdp": part.fsdp}
-        given = {name: value for name, value in flags.items() if value is not None}
-        todo.append((part.training.argv(num_gpus=2, **given), part.power_cut))
+        given = {"num_gpus": 2, **({} if part.fsdp is None else {"fsdp": part.fsdp})}
+        if part.resume_from:
+            copy = part.resume_from, part.training.output_dir / part.resume_from.name
+            todo.append((part.training.argv(**given, resume=True), copy))
+        else:
+            todo.append((part.training.argv(**given), None))
     log.touch()
     ranks = [SERVER.Process(target=_rank, args=(rank, environ, todo, str(log))) for rank in ("0", "1")]
     for rank in ranks:
@@ -52,7 +59,7 @@ def train_on_two(parts: Sequence[Part], log: Path) -> None:
         assert rank.exitcode == 0, log.read_text()[-8000:]
 
 
-def _rank(rank: str, environ: dict[str, str], todo: list[tuple[list[str], int | None]], log: str) -> None:
+def _rank(rank: str, environ: dict[str, str], todo: list[_Todo], log: str) -> None:
     with open(log, "a") as file:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -78,11 +85,13 @@ def _rank(rank: str, environ: dict[str, str], todo: list[tuple[list[str], int | 
         patch.setattr(arguments, "LOGGING_STEPS", 1)
         save_final = FinetuneTrainer.save_final
         patch.setattr(FinetuneTrainer, "save_final", leave_held)
-        for argv, power_cut in todo:
-            ended = contextlib.suppress(PowerCutError) if power_cut else contextlib.nullcontext()
-            with power_cut_after(power_cut) if power_cut else contextlib.nullcontext(), ended:
-                if code := main(argv):
-                    sys.exit(code)
+        for argv, copy in todo:
+            if copy and rank == "0":
+                shutil.copytree(*copy)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            if code := main(argv):
+                sys.exit(code)
 
 
 def _own_bytes(tensor: torch.Tensor) -> int:

@@ -44,9 +44,9 @@ class Training:
         self.alone = True
         """Whether every part of it had a separate process."""
 
-    def in_folder(self, name: str) -> Training:
-        """The same training in another folder, beside this one's."""
-        return Training({**self.flags, "output_dir": self.output_dir.with_name(name)})
+    def in_folder(self, name: str, **changes: Any) -> Training:
+        """The same training in another folder, beside this one's, with ``changes``."""
+        return Training({**self.flags, **changes, "output_dir": self.output_dir.with_name(name)})
 
     def argv(self, **changes: Any) -> list[str]:
         """The flags, with ``changes``."""
