@@ -105,4 +105,5 @@ def make_trainer(
         callbacks=callbacks(),
         emit=emit,
         lora=config.lora_rank > 0,
+        fsdp=config.fsdp,
     )

@@ -104,6 +104,7 @@ def make_trainer(
         callbacks=callbacks(),
         emit=emit,
         lora=config.lora_rank > 0,
+        fsdp=config.fsdp,
         kept=config.save_total_limit,
     )
 
