@@ -1,9 +1,9 @@
 """Frames of videos by their number, each video decoded once into a bounded cache on disk.
 
-An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, or planes, ``trainer/data/planar.py``; memory-mapped by
-all data loading processes). It is named by the hash of the video's bytes and the decoder's version, so that a video that
-was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share entries. Videos beyond
-the bound are decoded when they are needed. Images in a table are kept like a video.
+An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, or the planes of ``trainer/data/planar.py``), mapped
+into memory by all data loading processes. It is named by the hash of the video's bytes and the decoder's version, so
+that a video that was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share
+entries. Videos beyond the bound are decoded when they are needed. Images in a table are kept like a video.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class FrameStore:
         can = {each for each in chosen if not isinstance(each, ImageColumn) and can_be_kept(self.index(each))}
         with ThreadPoolExecutor(max_workers=4) as pool:
             names = dict(zip(chosen, pool.map(self._names, chosen), strict=True))
-        there = Forms(*({each for each in can if names[each][form] in stored} for form in (False, True)))
+        there = Forms(*({each for each in can if names[each][form] in stored} for form in (0, 1)))
         self._planar = there.planar(chosen, can, budget) if as_planes else there.planes - there.rgb
         chosen = self._as_fit(chosen, can, budget, there, as_planes)
         self._keys = {each: names[each][each in self._planar] for each in chosen}
