@@ -208,6 +208,10 @@ class FrameStore:
                 left -= more
         return chosen
 
+    def name(self, source: Source) -> str:
+        """Changes with the frames of ``source``. Raises ``DatasetError``."""
+        return self._names(source)[0]
+
     def _names(self, source: Source) -> tuple[str, str]:
         return entry_names(source, self._memory, self._indices.of(source) if isinstance(source, Clip) else None)
 
