@@ -40,13 +40,18 @@ def augment(frames: torch.Tensor, jitter: np.ndarray) -> torch.Tensor:
     if frames.device.type == "cpu":
         return _on_cpu(frames.numpy(), *_split(jitter))
     images = frames.permute(0, 1, 4, 2, 3)
-    return augment_together(images.to(torch.float32, memory_format=torch.contiguous_format), jitter)
+    return finished(resized(images.to(torch.float32, memory_format=torch.contiguous_format)), jitter)
 
 
-def augment_together(images: torch.Tensor, jitter: np.ndarray) -> torch.Tensor:
-    """The same of float32 ``[B, V, 3, h, w]`` in [0, 255], as a GPU does it: in torch's kernels, a batch at once."""
-    resized = functional.resize(images.flatten(0, 1), [IMAGE_SIZE, IMAGE_SIZE], antialias=True)
-    images = jitter_together(resized.unflatten(0, images.shape[:2]), *_split(jitter)).flatten(0, 1)
+def resized(images: torch.Tensor) -> torch.Tensor:
+    """Crops, float32 ``[B, V, 3, h, w]`` in [0, 255], as ``[B, V, 3, 224, 224]``."""
+    small = functional.resize(images.flatten(0, 1), [IMAGE_SIZE, IMAGE_SIZE], antialias=True)
+    return small.unflatten(0, images.shape[:2])
+
+
+def finished(images: torch.Tensor, jitter: np.ndarray) -> torch.Tensor:
+    """Jitter what ``resized`` gives, in torch's kernels, and return what ``augment`` does; ``images`` are used up."""
+    images = jitter_together(images, *_split(jitter)).flatten(0, 1)
     # Upstream truncates to bytes in between.
     return images.floor_().div_(127.5).sub_(1)
 
@@ -106,7 +111,7 @@ def jitter_together(images: torch.Tensor, order: np.ndarray, factors: np.ndarray
 
 def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(values)
-    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _brightness(images: torch.Tensor, factor: torch.Tensor) -> None:
