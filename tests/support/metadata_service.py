@@ -42,9 +42,7 @@ class Metadata(ThreadingHTTPServer):
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: Metadata
-
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
         pass
 
     def do_PUT(self) -> None:
@@ -53,11 +51,16 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._answer("GET")
 
+    @property
+    def metadata(self) -> Metadata:
+        assert isinstance(self.server, Metadata)
+        return self.server
+
     def _answer(self, method: str) -> None:
-        self.server.asked.append(self.path)
-        status, body = getattr(self, f"_{self.server.cloud}")(method, self.path)
+        self.metadata.asked.append(self.path)
+        status, body = getattr(self, f"_{self.metadata.cloud}")(method, self.path)
         self.send_response(status)
-        if self.server.cloud == "google":
+        if self.metadata.cloud == "google":
             self.send_header("Metadata-Flavor", "Google")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -70,7 +73,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, TOKEN
         if self.headers.get("X-aws-ec2-metadata-token") != TOKEN:
             return 401, ""  # IMDSv1 is off, as on every machine made since 2024
-        if path == "/latest/meta-data/spot/instance-action" and self.server.notice():
+        if path == "/latest/meta-data/spot/instance-action" and self.metadata.notice():
             return 200, '{"action": "terminate", "time": "2017-09-18T08:22:00Z"}'
         return 404, ""
 
@@ -80,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/computeMetadata/v1/instance/id":
             return 200, "5929292034567890123"
         if path == "/computeMetadata/v1/instance/preempted":
-            return 200, "TRUE" if self.server.notice() else "FALSE"
+            return 200, "TRUE" if self.metadata.notice() else "FALSE"
         return 404, ""
 
     def _azure(self, method: str, path: str) -> tuple[int, str]:
@@ -90,7 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
             return 200, MACHINE
         if path == "/metadata/scheduledevents?api-version=2020-07-01":
             return 200, json.dumps(
-                {"DocumentIncarnation": 2, "Events": [self.server.event] if self.server.notice() else []}
+                {"DocumentIncarnation": 2, "Events": [self.metadata.event] if self.metadata.notice() else []}
             )
         return 404, ""
 
