@@ -28,8 +28,9 @@ KILL_SECONDS = 15.0
 LOST = -signal.SIGKILL
 _ENDED = ("exited", "dead")
 _OOM_HINT = (
-    "Lower --batch-size, --dataloader-num-workers and --dataloader-prefetch-factor, or give it more: "
-    "PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` says how much."
+    "Lower --batch-size (of N1.7 --global-batch-size), --dataloader-num-workers and --dataloader-prefetch-factor, or "
+    "give it more: PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` "
+    "says how much."
 )
 
 
