@@ -17,6 +17,7 @@ from bench.drill.carried import REPOSITORY
 from bench.drill.goals import verdicts
 from bench.drill.report import Report, read_measured
 from tests.gpu.test_goldens import VARIANTS, Golden
+from tests.gpu.test_goldens_n17 import GoldenN17
 
 NOT_THERE = ("prefect", "docker", "dotenv", "fastapi", "minio", "sqlalchemy", "wandb", "simpy")
 """Packages of this environment that the GPU machine has not, beside PyAV."""
@@ -109,10 +110,13 @@ def test_what_is_brought_along_is_in_the_lock() -> None:
 
 
 def test_the_golden_tensors_that_are_brought_along_are_those_that_are_read(
-    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    golden: Path, golden_n17: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gpu_wheels, "GOLDEN", tmp_path / "golden")
-    gpu_wheels.collect_golden(golden)
+    gpu_wheels.collect_golden(golden, tmp_path / "golden", gpu_wheels.TENSORS)
     brought = Golden(tmp_path / "golden", torch.device("cpu"))
     assert all(brought.batch(variant[0]) and brought.expected(variant) for variant in VARIANTS)
     assert (tmp_path / "golden/results.json").is_file()
+    gpu_wheels.collect_golden(golden_n17, tmp_path / "golden-n17", gpu_wheels.TENSORS_N17)
+    of_n17 = GoldenN17(tmp_path / "golden-n17", torch.device("cpu"))
+    assert all(of_n17.batch(name) and of_n17.expected(name) for name in "AB")
+    assert of_n17.model().state_dict() and (tmp_path / "golden-n17/results.json").is_file()
