@@ -49,6 +49,24 @@ def test_it_runs_whole_without_a_gpu(tmp_path: Path) -> None:
     assert measured["whole"]["evaluation"]
 
 
+@pytest.mark.slow
+def test_n17_is_measured_too(tmp_path: Path) -> None:
+    """The tests that prove it are those that the drill of N1.5 runs."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bench.gpu_drill", "--size", "small", "--generation", "N1.7"]
+    command += ["--only", "fast", "where", "whole", "--out", str(out)]
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + (out / "log.txt").read_text()[-5000:]
+    assert "GR00T N1.7, size small, on CPU" in ended.stdout and "step 41 is done" in ended.stdout
+    measured = json.loads((out / "measured.json").read_text())
+    batches = [(each["tune"], each["batch_size"]) for each in measured["fast"]["configurations"]]
+    assert batches == [("default", 1), ("default", 2), ("everything", 1), ("everything", 2)]
+    assert {"backbone", "one denoising step", "chunk of 4 steps"} <= set(measured["fast"]["latency_ms"])
+    assert len(measured["fast"]["against_upstreams_way"]) == 2
+    assert measured["whole"]["evaluation"] and measured["whole"]["resume_seconds"]
+
+
 def test_a_part_that_is_too_slow_is_ended_and_said_so(tmp_path: Path) -> None:
     (tmp_path / "log.txt").touch()
     assert gpu_drill.run("fast", "small", tmp_path, limit=0.2) == []
