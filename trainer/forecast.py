@@ -77,8 +77,9 @@ _LESS_BY = 0.8
 """Of what was too much, to try next."""
 
 GENERAL_ADVICE = (
-    "Lower --batch-size (raise --gradient-accumulation-steps to keep the global batch), train fewer parts "
-    f"(--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank {ADVISED_RANK}."
+    "Lower --batch-size, of N1.7 --global-batch-size (raise --gradient-accumulation-steps to keep the samples of a "
+    "step), train fewer parts (--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank "
+    f"{ADVISED_RANK}."
 )
 """Where the model is not known."""
 

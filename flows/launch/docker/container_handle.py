@@ -32,8 +32,9 @@ MACHINE_WENT_DOWN = 255
 trainer has no such code."""
 _ENDED = ("exited", "dead")
 _OOM_HINT = (
-    "Lower --batch-size, --dataloader-num-workers and --dataloader-prefetch-factor, or give it more: "
-    "PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` says how much."
+    "Lower --batch-size (of N1.7 --global-batch-size), --dataloader-num-workers and --dataloader-prefetch-factor, or "
+    "give it more: PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` "
+    "says how much."
 )
 
 
