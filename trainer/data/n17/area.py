@@ -11,6 +11,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from trainer.data.transforms.augment import to_device
 
 
 class _Taps(NamedTuple):
@@ -85,6 +88,27 @@ def enlarge_into(image: np.ndarray, out: np.ndarray) -> None:
 
     rows, columns = (enlarging(*sides) for sides in zip(image.shape[:2], out.shape[1:], strict=True))
     kernels.enlarge(_whole(image), *rows, *columns, out)
+
+
+def enlarge_together(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Images uint8 ``[..., H, W]`` enlarged to uint8 ``[..., height, width]`` on their device, in torch's kernels."""
+    rows, columns = images.shape[-2:]
+    if (rows, columns) == (height, width):
+        return images.contiguous()
+    (left, right), across = (to_device(each, images.device) for each in _as_torch(enlarging(columns, width)))
+    (upper, lower), down = (to_device(each, images.device) for each in _as_torch(enlarging(rows, height)))
+    lines = images.index_select(-1, left).int() * across[0] + images.index_select(-1, right).int() * across[1]
+    lines >>= 4
+    first, second = (
+        lines.index_select(-2, place).mul_(weight[:, None]).bitwise_right_shift_(16)
+        for place, weight in zip((upper, lower), down, strict=True)
+    )
+    return (first.add_(second).add_(2) >> 2).clamp_(0, 255).to(torch.uint8)
+
+
+def _as_torch(taps: _Taps) -> tuple[np.ndarray, np.ndarray]:
+    """As ``index_select`` takes them: by signed numbers."""
+    return taps.positions.astype(np.int64), taps.weights
 
 
 def _whole(image: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from trainer.data.n17.hsv import OF_SPREAD, OF_VALUE
 from trainer.data.transforms.augment import planned, to_device
 
 _HUE = 3
@@ -78,11 +79,6 @@ def _like(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
     return to_device(values, images.device).view(-1, *[1] * (images.ndim - 1))
 
 
-_INVERSES = np.maximum(np.arange(256), 1)
-OF_VALUE = np.rint(255 * 4096 / _INVERSES).astype(np.int32)
-"""OpenCV's divisions by a pixel's value and by its spread, in 4096ths."""
-OF_SPREAD = np.rint(180 * 4096 / (6.0 * _INVERSES)).astype(np.int32)
-
 _SECTORS = np.array([[0, 2, 1, 1, 3, 0], [3, 0, 0, 2, 1, 1], [1, 1, 3, 0, 0, 2]])
 """For red, green and blue, which of value, low, falling and rising they are in each sixth of the circle."""
 
@@ -125,10 +121,10 @@ def turned(images: torch.Tensor, degrees: Sequence[float]) -> torch.Tensor:
 
     OpenCV's warpAffine with bilinear interpolation: places in 32nds of a pixel, weights in 1024ths.
     """
-    places = [to_device(each, images.device) for each in _sources(*images.shape[-2:], degrees)]
+    height, width = images.shape[-2:]
+    places = [to_device(each, images.device) for each in _sources(height, width, degrees)]
     x, y = (start[:, :, None] + along[:, None] >> 5 for start, along in (places[:2], places[2:]))
     right_share, lower_share = (x & 31).unsqueeze(1).int(), (y & 31).unsqueeze(1).int()
-    height, width = images.shape[-2:]
     columns = [_mirrored((x >> 5) + offset, width) for offset in (0, 1)]
     lines = [_mirrored((y >> 5) + offset, height) for offset in (0, 1)]
     source = images.flatten(-2).int()

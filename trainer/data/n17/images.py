@@ -71,7 +71,8 @@ def cut(image: np.ndarray, settings: ProcessorSettings, drawn: Augmentation | No
         image = boxed(image)
     if not settings.use_albumentations:
         return _by_torchvision(image, settings, drawn)
-    image = area.resize(image, *_with_edge(*image.shape[:2], settings.shortest_image_edge))
+    height, width = image.shape[:2]
+    image = area.resize(image, *_with_edge(height, width, settings.shortest_image_edge))
     return image if settings.crop_fraction is None else cropped(image, settings.crop_fraction, drawn)
 
 

@@ -12,7 +12,7 @@ import os
 import numpy as np
 
 from trainer.config.settings import pippa_home
-from trainer.data.n17.colour import OF_SPREAD, OF_VALUE
+from trainer.data.n17.hsv import OF_SPREAD, OF_VALUE
 
 # Compiled once per machine. Beside the source, numba's own choice, an image has no place to write.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(pippa_home() / "cache" / "numba"))
@@ -221,7 +221,7 @@ def write_patches(image: np.ndarray, size: int, merge: int, times: int, out: np.
     """uint8 ``[3, H, W]`` in [-1, 1] to ``out`` float32 ``[patches, 3 x times x size x size]``: blocks of ``merge`` x
     ``merge`` patches of ``size`` x ``size`` pixels, row by row, each channel ``times`` times.
     """
-    number = 0
+    number, half = 0, np.float32(127.5)
     for block_row in range(image.shape[1] // (size * merge)):
         for block_column in range(image.shape[2] // (size * merge)):
             for row in range(merge):
@@ -234,7 +234,7 @@ def write_patches(image: np.ndarray, size: int, merge: int, times: int, out: np.
                             pixels = image[channel, top + y]
                             start = channel * times * size * size + y * size
                             for x in range(size):
-                                patch[start + x] = (np.float32(pixels[left + x]) - np.float32(127.5)) / np.float32(127.5)
+                                patch[start + x] = (np.float32(pixels[left + x]) - half) / half
                         first = channel * times * size * size
                         for repeat in range(1, times):
                             for i in range(size * size):
