@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from tests.support.fake_training import as_on_cuda, autocast
+from tests.trainer.gr00t.test_memory import largest_piece
 from trainer.config.n17_config import N17Config
 from trainer.data.n17.embodiments import registered
 from trainer.forecast import forecast, parts, smallest_card
@@ -106,6 +107,11 @@ def test_a_training_fits_where_nvidia_says_it_does() -> None:
     memory = forecast(config(global_batch_size=1), OFFICIAL_3B).gpu
     assert memory.weights + memory.gradients + memory.moments == pytest.approx(32e9, rel=0.01)
     assert memory.total < 35e9 and smallest_card(memory.total) == 40
+
+
+@pytest.mark.parametrize("sizes", [OFFICIAL_3B, TINY], ids=["3B", "tiny"])
+def test_the_largest_piece_that_fsdp_gathers(sizes: ModelConfig) -> None:
+    assert largest_piece(meta_model(sizes)) == max(part.width * part.piece for part in parts(sizes, config()))
 
 
 @pytest.mark.parametrize("sizes", [OFFICIAL_3B, TINY], ids=["3B", "tiny"])
