@@ -10,6 +10,7 @@ Nothing of it has been measured on a GPU yet: ``MEASURED`` is where a measuremen
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,9 @@ _LESS_BY = 0.8
 """Of what was too much, to try next."""
 
 GENERAL_ADVICE = (
-    "Lower --batch-size (raise --gradient-accumulation-steps to keep the global batch), train fewer parts "
-    f"(--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank {ADVISED_RANK}."
+    "Lower --batch-size, of N1.7 --global-batch-size (raise --gradient-accumulation-steps to keep the samples of a "
+    "step), train fewer parts (--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank "
+    f"{ADVISED_RANK}."
 )
 """Where the model is not known."""
 
@@ -125,6 +127,15 @@ class Memory(NamedTuple):
         return round(MEASURED * self.tensors) + self.fixed
 
 
+class Frames(NamedTuple):
+    """A dataset's frames, decoded, in bytes."""
+
+    rgb: int
+    """All of them as RGB: 3 a pixel."""
+    planes: int
+    """Those of videos as 4:2:0, as nearly all are: 1.5 a pixel. Images in tables stay RGB."""
+
+
 class Disk(NamedTuple):
     """What a training writes, in bytes."""
 
@@ -138,8 +149,8 @@ class Disk(NamedTuple):
     """Checkpoints of the whole training."""
     atomic: bool
     """Whether the native engine writes them, which links what is frozen."""
-    frames: int | None
-    """The dataset, decoded, as RGB; None while it is not known. ``kept_frames`` says how much of it is kept."""
+    frames: Frames | None
+    """The dataset, decoded; None while it is not known. ``kept_frames`` says how much of it is kept."""
     kept: int = CHECKPOINTS_KEPT
     """Checkpoints that stay on the disk."""
 
@@ -236,31 +247,33 @@ def read_sections(folder: Path) -> Model | None:
         return None
 
 
-def frame_bytes(config: FinetuneConfig) -> int | None:
-    """Bytes of the decoded frames that the data config uses, as RGB: 3 a pixel; None while a dataset is not known."""
+def frame_bytes(config: FinetuneConfig) -> Frames | None:
+    """Bytes of the decoded frames that the data config uses; None while a dataset is not known."""
     from trainer.importers.names import is_folder
 
-    cameras, pixels = get_data_config(config.data_config).video, 0
+    cameras, pixels, of_images = get_data_config(config.data_config).video, 0, 0
     for name in config.dataset_path:
         if is_folder(name):
             try:
                 meta = DatasetMeta.load(Path(name).expanduser())
-                used = [meta.info.camera(meta.modality.column("video", key)).resolution for key in cameras]
+                used = {key: meta.info.camera(meta.modality.column("video", key)).resolution for key in cameras}
+                images = [math.prod(size) for key, size in used.items() if meta.in_tables(key)]
             except (PippaError, KeyError, ValueError):  # no dataset, or one that the import changes first
                 return None
-            pixels += meta.total_frames * sum(width * height for width, height in used)
+            pixels += meta.total_frames * sum(map(math.prod, used.values()))
+            of_images += meta.total_frames * sum(images)
         elif known := _KNOWN_FRAMES.get(name.partition("@")[0]):
             pixels += known[0] * known[1] * len(cameras)
         else:
             return None
-    return 3 * pixels
+    return Frames(3 * pixels, 3 * (pixels + of_images) // 2)
 
 
-def kept_frames(rgb: int, room: int, *, on_gpu: bool) -> int:
-    """What the frame cache takes in so much ``room`` of frames that take ``rgb`` bytes as RGB: all of them, or half as
-    4:2:0, as nearly all videos are. Where planes are not converted ``on_gpu``, some stay RGB and fill the room.
+def kept_frames(frames: Frames, room: int, *, on_gpu: bool) -> int:
+    """What the frame cache takes of ``frames`` in so much ``room``: as planes where they are converted ``on_gpu``, else
+    as RGB, as far as that fits.
     """
-    return rgb if rgb <= room else min(rgb // 2 if on_gpu else rgb, room)
+    return min(frames.planes if on_gpu else frames.rgb, room)
 
 
 def room_for_checkpoints(base_model: Path, config: FinetuneConfig, output_dir: Path, *, native: bool = True) -> int:

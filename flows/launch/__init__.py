@@ -61,7 +61,7 @@ class Training(Protocol):
         ...
 
     def terminate(self) -> None:
-        """Ask it to save, upload and end; asked twice, it ends without saving."""
+        """Ask it to save, upload and end."""
         ...
 
     def kill(self) -> None:

@@ -25,7 +25,8 @@ def held(
 ) -> Iterator[list[str]]:
     """Hold ``wanted`` of ``gpus`` for ``run_id``, after waiting for them if need be; yields their ids.
 
-    ``share`` trainings may hold the same one. While it waits, ``say`` is told for whom. Without ``gpus`` the machine's
+    ``share`` trainings may hold the same one, and a container that computes on it counts. While it waits, ``say`` is
+    told for whom. Without ``gpus`` the machine's
     processor is held, and nothing yielded. Raises ``UsageError`` for more GPUs than there are.
     """
     machine.require_gpus(machine.machine_name(), gpus, wanted)
@@ -69,10 +70,14 @@ def _take(
     files = {gpu: [folder / f"{_name(gpu)}.{place}.lock" for place in range(share)] for gpu in gpus}
     # A run that is started again may find its container still training on those it had.
     order = sorted(gpus, key=lambda gpu: run_id not in [_holder(file) for file in files[gpu]])
+    # The container of a killed process computes on, and holds no lock.
+    occupants = machine.occupants([gpu for gpu in gpus if gpu], [run_id])
     taken: list[str] = []
     holders: list[str] = []
     for gpu in order:
-        if len(taken) < wanted and any(_locked(file, run_id, locks) for file in files[gpu]):
+        if len(inside := occupants.get(gpu, [])) >= share:
+            holders += [machine.in_container(run) for run in inside]
+        elif len(taken) < wanted and any(_locked(file, run_id, locks) for file in files[gpu]):
             taken.append(gpu)
         else:
             holders += [holder for file in files[gpu] if (holder := _holder(file))]

@@ -237,14 +237,14 @@ def _disk(found: Plan) -> Iterator[_Row]:
 
 
 def _of_frames(found: Plan) -> str:
-    rgb = found.needs.disk.frames
-    if rgb is None or found.frames is None:
-        return "the dataset decoded, 3 bytes a pixel, or 1.5 where room is short"
-    if found.frames == rgb:
+    frames = found.needs.disk.frames
+    if frames is None or found.frames is None:
+        return "the dataset decoded, 1.5 bytes a pixel, or 3 as RGB"
+    if found.frames == frames.rgb:
         return "the dataset decoded, once per machine"
-    if found.frames == rgb // 2:
-        return f"the dataset decoded, as 4:2:0: for the {size(rgb)} of RGB there is no room"
-    return f"of the dataset, decoded, as much as there is room for ({size(rgb)} as RGB)"
+    if found.frames == frames.planes:
+        return f"the dataset decoded, as 4:2:0, once per machine ({size(frames.rgb)} as RGB)"
+    return f"of the dataset, decoded, as much as there is room for ({size(frames.rgb)} as RGB)"
 
 
 def _of_card(found: Plan) -> str:

@@ -19,6 +19,7 @@ from trainer.forecast import (
     CARDS,
     FITS,
     GENERAL_ADVICE,
+    Frames,
     advice,
     fits,
     forecast,
@@ -94,22 +95,32 @@ def test_frames_are_those_of_the_cameras_that_are_used(tmp_path: Path) -> None:
     folder = make_synthetic(tmp_path / "data")
     total = 256 * 256 * 3 * DatasetMeta.load(folder).total_frames
     usual = {"data_config": "fourier_gr1_arms_only"}
-    assert frame_bytes(config(dataset_path=[str(folder)], **usual)) == total
-    assert frame_bytes(config(dataset_path=["synthetic.PickNPlace", str(folder)], **usual)) == 2 * total
+    assert frame_bytes(config(dataset_path=[str(folder)], **usual)) == (total, total // 2)
+    assert frame_bytes(config(dataset_path=["synthetic.PickNPlace", str(folder)], **usual)) == (2 * total, total)
     assert frame_bytes(config(dataset_path=["somebody/else"])) is None
     shutil.rmtree(folder / "meta")
     assert frame_bytes(config(dataset_path=[str(folder)], **usual)) is None
 
 
-def test_where_rgb_does_not_fit_a_gpu_takes_half_and_a_cpu_all_the_room():
-    for room, on_gpu, on_cpu in ((100, 100, 100), (99, 50, 99), (50, 50, 50), (20, 20, 20), (0, 0, 0)):
-        assert (kept_frames(100, room, on_gpu=True), kept_frames(100, room, on_gpu=False)) == (on_gpu, on_cpu)
+def test_a_gpu_takes_half_of_rgb_and_a_cpu_all_there_is_room_for():
+    frames = Frames(100, 50)
+    for room, on_gpu, on_cpu in ((100, 50, 100), (99, 50, 99), (50, 50, 50), (20, 20, 20), (0, 0, 0)):
+        assert (kept_frames(frames, room, on_gpu=True), kept_frames(frames, room, on_gpu=False)) == (on_gpu, on_cpu)
+
+
+def test_images_in_tables_stay_rgb(tmp_path: Path) -> None:
+    folder = make_synthetic(tmp_path / "data")
+    pixels = 256 * 256 * DatasetMeta.load(folder).total_frames
+    info = (folder / "meta/info.json").read_text()
+    (folder / "meta/info.json").write_text(info.replace('"dtype": "video"', '"dtype": "image"'))
+    images = frame_bytes(config(dataset_path=[str(folder)], data_config="fourier_gr1_arms_only"))
+    assert images == (3 * pixels, 3 * pixels)
 
 
 def test_the_demo_datasets_frames_are_known(demo_dataset: Path) -> None:
     usual = {"data_config": "fourier_gr1_arms_only"}
     named, real = (config(dataset_path=[name], **usual) for name in (demo_dataset.name, str(demo_dataset)))
-    assert frame_bytes(named) == frame_bytes(real) == 2096 * 256 * 256 * 3
+    assert frame_bytes(named) == frame_bytes(real) == Frames(2096 * 256 * 256 * 3, 2096 * 256 * 256 * 3 // 2)
 
 
 @pytest.mark.parametrize("card", [24, 32, 48])

@@ -28,7 +28,7 @@ def placed(spec: RunSpec, devices: dict[str, object], prog: str) -> tuple[RunSpe
     if before.global_batch % per_pass:
         raise UsageError(
             f"{spec.run_id} has a global batch of {before.global_batch}, which {config.processes} processes of "
-            f"--batch-size {config.batch_size} can't make.",
+            f"{config.batch_size} samples each can't make.",
             f"Take a number of GPUs that divides {before.global_batch // config.batch_size}.",
         )
     steps = before.global_batch // per_pass

@@ -32,6 +32,7 @@ from trainer.runner import (
     checkpoint_uploader,
     engine_datasets,
     forecast_warnings,
+    isaac_n17,
     wandb_setup,
     workspace,
 )
@@ -265,6 +266,8 @@ class Run:
             environ |= variables
             if warning:
                 record.emit(warning)
+        if spec.engine == "isaac-n17":
+            environ |= isaac_n17.one_gpu(environ)
         record.log(f"+ {shlex.join(command)}")
         translator = HfLogParser(config.max_steps, config.global_batch) if spec.engine != "native" else None
         try:

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from trainer.data.collate import finish_images
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
 from trainer.forecast import CHECKPOINTS_KEPT
@@ -103,6 +102,7 @@ class FinetuneTrainer(Trainer):
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
         fsdp: Whether the processes divide the model between them (``trainer.training.sharding``).
         kept: Checkpoints that stay on the disk.
+        finish_images: What is left to do for the images of a batch, on the device it has arrived on.
 
     """
 
@@ -120,6 +120,7 @@ class FinetuneTrainer(Trainer):
         lora: bool = False,
         fsdp: bool = False,
         kept: int = CHECKPOINTS_KEPT,
+        finish_images: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
     ) -> None:
         self._fsdp = fsdp
         super().__init__(
@@ -134,6 +135,7 @@ class FinetuneTrainer(Trainer):
         self._undecayed = generation.undecayed if generation else ()
         self._adapted = model if lora else None
         self._dataset = train_dataset
+        self._finish_images = finish_images
         self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
         self.remove_callback(PrinterCallback)
@@ -207,7 +209,7 @@ class FinetuneTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Images are resized and jittered here, where the batch has arrived on the device."""
-        return finish_images(super()._prepare_inputs(inputs))
+        return self._finish_images(super()._prepare_inputs(inputs))
 
     def compute_loss(
         self,
