@@ -196,5 +196,5 @@ def test_a_run_that_goes_on_with_fewer_gpus_accumulates_more() -> None:
     assert divided.config.fsdp and "--fsdp" in to_argv(divided.config)
     whole, _ = placed(divided, {"num_gpus": 1, "fsdp": False}, "pippa runs resume")
     assert whole.config.global_batch == 640 and not whole.config.fsdp
-    with pytest.raises(UsageError, match="--fsdp: one GPU .* --no-fsdp"):
+    with pytest.raises(UsageError, match=r"--fsdp: one GPU .* --no-fsdp"):
         placed(divided, {"num_gpus": 1}, "pippa runs resume")
