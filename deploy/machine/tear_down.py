@@ -61,7 +61,7 @@ def checkpoints() -> list[dict[str, Any]]:
 def waiting() -> list[str]:
     """Checkpoints on this disk that are not in the object store yet: RUN/STEP."""
     found = in_stack("find", "/var/lib/pippa/runs", "-type", "d", "-path", "*/pending-uploads/checkpoint-*", "-prune")
-    return [re.sub(r"^/var/lib/pippa/runs/([^/]+)/.*checkpoint-", r"\1/", line) for line in found.splitlines()]
+    return [re.sub(r"^/var/lib/pippa/runs/([^/]+)/.*checkpoint-", r"\1/", line) for line in found.split()]
 
 
 def volumes() -> list[tuple[str, str]]:
