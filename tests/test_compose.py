@@ -41,6 +41,7 @@ SERVICES_OF_PRESETS = {
     "train-overfit-n17": "overfit-demo-n17",
     "train-so101-n17": "so101-n17",
     "train-blog-n17": "blog-n17",
+    "train-libero-n17": "libero-n17",
 }
 
 

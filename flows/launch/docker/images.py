@@ -26,11 +26,13 @@ _SETTING: dict[Engine, str] = {
     "native": "PIPPA_TRAINER_IMAGE",
     "isaac-uv": "PIPPA_ISAAC_UV_IMAGE",
     "isaac-conda": "PIPPA_ISAAC_CONDA_IMAGE",
+    "isaac-n17": "PIPPA_ISAAC_N17_IMAGE",
 }
 _BUILT: dict[Engine, tuple[str, str]] = {
     "native": ("pippa/trainer:local", "docker/trainer.Dockerfile"),
     "isaac-uv": ("pippa/isaac-uv:local", "docker/isaac-uv.Dockerfile"),
     "isaac-conda": ("pippa/isaac-conda:local", "docker/isaac-conda.Dockerfile"),
+    "isaac-n17": ("pippa/isaac-n17:local", "docker/isaac-n17.Dockerfile"),
 }
 """The image of each engine when no setting names one, and the file that builds it."""
 
