@@ -1,8 +1,8 @@
 """``python -m bench.own_data``: from a folder of one's own to the first training step, command by command.
 
-An SO-101-like dataset of 200 episodes and two cameras in LeRobot v2.1 without ``meta/modality.json``, or any other that
-``--dataset`` names (a copy of it is used). Of each command the seconds on the clock and of CPU, and what it left on the
-disk. Commands that do something once are typed twice.
+An SO-101-like dataset of 200 episodes and two cameras without ``meta/modality.json``, in LeRobot v2.1 and in v3, or any
+other that ``--dataset`` names (a copy of it is used). Of each command the seconds on the clock and of CPU, and what
+there is on the disk after it. Commands that do something once are typed twice.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ import numpy as np
 
 from bench.start import pippa_train
 from bench.table import report, table
+from tests.support.lerobot_v3 import to_v3
 
 FPS = 30
 JOINTS = ["shoulder_pan.pos", "shoulder_lift.pos", "elbow_flex.pos", "wrist_flex.pos", "wrist_roll.pos", "gripper.pos"]
 CAMERAS = ("front", "wrist")
 DIFFERENT = 4
 """Videos that are encoded; the others are these under other names, and differ in a comment, so that each is decoded."""
+PER_FILE = 50
+"""Episodes in a table and in a video of v3."""
 TASK = "Grab pens and place into pen holder."
 
 
@@ -42,36 +45,55 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(320, 240), metavar=("WIDTH", "HEIGHT"))
     parser.add_argument("--save", action="store_true", help="write bench/results/<date>-own_data.md")
     given = parser.parse_args()
+    sections = []
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        data, home = folder / "data", folder / "home"
+        data = Path(temporary) / "data"
         if given.dataset:
             shutil.copytree(given.dataset, data)
+            ways = {str(json.loads((data / "meta/info.json").read_text())["codebase_version"]): data}
         else:
             make(data, given.episodes, given.frames, *given.size)
-        environ = {**os.environ, "PIPPA_HOME": str(home), "WANDB_MODE": "offline"}
+            ways = {"v2.1": data, "v3": to_v3(data, Path(temporary) / "data-v3", PER_FILE)}
+            sections.append(
+                f"{given.episodes} episodes of {given.frames} frames, two cameras of {'x'.join(map(str, given.size))}."
+            )
+        found = {}
+        for way, folder in ways.items():
+            tables = len(list((folder / "data").rglob("*.parquet")))
+            sections.append(f"{way}: {tables} tables, {gigabytes(folder):.2f} GB of files.")
+            found[way] = typed(folder, Path(temporary) / way)
+    columns = ["command"] + [f"{way}: {what}" for way in found for what in ("seconds", "CPU seconds")]
+    times = [[name, *(each for way in found.values() for each in way[name][:2])] for name in found[way]]
+    disks = [[name, *(each for way in found.values() for each in way[name][2:])] for name in found[way]]
+    used = ["after"] + [f"{way}: {what}" for way in found for what in ("GB in PIPPA_HOME", "frames", "the store")]
+    report(
+        "own_data", "A dataset of one's own", [*sections, table(columns, times), table(used, disks)], save=given.save
+    )
 
-        def pippa(*argv: str) -> Callable[[], object]:
-            command = [sys.executable, "-m", "flows.cli", *argv]
-            return lambda: subprocess.run(command, env=environ, check=True, capture_output=True)
 
-        flags = ("--dataset-path", str(data), "--data-config", "so100_dualcam", "--evaluate", "none")
-        steps: dict[str, Callable[[], object]] = {
-            "data init --yes": pippa("data", "init", str(data), "--yes"),
-            "data check": pippa("data", "check", str(data)),
-            "data check, again": pippa("data", "check", str(data)),
-            "data show": pippa("data", "show", str(data)),
-            "data show, again": pippa("data", "show", str(data)),
-            "train smoke, to its first step": lambda: pippa_train(folder, environ, *flags),
-            "train smoke, again": lambda: pippa_train(folder, environ, *flags),
-        }
-        rows = [
-            [name, *measured(step), *(gigabytes(home / part) for part in ("", "cache/frames", "store"))]
-            for name, step in steps.items()
-        ]
-        about = f"{len(list((data / 'data').rglob('*.parquet')))} tables, {gigabytes(data):.2f} GB of files."
-    columns = ["command", "seconds", "CPU seconds", "GB in PIPPA_HOME after it", "of them frames", "of them the store"]
-    report("own_data", "A dataset of one's own", [about, table(columns, rows)], save=given.save)
+def typed(data: Path, folder: Path) -> dict[str, list[float]]:
+    """Of each command seconds on the clock and of CPU, and GB in ``folder/home``: all, frames, the store."""
+    home = folder / "home"
+    environ = {**os.environ, "PIPPA_HOME": str(home), "WANDB_MODE": "offline"}
+
+    def pippa(*argv: str) -> Callable[[], object]:
+        command = [sys.executable, "-m", "flows.cli", *argv]
+        return lambda: subprocess.run(command, env=environ, check=True, capture_output=True)
+
+    flags = ("--dataset-path", str(data), "--data-config", "so100_dualcam", "--evaluate", "none")
+    steps: dict[str, Callable[[], object]] = {
+        "data init --yes": pippa("data", "init", str(data), "--yes"),
+        "data check": pippa("data", "check", str(data)),
+        "data check, again": pippa("data", "check", str(data)),
+        "data show": pippa("data", "show", str(data)),
+        "data show, again": pippa("data", "show", str(data)),
+        "train smoke, to its first step": lambda: pippa_train(folder, environ, *flags),
+        "train smoke, again": lambda: pippa_train(folder, environ, *flags),
+    }
+    return {
+        name: [*measured(step), *(gigabytes(home / part) for part in ("", "cache/frames", "store"))]
+        for name, step in steps.items()
+    }
 
 
 def measured(step: Callable[[], object]) -> tuple[float, float]:

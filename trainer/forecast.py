@@ -10,6 +10,7 @@ Nothing of it has been measured on a GPU yet: ``MEASURED`` is where a measuremen
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,7 @@ ADVISED_RANK = 32
 
 _LESS: tuple[dict[str, object], ...] = (
     {},
+    {"fsdp": True},
     {"tune_llm": False},
     {"tune_visual": False},
     {"tune_llm": False, "tune_visual": False},
@@ -75,8 +77,9 @@ _LESS_BY = 0.8
 """Of what was too much, to try next."""
 
 GENERAL_ADVICE = (
-    "Lower --batch-size (raise --gradient-accumulation-steps to keep the global batch), train fewer parts "
-    f"(--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank {ADVISED_RANK}."
+    "Lower --batch-size, of N1.7 --global-batch-size (raise --gradient-accumulation-steps to keep the samples of a "
+    "step), train fewer parts (--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank "
+    f"{ADVISED_RANK}."
 )
 """Where the model is not known."""
 
@@ -95,11 +98,11 @@ _USUAL_PIXELS = 640 * 480
 
 
 class Memory(NamedTuple):
-    """Memory of a training, in bytes, on each GPU (or of the process, on a CPU)."""
+    """Memory of a training, in bytes, on each GPU (or of the process, on a CPU): with FSDP, its share."""
 
     parameters: int
     trained: int
-    """Of the parameters; LoRA's adapters included. Both are counts."""
+    """Of the parameters; LoRA's adapters included. Both are counts, of the whole model."""
     weights: int
     moments: int
     """AdamW's two."""
@@ -109,7 +112,8 @@ class Memory(NamedTuple):
     together: int
     """Activations and gradients at the moment when they take most: the former go while the latter come."""
     buckets: int
-    """Where several GPUs train, DDP's copy of the gradients."""
+    """Where several GPUs train, DDP's copy of the gradients; with FSDP what is gathered for a moment: the largest piece
+    that is trained, its gradient and the copy that is exchanged, and a piece that is fetched ahead."""
     fixed: int
 
     @property
@@ -121,6 +125,15 @@ class Memory(NamedTuple):
     def total(self) -> int:
         """All of it."""
         return round(MEASURED * self.tensors) + self.fixed
+
+
+class Frames(NamedTuple):
+    """A dataset's frames, decoded, in bytes."""
+
+    rgb: int
+    """All of them as RGB: 3 a pixel."""
+    planes: int
+    """Those of videos as 4:2:0, as nearly all are: 1.5 a pixel. Images in tables stay RGB."""
 
 
 class Disk(NamedTuple):
@@ -136,8 +149,8 @@ class Disk(NamedTuple):
     """Checkpoints of the whole training."""
     atomic: bool
     """Whether the native engine writes them, which links what is frozen."""
-    frames: int | None
-    """The dataset, decoded, as RGB; None while it is not known. ``kept_frames`` says how much of it is kept."""
+    frames: Frames | None
+    """The dataset, decoded; None while it is not known. ``kept_frames`` says how much of it is kept."""
     kept: int = CHECKPOINTS_KEPT
     """Checkpoints that stay on the disk."""
 
@@ -161,6 +174,8 @@ class Disk(NamedTuple):
 class Forecast:
     """What one training will need."""
 
+    model: int
+    """Bytes of the whole model's weights."""
     gpu: Memory
     cpu: Memory
     """Where it trains on a CPU: all in host memory, without autocast."""
@@ -185,19 +200,21 @@ def forecast(config: FinetuneConfig, model: Model, *, native: bool = True) -> Fo
         frozen=sum(part.weights - 4 * part.adapters - part.changing for part in found),
         # With LoRA both are kept: the merged weights, and all that is trained by itself.
         changing=sum(part.changing + (part.gradients if config.lora_rank else 0) for part in found),
-        moments=gpu.moments,
+        moments=2 * sum(part.gradients for part in found),
         saves=-(-config.max_steps // config.save_steps),
         kept=config.save_total_limit if isinstance(config, N17Config) else CHECKPOINTS_KEPT,
         atomic=native,
         frames=frame_bytes(config),
     )
-    copies = disk.changing + disk.moments
+    model_bytes = sum(part.weights for part in found)
+    copies = disk.changing + disk.moments + (disk.frozen if config.fsdp else 0)
     loading = config.num_gpus * (PROCESS_BYTES + config.dataloader_num_workers * LOADER_BYTES + _ahead(config))
     return Forecast(
+        model=model_bytes,
         gpu=gpu,
         cpu=cpu,
         # The model passes through host memory; later the copies of the checkpoint that is written lie there.
-        host=max(config.num_gpus * gpu.weights, copies) + loading + config.num_gpus * CUDA_HOST_BYTES,
+        host=max(config.num_gpus * model_bytes, copies) + loading + config.num_gpus * CUDA_HOST_BYTES,
         host_on_cpu=cpu.total * config.num_gpus + copies + loading,
         disk=disk,
     )
@@ -230,31 +247,33 @@ def read_sections(folder: Path) -> Model | None:
         return None
 
 
-def frame_bytes(config: FinetuneConfig) -> int | None:
-    """Bytes of the decoded frames that the data config uses, as RGB: 3 a pixel; None while a dataset is not known."""
+def frame_bytes(config: FinetuneConfig) -> Frames | None:
+    """Bytes of the decoded frames that the data config uses; None while a dataset is not known."""
     from trainer.importers.names import is_folder
 
-    cameras, pixels = get_data_config(config.data_config).video, 0
+    cameras, pixels, of_images = get_data_config(config.data_config).video, 0, 0
     for name in config.dataset_path:
         if is_folder(name):
             try:
                 meta = DatasetMeta.load(Path(name).expanduser())
-                used = [meta.info.camera(meta.modality.column("video", key)).resolution for key in cameras]
+                used = {key: meta.info.camera(meta.modality.column("video", key)).resolution for key in cameras}
+                images = [math.prod(size) for key, size in used.items() if meta.in_tables(key)]
             except (PippaError, KeyError, ValueError):  # no dataset, or one that the import changes first
                 return None
-            pixels += meta.total_frames * sum(width * height for width, height in used)
+            pixels += meta.total_frames * sum(map(math.prod, used.values()))
+            of_images += meta.total_frames * sum(images)
         elif known := _KNOWN_FRAMES.get(name.partition("@")[0]):
             pixels += known[0] * known[1] * len(cameras)
         else:
             return None
-    return 3 * pixels
+    return Frames(3 * pixels, 3 * (pixels + of_images) // 2)
 
 
-def kept_frames(rgb: int, room: int, *, on_gpu: bool) -> int:
-    """What the frame cache takes in so much ``room`` of frames that take ``rgb`` bytes as RGB: all of them, or half as
-    4:2:0, as nearly all videos are. Where planes are not converted ``on_gpu``, some stay RGB and fill the room.
+def kept_frames(frames: Frames, room: int, *, on_gpu: bool) -> int:
+    """What the frame cache takes of ``frames`` in so much ``room``: as planes where they are converted ``on_gpu``, else
+    as RGB, as far as that fits.
     """
-    return rgb if rgb <= room else min(rgb // 2 if on_gpu else rgb, room)
+    return min(frames.planes if on_gpu else frames.rgb, room)
 
 
 def room_for_checkpoints(base_model: Path, config: FinetuneConfig, output_dir: Path, *, native: bool = True) -> int:
@@ -299,6 +318,8 @@ def ways(config: FinetuneConfig, model: Model, memory: int) -> list[Way]:
         # With LoRA the tune flags decide about the projector only.
         if same or (config.lora_rank and any(name.startswith("tune_") for name in change)):
             continue
+        if "fsdp" in change and config.processes == 1:
+            continue
         for flags in _batches(config, change):
             changed = config.model_copy(update=flags)
             total = _memory(parts(model, changed), changed, CUDA_BYTES).total
@@ -338,26 +359,38 @@ def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[d
 
 
 def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory:
-    gradients = sum(part.gradients for part in found)
+    shares = config.processes if config.fsdp else 1
+    gradients = _share(sum(part.gradients for part in found), shares)
     kept = [part.activations + part.copies for part in found]
     if config.gradient_accumulation_steps > 1:
         together = gradients + sum(kept)  # the gradients of the micro-batches before
     else:
         # At the end of the forward pass, and after each part of the backward pass.
         together = max(
-            sum(part.gradients for part in found[:done]) + sum(kept[done:]) for done in range(len(found) + 1)
+            _share(sum(part.gradients for part in found[:done]), shares) + sum(kept[done:])
+            for done in range(len(found) + 1)
         )
     return Memory(
         parameters=sum(part.parameters + part.adapters for part in found),
         trained=sum(part.trained + part.adapters for part in found),
-        weights=sum(part.weights for part in found),
+        weights=_share(sum(part.weights for part in found), shares),
         moments=2 * gradients,
         gradients=gradients,
         activations=sum(kept),
         together=together,
-        buckets=gradients if config.processes > 1 else 0,
+        buckets=_gathered(found) if config.fsdp else gradients if config.processes > 1 else 0,
         fixed=fixed,
     )
+
+
+def _share(amount: int, shares: int) -> int:
+    """What each of so many processes has of ``amount``."""
+    return -(-amount // shares)
+
+
+def _gathered(found: Sequence[Part]) -> int:
+    pieces = [(part.width * part.piece, part.trained > 0) for part in found]
+    return max(size for size, _ in pieces) + 3 * max((size for size, trained in pieces if trained), default=0)
 
 
 def _ahead(config: FinetuneConfig) -> int:

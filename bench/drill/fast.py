@@ -13,17 +13,18 @@ from bench.drill.steps import TUNES, Bench, bench, flops, free, measure
 from bench.flops import peak_tflops
 
 Way = Callable[[variants.FixedStep], AbstractContextManager[Callable[[], None]]]
+WHOLE_STEP = "whole step as a CUDA graph"
 GRAPHS: dict[str, Way] = {
     "frozen backbone as a CUDA graph": variants.backbone_graph,
-    "whole step as a CUDA graph": variants.step_graph,
+    WHOLE_STEP: variants.step_graph,
 }
 COMPILED: dict[str, Way] = {"torch.compile, layer by layer": variants.compiled}
 LAUNCHED = ["batch", "way", "ms/step", "samples/s", "×"]
 
 
-def run(report: Report, size: str, device: str) -> None:
+def run(report: Report, size: str, device: str, generation: str) -> None:
     """All of it, in the order of its value; ``device`` is the card's name."""
-    with bench(size) as made:
+    with bench(size, generation) as made:
         batches = made.size.batches
         few = (batches[0], batches[-1])
         parameters = list(made.model.parameters())
@@ -42,8 +43,9 @@ def run(report: Report, size: str, device: str) -> None:
         for batch in few:
             against.attempt([batch], lambda batch=batch: configurations.compare(batch))
         launched = report.table("The same batch again and again, default flags", LAUNCHED)
+        graphs = GRAPHS if made.subject.backbone_inputs else {WHOLE_STEP: variants.step_graph}
         for batch in few:
-            report.attempt(lambda batch=batch: launch(made, launched, batch, GRAPHS))
+            report.attempt(lambda batch=batch: launch(made, launched, batch, graphs))
         chunk = report.table("One action chunk at batch 1", ["part", "ms"])
         report.attempt(lambda: report.fact("latency_ms", measure_latency(made, chunk)))
         free(made.model)

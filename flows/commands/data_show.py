@@ -47,8 +47,9 @@ def show(arguments: Namespace) -> int:
     typed = f"./{name}" if Path(name).is_dir() and not is_folder(name) else name
     with _folder(name) as (folder, called), FileBar(f"Reading {called}") as progress:
         from trainer.data.profile.collect import profile
+        from trainer.runner.cards import cards
 
-        found = profile(folder, called, progress, exclude)
+        found = profile(folder, called, progress, exclude, as_planes=bool(cards()))
     if arguments.json:
         from flows.views.dataset import as_document
 

@@ -118,8 +118,8 @@ def page_job(run_id: str) -> Job:
     )
 
 
-def _flag(name: str, value: int) -> tuple[str, str]:
-    return flag(name), str(value)
+def _flag(name: str, value: int) -> tuple[str, ...]:
+    return (flag(name, on=value),) if isinstance(value, bool) else (flag(name), str(value))
 
 
 def log_file(home: Path, job: Job) -> Path:

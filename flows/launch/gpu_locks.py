@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from flows.launch import machine
+from flows.launch import GPU_VARIABLE, machine
 
 ASK_SECONDS = 1.0
 
@@ -43,6 +44,23 @@ def held(
             say(message)
             told = message
         time.sleep(ASK_SECONDS)
+
+
+@contextlib.contextmanager
+def held_on_node(
+    home: Path, name: str, wanted: int, say: Callable[[str], None], environ: Mapping[str, str] = os.environ
+) -> Iterator[dict[str, str]]:
+    """Hold GPUs of a machine that trains along in the run or job ``name``; yields the environment to train in.
+
+    Node 0's are held by the flow of the run. A machine without a GPU holds nothing: nodes on one processor are there to
+    try things out, and would wait for each other. Raises as ``held``.
+    """
+    gpus = machine.gpus("process", environ)
+    if not gpus:
+        yield dict(environ)
+        return
+    with held(home, name, gpus, wanted, machine.trainings_per_gpu(environ), say) as taken:
+        yield {**environ, GPU_VARIABLE["process"]: ",".join(taken)}
 
 
 def _take(

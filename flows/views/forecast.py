@@ -200,13 +200,17 @@ def _rows(found: Plan) -> Iterator[_Row]:
 
 
 def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
-    yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters"
-    yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained"
+    share = f", 1/{config.processes} on each GPU" if config.fsdp else ""
+    yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters{share}"
+    yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained{share}"
     yield "  activations", memory.activations, f"at {' '.join(to_argv(config, ['batch_size']))}"
     together = f"they come while activations go: {size(memory.together)} together"
     yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
     if memory.buckets:
-        yield "  buckets", memory.buckets, "the gradients once more, to be exchanged between GPUs"
+        exchanged = (
+            "pieces gathered from all GPUs" if config.fsdp else "the gradients once more, to be exchanged between GPUs"
+        )
+        yield "  buckets", memory.buckets, exchanged
     if memory.fixed:
         yield "  CUDA", memory.fixed, "context and workspaces"
 
@@ -221,7 +225,7 @@ def _disk(found: Plan) -> Iterator[_Row]:
         "?" if found.frames is None else found.frames,
         _of_frames(found),
     )
-    model = found.needs.gpu.weights
+    model = found.needs.model
     yield "  base model", model, "in the cache"
     if found.embedded_store:
         states = disk.saves * disk.moments
@@ -233,14 +237,14 @@ def _disk(found: Plan) -> Iterator[_Row]:
 
 
 def _of_frames(found: Plan) -> str:
-    rgb = found.needs.disk.frames
-    if rgb is None or found.frames is None:
-        return "the dataset decoded, 3 bytes a pixel, or 1.5 where room is short"
-    if found.frames == rgb:
+    frames = found.needs.disk.frames
+    if frames is None or found.frames is None:
+        return "the dataset decoded, 1.5 bytes a pixel, or 3 as RGB"
+    if found.frames == frames.rgb:
         return "the dataset decoded, once per machine"
-    if found.frames == rgb // 2:
-        return f"the dataset decoded, as 4:2:0: for the {size(rgb)} of RGB there is no room"
-    return f"of the dataset, decoded, as much as there is room for ({size(rgb)} as RGB)"
+    if found.frames == frames.planes:
+        return f"the dataset decoded, as 4:2:0, once per machine ({size(frames.rgb)} as RGB)"
+    return f"of the dataset, decoded, as much as there is room for ({size(frames.rgb)} as RGB)"
 
 
 def _of_card(found: Plan) -> str:

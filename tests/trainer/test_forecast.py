@@ -19,6 +19,7 @@ from trainer.forecast import (
     CARDS,
     FITS,
     GENERAL_ADVICE,
+    Frames,
     advice,
     fits,
     forecast,
@@ -94,22 +95,32 @@ def test_frames_are_those_of_the_cameras_that_are_used(tmp_path: Path) -> None:
     folder = make_synthetic(tmp_path / "data")
     total = 256 * 256 * 3 * DatasetMeta.load(folder).total_frames
     usual = {"data_config": "fourier_gr1_arms_only"}
-    assert frame_bytes(config(dataset_path=[str(folder)], **usual)) == total
-    assert frame_bytes(config(dataset_path=["synthetic.PickNPlace", str(folder)], **usual)) == 2 * total
+    assert frame_bytes(config(dataset_path=[str(folder)], **usual)) == (total, total // 2)
+    assert frame_bytes(config(dataset_path=["synthetic.PickNPlace", str(folder)], **usual)) == (2 * total, total)
     assert frame_bytes(config(dataset_path=["somebody/else"])) is None
     shutil.rmtree(folder / "meta")
     assert frame_bytes(config(dataset_path=[str(folder)], **usual)) is None
 
 
-def test_where_rgb_does_not_fit_a_gpu_takes_half_and_a_cpu_all_the_room():
-    for room, on_gpu, on_cpu in ((100, 100, 100), (99, 50, 99), (50, 50, 50), (20, 20, 20), (0, 0, 0)):
-        assert (kept_frames(100, room, on_gpu=True), kept_frames(100, room, on_gpu=False)) == (on_gpu, on_cpu)
+def test_a_gpu_takes_half_of_rgb_and_a_cpu_all_there_is_room_for():
+    frames = Frames(100, 50)
+    for room, on_gpu, on_cpu in ((100, 50, 100), (99, 50, 99), (50, 50, 50), (20, 20, 20), (0, 0, 0)):
+        assert (kept_frames(frames, room, on_gpu=True), kept_frames(frames, room, on_gpu=False)) == (on_gpu, on_cpu)
+
+
+def test_images_in_tables_stay_rgb(tmp_path: Path) -> None:
+    folder = make_synthetic(tmp_path / "data")
+    pixels = 256 * 256 * DatasetMeta.load(folder).total_frames
+    info = (folder / "meta/info.json").read_text()
+    (folder / "meta/info.json").write_text(info.replace('"dtype": "video"', '"dtype": "image"'))
+    images = frame_bytes(config(dataset_path=[str(folder)], data_config="fourier_gr1_arms_only"))
+    assert images == (3 * pixels, 3 * pixels)
 
 
 def test_the_demo_datasets_frames_are_known(demo_dataset: Path) -> None:
     usual = {"data_config": "fourier_gr1_arms_only"}
     named, real = (config(dataset_path=[name], **usual) for name in (demo_dataset.name, str(demo_dataset)))
-    assert frame_bytes(named) == frame_bytes(real) == 2096 * 256 * 256 * 3
+    assert frame_bytes(named) == frame_bytes(real) == Frames(2096 * 256 * 256 * 3, 2096 * 256 * 256 * 3 // 2)
 
 
 @pytest.mark.parametrize("card", [24, 32, 48])
@@ -134,6 +145,26 @@ def test_each_way_is_one_that_fits_as_it_is_written(given: FinetuneConfig, card:
             assert changed.batch_size * changed.gradient_accumulation_steps == (
                 given.batch_size * given.gradient_accumulation_steps
             )
+
+
+def test_fsdp_divides_the_model_and_not_the_activations() -> None:
+    flags = {"num_gpus": 4, "tune_llm": True, "batch_size": 8}
+    ddp, fsdp = forecast(config(**flags), OFFICIAL), forecast(config(**flags, fsdp=True), OFFICIAL)
+    for kind in ("weights", "gradients", "moments"):
+        assert getattr(fsdp.gpu, kind) == pytest.approx(getattr(ddp.gpu, kind) / 4, abs=4)
+    assert fsdp.gpu.activations == ddp.gpu.activations and fsdp.gpu.buckets < ddp.gpu.buckets
+    assert fsdp.disk == ddp.disk and fsdp.model == ddp.gpu.weights
+    assert forecast(config(**flags, num_nodes=2, fsdp=True), OFFICIAL).gpu.total < fsdp.gpu.total
+
+
+def test_fsdp_is_recommended_where_there_are_several_gpus() -> None:
+    given = config(num_gpus=4, tune_llm=True, tune_visual=True, batch_size=2)
+    memory = CARDS[24] << 20
+    assert not fits(forecast(given, OFFICIAL).gpu.total, memory)
+    first, *_ = ways(given, OFFICIAL, memory)
+    assert first.flags == "--fsdp" and fits(first.total, memory)
+    alone = given.model_copy(update={"num_gpus": 1})
+    assert not any("--fsdp" in way.flags for way in ways(alone, OFFICIAL, memory))
 
 
 def test_where_nothing_fits_the_least_is_named() -> None:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from trainer.data.dataset import StepBatch
-from trainer.data.transforms.augment import augment, augment_together
-from trainer.data.transforms.planes import cropped_rgb
+from trainer.data.transforms.augment import augment, finished
+from trainer.data.transforms.planes import resized_rgb
 from trainer.data.transforms.sample import Sample
 
 
@@ -63,8 +63,8 @@ def finish_images(batch: dict[str, Any]) -> dict[str, Any]:
         return batch
     rest = {key: value for key, value in batch.items() if key not in ("frames", "jitter", "factors", "corners")}
     if "factors" in batch:
-        images = cropped_rgb(batch["frames"], batch["factors"], batch["corners"])
-        return {**rest, "eagle_pixel_values": augment_together(images, batch["jitter"])}
+        images = resized_rgb(batch["frames"], batch["factors"], batch["corners"])
+        return {**rest, "eagle_pixel_values": finished(images, batch["jitter"])}
     return {**rest, "eagle_pixel_values": augment(batch["frames"], batch["jitter"])}
 
 

@@ -167,13 +167,18 @@ class TrainingDataset(Dataset[Sample]):
         """What goes into ``experiment_cfg/metadata.json``; a mixture's statistics are merged."""
         self.transform = SampleTransform(self.config, self.metadata, embodiment_tag)
         self._parts = [_Part(reader, self.transform) for reader in self.readers]
-        self.frames.plan([video for reader in self.readers for video in decoded_videos(reader)], as_planes=on_gpu)
+        videos = [video for reader in self.readers for video in decoded_videos(reader)]
+        self.frames.plan(videos, as_planes=on_gpu)
+        self._all_planes = on_gpu and self.frames.planar == len(dict(videos))
 
     @property
     def sample_bytes(self) -> int:
-        """What the frames of one sample take at most, in bytes: RGB, cropped, and as large as the cameras'."""
+        """What the frames of one sample take at most, in bytes: as large as the cameras', planes, or RGB, cropped."""
         return max(
-            sum(3 * math.prod(crop_size(height, width)) for width, height in resolutions(reader))
+            sum(
+                3 * width * height // 2 if self._all_planes else 3 * math.prod(crop_size(height, width))
+                for width, height in resolutions(reader)
+            )
             for reader in self.readers
         )
 

@@ -1,9 +1,9 @@
 """Frames of videos by their number, each video decoded once into a bounded cache on disk.
 
-An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, or planes where room is short; memory-mapped by all
-data loading processes). It is named by the hash of the video's bytes and the decoder's version, so that a video that
-was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share entries. Videos beyond
-the bound are decoded when they are needed. Images in a table are kept like a video.
+An entry is a folder with ``frames.npy`` (uint8 ``[N, H, W, 3]``, or the planes of ``trainer/data/planar.py``), mapped
+into memory by all data loading processes. It is named by the hash of the video's bytes and the decoder's version, so
+that a video that was recorded again or an upgraded decoder never gives stale frames, and copies of a dataset share
+entries. Videos beyond the bound are decoded when they are needed. Images in a table are kept like a video.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -74,6 +75,19 @@ class Entry(NamedTuple):
         return stored if self.colours is None else self.colours.rgb(stored)
 
 
+class Forms(NamedTuple):
+    """The videos that can be kept as planes and are in the cache, by form; some are there in both."""
+
+    rgb: set[Source]
+    planes: set[Source]
+
+    def planar(self, videos: Mapping[Source, int], can: set[Source], budget: int) -> set[Source]:
+        """Which of those that ``can`` are planes for a GPU: all, or none where most lie there as RGB and all fit."""
+        only_rgb = sum(videos[each] for each in self.rgb - self.planes)
+        as_they_are = 2 * only_rgb > sum(videos[each] for each in can) and sum(videos.values()) <= budget
+        return set() if as_they_are else set(can)
+
+
 class FrameStore:
     """Gives frames by their number, from the cache or from the video. ``alignment`` says which one a row means.
 
@@ -128,8 +142,11 @@ class FrameStore:
     def plan(self, videos: Sequence[tuple[Source, int]], *, as_planes: bool = False) -> int:
         """Choose which ``videos`` (source, bytes as RGB) are cached: as many as fit, in order. Returns how many.
 
-        Where they don't fit as RGB, videos of 8-bit 4:2:0 are kept as their planes, half the bytes, but for as many of
-        the first ones as there is room for: none with ``as_planes``, for a training that converts them on its GPU.
+        They are kept as RGB, with ``as_planes`` as planes (half the bytes) where they are 8-bit 4:2:0: for a training
+        that converts them on its GPU. What the cache has in the other form is used as it is. As a batch is converted
+        there only where all of its frames are planes, ``as_planes`` takes all of them in the form that most have, and
+        drops the others. Where RGB doesn't fit, as many videos as needed are kept as planes, the last ones first.
+
         Decided once, in the process that makes the dataset, so that workers never compete for the space. Entries of
         other datasets make room, the longest unused first, and where the disk is too full those of this one as well.
         """
@@ -142,14 +159,20 @@ class FrameStore:
         if self.max_bytes is not None:
             budget = min(budget, self.max_bytes)
         chosen = dict(videos)
-        self._planar = set()
-        if sum(chosen.values()) > budget:
-            chosen = self._as_fit(chosen, budget, as_planes)
-        total = sum(chosen.values())
+        can = {each for each in chosen if not isinstance(each, ImageColumn) and can_be_kept(self.index(each))}
         with ThreadPoolExecutor(max_workers=4) as pool:
-            keys = pool.map(self._key, chosen)
-            self._keys = dict(zip(chosen, keys, strict=True))
-        self._evict({name: size for name, size in stored.items() if name not in self._keys.values()}, budget - total)
+            names = dict(zip(chosen, pool.map(self._names, chosen), strict=True))
+        there = Forms(*({each for each in can if names[each][form] in stored} for form in (0, 1)))
+        self._planar = there.planar(chosen, can, budget) if as_planes else there.planes - there.rgb
+        chosen = self._as_fit(chosen, can, budget, there, as_planes)
+        self._keys = {each: names[each][each in self._planar] for each in chosen}
+        others = {name: size for name, size in stored.items() if name not in self._keys.values()}
+        if as_planes:
+            twice = {names[each][each not in self._planar] for each in can & chosen.keys()}
+            for name in twice & others.keys():
+                self._remove(name)
+                del others[name]
+        self._evict(others, budget - sum(chosen.values()))
         if len(chosen) < len(videos):
             log.warning(
                 "%d of %d videos fit the frame cache %s (%.1f GB); the others are decoded for every sample.",
@@ -157,30 +180,40 @@ class FrameStore:
             )
         return len(chosen)
 
-    def _as_fit(self, videos: dict[Source, int], budget: int, as_planes: bool) -> dict[Source, int]:
-        """Those of ``videos`` (source, bytes as RGB) that fit, and their bytes; some are kept as planes."""
+    def _as_fit(
+        self, videos: dict[Source, int], can: set[Source], budget: int, there: Forms, as_planes: bool
+    ) -> dict[Source, int]:
+        """Those of ``videos`` (source, bytes as RGB) that fit, and their bytes; of those that ``can``, more are kept as
+        planes where the rest doesn't fit.
+        """
+        wanted = {source: size // 2 if source in self._planar else size for source, size in videos.items()}
+        if sum(wanted.values()) <= budget:
+            return wanted
         chosen, left = {}, budget
         for source, size in videos.items():
-            if not isinstance(source, ImageColumn) and can_be_kept(self.index(source)):
-                self._planar.add(source)
-                size //= 2
+            size = size // 2 if source in can else size
             if size > left:
                 break
             chosen[source] = size
             left -= size
-        self._planar &= chosen.keys()
         if as_planes:
+            self._planar = can & chosen.keys()
             return chosen
-        for source, size in chosen.items():
-            if source in self._planar and (more := videos[source] - size) <= left:
+        before, self._planar = self._planar, can & chosen.keys()
+        rest = [source for source in chosen if source in self._planar and source not in before]
+        for source in sorted(rest, key=lambda each: each not in there.rgb):
+            if (more := videos[source] - chosen[source]) <= left:
                 self._planar.remove(source)
                 chosen[source] += more
                 left -= more
         return chosen
 
-    def _key(self, source: Source) -> str:
-        index = self._indices.of(source) if isinstance(source, Clip) else None
-        return cache_key(source, self._memory, index, planar=source in self._planar)
+    def name(self, source: Source) -> str:
+        """Changes with the frames of ``source``. Raises ``DatasetError``."""
+        return self._names(source)[0]
+
+    def _names(self, source: Source) -> tuple[str, str]:
+        return entry_names(source, self._memory, self._indices.of(source) if isinstance(source, Clip) else None)
 
     def _evict(self, others: dict[str, int], room: int) -> None:
         assert self.cache_dir is not None  # noqa: S101 - narrows the type
@@ -189,12 +222,14 @@ class FrameStore:
             if used <= room:
                 return
             used -= others[entry.name]
-            # Renamed first: another process finds the entry whole or not at all, and then builds it again.
-            gone = entry.with_name(f"{entry.name}.evicted-{os.getpid()}")
-            try:
-                entry.rename(gone)
-            except OSError:
-                continue
+            self._remove(entry.name)
+
+    def _remove(self, name: str) -> None:
+        assert self.cache_dir is not None  # noqa: S101 - narrows the type
+        # Renamed first: another process finds the entry whole or not at all, and then builds it again.
+        gone = self.cache_dir / f"{name}.evicted-{os.getpid()}"
+        with suppress(OSError):
+            (self.cache_dir / name).rename(gone)
             shutil.rmtree(gone, ignore_errors=True)
 
     def prepare(self, progress: Callable[[int, int], None] | None = None) -> None:
@@ -281,16 +316,12 @@ class FrameStore:
         return True
 
 
-def cache_key(
-    source: Source,
-    memory: Memory | None = None,
-    index: FrameIndex | ClipIndex | None = None,
-    *,
-    planar: bool = False,
-) -> str:
-    """Name of the cache entry of a video: changes with its bytes and with the decoder. Raises ``DatasetError``.
+def entry_names(
+    source: Source, memory: Memory | None = None, index: FrameIndex | ClipIndex | None = None
+) -> tuple[str, str]:
+    """Names of the cache entry of a video, as RGB and as planes: they change with its bytes and with the decoder.
 
-    ``index`` is needed for a clip.
+    ``index`` is needed for a clip. Raises ``DatasetError``.
     """
     memory = memory or Memory()
     match source:
@@ -304,8 +335,8 @@ def cache_key(
             named = f"{memory.sha256(source.path)}\0{index.first}+{index.count}\0"
         case _:
             named = f"{memory.sha256(source)}\0"
-    form = "planes\0" if planar else ""
-    return hashlib.sha256(f"{named}{form}{DECODER}".encode()).hexdigest()[:40]
+    rgb, planes = (hashlib.sha256(f"{named}{form}{DECODER}".encode()).hexdigest()[:40] for form in ("", "planes\0"))
+    return rgb, planes
 
 
 def build_entry(folder: Path, source: Source, opened: Opened = Opened()) -> None:  # noqa: B008 - a constant

@@ -18,7 +18,8 @@ UPSTREAM_DENOISING_STEPS = 4
 def describe(folder: Path, spec: RunSpec) -> None:
     """Let a checkpoint of Isaac-GR00T know its data config and tag, as far as the run's spec has them."""
     with contextlib.suppress(ValueError, KeyError, TypeError, PippaError):
-        head = json.loads((folder / "config.json").read_text()).get("action_head_cfg", {})
+        values = json.loads((folder / "config.json").read_text())
+        head = values.get("action_head_cfg", values)  # N1.7's is flat
         config = get_data_config(spec.config.data_config)
         known = PolicyConfig(
             data_config=config,

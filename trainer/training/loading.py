@@ -49,7 +49,7 @@ def prepare_frames(
             emit(PhaseEvent(phase="load", message=f"Held out{which}: {named}"))
     if frames.planar:
         where = "on the GPU" if on_gpu else "on the CPU"
-        message = f"RGB does not fit the frame cache: {frames.planar:,} videos are kept as 4:2:0, converted {where}"
+        message = f"{frames.planar:,} videos are kept as 4:2:0, converted to RGB {where}"
         emit(PhaseEvent(phase="load", message=message))
     if missing := frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))

@@ -27,10 +27,14 @@ SILENCE_SECONDS = 180.0
 KILL_SECONDS = 15.0
 WAIT_SECONDS = 600.0
 LOST = -signal.SIGKILL
+MACHINE_WENT_DOWN = 255
+"""The exit code that the daemon gives a container which ran when the machine, or the daemon with it, went down. The
+trainer has no such code."""
 _ENDED = ("exited", "dead")
 _OOM_HINT = (
-    "Lower --batch-size, --dataloader-num-workers and --dataloader-prefetch-factor, or give it more: "
-    "PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` says how much."
+    "Lower --batch-size (of N1.7 --global-batch-size), --dataloader-num-workers and --dataloader-prefetch-factor, or "
+    "give it more: PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` "
+    "says how much."
 )
 
 
@@ -229,6 +233,9 @@ class ContainerTraining:
             return ExitCode.OUT_OF_MEMORY
         if reason := state.get("Error"):
             self.lost = f"The Docker daemon ended the container: {reason}"
+        if code == MACHINE_WENT_DOWN and not self._said_error:
+            self.lost = self.lost or f"The machine went down while the container {self.name} ran."
+            return LOST
         return 128 - code if code > 128 and code not in STOPPED else code
 
 

@@ -20,7 +20,7 @@ from tests.trainer.data.videos import number_in, write_noise, write_video
 from trainer.config.settings import DISK_RESERVE, frame_cache_bytes
 from trainer.data import frames as frames_module
 from trainer.data.alignment import align
-from trainer.data.frames import FrameStore, cache_key
+from trainer.data.frames import FrameStore, entry_names
 from trainer.data.planar import Colours
 from trainer.data.video import VideoDecoder, decode_video, index_frames, to_rgb
 from trainer.errors import DatasetError, UsageError
@@ -156,10 +156,10 @@ def test_the_longest_unused_entries_make_room(make: Callable[..., Path], tmp_pat
         store = FrameStore(tmp_path)
         store.plan([(path, size)])
         store.prepare()
-        os.utime(tmp_path / cache_key(path), (tmp_path.stat().st_mtime - age,) * 2)
+        os.utime(tmp_path / entry_names(path)[0], (tmp_path.stat().st_mtime - age,) * 2)
     FrameStore(tmp_path, max_bytes=2 * size).plan([(paths[2], size)])
-    assert not (tmp_path / cache_key(paths[0])).exists()
-    assert (tmp_path / cache_key(paths[1])).exists()
+    assert not (tmp_path / entry_names(paths[0])[0]).exists()
+    assert (tmp_path / entry_names(paths[1])[0]).exists()
 
 
 def test_checkpoints_to_come_are_left_their_room(
@@ -181,7 +181,7 @@ def test_checkpoints_to_come_are_left_their_room(
     # Started again with checkpoints to come: the cache gives back what they need, its own entries included.
     assert pickle.loads(pickle.dumps(FrameStore(tmp_path, spare_bytes=size))).spare_bytes == size
     assert FrameStore(tmp_path, spare_bytes=size + size // 3).plan(videos) == 1
-    assert not [video for video, _ in videos if (tmp_path / cache_key(video)).exists()]
+    assert not [video for video, _ in videos if (tmp_path / entry_names(video)[0]).exists()]
     assert FrameStore(tmp_path, spare_bytes=free).plan(videos) == 0
     assert not list(tmp_path.rglob("frames.npy"))
 
@@ -204,7 +204,7 @@ def test_what_a_killed_builder_left_is_no_entry(make: Callable[..., Path], tmp_p
     path = make()
     store = FrameStore(tmp_path)
     store.plan([(path, 1)])
-    left = tmp_path / f"{cache_key(path)}.building"
+    left = tmp_path / f"{entry_names(path)[0]}.building"
     left.mkdir()
     (left / "frames.npy").write_bytes(b"half a file")
     assert number_in(store.frames(path, np.array([20]))[0]) == 20
@@ -226,7 +226,7 @@ build_entry(folder, video)
 def test_processes_building_one_entry_at_once(make: Callable[..., Path], tmp_path: Path) -> None:
     path, cache, start = make(), tmp_path / "cache", tmp_path / "start"
     cache.mkdir()
-    folder = cache / cache_key(path)
+    folder = cache / entry_names(path)[0]
     command = [sys.executable, "-c", BUILD, str(folder), str(path), str(start)]
     builders = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(3)]
     for builder in builders:

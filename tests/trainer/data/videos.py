@@ -58,10 +58,13 @@ def write_video(
     return path
 
 
-def write_noise(path: Path, pixels: str, width: int = 64, height: int = 48, **colours: int) -> Path:
+def write_noise(
+    path: Path, pixels: str, width: int = 64, height: int = 48, codec: str = "libx264", **colours: int
+) -> Path:
     """Encode 20 frames of noise; ``colours`` are attributes of the codec's context."""
+    options = {"preset": "ultrafast"} if codec == "libx264" else {}
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=20, options={"preset": "ultrafast", "g": "4"})
+        stream = container.add_stream(codec, rate=20, options={**options, "g": "4"})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
         for name, value in colours.items():

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from tests.support.training import Training
-from trainer.data.dataset import TrainingDataset, decoded_videos
+from trainer.data.dataset import TrainingDataset
 from trainer.events import PhaseEvent
 from trainer.training import n15
 
 
 def test_planes_train_as_rgb_does(
-    training: Callable[..., Training], dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    training: Callable[..., Training], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU, which there is none of here: its batches and its kernels, on the CPU."""
     usual = training("rgb", max_steps=3, save_steps=3)
@@ -28,8 +28,6 @@ def test_planes_train_as_rgb_does(
         made.append(TrainingDataset(*given, on_gpu=not on_gpu, **named))
         return made[-1]
 
-    reader = TrainingDataset([dataset], "fourier_gr1_arms_only", "new_embodiment").readers[0]
-    monkeypatch.setenv("PIPPA_FRAME_CACHE", str(0.6e-9 * sum(size for _, size in decoded_videos(reader))))
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(n15, "TrainingDataset", as_on_a_gpu)
     planar = training("planes", max_steps=3, save_steps=3, dataloader_num_workers=2)

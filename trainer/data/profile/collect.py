@@ -48,21 +48,25 @@ USUAL_FPS = 30.0
 """Where the dataset says none: only its seconds are then wrong."""
 
 
-def profile(folder: Path, name: str, progress: Progress, exclude: Sequence[str] = ()) -> Profile:
+def profile(
+    folder: Path, name: str, progress: Progress, exclude: Sequence[str] = (), *, as_planes: bool = False
+) -> Profile:
     """The profile of the dataset in ``folder``, called ``name``, without the episodes that ``exclude`` names.
 
     ``folder`` has a ``meta/modality.json`` with an annotation. ``progress(done, of)`` counts videos and episodes.
+    ``as_planes`` is whether trainings on this machine convert frames on a GPU (``FrameStore.plan``).
     Raises ``DatasetError`` for one that can't be read at all, ``UsageError`` as ``trainer.data.exclusion`` does.
     """
-    return _Pass(folder, name, progress, exclude).profile()
+    return _Pass(folder, name, progress, exclude, as_planes=as_planes).profile()
 
 
 class _Pass:
-    def __init__(self, folder: Path, name: str, progress: Progress, exclude: Sequence[str]) -> None:
-        self.name, self.progress = name, progress
+    def __init__(self, folder: Path, name: str, progress: Progress, exclude: Sequence[str], *, as_planes: bool) -> None:
+        self.name, self.progress, self.as_planes = name, progress, as_planes
         meta = leave_out(DatasetMeta.load(folder), exclude, name)
         cache = pippa_home() / "cache"
-        self.frames = FrameStore(cache / "frames", frame_cache_bytes(), memory=Memory(cache / "data.sqlite"))
+        self.memory = Memory(cache / "data.sqlite")
+        self.frames = FrameStore(cache / "frames", frame_cache_bytes(), memory=self.memory)
         self.meta, self.config = meta, everything(meta)
         # One for each camera: what is wrong with one says nothing against the others.
         self.readers = {
@@ -127,7 +131,7 @@ class _Pass:
 
     def _look_at_pictures(self, episodes: Sequence[Episode], robot: Robot) -> None:
         videos = [(source, self._bytes(key, source, rows)) for (_, key), (source, rows) in self.sources.items()]
-        planned = self.frames.plan(videos) if videos else 0
+        planned = self.frames.plan(videos, as_planes=self.as_planes) if videos else 0
         of = planned + len(episodes)
         with suppress(DatasetError):  # the look at its frames says which one
             self.frames.prepare(lambda done, _: self.progress(done, of))
@@ -140,7 +144,7 @@ class _Pass:
     def _look(self, key: str, episode: Episode, robot: Robot) -> None:
         source, rows = self.sources[episode.number, key]
         try:
-            seen = pictures.look(self.frames, source, rows)
+            seen = pictures.look(self.frames, source, rows, self.memory)
         except DatasetError as error:
             self._unreadable(episode.number, key, Problem.of(error))
             del self.sources[episode.number, key]

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from trainer.data.planar import Colours
+from trainer.data.transforms.augment import resized
 from trainer.data.transforms.images import crop_size
 
 _BT601 = (104_597, 132_201, 25_675, 53_279)
@@ -26,6 +27,9 @@ _CHROMA = {
 }
 """V's share of red, U's of blue, U's and V's of green, less than none, in 65536ths and for limited range."""
 _FULL = 2
+AT_ONCE = 1 << 26
+"""Bytes of planes whose frames are converted together. In float32 they take eight times as much of the device, and
+their crops the same again; a batch of 32 samples of two cameras of 640x480 is less than half of it."""
 
 
 def factors_of(colours: Colours) -> tuple[float, ...] | None:
@@ -63,15 +67,24 @@ def rgb_of(planes: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
     return pixels.clamp_(0, 255).view(*lead, 3, height, width)
 
 
-def cropped_rgb(planes: torch.Tensor, factors: torch.Tensor, corners: np.ndarray) -> torch.Tensor:
-    """The crops of a batch's planes, uint8 ``[B, V, H * 3 / 2, W]``, as float32 RGB ``[B, V, 3, h, w]``.
+def resized_rgb(planes: torch.Tensor, factors: torch.Tensor, corners: np.ndarray) -> torch.Tensor:
+    """The crops of a batch's planes, uint8 ``[B, V, H * 3 / 2, W]``, as float32 RGB ``[B, V, 3, 224, 224]``.
 
-    ``corners`` ``[B, 2]`` are the top and the left edge of each sample's, and stay in host memory.
+    ``corners`` ``[B, 2]`` are the top and the left edge of each sample's, and stay in host memory: the host never waits
+    for the device.
     """
-    frames = rgb_of(planes, factors)
+    some = max(AT_ONCE // planes[0].numel(), 1)
+    parts = [
+        resized(_cropped(rgb_of(planes[first : first + some], factors[first : first + some]), corners[first:]))
+        for first in range(0, len(planes), some)
+    ]
+    return torch.cat(parts)
+
+
+def _cropped(frames: torch.Tensor, corners: np.ndarray) -> torch.Tensor:
     rows, columns = crop_size(*frames.shape[-2:])
     crops = [
         frame[..., top : top + rows, left : left + columns]
-        for frame, (top, left) in zip(frames, corners.tolist(), strict=True)
+        for frame, (top, left) in zip(frames, corners[: len(frames)].tolist(), strict=True)
     ]
     return torch.stack(crops)
