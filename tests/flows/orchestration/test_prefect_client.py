@@ -57,9 +57,6 @@ def test_a_server_that_is_not_prefect_of_this_version_is_said(monkeypatch, statu
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
     with HTTPServer(("127.0.0.1", 0), Strange) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
