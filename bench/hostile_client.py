@@ -42,7 +42,7 @@ class Robot:
         self.policy, self.port, self.http_port, self.patience, self.token = policy, port, http_port, patience, token
         random, given = np.random.default_rng(0), policy.example()
         config = policy.data_config
-        self.flat = {
+        self.flat: dict[str, Any] = {
             **{f"video.{key}": random.integers(0, 256, given[f"video.{key}"].shape, np.uint8) for key in config.video},
             **{f"state.{key}": given[f"state.{key}"] for key in config.keys("state")},
             config.language: ["Pick up the cube."],

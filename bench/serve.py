@@ -69,8 +69,9 @@ def main() -> None:
         for version, where in (("n1.5", given.upstream_n15), ("n1.7", given.upstream_n17)):
             if where:
                 work = Path(temporary) / "beside"
-                policy, model = both_read(version, work, where[1])
-                with Upstream(version, *where, model, work, observation_of(policy)) as theirs:
+                python, checkout = where
+                policy, model = both_read(version, work, checkout)
+                with Upstream(version, python, checkout, model, work, observation_of(policy)) as theirs:
                     beside[f"GR00T {version.upper()}"] = compared(contest(policy, theirs, given.chunks))
     sections = [f"Model `tiny`, one thread, {given.chunks} chunks each.", parts_table(found)]
     sections += ["The same by CPU time, which other work on the machine disturbs less:", parts_table(cpu)]

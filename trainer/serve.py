@@ -23,6 +23,8 @@ from trainer.events import Emitter, PhaseEvent
 from trainer.stop_signals import stop_signals
 
 if TYPE_CHECKING:
+    import zmq
+
     from trainer.gr00t.policy import Policy
     from trainer.serving.service import Service
 
@@ -181,7 +183,7 @@ def _listen(
             thread.join(2.0)
 
 
-def _taken(flag: str, address: str, port: int, error: OSError) -> UsageError:
+def _taken(flag: str, address: str, port: int, error: OSError | zmq.ZMQError) -> UsageError:
     cure = f"Give another port with {flag}."
     if error.errno == errno.EADDRNOTAVAIL:
         cure = "Give an address of this machine with --host; 0.0.0.0 is all of them."

@@ -13,6 +13,7 @@ from bench.hostile_requests import changed, hostile
 from bench.serve import policy_of_n17
 from tests.trainer.serving.test_serving import TOKEN, Server, post
 from trainer.gr00t.policy import Policy
+from trainer.serving.service import warm_up
 
 ANSWERED = {"an image of 4096 x 4096", "an image of 1 x 1", "an image of 410 x 41", "reset with 1,000 options"}
 ANSWERED |= {"an instruction of 1,000 emoji", "an instruction of 76 image tokens", "a previous chunk of 1e38"}
@@ -28,8 +29,9 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Policy:
 
 @pytest.fixture(scope="module")
 def robot(policy: Policy) -> Iterator[Robot]:
+    warm_up(policy)
     server = Server(policy)
-    yield Robot(policy, server.zmq.port, server.http.server_port, 120.0)
+    yield Robot(policy, server.zmq.port, server.http.server_port, 300.0)
     server.close()
 
 

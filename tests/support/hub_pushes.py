@@ -1,4 +1,4 @@
-"""What a Hugging Face hub answers a client that creates a repository and pushes to it: in git-lfs's way, not Xet's."""
+"""What a Hugging Face hub answers a client that creates a repository and pushes to it, in git-lfs's way or Xet's."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+
+XET_TOKEN = "of-xet-alone"
 
 
 @dataclass
@@ -24,11 +26,21 @@ class Pushes:
     """Contents by their SHA-256."""
     commits: list[str] = field(default_factory=list)
     """Their summaries."""
+    xorbs: dict[str, bytes] = field(default_factory=dict)
+    """What came by Xet's protocol: blocks of chunks, by their hash."""
+    shards: list[bytes] = field(default_factory=list)
+    """Which chunks make which file, and its SHA-256."""
 
     def answer(
         self, path: str, body: bytes, address: str, repositories: dict[str, dict[str, bytes]]
     ) -> tuple[int, object]:
         """Status and document; a commit changes ``repositories``."""
+        if match := re.fullmatch(r"/v1/xorbs/default/(\w+)", path):
+            self.xorbs[match[1]] = body
+            return 200, {"was_inserted": True}
+        if path.endswith("/shards"):
+            self.shards.append(body)
+            return 200, {"type": "result", "result": 1}
         if path.startswith("/lfs/"):
             if path == "/lfs/verify":
                 asked = json.loads(body)
@@ -58,6 +70,10 @@ class Pushes:
             return 200, {"commitUrl": f"{address}/{name}/commit/1", "commitOid": "1" * 40, "success": True}
         return 404, {"error": "Not found"}
 
+    def xet_token(self, address: str) -> dict[str, Any]:
+        """What lets a client write to Xet's storage, which is here too."""
+        return {"casUrl": address, "accessToken": XET_TOKEN, "exp": 4_000_000_000}
+
     def _create(
         self, asked: dict[str, Any], address: str, repositories: dict[str, dict[str, bytes]]
     ) -> tuple[int, object]:
@@ -85,7 +101,8 @@ class Pushes:
                 case "file":
                     files[value["path"]] = base64.b64decode(value["content"])
                 case "lfsFile":
-                    files[value["path"]] = self.large[value["oid"]]
+                    # Of what came by Xet only the hash is known here.
+                    files[value["path"]] = self.large.get(value["oid"], value["oid"].encode())
                 case "deletedFile":
                     del files[value["path"]]
 

@@ -68,7 +68,7 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
         f"# {title}",
         f"{what}{of[0].upper() if not what else of[0]}{of[1:]}, trained and evaluated with pippa.",
         "## Use",
-        *(_adapter_use(lineage) if adapter else _use(entry.spec, known, lineage.generation)),
+        *(_adapter_use(lineage) if adapter else _use(entry.spec, known, lineage)),
         *_inputs(known),
         "## Training",
         _table(_training(entry, lineage)),
@@ -151,7 +151,7 @@ def _metadata(entry: CheckpointEntry, lineage: Lineage, title: str, *, adapter: 
     return card.to_yaml()
 
 
-def _use(spec: RunSpec, known: PolicyConfig | None, generation: Generation | None) -> Iterator[str]:
+def _use(spec: RunSpec, known: PolicyConfig | None, lineage: Lineage) -> Iterator[str]:
     knows = "; the checkpoint knows its data config" if known else ""
     yield (
         f"With pippa, from this folder or its name on the hub{knows}:\n\n"
@@ -159,7 +159,9 @@ def _use(spec: RunSpec, known: PolicyConfig | None, generation: Generation | Non
         '```python\nimport pippa\n\npolicy = pippa.Policy("./FOLDER")\nactions = policy.get_action(observation)\n```'
     )
     name = _data_config_name(spec)
-    if known is not None and generation == N17:
+    if lineage.base_is_generated:
+        return  # Isaac-GR00T knows the backbones and vocabularies of NVIDIA's models alone
+    if known is not None and lineage.generation == N17:
         yield (
             "In a checkout of Isaac-GR00T:\n\n```python\n"
             "from gr00t.policy.gr00t_policy import Gr00tPolicy\n\n"

@@ -138,7 +138,7 @@ def _state(name: str, value: object) -> NDArray[Any]:
         raise RequestError(f"{name} must be an array of numbers.")
     if found.ndim not in (2, 3) or found.shape[-2] != 1:
         raise RequestError(f"{name} is {list(found.shape)}; it must be [1, dimensions], or that with a batch axis.")
-    if not np.isfinite(found).all():
+    if not (np.abs(found) <= np.finfo(np.float32).max).all():  # what the models compute in
         raise RequestError(f"{name} has a value that is no finite number.")
     return found
 

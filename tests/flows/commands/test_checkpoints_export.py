@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import secrets
 from pathlib import Path
@@ -38,7 +39,7 @@ def home(machine, tmp_path, monkeypatch) -> Path:
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("PIPPA_S3_ENDPOINT", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # Xet's protocol is not public; git-lfs's is
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # so that the hub here knows the files' contents
     return home
 
 
@@ -84,6 +85,23 @@ def test_what_is_pushed_acts_from_the_hub(home, machine, at_hub, tmp_path, capfd
     everything = [*home.rglob("*"), *(tmp_path / "out").rglob("*")]
     assert TOKEN not in printed
     assert not [file for file in everything if file.is_file() and TOKEN.encode() in file.read_bytes()]
+
+
+def test_the_client_sends_large_files_to_xets_storage_where_it_can(home, at_hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
+    repositories: dict[str, dict[str, bytes]] = {}
+    pushes = Pushes({"my-lab"})
+    with hub(repositories, token=TOKEN, pushes=pushes) as (address, requests):
+        at_hub(address)
+        assert cli.main(["checkpoints", "export", "latest", str(tmp_path / "out"), "--push", "my-lab/kitchen"]) == 0
+    files = repositories["models/my-lab/kitchen"]
+    weights = sorted((tmp_path / "out").glob("*.safetensors"))
+    assert len(weights) == 2 and pushes.shards and len(pushes.commits) == 1
+    for file in weights:
+        assert files[file.name].decode() == hashlib.sha256(file.read_bytes()).hexdigest()
+    # Random weights hardly compress.
+    assert sum(map(len, pushes.xorbs.values())) > 0.8 * sum(file.stat().st_size for file in weights)
+    assert not [each for each in requests if "/lfs/" in each]
 
 
 WRONG = {
