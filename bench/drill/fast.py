@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from bench.drill import variants
+from bench.drill.images import FORMS, compare_forms
 from bench.drill.latency import measure_latency
 from bench.drill.report import Report, Table
 from bench.drill.steps import TUNES, Bench, bench, flops, free, measure
@@ -44,6 +45,9 @@ def run(report: Report, size: str, device: str) -> None:
         launched = report.table("The same batch again and again, default flags", LAUNCHED)
         for batch in few:
             report.attempt(lambda batch=batch: launch(made, launched, batch, GRAPHS))
+        images = report.table("A batch's images, two cameras of 640x480, from pinned memory", FORMS)
+        for batch in few:
+            images.attempt([batch], lambda batch=batch: compare_forms(report, made.device, batch, made.size.steps))
         chunk = report.table("One action chunk at batch 1", ["part", "ms"])
         report.attempt(lambda: report.fact("latency_ms", measure_latency(made, chunk)))
         free(made.model)

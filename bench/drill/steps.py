@@ -97,7 +97,8 @@ def bench(size: str) -> Iterator[Bench]:
         folder = Path(temporary)
         tokenizer = Tokenizer.from_file(str(make_tiny_base_model(folder / "tiny") / "tokenizer.json"))
         path = make_synthetic(folder / "dataset", episodes=SIZES[size].episodes)
-        dataset = TrainingDataset([path], DATA_CONFIG, "new_embodiment", cache_dir=folder / "frames")
+        on_gpu = device().type == "cuda"
+        dataset = TrainingDataset([path], DATA_CONFIG, "new_embodiment", cache_dir=folder / "frames", on_gpu=on_gpu)
         dataset.prepare()
         write_metadata(folder / "experiment_cfg", dataset.metadata)
         torch.manual_seed(0)

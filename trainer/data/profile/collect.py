@@ -61,9 +61,7 @@ def profile(
 
 
 class _Pass:
-    def __init__(
-        self, folder: Path, name: str, progress: Progress, exclude: Sequence[str], *, as_planes: bool
-    ) -> None:
+    def __init__(self, folder: Path, name: str, progress: Progress, exclude: Sequence[str], *, as_planes: bool) -> None:
         self.name, self.progress, self.as_planes = name, progress, as_planes
         meta = leave_out(DatasetMeta.load(folder), exclude, name)
         cache = pippa_home() / "cache"

@@ -111,7 +111,7 @@ def jitter_together(images: torch.Tensor, order: np.ndarray, factors: np.ndarray
 
 def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _brightness(images: torch.Tensor, factor: torch.Tensor) -> None:
