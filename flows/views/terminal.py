@@ -217,3 +217,14 @@ def size(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 episode``, ``1,200 episodes``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def task_text(text: str, most: int = 120) -> str:
+    """An instruction in a list: in one line, and no longer than anybody reads there."""
+    line = " ".join(text.split())
+    return f"{line[:most].rstrip()} …" if len(line) > most else line or "(no instruction)"
