@@ -19,9 +19,11 @@ lies before has none at all. Work that is done again (recomputation) is not coun
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.gr00t.n15.config import GR00TN15Config
+from trainer.gr00t.parts.sections import DiTConfig
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121, "4090": 165}
 """bf16 with dense matrices, of data sheets (SXM where there are several), by a part of the device's name."""
@@ -59,53 +61,70 @@ def parts(config: GR00TN15Config, tokens: int, images: int) -> dict[str, Work]:
 
     q = text.num_attention_heads * text.head_dim
     kv = config.eagle.text_config["num_key_value_heads"] * text.head_dim
-    weights = 2 * n * text.hidden_size * (2 * q + 2 * kv + 3 * text.intermediate_size)
-    language = Work(weights, 4 * n**2 * q).times(text.num_hidden_layers)
-
-    blocks, width = head.vl_self_attention_cfg, head.backbone_embedding_dim
-    mixing = Work(2 * n * 12 * width**2, 4 * n**2 * width).times(blocks.num_layers if head.use_vlln else 0)
-
-    dit = head.diffusion_model_cfg
-    t, e = 1 + head.num_target_vision_tokens + head.action_horizon, dit.inner_dim
-    every = Work(2 * t * 10 * e**2 + 4 * e**2)
-    itself = every + Work(2 * t * 2 * e**2, 4 * t**2 * e)
-    features = every + Work(2 * n * 2 * e * dit.cross_attention_dim, 4 * t * n * e)
-    alone = dit.num_layers // 2 if dit.interleave_self_attention else 0
-    ends = Work(2 * (256 * e + e**2) + 4 * e**2 + 2 * t * e * dit.output_dim)
-    diffusion = itself.times(alone) + features.times(dit.num_layers - alone) + ends
-
-    h, w, a = head.hidden_size, head.input_embedding_dim, head.action_horizon
-    states = 2 * (head.max_state_dim * h + h * w)
-    actions = 2 * a * (head.action_dim * w + 2 * w * w + w * w)
-    decoder = 2 * a * (h * h + h * head.action_dim)
+    blocks = head.vl_self_attention_cfg.num_layers if head.use_vlln else 0
+    actions = 1 + head.num_target_vision_tokens + head.action_horizon
+    encoders, decoder = projector(
+        head.hidden_size, head.input_embedding_dim, head.action_horizon, head.max_state_dim, head.action_dim
+    )
     return {
         "patches": patches.times(images),
         "vision": eyes.times(images),
-        "language": language,
-        "mixing": mixing,
-        "diffusion": diffusion,
-        "encoders": Work(states + actions),
-        "decoder": Work(decoder),
+        "language": language_layer(n, text.hidden_size, q, kv, text.intermediate_size).times(text.num_hidden_layers),
+        "mixing": mixing_block(n, head.backbone_embedding_dim).times(blocks),
+        "diffusion": diffusion(head.diffusion_model_cfg, n, actions),
+        "encoders": encoders,
+        "decoder": decoder,
     }
 
 
-def step_flops(
-    config: GR00TN15Config,
+def language_layer(tokens: int, width: int, queries: int, values: int, mlp: int) -> Work:
+    """A layer of Qwen3 with so many dimensions of queries, and of keys and values."""
+    return Work(2 * tokens * width * (2 * queries + 2 * values + 3 * mlp), 4 * tokens**2 * queries)
+
+
+def mixing_block(tokens: int, width: int) -> Work:
+    """A block over the features."""
+    return Work(2 * tokens * 12 * width**2, 4 * tokens**2 * width)
+
+
+def diffusion(dit: DiTConfig, tokens: int, actions: int) -> Work:
+    """The DiT: ``actions`` tokens that attend to themselves, or to ``tokens`` features."""
+    t, e = actions, dit.inner_dim
+    every = Work(2 * t * 10 * e**2 + 4 * e**2)
+    itself = every + Work(2 * t * 2 * e**2, 4 * t**2 * e)
+    features = every + Work(2 * tokens * 2 * e * dit.cross_attention_dim, 4 * t * tokens * e)
+    alone = dit.num_layers // 2 if dit.interleave_self_attention else 0
+    ends = Work(2 * (256 * e + e**2) + 4 * e**2 + 2 * t * e * dit.output_dim)
+    return itself.times(alone) + features.times(dit.num_layers - alone) + ends
+
+
+def projector(hidden: int, width: int, horizon: int, states: int, actions: int) -> tuple[Work, Work]:
+    """The encoders of states and actions, and the decoder."""
+    h, w, a = hidden, width, horizon
+    encoders = 2 * (states * h + h * w) + 2 * a * (actions * w + 2 * w * w + w * w)
+    return Work(encoders), Work(2 * a * (h * h + h * actions))
+
+
+def step_flops(config: GR00TN15Config, *, tokens: int, images: int, **tuned: bool) -> float:
+    """Operations of one training step per sample: forward, and backward as far as the tune flags ask for it."""
+    return of_step(parts(config, tokens, images), **tuned)
+
+
+def of_step(
+    work: Mapping[str, Work],
     *,
-    tokens: int,
-    images: int,
     tune_llm: bool,
     tune_visual: bool,
     tune_projector: bool,
     tune_diffusion_model: bool,
+    tune_vlln: bool = True,
 ) -> float:
-    """Operations of one training step per sample: forward, and backward as far as the tune flags ask for it."""
-    work = parts(config, tokens, images)
+    """Operations of the forward pass ``work``, and of the backward pass as far as the tune flags ask for it."""
     return (
         work["patches"].weights * (2 if tune_visual else 1)  # the images themselves need no gradient
         + work["vision"].step(trained=tune_visual, reached=False)
         + work["language"].step(trained=tune_llm, reached=tune_visual)
-        + work["mixing"].step(trained=True, reached=True)
+        + work["mixing"].step(trained=tune_vlln, reached=True)
         + work["diffusion"].step(trained=tune_diffusion_model, reached=True)
         + work["encoders"].step(trained=tune_projector, reached=False)
         + work["decoder"].step(trained=tune_projector, reached=True)

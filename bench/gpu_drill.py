@@ -3,6 +3,7 @@
 Parts in the order of their value, each in its own process with its own time limit, each printing its tables as it
 ends: *right* (the tests marked ``gpu``), *fast* (training steps and action chunks at full size), *where* (a profile),
 *whole* (``trainer run`` with checkpoints, evaluation and a resume). The last table holds the figures against the goals.
+``--generation N1.7`` measures that model; the tests are those of both.
 ``--size small`` runs all of it on a CPU. What the machine lacks is brought along: see ``bench.gpu_wheels``.
 
 Exits with 1 when something is wrong that should be right; a part that is too slow is ended, and said so.
@@ -30,6 +31,8 @@ LIMITS = {"right": 70, "fast": 120, "where": 40, "whole": 120}
 """Seconds at most, by part."""
 ALL = 265
 """Seconds at most for all of them together: what one does not use, a later one may."""
+LARGER = {"N1.5": 1.0, "N1.7": 1.5}
+"""How many times as long it may take: N1.7 has twice the bytes to write, as it trains in float32."""
 SMALL = 10
 """How many times as long a part may take on a CPU, which may have other work."""
 
@@ -39,10 +42,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=list(LIMITS), nargs="+", default=list(LIMITS), metavar="PART")
     parser.add_argument("--size", choices=["full", "small"], default="full", help="small runs on a CPU too")
+    parser.add_argument("--generation", choices=list(LARGER), default="N1.5", help="of the model [N1.5]")
     parser.add_argument("--out", type=Path, default=CARRIED / "results", help="folder of the results, seven files")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    times = SMALL if given.size == "small" else 1
+    times = (SMALL if given.size == "small" else 1) * LARGER[given.generation]
     deadline = time.monotonic() + ALL * times
     if given.size == "full" and not has_gpu():
         parser.exit(2, "torch finds no GPU here; --size small runs on a CPU.\n")
@@ -51,7 +55,7 @@ def main() -> int:
     for part in LIMITS:
         if part in given.only:
             limit = min(LIMITS[part] * times, deadline - time.monotonic())
-            wrong += run(part, given.size, given.out, limit)
+            wrong += run(part, given.size, given.out, limit, given.generation)
             print((given.out / f"{part}.md").read_text(), flush=True)
     measured = read_measured(given.out)
     summary = f"## Goals\n\n{table(COLUMNS, verdicts(measured))}\n"
@@ -66,7 +70,7 @@ def main() -> int:
     return 1 if wrong else 0
 
 
-def run(part: str, size: str, out: Path, limit: float) -> list[str]:
+def run(part: str, size: str, out: Path, limit: float, generation: str = "N1.5") -> list[str]:
     """Run one part for at most ``limit`` seconds. Returns what is wrong; its tables are in ``<out>/<part>.md``."""
     file = out / f"{part}.md"
     file.write_text(f"## {part}\n")
@@ -77,7 +81,7 @@ def run(part: str, size: str, out: Path, limit: float) -> list[str]:
         log.write(f"\n--- {part}\n")
         log.flush()
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.drill.child", part, size, str(out)],
+            [sys.executable, "-m", "bench.drill.child", part, size, str(out), generation],
             cwd=REPOSITORY,
             env=environment(),
             stdout=log,
@@ -119,7 +123,8 @@ def described(measured: dict[str, Any]) -> str:
         version = str(about.get(name))
         same = version.partition("+")[0] == locked[name]
         versions.append(f"{name} {version}" + ("" if same else f" (locked: {locked[name]})"))
-    return f"On {about.get('device')}, size {about.get('size')}; {', '.join(versions)}."
+    model = f"GR00T {about.get('generation')}, size {about.get('size')}"
+    return f"{model}, on {about.get('device')}; {', '.join(versions)}."
 
 
 if __name__ == "__main__":

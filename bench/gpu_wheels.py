@@ -12,7 +12,7 @@ import sys
 import tomllib
 from pathlib import Path
 
-from bench.drill.carried import CARRIED, GOLDEN, PACKAGES, REPOSITORY
+from bench.drill.carried import CARRIED, GOLDEN, GOLDEN_N17, PACKAGES, REPOSITORY
 
 PYTHON, PLATFORM = "3.12", "x86_64-manylinux_2_28"
 WANTED = (
@@ -26,6 +26,10 @@ TENSORS = (
     *("batch_A.safetensors", "batch_B.safetensors"),
     *("forward_A_sdpa.safetensors", "forward_B_sdpa.safetensors", "forward_B_fa2ref.safetensors"),
 )
+TENSORS_N17 = (
+    *("tiny_model_config.json", "tiny_state_dict.safetensors", "results.json"),
+    *("batch_A.safetensors", "batch_B.safetensors", "forward_A.safetensors", "forward_B.safetensors"),
+)
 MOST_MB = 40
 """Of packages; a lent machine is sent 64 MiB in all."""
 
@@ -33,8 +37,10 @@ MOST_MB = 40
 def main() -> None:
     """Collect, and say how much it is."""
     collect_packages()
-    collect_golden(REPOSITORY.parent / "shared" / "golden")
-    sizes = {folder.name: megabytes(folder) for folder in (PACKAGES, GOLDEN) if folder.is_dir()}
+    shared = REPOSITORY.parent / "shared"
+    collect_golden(shared / "golden", GOLDEN, TENSORS)
+    collect_golden(shared / "golden-n17", GOLDEN_N17, TENSORS_N17)
+    sizes = {folder.name: megabytes(folder) for folder in (PACKAGES, GOLDEN, GOLDEN_N17) if folder.is_dir()}
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     files = [REPOSITORY / name for name in tracked.stdout.split("\0") if name]
     sizes["tree"] = sum(file.stat().st_size for file in files if file.is_file()) / 1e6
@@ -54,14 +60,14 @@ def collect_packages() -> None:
     subprocess.run(command, check=True, cwd=REPOSITORY)
 
 
-def collect_golden(source: Path) -> None:
-    """Copy ``TENSORS``."""
+def collect_golden(source: Path, into: Path, names: tuple[str, ...]) -> None:
+    """Copy the files ``names``."""
     if not source.is_dir():
         print(f"There are no golden tensors in {source}: the tests that compare with them will be skipped.")
         return
-    GOLDEN.mkdir(parents=True, exist_ok=True)
-    for name in TENSORS:
-        shutil.copyfile(source / name, GOLDEN / name)
+    into.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        shutil.copyfile(source / name, into / name)
 
 
 def locked(names: tuple[str, ...]) -> list[str]:

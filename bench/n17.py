@@ -11,27 +11,24 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
 
 from bench.contest import Contestant, Turn, times_faster
 from bench.models_n17 import for_training, for_upstream, make_base_model
 from bench.n17_contestant import JITTER, TAG, data_config, training_data
+from bench.serve import COMPARED, compared, contest, observation_of
 from bench.step import OURS, UPSTREAM, Loop, losses, speed
 from bench.table import report, table
+from bench.upstream_chunks import Upstream
 from trainer.data.n17.modality_config import to_upstream
 from trainer.data.synthetic import make_synthetic
 from trainer.gr00t.policy import Policy
-from trainer.serving.latency import CHUNK, WARM_UP, measure, request_of
-from trainer.serving.observation import flat
-from trainer.serving.wire import unpack
 
 DEMO = Path(__file__).resolve().parents[2] / "shared" / "demo_data" / "robot_sim.PickNPlace"
 BATCH = 8
@@ -222,44 +219,15 @@ def step(place: Place, name: str) -> list[str]:
 def chunk(place: Place) -> list[str]:
     """A chunk of actions: ours from the bytes of a request to those of its answer, upstream's from arrays to arrays."""
     policy = Policy(place.base_model, embodiment_tag=TAG, device="cpu")
-    rounds = 4
-    taken: dict[str, list[float]] = {OURS: []}
-    process = None
-    if place.given.upstream_python:
-        request, _ = unpack(request_of(policy))
-        given = flat(request["data"]["observation"])
-        arrays = {key: value for key, value in given.items() if isinstance(value, np.ndarray)}
-        np.savez(place.work / "observation.npz", allow_pickle=False, **arrays)
-        more = ["--observation", place.work / "observation.npz", "--language", policy.data_config.language]
-        command = place.upstream("policy.py", "--output", place.work, *more)
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **place.environ},
-            stderr=(place.work / "policy.log").open("w"),
-        )
-        taken[UPSTREAM] = []
-        if not process.stdout or not process.stdout.readline():
-            raise SystemExit((place.work / "policy.log").read_text()[-3000:])
-    for _ in range(rounds):
-        taken[OURS] += measure(policy, place.given.chunks // rounds)[CHUNK]
-        if process and process.stdin and process.stdout:
-            asked = place.given.chunks // rounds + WARM_UP
-            process.stdin.write(json.dumps({"chunks": asked}) + "\n")
-            process.stdin.flush()
-            taken[UPSTREAM] += json.loads(process.stdout.readline())[WARM_UP:]
-    if process and process.stdin:
-        process.stdin.close()
-        process.wait(60)
-    quantiles = {name: 1e3 * np.percentile(times, [50, 99]) for name, times in taken.items()}
-    rows = [[name, p50, p99, float(p50 / quantiles[OURS][0])] for name, (p50, p99) in quantiles.items()]
-    text = (
-        f"## A chunk of actions, model tiny\n\n{place.given.chunks} chunks each, in {rounds} turns, float32. Ours is "
-        "from the bytes of a request to those of its answer, upstream's `Gr00tPolicy` from arrays to arrays."
-    )
-    return [text, table(["", "p50, ms", "p99, ms", "× slower"], rows)]
+    with ExitStack() as stack:
+        theirs = None
+        if place.given.upstream_python:
+            where = (place.given.upstream_python, place.given.upstream_checkout, place.upstream_model, place.work)
+            theirs = stack.enter_context(Upstream("n1.7", *where, observation_of(policy)))
+        return [
+            f"## A chunk of actions, model tiny\n\n{COMPARED.format(chunks=place.given.chunks)}",
+            compared(contest(policy, theirs, place.given.chunks)),
+        ]
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from trainer.data.n17 import processor_files
 from trainer.data.n17.collate import Collator
 from trainer.data.n17.configs import get_data_config
 from trainer.data.n17.dataset import TrainingDataset
+from trainer.data.n17.finish import finish_images
 from trainer.gr00t.n17.processor import QwenProcessor
 
 CONFIG, TAG, BATCH = "gr1_arms_only", "new_embodiment", 8
@@ -66,7 +67,7 @@ def main() -> None:
         data.set_epoch(seed)
         order = np.random.default_rng(seed).permutation(len(data))[:samples].tolist()
         for first in range(0, len(order), BATCH):
-            collate([data[index] for index in order[first : first + BATCH]])
+            finish_images(collate(data.__getitems__(order[first : first + BATCH])))
 
     serve(turn, since)
 

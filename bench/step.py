@@ -192,13 +192,21 @@ def losses(loops: list[Loop]) -> str:
     for loop in loops:
         quarter = len(loop.losses) // 4
         parts = [loop.losses[i * quarter : (i + 1) * quarter] for i in range(4)]
-        cells = [f"{statistics.fmean(p):.3f} ± {statistics.stdev(p) / len(p) ** 0.5:.3f}" for p in parts]
+        cells = [_mean(part) for part in parts]
         pairs = zip(loop.losses, loops[0].losses, strict=True)
         apart = max(abs(one - other) for one, other in pairs)
         rows.append([loop.name, *cells, "other draws" if loop.name == UPSTREAM else f"{apart:.1e}"])
     return "Loss, mean of each quarter of the steps:\n\n" + table(
         ["loop", "1st", "2nd", "3rd", "4th", "furthest from ours in a step"], rows
     )
+
+
+def _mean(values: list[float]) -> str:
+    """With its standard error, where there are values enough."""
+    if not values:
+        return "–"
+    error = f" ± {statistics.stdev(values) / len(values) ** 0.5:.3f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):.3f}{error}"
 
 
 if __name__ == "__main__":

@@ -5,14 +5,18 @@
 ARG GO_IMAGE=golang:1.26-bookworm
 ARG DEBIAN_IMAGE=debian:bookworm-slim
 
-FROM ${GO_IMAGE} AS build
+# Compiled by a Go of the machine that builds, for whichever processor the image is.
+FROM --platform=${BUILDPLATFORM} ${GO_IMAGE} AS build
+ARG TARGETARCH
 ARG MINIO_VERSION=v0.0.0-20260212201848-7aac2a2c5b7c
 SHELL ["/bin/sh", "-eu", "-c"]
 RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    CGO_ENABLED=0 GOBIN=/out go install -trimpath -ldflags "-s -w" "github.com/minio/minio@${MINIO_VERSION}"; \
+    CGO_ENABLED=0 GOARCH="${TARGETARCH:-}" go install -trimpath -ldflags "-s -w" "github.com/minio/minio@${MINIO_VERSION}"; \
+    mkdir /out; \
+    find /go/bin -name minio -type f -exec cp {} /out/ ';'; \
     cp "/go/pkg/mod/github.com/minio/minio@${MINIO_VERSION}/LICENSE" /out/
 
 FROM ${DEBIAN_IMAGE}

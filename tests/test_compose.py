@@ -13,22 +13,25 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 import yaml
 
 from flows.credentials import CREDENTIALS
+from flows.launch.docker.images import image_name
 from tests.support.waiting import PATIENCE
 from trainer import serve
 from trainer.command_line import Parser
 from trainer.config.presets import PRESETS
+from trainer.config.run_spec import Engine
 
 if TYPE_CHECKING:
     import docker
 
 ROOT = Path(__file__).parents[1]
-VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::[-+]([^}]*))?\}")
+VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)(?::[-+]([^{}]*))?\}")
+"""One in whose default there is no other."""
 SERVICES_OF_PRESETS = {
     "train-smoke": "smoke",
     "train-overfit": "overfit-demo",
@@ -38,7 +41,17 @@ SERVICES_OF_PRESETS = {
     "train-overfit-n17": "overfit-demo-n17",
     "train-so101-n17": "so101-n17",
     "train-blog-n17": "blog-n17",
+    "train-libero-n17": "libero-n17",
 }
+
+
+def resolved(text: str) -> tuple[str, list[tuple[str, str]]]:
+    """What Compose makes of ``text`` without any setting, and each variable in it with its default."""
+    found = []
+    while match := VARIABLE.search(text):
+        found.append((match[1], match[2] or ""))
+        text = text[: match.start()] + (match[2] or "") + text[match.end() :]
+    return text, found
 
 
 @pytest.fixture(scope="module")
@@ -61,11 +74,29 @@ def test_each_preset_has_a_service(compose: dict[str, Any]) -> None:
 
 
 def test_what_is_built_here_is_never_pulled(compose: dict[str, Any]) -> None:
-    ours = {name: service for name, service in compose["services"].items() if ":-pippa/" in service["image"]}
+    images = {name: resolved(service["image"])[0] for name, service in compose["services"].items()}
+    ours = {name: compose["services"][name] for name, image in images.items() if image.startswith("pippa/")}
+    assert all(images[name].endswith(":local") for name in ours)
     assert len(ours) == len(compose["services"]) - 1  # all but Postgres
     for name, service in ours.items():
         expected = "${PIPPA_PULL_POLICY:-never}" if "build" in service else "never"
         assert service.get("pull_policy") == expected, name
+
+
+def test_one_setting_names_all_images_in_a_registry(compose: dict[str, Any]) -> None:
+    """As ``flows.launch.docker.images`` names them for who works without Compose."""
+    registry = {"PIPPA_REGISTRY": "ghcr.io/us/pippa", "PIPPA_TAG": "v1"}
+    for name, service in compose["services"].items():
+        if name != "postgres":
+            before, image = service["image"].removesuffix("}").split(":-", 1)
+            expected = VARIABLE.sub(lambda found: registry[found[1]], image)
+            assert re.fullmatch(r"ghcr\.io/us/pippa/[a-z-]+:v1", expected), name
+            assert re.fullmatch(r"\$\{PIPPA_[A-Z_]+_IMAGE", before), name
+    named = compose["services"]["worker"]["environment"]
+    for engine in get_args(Engine):
+        image = named[f"PIPPA_{'TRAINER' if engine == 'native' else engine.upper().replace('-', '_')}_IMAGE"]
+        shown = VARIABLE.sub(lambda found: registry[found[1]], image).removesuffix("}")
+        assert shown.endswith(image_name(engine, registry))
 
 
 def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
@@ -79,7 +110,7 @@ def test_a_checkpoint_is_served_as_the_command_line_serves_it(compose: dict[str,
     program, command, *arguments = service["command"]
     parser = Parser()
     serve.add_arguments(parser)
-    given = parser.parse_args([VARIABLE.sub(lambda found: found[2], argument) for argument in arguments])
+    given = parser.parse_args([resolved(argument)[0] for argument in arguments])
     assert (program, command, given.checkpoint) == ("trainer", "serve", "latest")
     # It listens beyond its container, which takes a token; the ports are those that the container publishes.
     token = next(each for each in CREDENTIALS if each.setting == serve.TOKEN)
@@ -129,7 +160,7 @@ def test_no_service_gets_a_secret_as_a_variable(compose: dict[str, Any]) -> None
         environment = service.get("environment", {})
         assert not secret & set(environment), name
         for variable, value in environment.items():
-            assert not secret & {match[0] for match in VARIABLE.findall(str(value))}, (name, variable)
+            assert not secret & {match[0] for match in resolved(str(value))[1]}, (name, variable)
 
 
 def test_the_credentials_service_is_given_every_secret_that_the_user_may_set(compose: dict[str, Any]) -> None:
@@ -150,7 +181,7 @@ def test_the_files_that_services_read_are_those_that_are_written(compose: dict[s
 
 def test_every_setting_of_the_stack_is_documented_with_its_default(documented: dict[str, str]) -> None:
     text = (ROOT / "compose.yaml").read_text()
-    for name, default in VARIABLE.findall(text):
+    for name, default in resolved(text)[1]:
         assert name in documented, f"{name} is missing in .env.example"
         if default and "://" not in default and default != "another-store":
             assert documented[name] == default, name

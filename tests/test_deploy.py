@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from flows.settings import stop_grace
 from tests.support.waiting import PATIENCE
 from trainer.config.presets import PRESETS
 from trainer.runner.nodes import this_node
@@ -45,56 +47,115 @@ def test_cloud_init_prepares_what_compose_needs():
     assert document["runcmd"] == [["/opt/pippa-setup/run"]]
     named = set(re.findall(r"^# (\w+)=", files["/opt/pippa-setup/dotenv"]["content"], flags=re.MULTILINE))
     assert named and named <= SETTINGS
-    services = load("../compose.yaml")["services"]
-    said = re.search(r"# What to train .*: (.*)\. Empty", files["/opt/pippa-setup/env"]["content"])
-    assert said is not None
-    for name in re.findall(r"[\w-]+", said[1].replace(" or ", " ")):
-        assert f"train-{name}" in services
+    example = re.search(r'such as "(\w+) ', files["/opt/pippa-setup/env"]["content"])
+    assert example is not None and example[1] in PRESETS
+    given = set(re.findall(r"^(PIPPA_\w+|REGISTRY_\w+)=", files["/opt/pippa-setup/env"]["content"], flags=re.MULTILINE))
+    assert all(f"${name}" in script or f"${{{name}" in script or f" {name}" in script for name in given)
+    assert (DEPLOY / "machine" / "setup").stat().st_mode & 0o111 and script.rstrip().endswith("/deploy/machine/setup")
+
+
+@pytest.mark.parametrize("name", ["setup", "stop"])
+def test_the_scripts_of_a_machine_parse(name):
+    check_shell((DEPLOY / "machine" / name).read_text())
+
+
+def test_the_units_start_what_exists():
+    for unit in (DEPLOY / "machine").glob("*.service"):
+        for path in re.findall(r"/opt/pippa/([\w/.]+)", unit.read_text()):
+            assert (ROOT / path).exists(), path
+    stopping = re.search(r"^TimeoutStopSec=(\d+)", (DEPLOY / "machine/pippa.service").read_text(), flags=re.MULTILINE)
+    assert stopping is not None and int(stopping[1]) > stop_grace({}) + 60
 
 
 STUB = """#!/bin/sh
 echo "$(basename "$0") $*" >> "$CALLS"
 case " $LACKS " in *" $(basename "$0") "*) exit 127 ;; esac
+case "$(basename "$0") $*" in
+"id -u") echo 0 ;;
+"nvidia-smi "*) echo "$DRIVER" ;;
+esac
 """
-STUBBED = "apt-get chown curl docker dpkg getent git nvidia-ctk nvidia-smi runuser systemctl usermod".split()
+STUBBED = "apt-get curl docker dpkg id nvidia-ctk nvidia-smi stat systemctl systemd-run usermod".split()
 DOCKERS, NVIDIAS = "docker.list", "nvidia-container-toolkit.list"
 
 
+class Machine:
+    """A machine on which ``deploy/machine/setup`` finds stubs of what it calls."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.calls = folder, folder / "calls"
+        self.sources = folder / "etc/apt/sources.list.d"
+        self.sources.mkdir(parents=True)
+        (folder / "etc/systemd/system").mkdir(parents=True)
+        (folder / "etc/os-release").write_text("ID=ubuntu VERSION_CODENAME=noble\n")
+        (folder / "bin").mkdir()
+        for name in STUBBED:
+            (folder / "bin" / name).write_text(STUB)
+            (folder / "bin" / name).chmod(0o755)
+        self.checkout = folder / "opt/pippa"
+        shutil.copytree(DEPLOY, self.checkout / "deploy")
+        script = self.checkout / "deploy/machine/setup"
+        script.write_text(re.sub(r"(?<![\w.])/etc/", f"{folder}/etc/", script.read_text()))
+
+    def set_up(
+        self, *, lacks: str = "", driver: str = "580.65.06", **settings: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run it with ``settings`` in .env, on a machine that lacks some programs."""
+        (self.checkout / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        path = f"{self.folder}/bin:{os.environ['PATH']}"
+        environ = {"PATH": path, "CALLS": str(self.calls), "LACKS": lacks, "DRIVER": driver}
+        command = ["bash", str(self.checkout / "deploy/machine/setup")]
+        return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+
+    def called(self, program: str) -> list[str]:
+        """The calls of ``program``."""
+        return [line for line in self.calls.read_text().splitlines() if line.startswith(f"{program} ")]
+
+
 @pytest.mark.parametrize(
-    ("lacks", "named", "added", "installed"),
+    ("lacks", "named", "added"),
     [
-        ("", "", set(), False),
-        ("docker nvidia-ctk", "", {DOCKERS, NVIDIAS}, True),
-        ("docker nvidia-ctk", "https://download.docker.com/linux/ubuntu", {NVIDIAS}, True),
-        ("nvidia-ctk", "https://nvidia.github.io/libnvidia-container/stable/deb/amd64", set(), False),
+        ("", "", set()),
+        ("docker nvidia-ctk", "", {DOCKERS, NVIDIAS}),
+        ("docker nvidia-ctk", "https://download.docker.com/linux/ubuntu", {NVIDIAS}),
+        ("nvidia-ctk", "https://nvidia.github.io/libnvidia-container/stable/deb/amd64", set()),
     ],
 )
-def test_cloud_init_names_no_repository_twice(tmp_path, lacks, named, added, installed):
-    sources = tmp_path / "etc/apt/sources.list.d"
-    sources.mkdir(parents=True)
-    (sources / "image.list").write_text(f"deb [signed-by=/usr/share/keyrings/image.gpg] {named} stable\n")
-    (tmp_path / "etc/os-release").write_text("ID=ubuntu VERSION_CODENAME=noble\n")
-    (tmp_path / "bin").mkdir()
-    for name in STUBBED:
-        (tmp_path / "bin" / name).write_text(STUB)
-        (tmp_path / "bin" / name).chmod(0o755)
-    files = {file["path"]: file["content"] for file in load("cloud-init.yaml")["write_files"]}
-    for path, content in files.items():
-        here = tmp_path / path.lstrip("/")
-        here.parent.mkdir(parents=True, exist_ok=True)
-        here.write_text(re.sub(r"(?<![\w.])/(etc|opt)/", rf"{tmp_path}/\1/", content))
-    (tmp_path / "opt/pippa/.git").mkdir(parents=True)
-    calls = tmp_path / "calls"
-    environ = {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "CALLS": str(calls), "LACKS": lacks}
-    (tmp_path / "opt/pippa-setup/env").write_text(
-        "PIPPA_REPOSITORY=https://git.example/pippa PIPPA_REF=main PIPPA_TRAIN="
-    )
-    command = ["bash", str(tmp_path / "opt/pippa-setup/run")]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+def test_a_machine_gets_what_it_lacks_and_no_repository_twice(tmp_path, lacks, named, added):
+    machine = Machine(tmp_path)
+    (machine.sources / "image.list").write_text(f"deb [signed-by=/usr/share/keyrings/image.gpg] {named} stable\n")
+    done = machine.set_up(lacks=lacks)
     assert done.returncode == (127 if lacks else 0), done.stderr  # the stub stays lacking after the install
-    assert {file.name for file in sources.iterdir()} - {"image.list"} == added
-    (install,) = [line for line in calls.read_text().splitlines() if line.startswith("apt-get install")]
-    assert ("docker-ce" in install) == installed and ("nvidia-container-toolkit" in install) == ("nvidia-ctk" in lacks)
+    assert {file.name for file in machine.sources.iterdir()} - {"image.list"} == added
+    installs = " ".join(line for line in machine.called("apt-get") if " install " in line)
+    assert ("docker-ce" in installs) == ("docker" in lacks)
+    assert ("nvidia-container-toolkit" in installs) == ("nvidia-ctk" in lacks)
+
+
+def test_images_are_built_or_pulled_and_the_stack_is_a_unit(tmp_path):
+    machine = Machine(tmp_path)
+    assert machine.set_up().returncode == 0
+    assert "docker compose build" in machine.called("docker") and not machine.called("systemd-run")
+    assert "systemctl enable pippa pippa-spot" in machine.called("systemctl")
+    unit = (tmp_path / "etc/systemd/system/pippa.service").read_text()
+    assert f"WorkingDirectory={machine.checkout}\n" in unit and "/opt/pippa/deploy" in unit
+    machine.calls.unlink()
+    assert machine.set_up(PIPPA_REGISTRY="ghcr.io/us/pippa").returncode == 0
+    assert "docker compose pull --quiet --policy missing" in machine.called("docker")
+    assert "docker compose build" not in machine.called("docker")
+    assert "PIPPA_PULL_POLICY=missing\n" in (machine.checkout / ".env").read_text()  # for `up` too
+
+
+def test_a_machine_without_a_driver_is_refused_unless_it_is_meant(tmp_path):
+    machine = Machine(tmp_path)
+    refused = machine.set_up(lacks="nvidia-smi")
+    assert refused.returncode == 1 and "PIPPA_GPUS=none" in refused.stderr
+    old = machine.set_up(driver="570.10")
+    assert old.returncode == 1 and "570.10, and 580 or newer" in old.stderr
+    assert not machine.called("apt-get") and not machine.called("docker")
+    meant = machine.set_up(lacks="nvidia-smi nvidia-ctk", PIPPA_GPUS="none")
+    assert meant.returncode == 0, meant.stderr
+    assert "trainings use the CPU" in meant.stdout and not machine.called("nvidia-ctk")
 
 
 def test_the_skypilot_task_names_what_exists():

@@ -86,9 +86,39 @@ def n17_memory_rows() -> list[str]:
     return rows
 
 
+def fsdp_table() -> str:
+    """GPU memory of both generations by the GPUs that divide the model, with the smallest card that has it."""
+    n15 = {"dataset_path": ["any"], "data_config": "so100_dualcam"}
+    n17 = {"dataset_path": ["any"], "data_config": registered()["so100"]}
+    everything = {"tune_llm": True, "tune_visual": True}
+
+    def cell(given: dict[str, Any], batch: int, gpus: int) -> str:
+        divided = {**given, "num_gpus": gpus, "fsdp": gpus > 1}
+        if given["data_config"] == "so100_dualcam":
+            total = forecast(FinetuneConfig.model_validate({**divided, "batch_size": batch}), Sections.of({})).gpu.total
+        else:
+            total = forecast(
+                N17Config.model_validate({**divided, "global_batch_size": batch * gpus}), OFFICIAL_3B
+            ).gpu.total
+        return f"{total / 1e9:.1f} GB: {smallest_card(total)} GB"
+
+    lines = ["| trained, samples on each GPU | one GPU | 2 with FSDP | 4 | 8 |", "|---|---|---|---|---|"]
+    for title, given, batch in (
+        ("N1.5: the default, 8", n15, 8),
+        ("N1.5: everything, 1", {**n15, **everything}, 1),
+        ("N1.5: everything, 8", {**n15, **everything}, 8),
+        ("N1.7: the default, 8", n17, 8),
+        ("N1.7: `--tune-llm`, 8", {**n17, "tune_llm": True}, 8),
+        ("N1.7: everything, 8", {**n17, **everything}, 8),
+    ):
+        lines.append(f"| {' | '.join([title, *(cell(given, batch, gpus) for gpus in (1, 2, 4, 8))])} |")
+    return "\n".join(lines)
+
+
 def test_the_memory_page_has_the_forecasts_figures():
     page = (DOCS / "memory.md").read_text()
     assert memory_table() in page, f"write it there:\n{memory_table()}"
+    assert fsdp_table() in page, f"write it there:\n{fsdp_table()}"
     for row in n17_memory_rows():
         assert row in page, row
     assert f"{FITS:.0%}".replace("%", " %") in page and f"{CUDA_BYTES / 1e9:.0f} GB" in page

@@ -132,6 +132,15 @@ def private_folder(folder: Path) -> None:
             folder.chmod(0o700)
 
 
+def readable(count: float) -> str:
+    """``512 B``, ``4.2 MB``, ``5.4 GB``: powers of 1000, as disks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
 def require_space(folder: Path, needed: int, what: str, otherwise: str) -> None:
     """Raise ``DiskFullError`` unless the disk of ``folder`` has room for what is still to come of ``needed`` bytes.
 
@@ -140,7 +149,7 @@ def require_space(folder: Path, needed: int, what: str, otherwise: str) -> None:
     free = shutil.disk_usage(folder).free
     if (missing := needed - size_of(folder)) > free:
         raise DiskFullError(
-            f"{what} needs {missing / 1e9:.1f} GB in {folder.parent}; {free / 1e9:.1f} GB are free.",
+            f"{what} needs {readable(missing)} in {folder.parent}; {readable(free)} are free.",
             f"Free some space, or {otherwise}.",
         )
 

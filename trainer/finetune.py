@@ -19,7 +19,7 @@ from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import advice, read_sections
 from trainer.runner import checkpoint_folder
-from trainer.runner.crash_diagnosis import explain
+from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.runner.dataset_check import check_datasets
 from trainer.runner.nodes import this_node
 from trainer.runner.parent_watch import PARENT_PID, die_with_parent
@@ -58,16 +58,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
         check_device_count(config.num_gpus, torch.cuda.device_count())
         _check(config, emit)  # once, not by every rank at the same time
+        before = OomKills.now()
         if node.count == 1:
-            return run_under_torchrun(config.num_gpus, argv)
-        from trainer.training.several_nodes import train_together
+            code = run_under_torchrun(config.num_gpus, argv)
+        else:
+            from trainer.training.several_nodes import train_together
 
-        return train_together(config, argv, node, _newest(config), emit)
+            code = train_together(config, argv, node, _newest(config), emit)
+        if code < 0:  # a rank was killed
+            raise explain(code, [], oom_kills=OomKills.now().since(before), advice=_less(config))
+        return code
     try:
         return finetune(config, emit)
     except (RuntimeError, MemoryError, OSError) as error:
-        less = advice(config, read_sections(Path(config.base_model_path)))
-        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"], advice=less)
+        problem = explain(ExitCode.FAILED, [f"{type(error).__name__}: {error}"], advice=_less(config))
         if isinstance(problem, EngineError):  # nothing it knows a cure for
             raise
         raise problem from error
@@ -93,6 +97,11 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     from trainer.training.finetuning import train
 
     return train(config, checked, resume_from, stop, emit)
+
+
+def _less(config: FinetuneConfig) -> str:
+    """How to train with less memory."""
+    return advice(config, read_sections(Path(config.base_model_path)))
 
 
 def _newest(config: FinetuneConfig) -> Path | None:

@@ -64,6 +64,7 @@ ADVISED_RANK = 32
 
 _LESS: tuple[dict[str, object], ...] = (
     {},
+    {"fsdp": True},
     {"tune_llm": False},
     {"tune_visual": False},
     {"tune_llm": False, "tune_visual": False},
@@ -76,8 +77,9 @@ _LESS_BY = 0.8
 """Of what was too much, to try next."""
 
 GENERAL_ADVICE = (
-    "Lower --batch-size (raise --gradient-accumulation-steps to keep the global batch), train fewer parts "
-    f"(--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank {ADVISED_RANK}."
+    "Lower --batch-size, of N1.7 --global-batch-size (raise --gradient-accumulation-steps to keep the samples of a "
+    "step), train fewer parts (--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank "
+    f"{ADVISED_RANK}."
 )
 """Where the model is not known."""
 
@@ -96,11 +98,11 @@ _USUAL_PIXELS = 640 * 480
 
 
 class Memory(NamedTuple):
-    """Memory of a training, in bytes, on each GPU (or of the process, on a CPU)."""
+    """Memory of a training, in bytes, on each GPU (or of the process, on a CPU): with FSDP, its share."""
 
     parameters: int
     trained: int
-    """Of the parameters; LoRA's adapters included. Both are counts."""
+    """Of the parameters; LoRA's adapters included. Both are counts, of the whole model."""
     weights: int
     moments: int
     """AdamW's two."""
@@ -110,7 +112,8 @@ class Memory(NamedTuple):
     together: int
     """Activations and gradients at the moment when they take most: the former go while the latter come."""
     buckets: int
-    """Where several GPUs train, DDP's copy of the gradients."""
+    """Where several GPUs train, DDP's copy of the gradients; with FSDP what is gathered for a moment: the largest piece
+    that is trained, its gradient and the copy that is exchanged, and a piece that is fetched ahead."""
     fixed: int
 
     @property
@@ -171,6 +174,8 @@ class Disk(NamedTuple):
 class Forecast:
     """What one training will need."""
 
+    model: int
+    """Bytes of the whole model's weights."""
     gpu: Memory
     cpu: Memory
     """Where it trains on a CPU: all in host memory, without autocast."""
@@ -195,19 +200,21 @@ def forecast(config: FinetuneConfig, model: Model, *, native: bool = True) -> Fo
         frozen=sum(part.weights - 4 * part.adapters - part.changing for part in found),
         # With LoRA both are kept: the merged weights, and all that is trained by itself.
         changing=sum(part.changing + (part.gradients if config.lora_rank else 0) for part in found),
-        moments=gpu.moments,
+        moments=2 * sum(part.gradients for part in found),
         saves=-(-config.max_steps // config.save_steps),
         kept=config.save_total_limit if isinstance(config, N17Config) else CHECKPOINTS_KEPT,
         atomic=native,
         frames=frame_bytes(config),
     )
-    copies = disk.changing + disk.moments
+    model_bytes = sum(part.weights for part in found)
+    copies = disk.changing + disk.moments + (disk.frozen if config.fsdp else 0)
     loading = config.num_gpus * (PROCESS_BYTES + config.dataloader_num_workers * LOADER_BYTES + _ahead(config))
     return Forecast(
+        model=model_bytes,
         gpu=gpu,
         cpu=cpu,
         # The model passes through host memory; later the copies of the checkpoint that is written lie there.
-        host=max(config.num_gpus * gpu.weights, copies) + loading + config.num_gpus * CUDA_HOST_BYTES,
+        host=max(config.num_gpus * model_bytes, copies) + loading + config.num_gpus * CUDA_HOST_BYTES,
         host_on_cpu=cpu.total * config.num_gpus + copies + loading,
         disk=disk,
     )
@@ -311,6 +318,8 @@ def ways(config: FinetuneConfig, model: Model, memory: int) -> list[Way]:
         # With LoRA the tune flags decide about the projector only.
         if same or (config.lora_rank and any(name.startswith("tune_") for name in change)):
             continue
+        if "fsdp" in change and config.processes == 1:
+            continue
         for flags in _batches(config, change):
             changed = config.model_copy(update=flags)
             total = _memory(parts(model, changed), changed, CUDA_BYTES).total
@@ -350,26 +359,38 @@ def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[d
 
 
 def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory:
-    gradients = sum(part.gradients for part in found)
+    shares = config.processes if config.fsdp else 1
+    gradients = _share(sum(part.gradients for part in found), shares)
     kept = [part.activations + part.copies for part in found]
     if config.gradient_accumulation_steps > 1:
         together = gradients + sum(kept)  # the gradients of the micro-batches before
     else:
         # At the end of the forward pass, and after each part of the backward pass.
         together = max(
-            sum(part.gradients for part in found[:done]) + sum(kept[done:]) for done in range(len(found) + 1)
+            _share(sum(part.gradients for part in found[:done]), shares) + sum(kept[done:])
+            for done in range(len(found) + 1)
         )
     return Memory(
         parameters=sum(part.parameters + part.adapters for part in found),
         trained=sum(part.trained + part.adapters for part in found),
-        weights=sum(part.weights for part in found),
+        weights=_share(sum(part.weights for part in found), shares),
         moments=2 * gradients,
         gradients=gradients,
         activations=sum(kept),
         together=together,
-        buckets=gradients if config.processes > 1 else 0,
+        buckets=_gathered(found) if config.fsdp else gradients if config.processes > 1 else 0,
         fixed=fixed,
     )
+
+
+def _share(amount: int, shares: int) -> int:
+    """What each of so many processes has of ``amount``."""
+    return -(-amount // shares)
+
+
+def _gathered(found: Sequence[Part]) -> int:
+    pieces = [(part.width * part.piece, part.trained > 0) for part in found]
+    return max(size for size, _ in pieces) + 3 * max((size for size, trained in pieces if trained), default=0)
 
 
 def _ahead(config: FinetuneConfig) -> int:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 5555
 HTTP_PORT = 8000
+MOST_STEPS = 1000
+"""Denoising steps; the models tell 1000 times apart."""
 TOKEN = "PIPPA_SERVE_TOKEN"  # noqa: S105 - a variable's name
 SHORTEST_TOKEN = 16
 
@@ -45,6 +50,7 @@ def add_arguments(parser: Parser) -> None:
     parser.add_argument(
         "--measure", action="store_true", help="say how long a chunk takes, by part, instead of serving"
     )
+    parser.add_argument("--json", action="store_true", help="with --measure: print JSON for programs")
     parser.add_argument("--denoising-steps", type=int, help="steps of the sampler; default: the checkpoint's (4)")
 
 
@@ -53,16 +59,39 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("trainer serve", description="Serve a checkpoint to GR00T's clients, over ZMQ and HTTP.")
     add_arguments(parser)
     given = parser.parse_args(argv)
+    require_fitting(given)
     if not given.measure:
         serve(given)
-    from trainer.serving.latency import measure, told
+    from trainer.serving.latency import document, measure, told
 
-    sys.stdout.write(told(measure(_loaded(given))) + "\n")
+    policy = _loaded(given)
+    parts = measure(policy)
+    sys.stdout.write((json.dumps(document(policy, parts), indent=2) if given.json else told(parts)) + "\n")
     return 0
 
 
+def require_fitting(arguments: Namespace) -> None:
+    """Raise ``UsageError`` for what can't be served, or not here, before anything is loaded."""
+    steps = arguments.denoising_steps
+    if steps is not None and not 1 <= steps <= MOST_STEPS:
+        raise UsageError(f"--denoising-steps is {steps}.", f"Take 1 to {MOST_STEPS} steps; upstream takes 4.")
+    if arguments.measure:
+        return
+    if arguments.json:
+        raise UsageError("--json is for --measure.", "Add --measure, or leave it out.")
+    address, _ = required(arguments)
+    for flag, port in (("--port", arguments.port), ("--http-port", arguments.http_port)):
+        try:
+            family = socket.AF_INET6 if ":" in address else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the servers listen
+                probe.bind((address, port))
+        except OSError as error:
+            raise _taken(flag, address, port, error) from error
+
+
 def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> tuple[str, str | None]:
-    """The address to listen on, and the token. Raises ``UsageError`` before anything is loaded."""
+    """The address to listen on, and the token. Raises ``UsageError``."""
     for flag, port in (("--port", arguments.port), ("--http-port", arguments.http_port)):
         if not 0 <= port <= 65535:
             raise UsageError(f"{flag} is {port}.", "Ports go up to 65535; 0 takes a free one.")
@@ -75,6 +104,8 @@ def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> t
     token = secret_from(environ, TOKEN)
     if token is not None and len(token) < SHORTEST_TOKEN:
         raise UsageError(f"{TOKEN} is shorter than {SHORTEST_TOKEN} characters.", "Make one: `openssl rand -hex 16`.")
+    if token is not None and not re.fullmatch("[!-~]+", token):
+        raise UsageError(f"{TOKEN} has a character that no HTTP header takes.", "Make one: `openssl rand -hex 16`.")
     if token is None and not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
         raise UsageError(
             f"--host {arguments.host} listens beyond this machine, and {TOKEN} is not set.",
@@ -91,7 +122,7 @@ def serve(arguments: Namespace) -> NoReturn:
     policy = _loaded(arguments)
     from trainer.serving.service import Service
 
-    _listen(Service(policy, token), arguments, address, token)
+    _listen(Service(policy, token), arguments, address, token, policy.checkpoint.registered)
 
 
 def _loaded(arguments: Namespace) -> Policy:
@@ -109,7 +140,9 @@ def _loaded(arguments: Namespace) -> Policy:
     return policy
 
 
-def _listen(service: Service, arguments: Namespace, address: str, token: str | None) -> NoReturn:
+def _listen(
+    service: Service, arguments: Namespace, address: str, token: str | None, registered: str | None
+) -> NoReturn:
     import zmq
 
     from trainer.serving.over_http import HttpServer
@@ -119,19 +152,22 @@ def _listen(service: Service, arguments: Namespace, address: str, token: str | N
     try:
         robots = ZmqServer(service, f"tcp://{shown}:{arguments.port}")
     except zmq.ZMQError as error:
-        raise _taken("--port", address, arguments.port, str(error)) from error
+        raise _taken("--port", address, arguments.port, error) from error
     try:
         web = HttpServer(service, address, arguments.http_port)
     except OSError as error:
-        raise _taken("--http-port", address, arguments.http_port, error.strerror or str(error)) from error
+        raise _taken("--http-port", address, arguments.http_port, error) from error
     threads = [
         threading.Thread(target=run, name=name, daemon=True)
         for name, run in (("model", service.turns.run), ("zmq", robots.run), ("http", web.serve_forever))
     ]
     for thread in threads:
         thread.start()
+    name = (
+        arguments.checkpoint if registered in (None, arguments.checkpoint) else f"{arguments.checkpoint} ({registered})"
+    )
     _say(
-        f"Serving {arguments.checkpoint} at tcp://{shown}:{robots.port} (ZMQ) and http://{shown}:{web.server_port} "
+        f"Serving {name} at tcp://{shown}:{robots.port} (ZMQ) and http://{shown}:{web.server_port} "
         f"(POST /act), {'with a token' if token else 'without a token'}. Ctrl-C ends it."
     )
     try:
@@ -145,8 +181,13 @@ def _listen(service: Service, arguments: Namespace, address: str, token: str | N
             thread.join(2.0)
 
 
-def _taken(flag: str, address: str, port: int, reason: str) -> UsageError:
-    return UsageError(f"Can't listen on {address}, port {port}: {reason}.", f"Give another port with {flag}.")
+def _taken(flag: str, address: str, port: int, error: OSError) -> UsageError:
+    cure = f"Give another port with {flag}."
+    if error.errno == errno.EADDRNOTAVAIL:
+        cure = "Give an address of this machine with --host; 0.0.0.0 is all of them."
+    elif error.errno == errno.EACCES:
+        cure = f"Ports below 1024 are for root; give another one with {flag}."
+    return UsageError(f"Can't listen on {address}, port {port}: {error.strerror or error}.", cure)
 
 
 def _stop(number: int, _frame: FrameType | None) -> None:

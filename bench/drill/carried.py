@@ -9,6 +9,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 CARRIED = REPOSITORY / ".pippa" / "drill"
 PACKAGES = CARRIED / "packages"
 GOLDEN = CARRIED / "golden"
+GOLDEN_N17 = CARRIED / "golden-n17"
 
 
 def environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""One part of the drill, in a process that may be lost: ``python -m bench.drill.child PART SIZE FOLDER``."""
+"""One part of the drill, in a process that may be lost: ``python -m bench.drill.child PART SIZE FOLDER GENERATION``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from bench.drill.report import Report, in_short
 
 
-def main(part: str, size: str, folder: Path) -> int:
+def main(part: str, size: str, folder: Path, generation: str) -> int:
     """Run it. Returns 1 when something is wrong that should be right, or the part itself failed."""
     began = time.monotonic()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what it started and wrote is cleared away
@@ -24,12 +24,13 @@ def main(part: str, size: str, folder: Path) -> int:
     report.about(
         device=name,
         size=size,
+        generation=generation,
         counts=size == "full" and torch.cuda.is_available(),
         python=".".join(map(str, sys.version_info[:3])),
         **{package: importlib.metadata.version(package) for package in ("torch", "transformers")},
     )
     try:
-        importlib.import_module(f"bench.drill.{part}").run(report, size, name)
+        importlib.import_module(f"bench.drill.{part}").run(report, size, name, generation)
     except Exception as error:
         traceback.print_exc()
         report.wrong.append(in_short(error))
@@ -40,4 +41,4 @@ def main(part: str, size: str, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], sys.argv[2], Path(sys.argv[3])))
+    sys.exit(main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), sys.argv[4]))

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 
 from bench.loops.timed import Timed
 from trainer.cli import main as trainer
-from trainer.training import n15
+from trainer.training import n15, n17
 
 PIN_AT = 3
 """After this step the memory for checkpoints is made, so that every save is measured as one that finds it there."""
@@ -82,7 +82,7 @@ def resident() -> int:
 
 def main() -> None:
     """Train as the flags say, and exit as the engine does."""
-    n15.FinetuneTrainer = Patient  # pyrefly: ignore
+    n15.FinetuneTrainer = n17.FinetuneTrainer = Patient  # pyrefly: ignore
     try:
         trainer(["finetune", *sys.argv[2:]])
     finally:

@@ -12,19 +12,21 @@ from bench.drill.latency import measure_latency
 from bench.drill.report import Report, Table
 from bench.drill.steps import TUNES, Bench, bench, flops, free, measure
 from bench.flops import peak_tflops
+from trainer.generation import N15
 
 Way = Callable[[variants.FixedStep], AbstractContextManager[Callable[[], None]]]
+WHOLE_STEP = "whole step as a CUDA graph"
 GRAPHS: dict[str, Way] = {
     "frozen backbone as a CUDA graph": variants.backbone_graph,
-    "whole step as a CUDA graph": variants.step_graph,
+    WHOLE_STEP: variants.step_graph,
 }
 COMPILED: dict[str, Way] = {"torch.compile, layer by layer": variants.compiled}
 LAUNCHED = ["batch", "way", "ms/step", "samples/s", "×"]
 
 
-def run(report: Report, size: str, device: str) -> None:
+def run(report: Report, size: str, device: str, generation: str) -> None:
     """All of it, in the order of its value; ``device`` is the card's name."""
-    with bench(size) as made:
+    with bench(size, generation) as made:
         batches = made.size.batches
         few = (batches[0], batches[-1])
         parameters = list(made.model.parameters())
@@ -43,11 +45,13 @@ def run(report: Report, size: str, device: str) -> None:
         for batch in few:
             against.attempt([batch], lambda batch=batch: configurations.compare(batch))
         launched = report.table("The same batch again and again, default flags", LAUNCHED)
+        graphs = GRAPHS if made.subject.backbone_inputs else {WHOLE_STEP: variants.step_graph}
         for batch in few:
-            report.attempt(lambda batch=batch: launch(made, launched, batch, GRAPHS))
-        images = report.table("A batch's images, two cameras of 640x480, from pinned memory", FORMS)
-        for batch in few:
-            images.attempt([batch], lambda batch=batch: compare_forms(report, made.device, batch, made.size.steps))
+            report.attempt(lambda batch=batch: launch(made, launched, batch, graphs))
+        if made.subject.generation == N15:
+            images = report.table("A batch's images, two cameras of 640x480, from pinned memory", FORMS)
+            for batch in few:
+                images.attempt([batch], lambda batch=batch: compare_forms(report, made.device, batch, made.size.steps))
         chunk = report.table("One action chunk at batch 1", ["part", "ms"])
         report.attempt(lambda: report.fact("latency_ms", measure_latency(made, chunk)))
         free(made.model)

@@ -35,7 +35,7 @@ def _last_line(report: Any) -> str:
     return " ".join(message.split())[:300]
 
 
-def run(report: Report, _size: str, device: str) -> None:
+def run(report: Report, _size: str, device: str, _generation: str) -> None:
     """Run them; what fails is wrong."""
     import pytest
 

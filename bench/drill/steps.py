@@ -1,7 +1,7 @@
 """Training steps by the engine's own trainer, timed: a model with random weights on synthetic demonstrations.
 
-Weights are made on the device (backbone bfloat16, action head float32 in the full size). Prompts are spelled by the
-tokenizer of ``tiny``, a few tokens longer than the official one's. Nothing is saved.
+Weights are made on the device (of N1.5's full size the backbone in bfloat16, all else in float32). Prompts
+are spelled by the tokenizer of ``tiny``, a few tokens longer than the official one's. Nothing is saved.
 """
 
 from __future__ import annotations
@@ -16,21 +16,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
 from transformers import TrainerCallback
 
-from bench.flops import step_flops
+from bench.drill.subjects import SUBJECTS, Made, Subject
 from bench.loops.gate import peak_mb
-from bench.loops.upstream_way import OPTIMIZER, STEP, compute_what_nobody_reads
-from trainer.config.finetune_config import FinetuneConfig
-from trainer.data.collate import Collator
-from trainer.data.dataset import TrainingDataset
-from trainer.data.metadata import write_metadata
+from bench.loops.upstream_way import OPTIMIZER, STEP
 from trainer.data.synthetic import make_synthetic
-from trainer.gr00t.n15.config import GR00TN15Config
-from trainer.gr00t.n15.model import GR00TN15
-from trainer.gr00t.n15.processor import IMAGE_TOKEN, EagleProcessor
-from trainer.gr00t.n15.tiny import make_tiny_base_model, tiny_config
 from trainer.training.arguments import training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
 
@@ -40,7 +31,6 @@ TUNES = {
     "projector": dict(zip(FLAGS, (False, False, True, False), strict=True)),
     "everything": dict.fromkeys(FLAGS, True),
 }
-DATA_CONFIG = "fourier_gr1_arms_only"
 
 
 class Size(NamedTuple):
@@ -55,7 +45,7 @@ class Size(NamedTuple):
 
 # Frames for one epoch of the largest batch: between two epochs the loading starts over, which takes as long as a step.
 SIZES = {"full": Size((1, 8, 32), 5, 20, 8, 16), "small": Size((1, 2), 1, 2, 0, 2)}
-"""``full`` is N1.5 as it is, on a GPU; ``small`` the model ``tiny``, to run everything once on a CPU."""
+"""``full`` is the model as it is, on a GPU; ``small`` the tiny one, to run everything once on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +53,19 @@ class Bench:
     """A model on the device, and data for it."""
 
     size: Size
-    model: GR00TN15
-    processor: EagleProcessor
-    dataset: TrainingDataset
+    subject: Subject
+    made: Made
     folder: Path
+
+    @property
+    def model(self) -> Any:
+        """Of the subject's generation."""
+        return self.made.model
+
+    @property
+    def dataset(self) -> Any:
+        """Its training samples."""
+        return self.made.dataset
 
     @property
     def device(self) -> torch.device:
@@ -91,34 +90,20 @@ def device() -> torch.device:
 
 
 @contextmanager
-def bench(size: str) -> Iterator[Bench]:
+def bench(size: str, generation: str) -> Iterator[Bench]:
     """A model of ``size``, ``full`` or ``small``, with random weights, and the synthetic dataset with its frames."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        tokenizer = Tokenizer.from_file(str(make_tiny_base_model(folder / "tiny") / "tokenizer.json"))
+        folder, subject = Path(temporary), SUBJECTS[generation]
         path = make_synthetic(folder / "dataset", episodes=SIZES[size].episodes)
-        on_gpu = device().type == "cuda"
-        dataset = TrainingDataset([path], DATA_CONFIG, "new_embodiment", cache_dir=folder / "frames", on_gpu=on_gpu)
-        dataset.prepare()
-        write_metadata(folder / "experiment_cfg", dataset.metadata)
-        torch.manual_seed(0)
-        with device():
-            model = GR00TN15(tiny_config(tokenizer) if size == "small" else official_config(tokenizer))
-        yield Bench(SIZES[size], model, EagleProcessor(tokenizer, model.config.eagle), dataset, folder)
-
-
-def official_config(tokenizer: Tokenizer) -> GR00TN15Config:
-    """N1.5's own, but for the image token, which is that of ``tokenizer``."""
-    official = GR00TN15Config()
-    image_token = tokenizer.token_to_id(IMAGE_TOKEN)
-    return GR00TN15Config(eagle_config={**(official.eagle_config or {}), "image_token_index": image_token})
+        yield Bench(SIZES[size], subject, subject.make(size, folder, path, device()), folder)
 
 
 class MeasuredTrainer(FinetuneTrainer):
     """The engine's, with the time spent in the loader and the shape of the last batch."""
 
     loading = 0.0
-    shape = (0, 0)
+    shape: tuple[int, int] = (0, 0)
+    subject: Subject
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Wait for the next batches."""
@@ -130,8 +115,7 @@ class MeasuredTrainer(FinetuneTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """The loss of one batch, whose shape is noted."""
-        batch, tokens = inputs["eagle_input_ids"].shape
-        self.shape = (tokens, inputs["eagle_image_tokens"] // (batch * self._groot.config.eagle.image_tokens))
+        self.shape = self.subject.shape(self._groot, inputs)
         return super().compute_loss(model, inputs, *args, **kwargs)
 
 
@@ -179,35 +163,38 @@ def make_trainer(
 ) -> MeasuredTrainer:
     """The engine's trainer for ``steps`` steps that save nothing."""
     bench.model.set_trainable(**TUNES[tune])
-    config = FinetuneConfig(
+    config = bench.subject.config(
+        batch,
         dataset_path=["synthetic"],
-        batch_size=batch,
         max_steps=steps,
         dataloader_num_workers=bench.size.workers,
         # What is loaded ahead while the GPU warms up would hide a loader that is too slow.
         dataloader_prefetch_factor=1,
     )
-    arguments = training_arguments(config, bench.folder / "out", bench.dataset.sample_bytes)
+    out, generation = bench.folder / "out", bench.subject.generation
+    arguments = training_arguments(config, out, bench.dataset.sample_bytes, generation=generation)
     arguments.save_strategy = "no"
     if upstreams_way:
         arguments.optim = OPTIMIZER
     trainer_class = _UpstreamsWay if upstreams_way else MeasuredTrainer
-    return trainer_class(
+    trainer = trainer_class(
         model=bench.model,
         args=arguments,
         train_dataset=bench.dataset,
-        data_collator=Collator(bench.processor),
-        processor=bench.processor,
+        data_collator=bench.made.collate,
+        processor=bench.made.processor,
         experiment_cfg=bench.folder / "experiment_cfg",
         callbacks=list(callbacks),
     )
+    trainer.subject = bench.subject
+    return trainer
 
 
 def measure(bench: Bench, tune: str, batch: int, *, upstreams_way: bool = False) -> Measured:
     """Train some steps after some others to warm up, and free what they took."""
     on_gpu, steps = bench.device.type == "cuda", bench.size.steps
     clock = Clock(bench.size.warm_up, bench.size.warm_up + steps)
-    undo = compute_what_nobody_reads(bench.model) if upstreams_way else None
+    undo = bench.subject.waste(bench.model) if upstreams_way else None
     try:
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
@@ -222,7 +209,7 @@ def measure(bench: Bench, tune: str, batch: int, *, upstreams_way: bool = False)
         free(bench.model)
 
 
-def free(model: GR00TN15) -> None:
+def free(model: Any) -> None:
     """Give back what a training has left on the device, and the model its own methods: accelerate wraps ``forward``."""
     for name in ("forward", "_original_forward", "zero_grad"):
         model.__dict__.pop(name, None)
@@ -234,4 +221,4 @@ def free(model: GR00TN15) -> None:
 
 def flops(bench: Bench, tune: str, batch: int, measured: Measured) -> float:
     """Operations that a step has to do."""
-    return batch * step_flops(bench.model.config, tokens=measured.tokens, images=measured.images, **TUNES[tune])
+    return batch * bench.subject.flops(bench.made, measured.tokens, measured.images, TUNES[tune])

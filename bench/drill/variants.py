@@ -14,22 +14,18 @@ import torch
 from torch import nn
 
 from bench.drill.steps import TUNES, Bench, free, now
-from trainer.data.collate import Collator, finish_images
-from trainer.gr00t.parts.transformer import Block
+from trainer.data.collate import finish_images
 from trainer.training.noise import draw_noise
-
-COMPILED = {"SiglipEncoderLayer", "Qwen3DecoderLayer", Block.__name__}
-"""Layers that are compiled by themselves: those of a kind share their code, and a whole model takes minutes."""
 
 
 class FixedStep:
     """A training step with the default tune flags, on the first ``batch`` samples of the dataset."""
 
     def __init__(self, bench: Bench, batch: int) -> None:
-        self.model, self.device = bench.model, bench.device
+        self.model, self.device, self.subject = bench.model, bench.device, bench.subject
         self.model.set_trainable(**TUNES["default"])
         self.model.train()
-        self.inputs = on_device(Collator(bench.processor)(bench.dataset.__getitems__(range(batch))), self.device)
+        self.inputs = on_device(bench.made.collate([bench.dataset[each] for each in range(batch)]), self.device)
         self.noise, self.time = draw_noise(
             self.model.action_head, self.inputs["action"], seed=0, step=0, first=0, samples_per_step=batch
         )
@@ -37,7 +33,8 @@ class FixedStep:
         # As a graph needs it: the learning rate in a tensor.
         on_gpu = self.device.type == "cuda"
         rate = torch.tensor(1e-5, device=self.device) if on_gpu else 1e-5
-        self.optimizer = torch.optim.AdamW(self.trained, lr=rate, betas=(0.95, 0.999), fused=True, capturable=on_gpu)
+        betas = (self.subject.generation.adam_beta1, 0.999)
+        self.optimizer = torch.optim.AdamW(self.trained, lr=rate, betas=betas, fused=True, capturable=on_gpu)
 
     def __call__(self) -> None:
         """Forward, backward, clipping, AdamW."""
@@ -83,7 +80,7 @@ def backbone_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
     """The frozen backbone's forward pass is one launch."""
     backbone = step.model.backbone
     static: dict[str, torch.Tensor] = {
-        name: step.inputs[f"eagle_{name}"].clone() for name in ("input_ids", "pixel_values")
+        name.removeprefix("eagle_"): step.inputs[name].clone() for name in step.subject.backbone_inputs
     }
     images = step.inputs["eagle_image_tokens"]
 
@@ -115,9 +112,9 @@ def step_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def compiled(step: FixedStep) -> Iterator[Callable[[], None]]:
-    """``torch.compile`` for each layer."""
+    """``torch.compile`` for each layer by itself: those of a kind share their code, and a whole model takes minutes."""
     backend = "inductor" if step.device.type == "cuda" else "aot_eager"
-    layers = [module for module in step.model.modules() if type(module).__name__ in COMPILED]
+    layers = [module for module in step.model.modules() if type(module).__name__ in step.subject.layers]
     torch._dynamo.config.recompile_limit = 64
     for layer in layers:
         layer.compile(backend=backend, dynamic=False)

@@ -41,9 +41,9 @@ class Profiler(TrainerCallback):
             self.waits.__exit__(None, None, None)
 
 
-def run(report: Report, size: str, _device: str) -> None:
+def run(report: Report, size: str, _device: str, generation: str) -> None:
     """A profile at the smallest and the largest batch."""
-    with bench(size) as made:
+    with bench(size, generation) as made:
         for batch in (made.size.batches[0], made.size.batches[-1]):
             table = report.table(f"A step at batch {batch}, default flags", ["what", "of a step", "share"])
             report.attempt(lambda batch=batch, table=table: look(report, table, made, batch))

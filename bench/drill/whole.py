@@ -1,4 +1,4 @@
-"""A whole run: ``trainer run overfit-demo`` from a base model of this size to its evaluation, and a resume."""
+"""A whole run: ``trainer run``, from a base model of this size to its evaluation, and a resume."""
 
 from __future__ import annotations
 
@@ -18,16 +18,12 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import torch
-from tokenizers import Tokenizer
 
 from bench.drill.report import Report, Table
-from bench.drill.steps import SIZES, device, official_config
+from bench.drill.steps import SIZES, device
+from bench.drill.subjects import SUBJECTS
 from trainer.data.synthetic import make_synthetic
 from trainer.events import CheckpointEvent, ErrorEvent, EvaluationEvent, PhaseEvent, ProgressEvent, parse_event
-from trainer.gr00t.n15.model import GR00TN15
-from trainer.gr00t.n15.processor import EagleProcessor
-from trainer.gr00t.n15.tiny import make_tiny_base_model
-from trainer.gr00t.weights import save_checkpoint
 
 STEPS, SAVE_STEPS = 40, 20
 AFTER = 5
@@ -46,13 +42,16 @@ class Folders(NamedTuple):
     """Base model, dataset, store, cache."""
 
 
-def run(report: Report, size: str, _device: str) -> None:
+def run(report: Report, size: str, _device: str, generation: str) -> None:
     """The run, then the resume."""
+    subject = SUBJECTS[generation]
     with folders() as where:
-        base = base_model(size, where.quick / "base")
+        base = subject.base_model(size, where.quick / "base", device())
+        torch.cuda.empty_cache()
         dataset = make_synthetic(where.quick / "dataset", episodes=2 if size == "small" else 5)
         out, times = where.disk / "out", where.disk / "times.json"
-        phases = report.table("`trainer run overfit-demo`, 40 steps at batch 1, two checkpoints", ["phase", "seconds"])
+        title = f"`trainer run {subject.preset}`, 40 steps at batch 1, two checkpoints"
+        phases = report.table(title, ["phase", "seconds"])
         flags = {
             "--dataset-path": dataset,
             "--base-model-path": base,
@@ -60,21 +59,21 @@ def run(report: Report, size: str, _device: str) -> None:
             "--max-steps": STEPS,
             "--save-steps": SAVE_STEPS,
             "--dataloader-num-workers": SIZES[size].workers,
-            "--report-to": "tensorboard",
+            **subject.whole_flags,
         }
         environ = {
             "PIPPA_HOME": str(where.quick / "home"),
             "PIPPA_S3_ENDPOINT": "",  # the folder, whatever store is set here
             "PIPPA_FINETUNE_COMMAND": engine(times),
         }
-        argv = ["-m", "trainer.cli", "run", "overfit-demo", *words(flags)]
+        argv = ["-m", "trainer.cli", "run", subject.preset, *words(flags)]
         report.attempt(lambda: follow(report, phases, argv, environ))
         if times.is_file():
             report.attempt(lambda: saves(report, out, json.loads(times.read_text())))
         stored = sum(file.stat().st_size for file in (where.quick / "home/store").rglob("*") if file.is_file())
         report.fact("store_bytes", stored)
         report.note(f"The object store, a folder, holds {stored / 1e9:.2f} GB.")
-        resumed = {**flags, "--batch-size": 1, "--max-steps": 2 * STEPS}
+        resumed = {**flags, **subject.engine_flags, "--max-steps": 2 * STEPS}
         argv = ["-m", "trainer.finetune", *words(resumed), "--resume"]
         table = report.table("Resumed from the last checkpoint, the engine alone", ["until", "seconds"])
         report.attempt(lambda: resume(report, table, argv, environ))
@@ -91,31 +90,14 @@ def folders() -> Iterator[Folders]:
         yield Folders(Path(disk), Path(quick))
 
 
-def base_model(size: str, folder: Path) -> Path:
-    """A base model in ``folder``: ``tiny``, or N1.5 with random weights."""
-    make_tiny_base_model(folder)
-    if size == "full":
-        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-        for weights in folder.glob("*.safetensors"):
-            weights.unlink()
-        with device():
-            model = GR00TN15(official_config(tokenizer))
-        model.set_trainable(False, False, True, True)
-        save_checkpoint(model, folder)
-        EagleProcessor(tokenizer, model.config.eagle).save_pretrained(folder)
-        del model
-        torch.cuda.empty_cache()
-    return folder
-
-
 def engine(times: Path) -> str:
     """The command that starts the engine with a stopwatch."""
     return f"{sys.executable} -m bench.drill.engine {times}"
 
 
 def words(flags: Mapping[str, object]) -> list[str]:
-    """Flags and their values as arguments."""
-    return [str(word) for pair in flags.items() for word in pair]
+    """Flags and their values as arguments; None for a flag without one."""
+    return [str(word) for pair in flags.items() for word in pair if word is not None]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
@@ -61,15 +62,25 @@ def compute_what_nobody_reads(model: GR00TN15) -> Callable[[], None]:
     - SigLIP's pooling head.
     """
     eagle = model.backbone.eagle_model
-    vision, language = eagle.vision_model.vision_model, eagle.language_model.model
-    hooks = [
-        language.register_forward_pre_hook(_keep_hidden_states, with_kwargs=True),
-        language.register_forward_hook(_logits),
-    ]
+    vision = eagle.vision_model.vision_model
+    no_logits = compute_logits(eagle.language_model.model)
     vision.use_head = True
 
     def undo() -> None:
         vision.use_head = False
+        no_logits()
+
+    return undo
+
+
+def compute_logits(language: nn.Module) -> Callable[[], None]:
+    """Let a language model compute its logits and keep its hidden states. Returns what undoes it."""
+    hooks = [
+        language.register_forward_pre_hook(_keep_hidden_states, with_kwargs=True),
+        language.register_forward_hook(_logits),
+    ]
+
+    def undo() -> None:
         for hook in hooks:
             hook.remove()
 

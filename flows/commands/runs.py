@@ -30,6 +30,7 @@ from flows.commands import (
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
 from flows.launch import LauncherName
+from trainer.command_line import Switch
 from trainer.config.flags import flag
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.config.settings import pippa_home, secret_from
@@ -90,13 +91,10 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
         help="also a run that reported within the last minute: only where you know that nothing of it is alive, such "
         "as when its machine is off. Otherwise it is trained twice.",
     )
-    for name in DEVICE_FIELDS:
-        parser.add_argument(
-            flag(name),
-            type=int,
-            metavar="N",
-            help=f"go on with another number of {'GPUs' if name == 'num_gpus' else 'nodes'}; the global batch stays",
-        )
+    for name, counted in (("num_gpus", "GPUs"), ("num_nodes", "nodes")):
+        help_text = f"go on with another number of {counted}; the global batch stays"
+        parser.add_argument(flag(name), type=int, metavar="N", help=help_text)
+    parser.add_argument(flag("fsdp"), action=Switch, help="go on with or without FSDP")
     parser = add("runs follow", follow, description="Watch a run on another machine. Ctrl-C stops watching.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser = add("runs cancel", cancel, description="Stop a training; it saves and uploads a last checkpoint first.")
@@ -236,7 +234,9 @@ def resume(arguments: Namespace) -> int:
     devices = {name: count for name in DEVICE_FIELDS if (count := getattr(arguments, name)) is not None}
     if chosen_launcher(arguments.launcher) == "remote":
         if devices:
-            raise UsageError("A worker trains a run as it was started.", "Leave --num-gpus and --num-nodes out.")
+            raise UsageError(
+                "A worker trains a run as it was started.", "Leave --num-gpus, --num-nodes and --fsdp out."
+            )
         if not RUN_ID.fullmatch(arguments.run):
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         return submit_and_follow(None, {}, None, arguments.run, None)
@@ -246,8 +246,13 @@ def resume(arguments: Namespace) -> int:
     assert launcher != "remote"  # noqa: S101 - that was seen to above
     spec, _ = placed(spec, devices, "pippa runs resume")
     if (node := this_node(spec.config.num_nodes)).rank:
-        with Signals() as signals:
-            return join(store, spec, node, signals)
+        from flows.launch import gpu_locks
+
+        with (
+            Signals() as signals,
+            gpu_locks.held_on_node(pippa_home(), spec.run_id, spec.config.num_gpus, console().print) as environ,
+        ):
+            return join(store, spec, node, signals, environ)
     if not arguments.force:
         _require_not_elsewhere(store, spec, state, launcher)
     return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine, devices)

@@ -27,13 +27,12 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 
 def run(arguments: Namespace) -> NoReturn:
     """Become ``trainer serve``, so that a supervisor's signal reaches the server itself."""
-    serve.required(arguments)
+    serve.require_fitting(arguments)
     given = [f"--host={arguments.host}", f"--port={arguments.port}", f"--http-port={arguments.http_port}"]
     for flag in ("data_config", "embodiment_tag", "denoising_steps"):
         if (value := getattr(arguments, flag)) is not None:
             given.append(f"--{flag.replace('_', '-')}={value}")
-    if arguments.measure:
-        given.append("--measure")
+    given += [f"--{flag}" for flag in ("measure", "json") if getattr(arguments, flag)]
     command = [sys.executable, "-m", "trainer.cli", "serve", *given, "--", arguments.checkpoint]
     sys.stdout.flush()
     sys.stderr.flush()

@@ -82,8 +82,13 @@ def train(arguments: Namespace) -> int:
         raise UsageError("--job with --launcher remote: a worker's flow run is one training already.", "Leave it out.")
     preflight.require_startable(config, launcher, engine)
     if node.rank:
-        with Signals() as signals:
-            return join_job(_opened(), job, node, signals)
+        from flows.launch import gpu_locks
+
+        with (
+            Signals() as signals,
+            gpu_locks.held_on_node(pippa_home(), job, config.num_gpus, console().print) as environ,
+        ):
+            return join_job(_opened(), job, node, signals, environ)
     print_warnings(console(), check_folders(config))
     overrides = overrides_of(resolved)
     run_id = jobs.run_of(_opened(), job, name) if job else new_run_id(name)

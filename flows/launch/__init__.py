@@ -61,7 +61,7 @@ class Training(Protocol):
         ...
 
     def terminate(self) -> None:
-        """Ask it to save, upload and end; asked twice, it ends without saving."""
+        """Ask it to save, upload and end."""
         ...
 
     def kill(self) -> None:
@@ -118,8 +118,8 @@ def page_job(run_id: str) -> Job:
     )
 
 
-def _flag(name: str, value: int) -> tuple[str, str]:
-    return flag(name), str(value)
+def _flag(name: str, value: int) -> tuple[str, ...]:
+    return (flag(name, on=value),) if isinstance(value, bool) else (flag(name), str(value))
 
 
 def log_file(home: Path, job: Job) -> Path:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import os
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from flows.launch import machine
+from flows.launch import GPU_VARIABLE, machine
 
 ASK_SECONDS = 1.0
 
@@ -24,7 +25,8 @@ def held(
 ) -> Iterator[list[str]]:
     """Hold ``wanted`` of ``gpus`` for ``run_id``, after waiting for them if need be; yields their ids.
 
-    ``share`` trainings may hold the same one. While it waits, ``say`` is told for whom. Without ``gpus`` the machine's
+    ``share`` trainings may hold the same one, and a container that computes on it counts. While it waits, ``say`` is
+    told for whom. Without ``gpus`` the machine's
     processor is held, and nothing yielded. Raises ``UsageError`` for more GPUs than there are.
     """
     machine.require_gpus(machine.machine_name(), gpus, wanted)
@@ -44,6 +46,23 @@ def held(
         time.sleep(ASK_SECONDS)
 
 
+@contextlib.contextmanager
+def held_on_node(
+    home: Path, name: str, wanted: int, say: Callable[[str], None], environ: Mapping[str, str] = os.environ
+) -> Iterator[dict[str, str]]:
+    """Hold GPUs of a machine that trains along in the run or job ``name``; yields the environment to train in.
+
+    Node 0's are held by the flow of the run. A machine without a GPU holds nothing: nodes on one processor are there to
+    try things out, and would wait for each other. Raises as ``held``.
+    """
+    gpus = machine.gpus("process", environ)
+    if not gpus:
+        yield dict(environ)
+        return
+    with held(home, name, gpus, wanted, machine.trainings_per_gpu(environ), say) as taken:
+        yield {**environ, GPU_VARIABLE["process"]: ",".join(taken)}
+
+
 def _take(
     folder: Path, run_id: str, gpus: Sequence[str], wanted: int, share: int, locks: ExitStack
 ) -> tuple[list[str] | None, list[str]]:
@@ -51,10 +70,14 @@ def _take(
     files = {gpu: [folder / f"{_name(gpu)}.{place}.lock" for place in range(share)] for gpu in gpus}
     # A run that is started again may find its container still training on those it had.
     order = sorted(gpus, key=lambda gpu: run_id not in [_holder(file) for file in files[gpu]])
+    # The container of a killed process computes on, and holds no lock.
+    occupants = machine.occupants([gpu for gpu in gpus if gpu], [run_id])
     taken: list[str] = []
     holders: list[str] = []
     for gpu in order:
-        if len(taken) < wanted and any(_locked(file, run_id, locks) for file in files[gpu]):
+        if len(inside := occupants.get(gpu, [])) >= share:
+            holders += [machine.in_container(run) for run in inside]
+        elif len(taken) < wanted and any(_locked(file, run_id, locks) for file in files[gpu]):
             taken.append(gpu)
         else:
             holders += [holder for file in files[gpu] if (holder := _holder(file))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,6 +82,30 @@ def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:
     if not (text.isdecimal() and int(text) > 0):
         raise UsageError(f"PIPPA_TRAININGS_PER_GPU is {text!r}, not a number of trainings.", "Write one, such as 2.")
     return int(text)
+
+
+def occupants(gpus: Sequence[str], own: Collection[str] = ()) -> dict[str, list[str]]:
+    """The runs, other than ``own``, whose containers compute on each of ``gpus``, also where nobody follows them."""
+    others = {run: ids for run, ids in _computing().items() if run not in own} if gpus else {}
+    return {gpu: [run for run, ids in others.items() if gpu in ids or ids == ["all"]] for gpu in gpus}
+
+
+def in_container(run_id: str) -> str:
+    """A run that computes in its container, for those who wait for it."""
+    return f"{run_id} (container pippa-{run_id})"
+
+
+def trains_on(own: Collection[str]) -> list[str] | None:
+    """The GPUs that the container of a run computes on, which has one of these names; None where none runs."""
+    return next((ids for run, ids in _computing().items() if run in own), None)
+
+
+def _computing() -> dict[str, list[str]]:
+    if not _daemon():
+        return {}
+    from flows.launch.docker.computing import computing
+
+    return computing()
 
 
 def _kernel_gpus() -> int:

@@ -3,7 +3,8 @@
 Each GPU is a concurrency limit of Prefect, ``gpu-<id>@<machine>`` on the page Concurrency (``cpu@<machine>`` where
 there is none), and counts every training that uses the same server, whether a deployment, a compose service or a
 terminal started it. What is held is a lease that the flow's process renews: one that was killed gives its GPU back
-within about a minute, and a flow run that continues its training takes it over.
+within about a minute, and a flow run that continues its training takes it over. A container that trains on, without a
+lease, keeps its GPUs all the same: the daemon is asked too.
 """
 
 from __future__ import annotations
@@ -31,11 +32,13 @@ from prefect.client.schemas.objects import ConcurrencyLeaseHolder, FlowRun, Stat
 from prefect.client.schemas.sorting import FlowRunSort
 from prefect.states import Running, State
 
-from flows.launch.machine import require_gpus
+from flows.launch.machine import in_container, occupants, require_gpus, trains_on
 from flows.orchestration.prefect_client import sync_client, unless_there
 
 WAITING = "Waiting for a GPU"
 """The name of the state of a flow run that has none yet."""
+HOLDING = ("Running", "Cancelling")
+"""The states of one that has."""
 MACHINE = "pippa.machine"
 GPUS = "pippa.gpus"
 LEASE = "pippa.lease"
@@ -55,7 +58,8 @@ def held(
 
     ``share`` trainings may hold the same one. While it waits, the flow run's state says so and for whom, and ``say`` is
     told. A server that is away for a while costs a training nothing: the GPUs are asked for again when it is back. A
-    flow run that continues a training whose process was killed takes over what it held: its container may still train.
+    flow run that continues a training whose process was killed takes over what it held; where the server has forgotten
+    that, and the container trains on, the lease is asked for beside it.
     Without ``gpus`` the machine's processor is held, and nothing yielded. Raises ``UsageError`` for more than there
     are.
     """
@@ -68,19 +72,26 @@ def held(
                 client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
         # The flow run may have been started before, by a process that was killed.
         give_back(client, flow_run_id)
-        labels = client.read_flow_run(flow_run_id).labels
+        run = client.read_flow_run(flow_run_id)
+        own, labels = (run.name, str(flow_run_id)), run.labels
         choices = sorted(
             combinations(names, wanted if gpus else 1),
             # A flow run that is started again may find its container still training on those it had.
             key=lambda choice: ",".join(ids.get(name, "") for name in choice) != labels.get(GPUS),
         )
-        lease = _Lease(flow_run_id, choices)
-        if not lease.take_over(client, machine) and not lease.ask(client):
+
+        def full() -> dict[str, list[str]]:
+            found = occupants(gpus, own)
+            return {name: runs for name, gpu in ids.items() if len(runs := found[gpu]) >= share}
+
+        lease = _Lease(flow_run_id, choices, full)
+        if not (lease.take_over(client, machine) or lease.join(client, machine, trains_on(own)) or lease.ask(client)):
             client.update_flow_run_labels(flow_run_id, {MACHINE: machine})
             _wait(client, lease, machine, say)
             client.set_flow_run_state(flow_run_id, Running(), force=True)
         chosen = [ids[name] for name in lease.limits if name in ids]
-        client.update_flow_run_labels(flow_run_id, {MACHINE: machine, GPUS: ",".join(chosen), LEASE: str(lease.id)})
+        lease_id = str(lease.id or "")
+        client.update_flow_run_labels(flow_run_id, {MACHINE: machine, GPUS: ",".join(chosen), LEASE: lease_id})
     with lease:
         yield chosen
 
@@ -92,19 +103,36 @@ def give_back(client: SyncPrefectClient, flow_run_id: UUID) -> None:
             client.release_concurrency_slots_with_lease(UUID(str(lease)))
 
 
-def leaked(client: SyncPrefectClient, machine: str) -> list[str]:
-    """The limits of ``machine`` that are taken although nothing trains there."""
-    taken = [
+def leaked(client: SyncPrefectClient, machine: str, without: UUID | None = None) -> list[str]:
+    """The limits of ``machine`` of which more is taken than trains there; the flow run ``without`` does not count."""
+    running = [run for run in _trainings(client, machine, *HOLDING) if run.id != without]
+    return [
         limit.name
         for limit in client.read_global_concurrency_limits(limit=200)
-        if limit.name.endswith(f"@{machine}") and limit.active_slots > 0
+        if limit.name.endswith(f"@{machine}") and limit.active_slots > _holding(running, limit.name)
     ]
-    return [] if any(run.state_name != WAITING for run in _trainings(client, machine)) else taken
 
 
-def free(client: SyncPrefectClient, limit: str) -> None:
-    """Forget what is held of ``limit``."""
-    client.update_global_concurrency_limit(limit, GlobalConcurrencyLimitUpdate(active_slots=0))
+def free(client: SyncPrefectClient, limit: str, without: UUID | None = None) -> None:
+    """Forget what is held of ``limit``, but for what trains there; the flow run ``without`` does not count."""
+    running = [run for run in _trainings(client, limit.rpartition("@")[2], *HOLDING) if run.id != without]
+    held = GlobalConcurrencyLimitUpdate(active_slots=_holding(running, limit))
+    client.update_global_concurrency_limit(limit, held)
+
+
+def _holding(running: list[FlowRun], limit: str) -> int:
+    """How many of the flow runs hold ``limit``."""
+    return sum(limit in _limits(run, limit.rpartition("@")[2]) for run in running)
+
+
+def _limits(run: FlowRun, machine: str) -> tuple[str, ...]:
+    """What a flow run holds on ``machine``, as its labels say; nothing before it has held any."""
+    return _names(str(run.labels[GPUS]).split(","), machine) if GPUS in run.labels else ()
+
+
+def _names(gpus: Sequence[str], machine: str) -> tuple[str, ...]:
+    """The limits of ``gpus``, or of the processor."""
+    return tuple(f"gpu-{gpu}@{machine}" for gpu in gpus if gpu) or (f"cpu@{machine}",)
 
 
 def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[[str], None]) -> None:
@@ -112,6 +140,7 @@ def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[
     while True:
         trainings = _trainings(client, machine)
         holders = [run.name for run in trainings if run.state_name != WAITING and run.id != lease.flow_run_id]
+        holders += [in_container(run) for run in lease.inside if run not in holders]
         ahead = _ahead(trainings, lease.flow_run_id)
         message = f"Training on {machine}: {', '.join(holders) or 'one that was killed a moment ago'}." + (
             f" Before this one in the queue: {', '.join(run.name for run in ahead)}." if ahead else ""
@@ -144,9 +173,7 @@ def _trainings(client: SyncPrefectClient, machine: str, *states: str, name: str 
         flow_filter=FlowFilter(name=FlowFilterName(any_=["train", "evaluate"])),
         flow_run_filter=FlowRunFilter(
             name=None if name is None else FlowRunFilterName(any_=[name]),
-            state=FlowRunFilterState(
-                name=FlowRunFilterStateName(any_=list(states) or ["Running", "Cancelling", WAITING])
-            ),
+            state=FlowRunFilterState(name=FlowRunFilterStateName(any_=list(states) or [*HOLDING, WAITING])),
         ),
         sort=FlowRunSort.START_TIME_ASC,
     )
@@ -156,10 +183,19 @@ def _trainings(client: SyncPrefectClient, machine: str, *states: str, name: str 
 class _Lease:
     """A lease on one of several sets of limits; as a context manager, renewed by a thread and given back at the end."""
 
-    def __init__(self, flow_run_id: UUID, choices: Sequence[tuple[str, ...]]) -> None:
+    def __init__(
+        self,
+        flow_run_id: UUID,
+        choices: Sequence[tuple[str, ...]],
+        full: Callable[[], dict[str, list[str]]] = dict,
+    ) -> None:
         self.flow_run_id = flow_run_id
         self.limits: tuple[str, ...] = ()
+        self.inside: dict[str, None] = {}
+        """The runs whose containers were in the way when it was asked for last."""
         self._choices = choices
+        self._full = full
+        """The limits that containers fill, and their runs: also those that nobody holds a lease for."""
         self.id: UUID | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._work, name="gpu-lease", daemon=True)
@@ -172,9 +208,8 @@ class _Lease:
         for run in _trainings(client, machine, "Running", "Crashed", name=name):
             if run.id == self.flow_run_id or (run.state_name == "Crashed" and run.deployment_id is not None):
                 continue
-            gpus = [gpu for gpu in str(run.labels.get(GPUS, "")).split(",") if gpu]
-            limits = tuple(f"gpu-{gpu}@{machine}" for gpu in gpus) or (f"cpu@{machine}",)
-            if LEASE not in run.labels or limits not in self._choices:
+            limits = _limits(run, machine)
+            if not run.labels.get(LEASE) or limits not in self._choices:
                 continue
             lease = UUID(str(run.labels[LEASE]))
             with suppress(httpx.HTTPStatusError):  # it has ended
@@ -183,10 +218,26 @@ class _Lease:
                 return True
         return False
 
+    def join(self, client: SyncPrefectClient, machine: str, gpus: list[str] | None) -> bool:
+        """Hold what the run's own container computes on, ``gpus``; without a lease if need be, as the server forgot it.
+
+        To wait for a lease would only leave the container without anybody who follows it.
+        """
+        if gpus is None or (limits := _names(gpus, machine)) not in self._choices:
+            return False
+        self.limits = limits
+        self.ask(client)
+        return True
+
     def ask(self, client: SyncPrefectClient) -> bool:
         """Take the first set that is free; the limits of one are taken all or none."""
         holder = ConcurrencyLeaseHolder(type="flow_run", id=self.flow_run_id)
-        for limits in [self.limits] if self.limits else self._choices:
+        choices: Sequence[tuple[str, ...]] = [self.limits]
+        if not self.limits:
+            full = self._full()
+            self.inside = dict.fromkeys(run for runs in full.values() for run in runs)
+            choices = [limits for limits in self._choices if not full.keys() & set(limits)]
+        for limits in choices:
             try:
                 answer = client.increment_concurrency_slots_with_lease(
                     list(limits), 1, "concurrency", LEASE_SECONDS, holder
@@ -225,5 +276,13 @@ class _Lease:
                     # The server was away for longer than the lease. Should somebody else have the GPU by now, they
                     # share it: ending one of two trainings would be worse.
                     self.id = None
-                if self.id is None:
-                    self.ask(client)
+                if self.id is None and (self.ask(client) or self._reclaim(client)):
+                    client.update_flow_run_labels(self.flow_run_id, {LEASE: str(self.id)})
+
+    def _reclaim(self, client: SyncPrefectClient) -> bool:
+        """Take what a server that was restarted counts as held, by a lease that it has forgotten."""
+        for limit in self.limits:
+            machine = limit.rpartition("@")[2]
+            if limit in leaked(client, machine, without=self.flow_run_id):
+                free(client, limit, without=self.flow_run_id)
+        return self.ask(client)

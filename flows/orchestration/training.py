@@ -24,7 +24,7 @@ from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
-from trainer.errors import PippaError, StoreError, UsageError
+from trainer.errors import PippaError, StoreError, UsageError, from_exit_code
 from trainer.events import Event, PhaseEvent, WarningEvent
 from trainer.importers.generations import require_trainable
 from trainer.runner.placement import placed
@@ -230,6 +230,7 @@ class Training:
         job = training_job(spec.run_id, spec.preset, spec.engine, self.labels, self.devices)
         chosen = {GPU_VARIABLE[launcher]: ",".join(gpus)} if gpus else {}
         pauses = iter(RETRY_SECONDS)
+        first: PippaError | None = None
         while True:
             training = place.start(job, {**os.environ, **chosen})
             outcome = follow(training, self.observe, stop_grace(), leave=self.leave)
@@ -239,10 +240,19 @@ class Training:
             pause = next(pauses, None)
             # Several nodes are started again together, by what started them.
             if pause is None or not can_heal(error) or spec.config.num_nodes > 1:
-                raise error
+                raise _both(first, error)
+            first = first or error
             hint = f"{error.hint} Trying again in {pause:g} s.".strip()
             self.observe(WarningEvent(message=error.message, hint=hint))
             time.sleep(pause)
 
     def _say(self, phase: str) -> Say:
         return lambda line: self.observe(PhaseEvent(phase=phase, message=line))
+
+
+def _both(first: PippaError | None, last: PippaError) -> PippaError:
+    """The last attempt's error; what the first one said, where checkpoints lie for instance, must not be lost."""
+    if first is None or first.message == last.message:
+        return last
+    before = f"The first attempt ended with: {first.message} {first.hint}".strip()
+    return from_exit_code(last.exit_code, last.message, f"{last.hint}\n{before}".strip())

@@ -200,13 +200,17 @@ def _rows(found: Plan) -> Iterator[_Row]:
 
 
 def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
-    yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters"
-    yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained"
+    share = f", 1/{config.processes} on each GPU" if config.fsdp else ""
+    yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters{share}"
+    yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained{share}"
     yield "  activations", memory.activations, f"at {' '.join(to_argv(config, ['batch_size']))}"
     together = f"they come while activations go: {size(memory.together)} together"
     yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
     if memory.buckets:
-        yield "  buckets", memory.buckets, "the gradients once more, to be exchanged between GPUs"
+        exchanged = (
+            "pieces gathered from all GPUs" if config.fsdp else "the gradients once more, to be exchanged between GPUs"
+        )
+        yield "  buckets", memory.buckets, exchanged
     if memory.fixed:
         yield "  CUDA", memory.fixed, "context and workspaces"
 
@@ -221,7 +225,7 @@ def _disk(found: Plan) -> Iterator[_Row]:
         "?" if found.frames is None else found.frames,
         _of_frames(found),
     )
-    model = found.needs.gpu.weights
+    model = found.needs.model
     yield "  base model", model, "in the cache"
     if found.embedded_store:
         states = disk.saves * disk.moments

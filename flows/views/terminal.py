@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TaskID, TextColumn
 from rich.text import Text
 
+from trainer.disk import readable as size
 from trainer.events import CheckpointEvent, ErrorEvent, EvaluationEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 
 _LEVELS = "▁▂▃▄▅▆▇█"
@@ -208,15 +209,6 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def size(count: float) -> str:
-    """``512 B``, ``4.2 MB``, ``5.4 GB``: powers of 1000, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
 
 
 def counted(number: int, what: str) -> str:

@@ -15,7 +15,7 @@ from bench.drill.variants import FixedStep
 
 @pytest.fixture(scope="module")
 def step() -> Iterator[FixedStep]:
-    with bench("small") as made:
+    with bench("small", "N1.5") as made:
         yield FixedStep(made, 2)
 
 
@@ -62,7 +62,7 @@ def test_compiled_layers_give_the_same_loss(step: FixedStep) -> None:
     want = loss(step)
     with variants.compiled(step):
         torch.testing.assert_close(loss(step), want)
-    layers: list[Any] = [each for each in step.model.modules() if type(each).__name__ in variants.COMPILED]
+    layers: list[Any] = [each for each in step.model.modules() if type(each).__name__ in step.subject.layers]
     assert len(layers) == 9 and all(each._compiled_call_impl is None for each in layers)
 
 

@@ -17,6 +17,7 @@ from bench.drill.carried import REPOSITORY
 from bench.drill.goals import verdicts
 from bench.drill.report import Report, read_measured
 from tests.gpu.test_goldens import VARIANTS, Golden
+from tests.gpu.test_goldens_n17 import GoldenN17
 
 NOT_THERE = ("prefect", "docker", "dotenv", "fastapi", "minio", "sqlalchemy", "wandb", "simpy")
 """Packages of this environment that the GPU machine has not, beside PyAV."""
@@ -46,6 +47,24 @@ def test_it_runs_whole_without_a_gpu(tmp_path: Path) -> None:
     assert batches == [("default", 1), ("default", 2), ("everything", 1), ("everything", 2)]
     assert all(each["peak_memory_bytes"] > 0 for each in measured["fast"]["configurations"])
     assert measured["whole"]["evaluation"]
+
+
+@pytest.mark.slow
+def test_n17_is_measured_too(tmp_path: Path) -> None:
+    """The tests that prove it are those that the drill of N1.5 runs."""
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "bench.gpu_drill", "--size", "small", "--generation", "N1.7"]
+    command += ["--only", "fast", "where", "whole", "--out", str(out)]
+    environ = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    ended = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout + (out / "log.txt").read_text()[-5000:]
+    assert "GR00T N1.7, size small, on CPU" in ended.stdout and "step 41 is done" in ended.stdout
+    measured = json.loads((out / "measured.json").read_text())
+    batches = [(each["tune"], each["batch_size"]) for each in measured["fast"]["configurations"]]
+    assert batches == [("default", 1), ("default", 2), ("everything", 1), ("everything", 2)]
+    assert {"backbone", "one denoising step", "chunk of 4 steps"} <= set(measured["fast"]["latency_ms"])
+    assert len(measured["fast"]["against_upstreams_way"]) == 2
+    assert measured["whole"]["evaluation"] and measured["whole"]["resume_seconds"]
 
 
 def test_a_part_that_is_too_slow_is_ended_and_said_so(tmp_path: Path) -> None:
@@ -109,10 +128,13 @@ def test_what_is_brought_along_is_in_the_lock() -> None:
 
 
 def test_the_golden_tensors_that_are_brought_along_are_those_that_are_read(
-    golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    golden: Path, golden_n17: Path, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(gpu_wheels, "GOLDEN", tmp_path / "golden")
-    gpu_wheels.collect_golden(golden)
+    gpu_wheels.collect_golden(golden, tmp_path / "golden", gpu_wheels.TENSORS)
     brought = Golden(tmp_path / "golden", torch.device("cpu"))
     assert all(brought.batch(variant[0]) and brought.expected(variant) for variant in VARIANTS)
     assert (tmp_path / "golden/results.json").is_file()
+    gpu_wheels.collect_golden(golden_n17, tmp_path / "golden-n17", gpu_wheels.TENSORS_N17)
+    of_n17 = GoldenN17(tmp_path / "golden-n17", torch.device("cpu"))
+    assert all(of_n17.batch(name) and of_n17.expected(name) for name in "AB")
+    assert of_n17.model().state_dict() and (tmp_path / "golden-n17/results.json").is_file()

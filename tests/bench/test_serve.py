@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 
 from bench.serve import full_size, parts_table, policy_of_n15, policy_of_n17
@@ -44,7 +47,7 @@ def test_the_parts_of_a_chunk_are_the_chunk(policies: dict[str, Policy]) -> None
 def test_serve_measures_and_ends(
     policies: dict[str, Policy], generation: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.serving.latency.measure.__defaults__", (2,))
+    monkeypatch.setattr("trainer.serving.latency.measure.__defaults__", (2, time.perf_counter))
     folder = str(policies[generation].checkpoint.folder)
     told = [] if generation == "N1.7" else ["--data-config=fourier_gr1_arms_only"]
     assert serve.main([folder, "--measure", "--denoising-steps=2", *told]) == 0
@@ -52,3 +55,7 @@ def test_serve_measures_and_ends(
     assert lines[0].split() == ["p50", "ms", "p99", "ms"]
     assert [line.split("  ")[0].strip() for line in lines if line.startswith("step")] == ["step 1", "step 2"]
     assert lines[-1].startswith("2 chunks; ") and lines[-1].endswith("% of a chunk is not the model.")
+    assert serve.main([folder, "--measure", "--json", "--denoising-steps=2", *told]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["chunks"] == document["denoising_steps"] == 2 and 0 < document["share_not_model"] < 1
+    assert set(document["parts"]) >= {"decode", "step 2", CHUNK} and document["parts"][CHUNK]["p50_ms"] > 0

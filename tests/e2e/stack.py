@@ -22,7 +22,7 @@ import pytest
 from tests.support.waiting import until
 
 ROOT = Path(__file__).parents[2]
-OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda")
+OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda", "isaac-n17")
 EXTRA_CAS = Path("/usr/local/share/ca-certificates")
 ALL_CAS = Path("/etc/ssl/certs/ca-certificates.crt")
 # Prefect looks for new schedules once a minute.

@@ -13,7 +13,7 @@ from trainer.config.argv import UPSTREAM_DEFAULTS, resolve
 from trainer.config.flags import flag
 
 ROOT = Path(__file__).resolve().parents[2]
-FILES = [ROOT / "docker" / f"{engine}.Dockerfile" for engine in ("isaac-uv", "isaac-conda")]
+FILES = [ROOT / "docker" / f"{engine}.Dockerfile" for engine in ("isaac-uv", "isaac-conda", "isaac-n17")]
 PAGE = (ROOT / "docs" / "engines.md").read_text()
 
 
@@ -22,6 +22,8 @@ def test_every_build_argument_is_explained_with_its_default(file):
     arguments = re.findall(r'^ARG (\w+)="?([^"\n]*)"?$', file.read_text(), flags=re.MULTILINE)
     assert len(arguments) > 8
     rows = dict(re.findall(r"^\| `(\w+)` \| `([^`]+)`", PAGE, flags=re.MULTILINE))
+    if file.stem == "isaac-n17":
+        rows |= dict(re.findall(r"^\| `(\w+)` \| `[^`]+` \(isaac-n17: `([^`]+)`\)", PAGE, flags=re.MULTILINE))
     for name, default in arguments:
         assert rows.get(name, "") == default, name
 
@@ -50,9 +52,11 @@ def test_the_revision_is_that_of_the_checkout(tmp_path):
     assert revision(tmp_path) == head
 
 
-def test_both_take_the_same_upstream():
+def test_those_of_a_generation_take_the_same_upstream():
     said = [re.findall(r"^ARG (ISAAC_\w+=.*)$", file.read_text(), flags=re.MULTILINE) for file in FILES]
-    assert said[0] == said[1] and len(set(said[0])) == 2  # in the stage that fetches it and in the labels
+    assert said[0] == said[1]
+    for each in said:
+        assert len(each) == 4 and len(set(each)) == 2  # in the stage that fetches it and in the labels
 
 
 def test_the_driver_that_is_required_is_that_of_the_cuda_in_the_image():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.conftest import bucket_of_its_own
-from tests.support.isaac.expected import FLAGS, STEPS, check_run, events_of, push_base_model
+from tests.support.isaac.expected import STEPS, check_run, events_of, flags_of, push_base_model
 from tests.support.isaac.images import build_image, remove_image
 from tests.support.isaac.repository import BRANCH
 from tests.support.waiting import PATIENCE, until
@@ -28,10 +28,16 @@ if TYPE_CHECKING:
     import docker
 
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
+N15_SCRIPT = "/opt/isaac-gr00t/scripts/gr00t_finetune.py"
+SCRIPTS: dict[Engine, str] = {
+    "isaac-uv": N15_SCRIPT,
+    "isaac-conda": N15_SCRIPT,
+    "isaac-n17": "/opt/isaac-gr00t/gr00t/experiment/launch_finetune.py",
+}
 TAG = f"pippa-test/{{}}:standin-{secrets.token_hex(3)}"  # not that of others who run these tests beside
 
 
-@pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda"])
+@pytest.fixture(scope="module", params=["isaac-uv", "isaac-conda", "isaac-n17"])
 def built(request, docker_client, tmp_path_factory) -> Iterator[tuple[Engine, str]]:
     """The engine, and the commit its image was built from."""
     if shutil.which("docker") is None:
@@ -86,17 +92,17 @@ class Container:
 
 
 def test_a_run_in_the_image_is_like_a_native_one(docker_client, engine, bucket, store, tmp_path):
-    with Container(docker_client, engine, bucket, "run", "smoke", *FLAGS) as run:
+    with Container(docker_client, engine, bucket, "run", *flags_of(engine)) as run:
         code, out, err = run.finish()
     assert code == 0, err
     run_id = check_run(store, events_of(out), engine, tmp_path)
     spec = runs.read_spec(store, run_id)
     assert spec.git_sha == "0" * 40
-    assert "/opt/isaac/bin/python /opt/isaac-gr00t/scripts/gr00t_finetune.py --dataset-path /var/lib/pippa/cache" in err
+    assert f"/opt/isaac/bin/python {SCRIPTS[engine]} --" in err
 
 
 def test_a_stopped_container_leaves_a_run_that_another_continues(docker_client, engine, bucket, store):
-    with Container(docker_client, engine, bucket, "run", "smoke", *FLAGS, STANDIN_HANGS_AT="15") as run:
+    with Container(docker_client, engine, bucket, "run", *flags_of(engine), STANDIN_HANGS_AT="15") as run:
         before = {entry.run_id for entry in registry.list_checkpoints(store)}
 
         def registered() -> set[str]:
@@ -144,13 +150,13 @@ def test_the_image_is_what_it_says(docker_client, built):
         "Traceback"
     )
     doctor = printed("trainer doctor")
-    assert "/opt/isaac-gr00t/scripts/gr00t_finetune.py" in doctor and "Isaac-GR00T can't train" in doctor
+    assert SCRIPTS[engine] in doctor and "Isaac-GR00T can't train" in doctor
 
 
-@pytest.mark.parametrize("built", ["isaac-uv"], indirect=True)
+@pytest.mark.parametrize("built", ["isaac-uv", "isaac-n17"], indirect=True)
 def test_pippa_train_launches_it(docker_client, engine, bucket, store, tmp_path):
-    for bring, name in ((importers.dataset, importers.SYNTHETIC), (importers.base_model, importers.TINY)):
-        bring(store, name, tmp_path)  # else the native image would make them
+    importers.dataset(store, importers.SYNTHETIC, tmp_path)  # else the native image would make it
+    preset, *flags = flags_of(engine)
     environ = {
         **os.environ,
         **bucket.to_environ(),
@@ -164,16 +170,16 @@ def test_pippa_train_launches_it(docker_client, engine, bucket, store, tmp_path)
         "-m",
         "flows.cli",
         "train",
-        "smoke",
+        preset,
         "--launcher",
         "docker",
         "--engine",
         engine,
-        *FLAGS[:4],
+        *flags,
     ]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    newest = registry.resolve(store, "smoke/latest")
+    newest = registry.resolve(store, f"{preset}/latest")
     assert (newest.step, newest.spec.engine) == (30, engine)
     assert newest.spec.image == docker_client.images.get(TAG.format(engine)).id
     assert newest.metrics["open_loop_mse"] == pytest.approx(0.03)

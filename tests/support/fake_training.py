@@ -64,7 +64,7 @@ def saved_bytes(config: FinetuneConfig, *, padded: bool = False) -> int:
                 saved[storage._cdata] = (storage.nbytes(), tensor)
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _autocast("cuda"):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast("cuda"):
             _loss(model, config, padded)
     return sum(size for size, _ in saved.values())
 
@@ -76,11 +76,11 @@ def peak_bytes(config: FinetuneConfig) -> int:
     of dropout in one byte) is done here as well.
     """
     live = _Live()
-    with live, _fake(config, "cpu") as model, _as_on_cuda():
+    with live, _fake(config, "cpu") as model, as_on_cuda():
         trained = [each for each in model.parameters() if each.requires_grad]
         moments = [torch.empty_like(each) for each in trained for _ in range(2)]
         for _ in range(config.gradient_accumulation_steps):
-            with _autocast("cpu"):
+            with autocast("cpu"):
                 loss = _loss(model, config, padded=False)
             loss.backward()
             del loss
@@ -107,7 +107,7 @@ def _fake(config: FinetuneConfig, device: str) -> Iterator[GR00TN15]:
 
 
 @contextlib.contextmanager
-def _autocast(device: str) -> Iterator[None]:
+def autocast(device: str) -> Iterator[None]:
     """``torch.autocast`` without its question whether there is such a device."""
     torch.set_autocast_dtype(device, torch.bfloat16)
     torch.set_autocast_enabled(device, True)
@@ -157,7 +157,8 @@ def _attention(
 
 
 @contextlib.contextmanager
-def _as_on_cuda() -> Iterator[None]:
+def as_on_cuda() -> Iterator[None]:
+    """Norms and dropout of a CPU as they are on CUDA under autocast."""
     norm = functional.layer_norm
 
     def layer_norm(x: torch.Tensor, shape: list[int], weight: Any = None, bias: Any = None, eps: float = 1e-5) -> Any:

@@ -25,8 +25,8 @@ from trainer.events import Event, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.finetuning"])
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.finetuning"])
 
 
 def warm_up() -> None:
@@ -43,6 +43,10 @@ class Training:
         self.events: list[Event] = []
         self.alone = True
         """Whether every part of it had a separate process."""
+
+    def in_folder(self, name: str, **changes: Any) -> Training:
+        """The same training in another folder, beside this one's, with ``changes``."""
+        return Training({**self.flags, **changes, "output_dir": self.output_dir.with_name(name)})
 
     def argv(self, **changes: Any) -> list[str]:
         """The flags, with ``changes``."""
@@ -76,7 +80,7 @@ class Training:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.touch()
         variables = {name: os.environ[name] for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-        process = _SERVER.Process(
+        process = SERVER.Process(
             target=_child, args=(self.argv(**changes), {**variables, **(environ or {})}, str(self.log), power_cut)
         )
         process.start()

@@ -147,6 +147,26 @@ def test_each_way_is_one_that_fits_as_it_is_written(given: FinetuneConfig, card:
             )
 
 
+def test_fsdp_divides_the_model_and_not_the_activations() -> None:
+    flags = {"num_gpus": 4, "tune_llm": True, "batch_size": 8}
+    ddp, fsdp = forecast(config(**flags), OFFICIAL), forecast(config(**flags, fsdp=True), OFFICIAL)
+    for kind in ("weights", "gradients", "moments"):
+        assert getattr(fsdp.gpu, kind) == pytest.approx(getattr(ddp.gpu, kind) / 4, abs=4)
+    assert fsdp.gpu.activations == ddp.gpu.activations and fsdp.gpu.buckets < ddp.gpu.buckets
+    assert fsdp.disk == ddp.disk and fsdp.model == ddp.gpu.weights
+    assert forecast(config(**flags, num_nodes=2, fsdp=True), OFFICIAL).gpu.total < fsdp.gpu.total
+
+
+def test_fsdp_is_recommended_where_there_are_several_gpus() -> None:
+    given = config(num_gpus=4, tune_llm=True, tune_visual=True, batch_size=2)
+    memory = CARDS[24] << 20
+    assert not fits(forecast(given, OFFICIAL).gpu.total, memory)
+    first, *_ = ways(given, OFFICIAL, memory)
+    assert first.flags == "--fsdp" and fits(first.total, memory)
+    alone = given.model_copy(update={"num_gpus": 1})
+    assert not any("--fsdp" in way.flags for way in ways(alone, OFFICIAL, memory))
+
+
 def test_where_nothing_fits_the_least_is_named() -> None:
     [way] = ways(config(), OFFICIAL, 4 << 30)
     assert way.flags == "--batch-size 1 --lora-rank 32" and not fits(way.total, 4 << 30)

@@ -20,11 +20,11 @@ from trainer.config.n17_config import UPSTREAM_ORDER, N17Config
 from trainer.config.presets import DEFAULT, Preset, get_preset
 from trainer.config.run_spec import Engine
 from trainer.data.config_file import as_argument
-from trainer.data.configs import DATA_CONFIGS, declared
+from trainer.data.configs import DATA_CONFIGS, declared, get_data_config
 from trainer.data.data_config import DataConfig
 from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
-from trainer.generation import N15
+from trainer.generation import N15, N17, Generation
 
 Provenance = dict[str, Literal["default", "preset", "flag"]]
 Resolved = tuple[Preset, FinetuneConfig, Provenance]
@@ -45,12 +45,20 @@ UPSTREAMS_FLAGS = (
 _FIELDS = FinetuneConfig.model_fields
 _NOT_UPSTREAMS = {
     "num_nodes": "upstream trains on one machine.",
+    "fsdp": "upstream trains with the whole model on each GPU.",
     "video_alignment": "upstream finds a row's frame by its timestamp.",
     "recompute_statistics": "upstream normalises with what meta/stats.json says.",
     "holdout": "upstream trains on every episode.",
     "exclude_episodes": "upstream trains on every episode.",
     "upstream_exact": "upstream's engine is that already: leave the flag out.",
+    "lora_rank": "upstream's script for GR00T N1.7 has no LoRA.",
+    "dataloader_prefetch_factor": "upstream's script for GR00T N1.7 has no such flag.",
 }
+_N17_OWN = ("lora_rank", "dataloader_prefetch_factor")
+UPSTREAM_GENERATION: Mapping[Engine, Generation] = {"isaac-uv": N15, "isaac-conda": N15, "isaac-n17": N17}
+"""What the script in each image of Isaac-GR00T trains."""
+UPSTREAM_HORIZON = 40
+"""Upstream's script for N1.7 sets ``max_action_horizon`` to this."""
 
 
 def to_argv(config: FinetuneConfig, names: Collection[str] | None = None) -> list[str]:
@@ -111,13 +119,26 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
     """Raise ``UsageError`` for what upstream's script takes and then fails on, minutes later and on a GPU."""
     if engine == "native":
         return
-    if config.generation != N15:
+    if config.generation != (theirs := UPSTREAM_GENERATION[engine]):
+        others = [name for name, generation in UPSTREAM_GENERATION.items() if generation == config.generation]
         raise UsageError(
-            f"--engine {engine}: the images of Isaac-GR00T here train {N15}; this training is one of "
-            f"{config.generation}.",
-            "The native engine trains it: --engine native.",
+            f"--engine {engine} trains {theirs}; this training is one of {config.generation}.",
+            f"The native engine trains it: --engine native. Upstream's own code: --engine {' or '.join(others)}.",
         )
-    problems: list[str] = []
+    problems = _unlike_upstream_n17(config) if isinstance(config, N17Config) else _unlike_upstream_n15(config)
+    problems += [
+        f"{flag(name)}: {_NOT_UPSTREAMS[name]}"
+        for name in (*OWN_FIELDS, *_N17_OWN)
+        if name not in RUN_FIELDS
+        and name in config.own_fields
+        and getattr(config, name) != type(config).model_fields[name].default
+    ]
+    if problems:
+        raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")
+
+
+def _unlike_upstream_n15(config: FinetuneConfig) -> list[str]:
+    problems = []
     if config.dataloader_num_workers == 0:
         problems.append("--dataloader-num-workers 0: upstream always passes a prefetch factor, which needs a worker.")
     if config.report_to == "azure_ml":
@@ -127,13 +148,25 @@ def require_engine_can(config: FinetuneConfig, engine: Engine) -> None:
             f"--data-config {config.data_config}: upstream's own data configs are classes of its transforms, pippa's "
             "are declarations; upstream knows the built-in ones alone."
         )
-    problems += [
-        f"{flag(name)}: {_NOT_UPSTREAMS[name]}"
-        for name in OWN_FIELDS
-        if name not in RUN_FIELDS and getattr(config, name) != _FIELDS[name].default
-    ]
-    if problems:
-        raise UsageError("\n".join(problems), "The native engine takes all of these: --engine native.")
+    return problems
+
+
+def _unlike_upstream_n17(config: N17Config) -> list[str]:
+    problems = []
+    data_config, theirs = get_data_config(config.data_config), registered().get(config.embodiment_tag)
+    if theirs not in (None, data_config):
+        problems.append(
+            f"--data-config {data_config}: upstream has one for {config.embodiment_tag} and registers no other; "
+            "--embodiment-tag new_embodiment takes any."
+        )
+    if data_config.action_horizon > UPSTREAM_HORIZON:
+        problems.append(
+            f"--data-config {data_config}: predicts {data_config.action_horizon} steps; upstream's script takes "
+            f"{UPSTREAM_HORIZON}, whatever the base model says."
+        )
+    if config.num_gpus > 1:
+        problems.append("--num-gpus: upstream's script trains on several by DeepSpeed, whose checkpoints differ.")
+    return problems
 
 
 def parse_flags(

@@ -39,6 +39,7 @@ RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 """For the run around the engine, which never hears of them."""
 OWN_FIELDS = (
     "num_nodes",
+    "fsdp",
     "video_alignment",
     "recompute_statistics",
     "upstream_exact",
@@ -80,7 +81,14 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "warmup_ratio",
         "gradient_accumulation_steps",
     ),
-    "machine": ("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor", "video_backend"),
+    "machine": (
+        "num_gpus",
+        "num_nodes",
+        "fsdp",
+        "dataloader_num_workers",
+        "dataloader_prefetch_factor",
+        "video_backend",
+    ),
     "checkpoints and reports": (
         "output_dir",
         "save_steps",
@@ -197,6 +205,10 @@ class FinetuneConfig(BaseModel):
     num_nodes: Annotated[int, Field(ge=1)] = 1
     """Machines that train together, each with num_gpus GPUs; start the same command on each of them."""
 
+    fsdp: bool = False
+    """Divide parameters, gradients and optimizer state between the GPUs (FSDP2): for a model that does not fit one. The
+    result is the same, a step takes longer."""
+
     video_alignment: VideoAlignment = "timestamp"
     """A row's frame: the one at its `timestamp`, or by `index`, row k to frame k, where only the clock is wrong."""
 
@@ -279,6 +291,13 @@ class FinetuneConfig(BaseModel):
         """A declaration as text, which is how it comes through a form of strings."""
         text = isinstance(value, str) and value.lstrip().startswith("{")
         return from_text(str(value), "data_config") if text else value
+
+    @field_validator("fsdp")
+    @classmethod
+    def _has_several_gpus(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("num_gpus", 2) * info.data.get("num_nodes", 2) == 1:
+            raise ValueError("one GPU has nobody to divide the model with: --no-fsdp, or --num-gpus 2 or more")
+        return value
 
     @field_validator("holdout")
     @classmethod

@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.data.data_config import DataConfig
-from trainer.data.n17.configs import HORIZON, get_data_config, of_tag, of_upstream_file
+from trainer.data.n17.configs import get_data_config, of_tag, of_upstream_file
 from trainer.data.n17.embodiments import tag_of
 from trainer.errors import UsageError
 from trainer.generation import N17, Generation
@@ -77,7 +77,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "gradient_accumulation_steps",
     ),
     "machine": (
-        *("num_gpus", "num_nodes", "dataloader_num_workers", "dataloader_prefetch_factor"),
+        *("num_gpus", "num_nodes", "fsdp", "dataloader_num_workers", "dataloader_prefetch_factor"),
         *("shard_size", "episode_sampling_rate", "num_shards_per_epoch"),
     ),
     "checkpoints and reports": (
@@ -180,10 +180,19 @@ class N17Config(FinetuneConfig):
 
     @model_validator(mode="after")
     def _derive(self) -> N17Config:
-        # Frozen for everybody else.
-        object.__setattr__(self, "batch_size", max(self.global_batch_size // self.processes, 1))
-        object.__setattr__(self, "report_to", "wandb" if self.use_wandb else "none")
+        derived = {name: type(self).model_fields[name].default for name in self.derived}
+        derived["batch_size"] = max(self.global_batch_size // self.processes, 1)
+        derived["report_to"] = "wandb" if self.use_wandb else "none"
+        for name in self.model_fields_set & derived.keys():
+            if getattr(self, name) != derived[name]:
+                raise ValueError(f"{name} can't be set: {self.derived[name]}")
+        for name, value in derived.items():
+            object.__setattr__(self, name, value)  # frozen for everybody else
         return self
+
+    @model_serializer(mode="wrap")
+    def _without_derived(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in handler(self).items() if name not in self.derived}
 
     @property
     def data_options(self) -> list[DataOptions]:
@@ -226,11 +235,6 @@ class N17Config(FinetuneConfig):
                 values["data_config"] = attempt("--data-config", lambda: of_tag(tag))
             if values["data_config"] is None:
                 values["data_config"] = ""  # said already
-        if isinstance(config := values.get("data_config"), DataConfig) and config.action_horizon > HORIZON:
-            problems.append(
-                f"--data-config: {config.name} predicts {config.action_horizon} steps at once; {N17} predicts at most "
-                f"{HORIZON}. Set action_horizon to {HORIZON} or less."
-            )
         return values, [*problems, *_refused(values)]
 
 

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from trainer.config.generations import AnyConfig
 
-Engine = Literal["native", "isaac-uv", "isaac-conda"]
+Engine = Literal["native", "isaac-uv", "isaac-conda", "isaac-n17"]
 SnapshotKind = Literal["dataset", "model", "checkpoint"]
 
 RUN_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,59}")

@@ -143,7 +143,8 @@ class S3Settings(BaseModel):
             url = urlsplit("")
         if url.scheme not in ("http", "https") or not url.netloc:
             raise StoreError(
-                f"PIPPA_S3_ENDPOINT is {endpoint or 'not set'!r}, not the URL of an S3 endpoint.",
+                # Before an @ stands a password, which without a scheme nobody knows for one.
+                f"PIPPA_S3_ENDPOINT is {endpoint.rpartition('@')[2] or 'not set'!r}, not the URL of an S3 endpoint.",
                 "Set it to one, such as http://127.0.0.1:9000, or unset it: the store is then PIPPA_HOME/store.",
             )
         server = url.netloc.rpartition("@")[2]

@@ -21,7 +21,11 @@ Pose = Literal["xyz_rot6d", "xyz_rotvec"]
 """A position and a rotation: its matrix's first two rows, or an axis as long as the angle."""
 
 TASK = "task"
-"""As ``language``: the episode's own task, of ``meta/episodes.jsonl``. N1.7 only."""
+"""As ``language``: the dataset's tasks, by the column ``task_index``. N1.7 only.
+
+Upstream draws one of the episode's tasks in ``meta/episodes.jsonl`` for every sample, where a GR1's labels, such as
+`valid`, stand too."""
+_TASK_INDEX = "task_index"
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _FORM = ConfigDict(extra="forbid")
@@ -76,7 +80,8 @@ class DataConfig:
     state: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=256)]
     action: Annotated[tuple[Feature, ...], Field(min_length=1, max_length=256)]
     language: Annotated[str, Field(max_length=200)]
-    """Full name of the annotation the instruction comes from, such as ``annotation.human.task_description``."""
+    """Full name of the annotation the instruction comes from, such as ``annotation.human.task_description``; N1.7:
+    or ``task``."""
     action_horizon: Annotated[StrictInt, Field(ge=1, le=1024)] = 16
     """Steps predicted at once; the action at step t covers t to t + action_horizon - 1."""
     max_state_dim: Annotated[StrictInt, Field(ge=1, le=4096)] = 64
@@ -130,10 +135,14 @@ class DataConfig:
     def keys(self, modality: str) -> list[str]:
         """The keys of ``video``, ``state``, ``action`` or ``annotation`` this config uses, in order."""
         if modality == "annotation":
-            return [self.language.removeprefix("annotation.")]
+            return [] if self.language == TASK else [self.language.removeprefix("annotation.")]
         if modality == "video":
             return list(self.video)
         return [feature.key for feature in getattr(self, modality)]
+
+    def instruction_column(self, modality: Modality) -> str:
+        """The column of the table that says what the robot is to do, as text or as a task's number."""
+        return _TASK_INDEX if self.language == TASK else modality.column("annotation", *self.keys("annotation"))
 
     @property
     def n17_only(self) -> list[str]:

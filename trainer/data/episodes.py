@@ -62,7 +62,7 @@ def examine_table(
     """
     file = meta.where(episode.episode_index)
     sources = value_columns(meta, config)
-    label = meta.modality.column("annotation", config.keys("annotation")[0])
+    label = config.instruction_column(meta.modality)
     clock = needs_clock(meta, config, alignment)
     needed = [*(column for column, _ in sources.values()), label, *([CLOCK] if clock else [])]
     try:

@@ -1,4 +1,5 @@
-"""Open-loop evaluation by upstream's own ``scripts/eval_policy.py``, for images that carry upstream's engine.
+"""Open-loop evaluation by upstream's own ``scripts/eval_policy.py``, for N1.7 ``gr00t/eval/open_loop_eval.py``, in the
+images that carry upstream's engine.
 
 ``python -m trainer.evaluation.upstream COMMAND … --model-path …``: the flags are those ``trainer run`` gives to any
 ``PIPPA_EVALUATE_COMMAND``, ``COMMAND`` is upstream's script with its separate environment's Python. Its printed errors
@@ -27,7 +28,8 @@ from trainer.runner.parent_watch import die_with_parent
 
 _HORIZON = 16
 """Of upstream's script, unless it is told otherwise."""
-_EPISODE_MSE = re.compile(r"^MSE: (\S+)$")
+_EPISODE_MSE = re.compile(r"^MSE: (\S+)$|MSE for trajectory \d+: (\S+), MAE: ")
+_N17_SCRIPT = "open_loop_eval.py"
 
 
 @dataclass(frozen=True)
@@ -56,20 +58,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=150)
     options = parser.parse_args(given[first:])
     die_with_parent()
-    keys = get_data_config(options.data_config).keys("action")
-    compared = what_is_compared(DatasetMeta.load(options.dataset_path), keys, options.trajs, options.steps)
+    config = get_data_config(options.data_config)
+    keys, horizon = config.keys("action"), min(_HORIZON, config.action_horizon)
+    compared = what_is_compared(DatasetMeta.load(options.dataset_path), keys, options.trajs, options.steps, horizon)
+    script = Path(given[first - 1]).name
+    if script == _N17_SCRIPT:
+        places = map(str, range(len(compared.episodes)))
+        own = ["--traj-ids", *places, "--action-horizon", str(horizon)]
+    else:
+        own = ["--data-config", options.data_config, "--start-traj", str(compared.episodes[0])]
+        own += ["--trajs", str(len(compared.episodes))]
     command = [
         *given[:first],
         *("--model-path", str(options.model_path), "--dataset-path", str(options.dataset_path)),
-        *("--data-config", options.data_config, "--embodiment-tag", options.embodiment_tag),
-        *("--modality-keys", *keys),
-        *("--start-traj", str(compared.episodes[0]), "--trajs", str(len(compared.episodes))),
-        *("--steps", str(compared.steps)),
+        *("--embodiment-tag", options.embodiment_tag, "--steps", str(compared.steps), "--modality-keys", *keys),
+        *own,
     ]
-    errors = _run(command)
+    errors = _run(command, script)
     if len(errors) != len(compared.episodes):
         raise EngineError(
-            f"eval_policy.py printed {len(errors)} errors for {len(compared.episodes)} episodes.",
+            f"{script} printed {len(errors)} errors for {len(compared.episodes)} episodes.",
             "Its output is in the run's log.txt.",
         )
     mse = float(np.mean(errors))
@@ -85,10 +93,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def what_is_compared(meta: DatasetMeta, keys: Sequence[str], trajs: int, steps: int) -> Compared:
+def what_is_compared(
+    meta: DatasetMeta, keys: Sequence[str], trajs: int, steps: int, horizon: int = _HORIZON
+) -> Compared:
     """At most ``trajs`` episodes with consecutive ids, as upstream counts them, and at most ``steps`` frames of each.
 
-    Upstream continues with the repeated last frame where ``steps`` exceeds an episode, so the shortest one decides.
+    Upstream continues with the repeated last frame where ``steps`` exceeds an episode, so the shortest one decides. It
+    asks for actions every ``horizon`` frames.
     """
     lengths = {episode.episode_index: episode.length for episode in meta.episodes}
     start = next(iter(lengths))
@@ -107,28 +118,30 @@ def what_is_compared(meta: DatasetMeta, keys: Sequence[str], trajs: int, steps: 
     widths = [meta.modality.action[key].width for key in keys]
     absolute = np.repeat([float(meta.modality.action[key].absolute) for key in keys], widths)
     variance = float(np.concatenate(rows).var(axis=0).mean())
-    return Compared(episodes, steps, variance, float(np.mean([_hold_still(each, absolute) for each in rows])))
+    return Compared(episodes, steps, variance, float(np.mean([_hold_still(each, absolute, horizon) for each in rows])))
 
 
-def _hold_still(rows: np.ndarray, absolute: np.ndarray) -> float:
+def _hold_still(rows: np.ndarray, absolute: np.ndarray, horizon: int) -> float:
     """The error of going on with the action before each question, or with none where it is relative (0)."""
-    asked = np.arange(len(rows)) // _HORIZON * _HORIZON
+    asked = np.arange(len(rows)) // horizon * horizon
     return float(np.mean((rows - rows[np.maximum(asked - 1, 0)] * absolute) ** 2))
 
 
-def _run(command: Sequence[str]) -> list[float]:
-    """Run upstream's script; its output goes to stderr. Returns the error it prints for each episode."""
+def _run(command: Sequence[str], script: str) -> list[float]:
+    """Run upstream's ``script``; its output goes to stderr. Returns the error it says for each episode: N1.5's prints
+    it, N1.7's logs it.
+    """
     errors: list[float] = []
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True) as child:
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    ) as child:
         assert child.stdout is not None  # noqa: S101 - a pipe
         for line in child.stdout:
             sys.stderr.write(line)
-            if match := _EPISODE_MSE.match(line.rstrip("\n")):
-                errors.append(float(match[1]))
+            if match := _EPISODE_MSE.search(line.rstrip("\n")):
+                errors.append(float(match[1] or match[2]))
     if child.returncode:
-        raise EngineError(
-            f"eval_policy.py ended with exit code {child.returncode}.", "Its output is in the run's log.txt."
-        )
+        raise EngineError(f"{script} ended with exit code {child.returncode}.", "Its output is in the run's log.txt.")
     return errors
 
 

@@ -49,6 +49,8 @@ class Checkpoint:
     """Camera to the width and height of its images in the training; empty where the checkpoint does not say."""
     metadata: DatasetMetadata | None = None
     """What N1.5 keeps of the training's data."""
+    registered: str | None = None
+    """RUN/STEP of one that came from the registry, where the name it was asked by may move."""
 
 
 def find_checkpoint(
@@ -67,7 +69,8 @@ def find_checkpoint(
         folder = cached(store, entry.snapshot, pippa_home(), log.info) if entry else resolve_folder(name)
     else:
         folder = resolve_folder(name)
-    return described(folder, str(name), entry, data_config, embodiment_tag)
+    found = described(folder, str(name), entry, data_config, embodiment_tag)
+    return replace(found, registered=entry.name) if entry else found
 
 
 def described(

@@ -72,21 +72,27 @@ def add_lora(
     model.train(model.training)
 
 
-def merged_state(model: Model) -> tuple[dict[str, torch.Tensor], set[str]]:
-    """The weights with the adapters merged in, under the names they have without LoRA, and which of them change."""
+def merged_state(
+    model: Model, weights: Mapping[str, torch.Tensor] | None = None
+) -> tuple[dict[str, torch.Tensor], set[str]]:
+    """The weights with the adapters merged in, under the names they have without LoRA, and which of them change.
+
+    ``weights`` replaces the model's own (gathered from several processes), with the adapters among them.
+    """
     from peft.tuners.lora import LoraLayer
 
     adapted = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     parameters = dict(model.named_parameters())
+    weights = model.state_dict() if weights is None else weights
     state: dict[str, torch.Tensor] = {}
     changing: set[str] = set()
-    for stored, tensor in model.state_dict().items():
+    for stored, tensor in weights.items():
         if ".lora_" in stored:
             continue
         name = stored.replace(".base_layer.", ".")
-        layer = adapted.get(name.removesuffix(".weight"))
-        if layer is not None and name.endswith(".weight"):
-            tensor = (tensor.float() + _delta(layer)).to(tensor.dtype)
+        path = name.removesuffix(".weight")
+        if path in adapted and path != name:
+            tensor = (tensor.float() + _delta(adapted[path], path, weights)).to(tensor.dtype)
             changing.add(name)
         elif stored in parameters and parameters[stored].requires_grad:
             changing.add(name)
@@ -94,9 +100,13 @@ def merged_state(model: Model) -> tuple[dict[str, torch.Tensor], set[str]]:
     return state, changing
 
 
-def adapter_state(model: Model) -> dict[str, torch.Tensor]:
-    """The adapters, and the projector where it is trained, under the names peft gives them on disk."""
-    return {_on_disk(name): parameter.detach().contiguous() for name, parameter in _trained(model).items()}
+def adapter_state(model: Model, weights: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+    """The adapters, and the projector where it is trained, under the names peft gives them on disk; ``weights`` as of
+    ``merged_state``.
+    """
+    trained = _trained(model)
+    weights = trained if weights is None else weights
+    return {_on_disk(name): weights[name].detach().contiguous() for name in trained}
 
 
 def save_adapter(model: Model, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
@@ -166,8 +176,9 @@ def _named(file: Path, names: set[str]) -> list[tuple[str, torch.Tensor]]:
         return [(name, tensors.get_tensor(name)) for name in tensors.keys() if name in names]  # noqa: SIM118
 
 
-def _delta(layer: Any) -> torch.Tensor:
-    a, b = layer.lora_A[_NAME].weight, layer.lora_B[_NAME].weight
+def _delta(layer: Any, path: str, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """What the adapters of ``layer``, which lies at ``path``, add to its weight."""
+    a, b = (weights[f"{path}.{part}.{_NAME}.weight"] for part in ("lora_A", "lora_B"))
     return layer.scaling[_NAME] * (b.detach().float() @ a.detach().float())
 
 

@@ -43,8 +43,8 @@ class PreviousChunk:
                 f"{self.frozen_steps} steps are frozen; {left} are left of the previous chunk.",
                 "Freeze those that are carried out until the next chunk arrives.",
             )
-        if not 0 < self.ramp_rate <= 1000:
-            raise UsageError(f"The ramp rate is {self.ramp_rate}.", f"Take about {RAMP_RATE:g}.")
+        if not 0.01 <= self.ramp_rate <= 1000:
+            raise UsageError(f"The ramp rate is {self.ramp_rate}.", f"It is 0.01 to 1000, as a rule {RAMP_RATE:g}.")
         found = {}
         for name, width in widths.items():
             shape = (horizon, width) if batch is None else (batch, horizon, width)

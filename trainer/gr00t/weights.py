@@ -17,6 +17,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from trainer.config.settings import hub_token
@@ -52,7 +53,15 @@ class GrootModel(PreTrainedModel):
     supports_gradient_checkpointing = False
     _supports_sdpa = True
 
-    def _init_weights(self, module: torch.nn.Module) -> None:
+    def pieces(self) -> list[nn.Module]:
+        """What is gathered at a time where the parameters are divided between processes, the inner before the outer.
+
+        These are each transformer layer, the large tables, and the backbone with what is left of it. Each is called as
+        a whole, and has trained parameters of one dtype.
+        """
+        raise NotImplementedError
+
+    def _init_weights(self, module: nn.Module) -> None:
         """Nothing: every module has initialised itself when it was made."""
 
     def save_pretrained(  # pyrefly: ignore[bad-override]

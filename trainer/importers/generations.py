@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
@@ -13,6 +14,7 @@ from trainer.config.presets import PRESETS
 from trainer.data.configs import get_data_config
 from trainer.errors import StoreError, UsageError
 from trainer.generation import N15, N17, Generation, generation_in, generation_of, is_tiny, named_generation
+from trainer.gr00t.n17.sections import ModelConfig
 from trainer.importers.names import is_folder
 from trainer.store.manifest import blob_key, read_manifest
 from trainer.store.object_store import ObjectStore
@@ -23,7 +25,7 @@ def require_trainable(
     config: FinetuneConfig, store: ObjectStore | None = None, environ: Mapping[str, str] = os.environ
 ) -> None:
     """Raise ``UsageError`` where the base model or the data config of ``config`` is another generation's than its
-    arguments, or no GR00T.
+    arguments, or no GR00T, or where the data config predicts more steps at once than the base model.
 
     A base model is looked up in ``store``; without one, in the store of this machine, if it is a folder: no server is
     asked. What is nowhere yet is known by its name.
@@ -42,6 +44,30 @@ def require_trainable(
             f"--base-model-path {config.base_model_path} is {found}; this preset trains {wanted}.",
             f"Take a preset that trains {found}: {_presets_of(found, config)}. For this preset, take a base model of "
             f"{wanted}, such as {wanted.official}.",
+        )
+    if wanted == N17:
+        _require_horizon(config, store)
+
+
+def _require_horizon(config: FinetuneConfig, store: ObjectStore | None) -> None:
+    """A base model of N1.7 predicts a fixed number of steps, its ``action_horizon``; what is nowhere yet, and not
+    NVIDIA's, says so when it is here.
+    """
+    name, data_config = config.base_model_path, get_data_config(config.data_config)
+    values: dict[str, Any] | None = {} if name in (N17.official, N17.tiny) else None
+    if is_folder(name):
+        values = json.loads((Path(name).expanduser() / "config.json").read_text())
+    elif store is not None:
+        values = _stored_config(store, name) or values
+    if values is None:
+        return
+    limit = values.get("action_horizon", ModelConfig.model_fields["action_horizon"].default)
+    if isinstance(limit, int) and data_config.action_horizon > limit:
+        raise UsageError(
+            f"--data-config: {data_config.name} predicts {data_config.action_horizon} steps at once; the base model "
+            f"{name} predicts at most {limit}.",
+            f"Set action_horizon to {limit} or less in a data config of your own, or take a base model that predicts "
+            "more.",
         )
 
 

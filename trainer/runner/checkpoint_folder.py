@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
@@ -77,3 +78,32 @@ def newest(output_dir: Path, without: Collection[int] = ()) -> int | None:
         if step not in without and problem(folder, step) is None:
             return step
     return None
+
+
+class Quiet:
+    """Whether an engine that writes in place has finished a checkpoint: no file has changed for ``seconds``."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: dict[Path, tuple[object, float]] = {}
+
+    def is_quiet(self, folder: Path) -> bool:
+        """As seen since this was asked first."""
+        signature = tuple(
+            (str(file), stat.st_size, stat.st_mtime_ns)
+            for file in sorted(folder.rglob("*"))
+            if (stat := _stat(file)) is not None
+        )
+        now = time.monotonic()
+        before, since = self._seen.get(folder, (None, now))
+        if signature != before:
+            self._seen[folder] = (signature, now)
+            return False
+        return now - since >= self._seconds
+
+
+def _stat(file: Path) -> os.stat_result | None:
+    try:
+        return file.stat()
+    except FileNotFoundError:
+        return None

@@ -15,8 +15,6 @@ dropped, said with a warning each time; never the newest.
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 import shutil
 import threading
 import time
@@ -25,14 +23,12 @@ from pathlib import Path
 
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import upload_queue
-from trainer.data.configs import get_data_config
-from trainer.data.policy_config import PolicyConfig, read_policy_config, write_policy_config
 from trainer.disk import says_full
 from trainer.errors import DamagedObjectError, DiskFullError, PippaError, StoreError
 from trainer.events import CheckpointEvent, Event, WarningEvent
 from trainer.hardlink import link_or_copy
-from trainer.runner import checkpoint_folder
-from trainer.runner.checkpoint_folder import PENDING
+from trainer.runner import checkpoint_folder, saved_checkpoint
+from trainer.runner.checkpoint_folder import PENDING, Quiet
 from trainer.runner.pending_uploads import make_room
 from trainer.store import gc, gc_roots, registry, resume_points, snapshots
 from trainer.store.hashing import HashMemory
@@ -43,7 +39,6 @@ POLL_SECONDS = 0.2
 QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
-UPSTREAM_DENOISING_STEPS = 4
 STATE_PAUSE = 10
 """After training state was sent, or old checkpoints removed, it isn't done again for so many times as it took."""
 
@@ -74,10 +69,9 @@ class Uploader:
         self._output_dir = output_dir
         self._emit = emit
         self._atomic = atomic
-        self._quiet_seconds = quiet_seconds
+        self._quiet = Quiet(quiet_seconds)
         self._foreign = set(foreign)
         self._seen: set[int] = {*self._foreign, *registered}
-        self._signatures: dict[int, tuple[object, float]] = {}
         self._engine_ended = threading.Event()
         self._abandoned = threading.Event()
         self._look_again = threading.Event()
@@ -204,7 +198,7 @@ class Uploader:
         return "; ".join(troubles)
 
     def _complete(self, step: int, folder: Path, newest: int, *, ended: bool) -> bool:
-        if not self._atomic and not ended and step == newest and not self._is_quiet(step, folder):
+        if not self._atomic and not ended and step == newest and not self._quiet.is_quiet(folder):
             return False
         problem = checkpoint_folder.problem(folder, step)
         if problem and (self._atomic or ended or step < newest) and folder.exists():
@@ -217,19 +211,6 @@ class Uploader:
             )
         return problem is None
 
-    def _is_quiet(self, step: int, folder: Path) -> bool:
-        signature = tuple(
-            (str(file), stat.st_size, stat.st_mtime_ns)
-            for file in sorted(folder.rglob("*"))
-            if (stat := _stat(file)) is not None
-        )
-        now = time.monotonic()
-        before, since = self._signatures.get(step, (None, now))
-        if signature != before:
-            self._signatures[step] = (signature, now)
-            return False
-        return now - since >= self._quiet_seconds
-
     def _take_aside(self, step: int, folder: Path) -> None:
         """Link ``folder`` into the pending ones. Raises ``OSError`` when it must be tried again."""
         staging = self.pending_dir / f".{folder.name}"
@@ -237,7 +218,7 @@ class Uploader:
         try:
             shutil.copytree(folder, staging, copy_function=link_or_copy)
             if not self._atomic:
-                _describe(staging, self._spec)
+                saved_checkpoint.describe(staging, self._spec)
             staging.rename(self.pending_dir / folder.name)
         except OSError:
             shutil.rmtree(staging, ignore_errors=True)
@@ -356,15 +337,15 @@ class Uploader:
                 snapshot=pushed.ref,
                 spec=spec,
                 wandb_run=spec.wandb_run,
-                held_out=_held_out(folder),
-                metrics=_loss(folder),
+                held_out=saved_checkpoint.held_out(folder),
+                metrics=saved_checkpoint.loss(folder),
             ),
         )
         self.registered.append(step)
         seconds = time.monotonic() - started
         if self._state_seconds is None:
             speed = max(pushed.bytes_uploaded, 1) / seconds
-            self._state_seconds = _training_state_bytes(folder) / speed
+            self._state_seconds = saved_checkpoint.training_state_bytes(folder) / speed
         self._emit(
             CheckpointEvent(
                 step=step, digest=pushed.ref.digest, bytes_uploaded=pushed.bytes_uploaded, seconds=round(seconds, 3)
@@ -434,44 +415,3 @@ def failure(uploader: Uploader, run_id: str) -> PippaError:
         (f"{uploader.cure}\n" if uploader.outage and uploader.cure else "")
         + f"They are safe in {where}; `trainer run --run-id {run_id}` on this machine uploads them.",
     )
-
-
-def _describe(folder: Path, spec: RunSpec) -> None:
-    """Let a checkpoint of Isaac-GR00T know its data config and tag, as far as the run's spec has them."""
-    with contextlib.suppress(ValueError, KeyError, TypeError, PippaError):
-        head = json.loads((folder / "config.json").read_text()).get("action_head_cfg", {})
-        config = get_data_config(spec.config.data_config)
-        known = PolicyConfig(
-            data_config=config,
-            embodiment_tag=spec.config.embodiment_tag,
-            action_horizon=config.action_horizon,
-            denoising_steps=head.get("num_inference_timesteps", UPSTREAM_DENOISING_STEPS),
-        )
-        write_policy_config(folder / "experiment_cfg", known)
-
-
-def _loss(folder: Path) -> dict[str, float]:
-    """The loss that was logged last before the checkpoint, for lists; empty where none was, or the file is odd."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-        losses = [float(row["loss"]) for row in history if "loss" in row]
-        return {"loss": losses[-1]} if losses else {}
-    return {}
-
-
-def _held_out(folder: Path) -> list[str]:
-    with contextlib.suppress(PippaError, OSError):
-        known = read_policy_config(folder)
-        return known.held_out if known else []
-    return []
-
-
-def _training_state_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir() if resume_points.is_training_state(file.name))
-
-
-def _stat(file: Path) -> os.stat_result | None:
-    try:
-        return file.stat()
-    except FileNotFoundError:
-        return None

@@ -42,7 +42,7 @@ _KILLED_HINT = (
 )
 _SHM_HINT = (
     "Give the container more shared memory (--shm-size 8g or --ipc=host), or lower --dataloader-num-workers "
-    "and --batch-size."
+    "and --batch-size (of N1.7 --global-batch-size)."
 )
 
 

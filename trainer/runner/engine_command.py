@@ -9,9 +9,11 @@ from pathlib import Path
 
 from trainer.config.argv import to_argv
 from trainer.config.finetune_config import RUN_FIELDS, FinetuneConfig
+from trainer.config.n17_config import N17Config
 from trainer.config.run_spec import RunSpec
 from trainer.data.config_file import to_json
 from trainer.masking import without_secrets
+from trainer.runner import isaac_n17
 from trainer.runner.parent_watch import child_environment
 
 
@@ -29,14 +31,16 @@ def engine_command(
     config = spec.config.model_copy(
         update={
             "dataset_path": [str(each) for each in datasets],
-            "data_config": data_config_argument(spec, folder),
             "base_model_path": str(base_model),
             "output_dir": str(output_dir),
-            "resume": resume,
             **{name: FinetuneConfig.model_fields[name].default for name in RUN_FIELDS},
         }
     )
-    return [*program(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *to_argv(config)]
+    if isinstance(config, N17Config) and spec.engine == "isaac-n17":
+        given = isaac_n17.arguments(config, folder, spec.wandb.project)
+    else:
+        given = to_argv(config.model_copy(update={"data_config": data_config_argument(spec, folder), "resume": resume}))
+    return [*program(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *given]
 
 
 def data_config_argument(spec: RunSpec, folder: Path) -> str:

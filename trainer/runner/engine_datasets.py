@@ -1,4 +1,7 @@
-"""The datasets of a run as its engine reads them: as they are, or for Isaac-GR00T's own LeRobot v3 as v2.1."""
+"""The datasets of a run as its engine reads them: as they are, or for Isaac-GR00T's own LeRobot v3 as v2.1.
+
+That of N1.7 writes statistics beside the data, and takes those that it finds for its own: it gets another ``meta``.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,8 @@ def for_engine(
     for number, (folder, name) in enumerate(datasets):
         version = None if engine == "native" else is_v3(folder)
         if version is None:
-            found.append(folder)
+            apart = engine == "isaac-n17"
+            found.append(_with_meta_apart(folder, run_folder / _FOLDER / str(number)) if apart else folder)
             continue
         from trainer.data.convert_v3 import convert_to_v21
 
@@ -45,6 +49,19 @@ def for_engine(
             building.rename(converted)
         found.append(converted)
     return found
+
+
+def _with_meta_apart(folder: Path, into: Path) -> Path:
+    """``folder`` with a copy of its ``meta``, without statistics of relative actions: upstream keeps those by the
+    action's name, whatever they are of. The rest are links.
+    """
+    shutil.rmtree(into, ignore_errors=True)
+    without = shutil.ignore_patterns("relative_stats.json")
+    shutil.copytree(folder / "meta", into / "meta", ignore=without, copy_function=shutil.copyfile)
+    for entry in folder.iterdir():
+        if entry.name != "meta":
+            (into / entry.name).symlink_to(entry.absolute())
+    return into
 
 
 def _write_statistics(folder: Path) -> None:

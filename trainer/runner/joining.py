@@ -33,11 +33,13 @@ _POLL_SECONDS = 2.0
 T = TypeVar("T")
 
 
-def join_job(store: ObjectStore, job: str, node: Node, signals: Signals) -> int:
+def join_job(
+    store: ObjectStore, job: str, node: Node, signals: Signals, environ: Mapping[str, str] = os.environ
+) -> int:
     """Train along in the run of ``job``, once node 0 has begun it. Returns the exit code; raises ``PippaError``."""
     run_id = _awaited(lambda: jobs.find(store, job), f"Node 0 has not begun the job {job}.")
     _awaited(lambda: runs.read_file(store, run_id, "spec.json"), f"Node 0 has not begun {run_id}.")
-    return join(store, runs.read_spec(store, run_id), node, signals)
+    return join(store, runs.read_spec(store, run_id), node, signals, environ)
 
 
 def join(

@@ -1,4 +1,4 @@
-"""A run that continues with another number of GPUs or machines than it began with."""
+"""A run that continues with another number of GPUs or machines than it began with, or with FSDP where it had none."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from trainer.config.n17_config import N17Config
 from trainer.config.run_spec import RunSpec
 from trainer.errors import UsageError
 
-DEVICE_FIELDS = ("num_gpus", "num_nodes")
+DEVICE_FIELDS = ("num_gpus", "num_nodes", "fsdp")
 """What may be given beside the id of a run to continue."""
 
 
@@ -28,7 +28,7 @@ def placed(spec: RunSpec, devices: dict[str, object], prog: str) -> tuple[RunSpe
     if before.global_batch % per_pass:
         raise UsageError(
             f"{spec.run_id} has a global batch of {before.global_batch}, which {config.processes} processes of "
-            f"--batch-size {config.batch_size} can't make.",
+            f"{config.batch_size} samples each can't make.",
             f"Take a number of GPUs that divides {before.global_batch // config.batch_size}.",
         )
     steps = before.global_batch // per_pass

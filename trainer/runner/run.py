@@ -32,6 +32,7 @@ from trainer.runner import (
     checkpoint_uploader,
     engine_datasets,
     forecast_warnings,
+    isaac_n17,
     wandb_setup,
     workspace,
 )
@@ -106,15 +107,16 @@ def _again(store: ObjectStore, spec: RunSpec, config: FinetuneConfig, job: str, 
 
 
 def _stored(arguments: Namespace, signals: Signals) -> int:
-    given = {name: value for name, value in vars(arguments).items() if name not in ("run_id", "problems") and value}
+    own = ("run_id", "problems")
+    given = {name: value for name, value in vars(arguments).items() if name not in own and value is not None}
     devices = {name: given.pop(name) for name in DEVICE_FIELDS if name in given}
     if given or arguments.problems:
         raise UsageError(
             "\n".join(
                 [
                     *arguments.problems,
-                    "--run-id takes nothing beside it but --num-gpus and --num-nodes: a run keeps what it was started "
-                    "with.",
+                    "--run-id takes nothing beside it but --num-gpus, --num-nodes and --fsdp: a run keeps what it was "
+                    "started with.",
                 ]
             ),
             f"`trainer run --run-id {arguments.run_id}` continues it.",
@@ -264,6 +266,8 @@ class Run:
             environ |= variables
             if warning:
                 record.emit(warning)
+        if spec.engine == "isaac-n17":
+            environ |= isaac_n17.one_gpu(environ)
         record.log(f"+ {shlex.join(command)}")
         translator = HfLogParser(config.max_steps, config.global_batch) if spec.engine != "native" else None
         try:

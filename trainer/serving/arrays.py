@@ -94,7 +94,9 @@ def _array(data: bytes, dtype: object, shape: object, order: Any) -> NDArray[Any
     if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > MOST_AXES:
         raise RequestError(f"An array's shape must be a list of at most {MOST_AXES} numbers.")
     if not all(type(size) is int and 0 <= size <= LARGEST_REQUEST for size in shape):
-        raise RequestError("An array's shape must be of whole numbers, none negative.")
+        raise RequestError(
+            f"An array's shape must be of whole numbers, none negative and none over {LARGEST_REQUEST:,}."
+        )
     kind = np.dtype(dtype)
     if kind.itemsize == 0 or math.prod(shape) * kind.itemsize != len(data):
         raise RequestError(

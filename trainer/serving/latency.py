@@ -6,7 +6,7 @@ The model's own modules say when a part ends, so that what is measured is what i
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +29,8 @@ Parts = Mapping[str, Sequence[float]]
 """Seconds of each part in each chunk, in the order they pass; last the whole ``chunk``."""
 
 
-def measure(policy: Policy, chunks: int = CHUNKS) -> Parts:
-    """Answer that many requests of one robot, one after the other.
+def measure(policy: Policy, chunks: int = CHUNKS, clock: Callable[[], float] = time.perf_counter) -> Parts:
+    """Answer that many requests of one robot, one after the other. ``clock`` may count processor time instead.
 
     ``decode`` is the message to arrays that are checked, ``preprocess`` from there until the backbone begins,
     ``backbone`` with what follows it until the first denoising step, then each step, and ``postprocess`` from the last
@@ -38,16 +38,16 @@ def measure(policy: Policy, chunks: int = CHUNKS) -> Parts:
     """
     found: dict[str, list[float]] = {}
     message = request_of(policy)
-    with _marked(policy) as marks:
+    with _marked(policy, clock) as marks:
         for number in range(WARM_UP + chunks):
             marks.clear()
-            began = time.perf_counter()
+            began = clock()
             request, form = unpack(message)
             given, _ = checked(flat(request["data"]["observation"]), policy.data_config)
-            decoded = time.perf_counter()
+            decoded = clock()
             actions = policy.get_action(without_batch(given))
             pack(nested_actions(actions, batched=False), form or Form.N17)
-            ended = time.perf_counter()
+            ended = clock()
             if number < WARM_UP:
                 continue
             backbone, *steps = marks
@@ -89,8 +89,20 @@ def told(parts: Parts) -> str:
     return "\n".join(lines)
 
 
+def document(policy: Policy, parts: Parts) -> dict[str, Any]:
+    """The parts for programs."""
+    return {
+        "checkpoint": policy.checkpoint.registered or str(policy.checkpoint.folder),
+        "device": str(policy.device),
+        "denoising_steps": policy.denoising_steps,
+        "chunks": len(parts[CHUNK]),
+        "parts": {name: {"p50_ms": p50, "p99_ms": p99} for name, (p50, p99) in quantiles(parts).items()},
+        "share_not_model": share_of_ours(parts),
+    }
+
+
 @contextmanager
-def _marked(policy: Policy) -> Iterator[list[float]]:
+def _marked(policy: Policy, clock: Callable[[], float]) -> Iterator[list[float]]:
     """The times at which the backbone began, each denoising step began, and the last one ended; until cleared."""
     import torch
 
@@ -99,7 +111,7 @@ def _marked(policy: Policy) -> Iterator[list[float]]:
     def now() -> float:
         if policy.device.type == "cuda":
             torch.cuda.synchronize(policy.device)
-        return time.perf_counter()
+        return clock()
 
     def began(*_: Any) -> None:
         marks.append(now())

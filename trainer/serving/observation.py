@@ -15,6 +15,8 @@ from trainer.serving.arrays import RequestError
 MOST_SAMPLES = 16
 """Observations in one request."""
 WIDEST_IMAGE = 4096
+NARROWEST = 10
+"""How many times one side of an image may be the other: the models enlarge the shorter one."""
 LONGEST_INSTRUCTION = 1000
 _CHUNKING = ("rtc_previous_actions", "rtc_executed_steps", "rtc_frozen_steps", "rtc_ramp_rate")
 """The options of a request that are read, after upstream's names for its model's."""
@@ -122,6 +124,8 @@ def _image(name: str, value: object, times: Sequence[int]) -> NDArray[np.uint8]:
         )
     if not all(1 <= size <= WIDEST_IMAGE for size in value.shape[-3:-1]):
         raise RequestError(f"{name} is {list(value.shape)}; an image is 1 to {WIDEST_IMAGE} pixels high and wide.")
+    if max(value.shape[-3:-1]) > NARROWEST * min(value.shape[-3:-1]):
+        raise RequestError(f"{name} is {list(value.shape)}; no side may be over {NARROWEST} times the other.")
     return value
 
 

@@ -17,6 +17,8 @@ from trainer.serving.wire import Form, pack, unpack
 
 log = logging.getLogger(__name__)
 
+LARGEST_MESSAGE = 2 * LARGEST_REQUEST
+"""Bytes that are read at all, so that a request which is too large is told so."""
 MOST_CLIENTS = 1024
 """Whose form is remembered; more clients forget the oldest's."""
 WAITING_EACH = 4
@@ -32,7 +34,7 @@ class ZmqServer:
         self._context = zmq.Context(io_threads=1)
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 500)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_REQUEST)  # ZMQ drops who sends more
+        self._socket.setsockopt(zmq.MAXMSGSIZE, LARGEST_MESSAGE)  # ZMQ disconnects who sends more
         self._socket.setsockopt(zmq.RCVHWM, WAITING_EACH)
         self._socket.setsockopt(zmq.SNDHWM, WAITING_EACH)
         self._socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.data_config import DataConfig
@@ -74,6 +75,11 @@ class Service:
 
         def predict() -> Any:
             actions = self.policy.get_action(given, previous=previous)
+            if not all(np.isfinite(values).all() for values in actions.values()):
+                raise RequestError(
+                    "The policy's actions for this are not finite numbers, and are not sent. Are the states, and what "
+                    "was answered before, in the dataset's units?"
+                )
             return nested_actions(actions, batched=not alone) if nested else actions
 
         return self.turns.ask(client, size, predict)

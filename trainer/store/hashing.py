@@ -14,7 +14,7 @@ MOST_PARTS = 9_000
 """S3 allows 10,000 parts; larger files get larger parts."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Hashed:
     """What a file held when it was read."""
 

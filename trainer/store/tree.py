@@ -12,7 +12,7 @@ from trainer.errors import UsageError
 from trainer.store.manifest import Manifest
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class LocalFile:
     """A file to push: its path in the snapshot, and where it lies."""
 

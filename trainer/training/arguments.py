@@ -65,7 +65,11 @@ def training_arguments(
         dataloader_prefetch_factor=_prefetch_factor(config, sample_bytes) if workers else None,
         dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=on_gpu,
-        accelerator_config={"non_blocking": on_gpu},
+        accelerator_config={
+            "non_blocking": on_gpu,
+            # Gradients that wait for the last micro-batch would be whole ones, in each process.
+            "gradient_accumulation_kwargs": {"sync_each_batch": True} if config.fsdp else None,
+        },
         remove_unused_columns=False,
         logging_steps=LOGGING_STEPS,
         logging_nan_inf_filter=False,

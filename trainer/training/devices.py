@@ -87,7 +87,8 @@ def run_under_torchrun(
     node: Node = Node(),  # noqa: B008 - frozen
     stopped: Callable[[], object] = lambda: None,
 ) -> int:
-    """Train with ``num_gpus`` processes here, and as many on every other node; returns the exit code.
+    """Train with ``num_gpus`` processes here, and as many on every other node; returns the exit code, or the negative
+    number of the signal that killed a rank.
 
     This is ``torchrun``, called as a library: the command line would turn every failure into exit code 1, and kill
     ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once;

@@ -12,11 +12,12 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
-from trainer.data.collate import finish_images
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
 from trainer.forecast import CHECKPOINTS_KEPT
@@ -30,6 +31,7 @@ from trainer.training.checkpoints import STAGING, CheckpointWriter, leave_final_
 from trainer.training.host_copies import HoldOptimizer, HostCopies
 from trainer.training.noise import draw_noise
 from trainer.training.sampler import EpochSampler
+from trainer.training.sharding import Shards, clip_gradients
 
 
 class TrainingData(Protocol):
@@ -98,7 +100,9 @@ class FinetuneTrainer(Trainer):
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy of N1.5 needs).
         emit: Hears of every checkpoint that is complete.
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
+        fsdp: Whether the processes divide the model between them (``trainer.training.sharding``).
         kept: Checkpoints that stay on the disk.
+        finish_images: What is left to do for the images of a batch, on the device it has arrived on.
 
     """
 
@@ -114,8 +118,11 @@ class FinetuneTrainer(Trainer):
         callbacks: list[TrainerCallback],
         emit: Callable[[Event], None] = lambda _: None,
         lora: bool = False,
+        fsdp: bool = False,
         kept: int = CHECKPOINTS_KEPT,
+        finish_images: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
     ) -> None:
+        self._fsdp = fsdp
         super().__init__(
             model=model,
             args=args,
@@ -128,6 +135,7 @@ class FinetuneTrainer(Trainer):
         self._undecayed = generation.undecayed if generation else ()
         self._adapted = model if lora else None
         self._dataset = train_dataset
+        self._finish_images = finish_images
         self._output_dir = Path(args.output_dir or ".")
         # It prints on stdout, which belongs to the events.
         self.remove_callback(PrinterCallback)
@@ -143,6 +151,9 @@ class FinetuneTrainer(Trainer):
         self.add_callback(HoldOptimizer(self._copies))
         self._micro_batches = _CountBatches()
         self.add_callback(self._micro_batches)
+        self._shards = Shards(model, args.device, keeps=args.should_save) if fsdp else None
+        # transformers' word for a model that it shall neither wrap nor move.
+        self.is_distributed_loading_by_transformers = fsdp
         # Dropout must differ between the ranks; what has to be equal (model, noise, order) doesn't depend on this.
         torch.manual_seed(args.seed + args.process_index)
         model.train()
@@ -152,6 +163,11 @@ class FinetuneTrainer(Trainer):
         # Left by a save that was cut short; never a checkpoint.
         if self.args.should_save:
             shutil.rmtree(self._output_dir / STAGING, ignore_errors=True)
+
+    def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
+        """With FSDP, each part of it where it is divided: the whole may not fit."""
+        if not self._fsdp:
+            super()._move_model_to_device(model, device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The training batches. Their loader draws its own seed for its workers from a separate generator.
@@ -193,7 +209,7 @@ class FinetuneTrainer(Trainer):
 
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Images are resized and jittered here, where the batch has arrived on the device."""
-        return finish_images(super()._prepare_inputs(inputs))
+        return self._finish_images(super()._prepare_inputs(inputs))
 
     def compute_loss(
         self,
@@ -235,7 +251,7 @@ class FinetuneTrainer(Trainer):
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         """Clip the gradients and return their norm; accelerate compares every parameter of the model first."""
-        return nn.utils.clip_grad_norm_(self._trained, self.args.max_grad_norm)
+        return clip_gradients(self._trained, self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Zero: transformers' estimate knows language models only."""
@@ -293,13 +309,16 @@ class FinetuneTrainer(Trainer):
         return trained_state(self._groot)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        whole = self._shards.weights() if self._shards else None
         if not self.args.should_save:
             return
         folder = Path(output_dir) if output_dir else self._output_dir
         folder.mkdir(parents=True, exist_ok=True)
-        state, trained = merged_state(self._adapted) if self._adapted else self._weights
+        state, trained = self._weights if self._adapted is None else merged_state(self._adapted, whole)
+        if whole is not None and self._adapted is None:
+            state = whole
         # Frozen parameters don't change while they are written.
-        copied = self._copies.take("weights", {name: each for name, each in state.items() if name in trained})
+        copied = self._copied("weights", {name: each for name, each in state.items() if name in trained})
         state = {name: copied.get(name, each) for name, each in state.items()}
         same = self._writer.last
         parts: list[Callable[[], object]] = [
@@ -307,14 +326,17 @@ class FinetuneTrainer(Trainer):
             partial(self._processor.save_pretrained, folder, same_as=same),
         ]
         if self._adapted:
-            adapter = self._copies.take(ADAPTER, adapter_state(self._adapted))
+            adapter = self._copied(ADAPTER, adapter_state(self._adapted, whole))
             parts.append(partial(save_adapter, self._adapted, folder / ADAPTER, adapter))
         self._write(parts)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         optimizer, scheduler = self.optimizer, self.lr_scheduler
-        if self.args.should_save and optimizer is not None and scheduler is not None:
-            state = self._copies.take("optimizer", optimizer.state_dict())
+        if optimizer is None or scheduler is None:
+            return
+        whole = self._shards.optimizer_state(optimizer) if self._shards else None
+        if self.args.should_save:
+            state = whole or self._copies.take("optimizer", optimizer.state_dict())
             self._write([partial(torch.save, state, Path(output_dir) / "optimizer.pt")])
             torch.save(scheduler.state_dict(), Path(output_dir) / "scheduler.pt")
 
@@ -332,6 +354,19 @@ class FinetuneTrainer(Trainer):
         elif self.args.should_save:
             for rank in range(here, ranks):
                 own.with_name(f"rng_state_{rank}.pth").write_bytes(states[rank])
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """With FSDP, each process takes its shards of the same files."""
+        if self._shards is None or checkpoint is None:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        optimizer, scheduler = cast("Optimizer", self.optimizer), cast("LRScheduler", self.lr_scheduler)
+        self._shards.load_optimizer(optimizer, Path(checkpoint) / "optimizer.pt")
+        scheduler.load_state_dict(torch.load(Path(checkpoint) / "scheduler.pt", weights_only=True))
+
+    def _copied(self, name: str, tree: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What a tensor holds now, in host memory; what was gathered from shards is there already."""
+        return tree if self._shards else self._copies.take(name, tree)
 
     def _write(self, parts: list[Callable[[], object]]) -> None:
         """Now, or as part of the checkpoint that is being taken."""

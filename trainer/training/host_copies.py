@@ -60,7 +60,7 @@ class HostCopies:
         taken under it before, which must have been finished and read.
         """
         sources: list[torch.Tensor] = []
-        _walk(tree, sources.append)
+        walk(tree, sources.append)
         kinds = [_Kind(each.shape, each.dtype, each.is_cuda) for each in sources]
         known, copies = self._copies.get(name, ([], []))
         if kinds != known:
@@ -69,7 +69,7 @@ class HostCopies:
         self._sources += [each.detach() for each in sources]
         self._targets += copies
         following = iter(copies)
-        return _walk(tree, lambda _: next(following))
+        return walk(tree, lambda _: next(following))
 
     def begin(self) -> None:
         """Begin to copy everything that was taken since the last time."""
@@ -135,14 +135,14 @@ def _nothing() -> None:
     """What there is to wait for before the first copy."""
 
 
-def _walk(tree: Any, visit: Callable[[torch.Tensor], Any]) -> Any:
-    """``tree`` with ``visit(tensor)`` in the place of each tensor."""
+def walk(tree: Any, visit: Callable[[torch.Tensor], Any]) -> Any:
+    """``tree``, dictionaries and lists of tensors and plain values, with ``visit(tensor)`` in each tensor's place."""
     if isinstance(tree, torch.Tensor):
         return visit(tree)
     if isinstance(tree, dict):
-        return {key: _walk(value, visit) for key, value in tree.items()}
+        return {key: walk(value, visit) for key, value in tree.items()}
     if isinstance(tree, list | tuple):
-        return type(tree)(_walk(value, visit) for value in tree)
+        return type(tree)(walk(value, visit) for value in tree)
     return tree
 
 

@@ -10,7 +10,7 @@ from transformers import TrainerCallback, set_seed
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.checks import Checked
-from trainer.data.collate import Collator
+from trainer.data.collate import Collator, finish_images
 from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
@@ -105,4 +105,6 @@ def make_trainer(
         callbacks=callbacks(),
         emit=emit,
         lora=config.lora_rank > 0,
+        fsdp=config.fsdp,
+        finish_images=finish_images,
     )

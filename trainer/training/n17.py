@@ -15,6 +15,7 @@ from trainer.data.checks import Checked
 from trainer.data.configs import get_data_config
 from trainer.data.n17.collate import Collator
 from trainer.data.n17.dataset import TrainingDataset
+from trainer.data.n17.finish import finish_images
 from trainer.data.n17.processor_files import ProcessorFiles
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
@@ -104,7 +105,9 @@ def make_trainer(
         callbacks=callbacks(),
         emit=emit,
         lora=config.lora_rank > 0,
+        fsdp=config.fsdp,
         kept=config.save_total_limit,
+        finish_images=finish_images,
     )
 
 

@@ -15,28 +15,33 @@ from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE
 from flows.launch.docker.logs import LogReader
+from flows.launch.docker.stopping import RETRY_SECONDS, tell
 from flows.launch.follow import STOPPED
 from trainer.errors import ExitCode
 from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
 
 DAEMON_PATIENCE_SECONDS = 600.0
 """How long a daemon may be away; a restart takes seconds, an upgrade of its package a minute."""
-RETRY_SECONDS = 1.0
 SILENCE_SECONDS = 180.0
 """Without a line for so long the connection is made again: a router may have forgotten it without telling."""
 KILL_SECONDS = 15.0
+WAIT_SECONDS = 600.0
 LOST = -signal.SIGKILL
+MACHINE_WENT_DOWN = 255
+"""The exit code that the daemon gives a container which ran when the machine, or the daemon with it, went down. The
+trainer has no such code."""
 _ENDED = ("exited", "dead")
 _OOM_HINT = (
-    "Lower --batch-size, --dataloader-num-workers and --dataloader-prefetch-factor, or give it more: "
-    "PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` says how much."
+    "Lower --batch-size (of N1.7 --global-batch-size), --dataloader-num-workers and --dataloader-prefetch-factor, or "
+    "give it more: PIPPA_MEMORY_LIMIT where one is set, else a machine with more memory: `pippa train … --dry-run` "
+    "says how much."
 )
 
 
 class ContainerTraining:
     """Follows a started container from the beginning of its log; the container is removed once its end was read.
 
-    Two threads read stdout (events) and stderr (into ``log``); a lost daemon is waited for.
+    Two threads read stdout (events) and stderr (into ``log``), one waits for the end; a lost daemon is waited for.
     """
 
     outlives = True
@@ -54,6 +59,10 @@ class ContainerTraining:
         self._owing = threading.Lock()
         self._said_error = False
         self._out, self._err = LogReader(container, "stdout"), LogReader(container, "stderr")
+        self._last_word: int | None = None
+        """The exit code as told at the end: who stops a container may remove it before its state is read."""
+        self._end_thread = threading.Thread(target=self._wait, name="trainer-end", daemon=True)
+        self._end_thread.start()
         self._log_thread = threading.Thread(target=self._keep_log, name="trainer-log", daemon=True)
         self._log_thread.start()
         self._event_thread = threading.Thread(target=self._read, name="trainer-events", daemon=True)
@@ -84,7 +93,7 @@ class ContainerTraining:
         return self._code if self._drained else None
 
     def terminate(self) -> None:
-        """SIGTERM to the trainer (its init hands it on); if the daemon is away, as soon as it is back."""
+        """SIGTERM to the trainer (its init hands it on) unless it was told; if the daemon is away, once it is back."""
         with self._owing:
             self._owed += 1
         self._send_owed()
@@ -116,12 +125,23 @@ class ContainerTraining:
         with self._owing:
             while self._owed:
                 try:
-                    self._container.kill(signal="SIGTERM")
+                    tell(self._container)
                 except docker.errors.APIError:
                     pass  # it has ended, or is gone
                 except UNREACHABLE:
                     return
                 self._owed -= 1
+
+    def _wait(self) -> None:
+        while self._last_word is None:
+            try:
+                self._last_word = int(self._container.wait(timeout=WAIT_SECONDS)["StatusCode"])
+            except docker.errors.APIError:
+                return  # it is gone
+            except UNREACHABLE:  # or has not ended for so long
+                if self._drained:
+                    return
+                time.sleep(RETRY_SECONDS)
 
     def _read(self) -> None:
         state = self._follow(self._out, self._event, announce=True)
@@ -197,7 +217,10 @@ class ContainerTraining:
     def _end(self, state: dict[str, Any] | None) -> int:
         """The exit code that ``state`` means, an error event first where the kernel has the last word."""
         if state is None:
-            return LOST
+            self._end_thread.join(RETRY_SECONDS)
+            if self._last_word in (None, 128 + signal.SIGKILL):
+                return LOST
+            state = {"ExitCode": self._last_word}
         code = int(state["ExitCode"])
         if state.get("OOMKilled") and code == 128 + signal.SIGKILL and not self._said_error:
             self._events.put(
@@ -210,6 +233,9 @@ class ContainerTraining:
             return ExitCode.OUT_OF_MEMORY
         if reason := state.get("Error"):
             self.lost = f"The Docker daemon ended the container: {reason}"
+        if code == MACHINE_WENT_DOWN and not self._said_error:
+            self.lost = self.lost or f"The machine went down while the container {self.name} ran."
+            return LOST
         return 128 - code if code > 128 and code not in STOPPED else code
 
 

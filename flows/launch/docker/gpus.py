@@ -64,6 +64,14 @@ def requests(info: Mapping[str, Any], environ: Mapping[str, str]) -> list[Device
     return [DeviceRequest(device_ids=ids, capabilities=[["gpu"]])]
 
 
+def label(info: Mapping[str, Any], environ: Mapping[str, str]) -> str:
+    """What the label of such a container says: the ids of its GPUs with commas, ``all``, or nothing."""
+    devices = wanted(environ)
+    if isinstance(devices, list):
+        return ",".join(devices)
+    return "all" if devices == "all" or offered(info) else ""
+
+
 def require(info: Mapping[str, Any], environ: Mapping[str, str], config: FinetuneConfig) -> None:
     """Refuse a training of the real model where no GPU is, unless ``PIPPA_GPUS=none`` says that it is meant.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -25,11 +26,13 @@ _SETTING: dict[Engine, str] = {
     "native": "PIPPA_TRAINER_IMAGE",
     "isaac-uv": "PIPPA_ISAAC_UV_IMAGE",
     "isaac-conda": "PIPPA_ISAAC_CONDA_IMAGE",
+    "isaac-n17": "PIPPA_ISAAC_N17_IMAGE",
 }
 _BUILT: dict[Engine, tuple[str, str]] = {
     "native": ("pippa/trainer:local", "docker/trainer.Dockerfile"),
     "isaac-uv": ("pippa/isaac-uv:local", "docker/isaac-uv.Dockerfile"),
     "isaac-conda": ("pippa/isaac-conda:local", "docker/isaac-conda.Dockerfile"),
+    "isaac-n17": ("pippa/isaac-n17:local", "docker/isaac-n17.Dockerfile"),
 }
 """The image of each engine when no setting names one, and the file that builds it."""
 
@@ -38,8 +41,14 @@ TAIL_LINES = 20
 
 
 def image_name(engine: Engine, environ: Mapping[str, str] = os.environ) -> str:
-    """The image of ``engine``: its setting, else the one that a checkout builds."""
-    return environ.get(_SETTING[engine]) or _BUILT[engine][0]
+    """The image of ``engine``: its setting, else that of the user's registry, else the one that a checkout builds.
+
+    The same names as in ``compose.yaml``.
+    """
+    if name := environ.get(_SETTING[engine]):
+        return name
+    folder, image, tag = re.split("[/:]", _BUILT[engine][0])
+    return f"{environ.get('PIPPA_REGISTRY') or folder}/{image}:{environ.get('PIPPA_TAG') or tag}"
 
 
 def find_image(client: docker.DockerClient, engine: Engine, environ: Mapping[str, str] = os.environ) -> Image | None:
@@ -67,7 +76,7 @@ def ensure_image(
     if image := find_image(client, engine, environ):
         return image
     name = image_name(engine, environ)
-    if name == _BUILT[engine][0]:
+    if _repository(name) == _repository(_BUILT[engine][0]):
         build(engine, environ, log)
     else:
         pull(client, name, log)
@@ -79,6 +88,10 @@ def ensure_image(
     )
 
 
+def _repository(name: str) -> str:
+    return str(docker.utils.parse_repository_tag(name)[0])
+
+
 def digest(image: Image) -> str:
     """What identifies ``image``: its digest in a registry, else its id here."""
     repository = image.attrs.get("RepoDigests") or []
@@ -87,7 +100,7 @@ def digest(image: Image) -> str:
 
 def build(engine: Engine, environ: Mapping[str, str], log: Log) -> None:
     """Build the image of ``engine`` with the ``docker`` command, in the checkout that this code or folder is."""
-    name, file = _BUILT[engine]
+    name, file = image_name(engine, environ), _BUILT[engine][1]
     root = next((root for root in (Path(__file__).parents[3], Path.cwd()) if (root / file).is_file()), None)
     arguments = ["-f", file, "-t", name]
     if bundle := environ.get("PIPPA_CA_BUNDLE"):

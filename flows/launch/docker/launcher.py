@@ -26,9 +26,10 @@ from docker.utils import parse_bytes
 
 from flows.launch import Job, Log, log_file
 from flows.launch.docker import container_secrets, gpus, images
-from flows.launch.docker.container_handle import RETRY_SECONDS, ContainerTraining
+from flows.launch.docker.container_handle import ContainerTraining
 from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_local, unreachable
 from flows.launch.docker.placement import Placement, find_placement
+from flows.launch.docker.stopping import stop
 from flows.settings import stop_grace
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
@@ -36,6 +37,7 @@ from trainer.errors import ExitCode, PippaError, UsageError
 
 PREFIX = "pippa-"
 LABEL = "pippa."
+GPUS = "gpus"
 SHM_SIZE = "8g"
 """Batches travel from the loader's workers through shared memory. Eight workers with four batches of 32 samples of two
 cameras each, upstream's defaults, are 1.3 GB of float images; 8 GiB has room for more cameras and larger batches. It
@@ -224,6 +226,8 @@ class DockerLauncher:
             variables |= {"USER": "pippa", "LOGNAME": "pippa"}
         if place.store:
             labels["store"] = place.store
+        if job.gpus:
+            labels[GPUS] = gpus.label(self.client.info(), environ)
         # An image built by compose hands its labels on, and compose would take this for a container of its service:
         # `up` would recreate it and `down` remove it, in the middle of a training.
         inherited = dict.fromkeys(
@@ -240,31 +244,6 @@ class DockerLauncher:
             # For `docker stop`, and for the daemon's own shutdown.
             "stop_timeout": int(stop_grace(settings)),
         }
-
-
-def stop(containers: list[Container], grace: float) -> None:
-    """SIGTERM to all, SIGKILL to those still running ``grace`` seconds later; all are removed. Never raises."""
-    deadline = time.monotonic() + grace
-    for container in containers:
-        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
-            container.kill(signal="SIGTERM")
-    for container in containers:
-        _wait(container, deadline)
-        with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
-            container.remove(force=True, v=True)
-
-
-def _wait(container: Container, deadline: float) -> None:
-    """Wait for the container's end, through broken connections: none of them shortens its grace period."""
-    while (left := deadline - time.monotonic()) > 0:
-        try:
-            container.wait(timeout=left)
-        except docker.errors.APIError:
-            return  # it is gone
-        except UNREACHABLE:  # or the time is up
-            time.sleep(min(left, RETRY_SECONDS))
-        else:
-            return
 
 
 def _remove(container: Container) -> None:

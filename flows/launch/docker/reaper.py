@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import docker
 from docker.models.containers import Container
 
-from flows.launch.docker.launcher import LABEL, SCRATCH_LABEL, stop
+from flows.launch.docker.launcher import LABEL, SCRATCH_LABEL
+from flows.launch.docker.stopping import stop
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ GARBAGE = {
     "another type": b'["a list"]',
     "without fields": b"{}",
     "deep": b"[" * 100_000,
+    "a number without end": b'{"step": ' + b"9" * 5000 + b"}",
 }
 SMALL_OBJECTS = ("alias", "entry", "spec", "state", "manifest", "resume", "intent")
 

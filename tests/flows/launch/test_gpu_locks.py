@@ -29,6 +29,34 @@ def test_what_one_holds_another_does_not_get(tmp_path):
             assert others == ["2"]
 
 
+def test_a_node_of_a_training_on_several_machines_holds_its_gpus(tmp_path):
+    environ = {"CUDA_VISIBLE_DEVICES": "0,1,2"}
+    with gpu_locks.held(tmp_path, "other", ["0", "1", "2"], 1, 1, pytest.fail) as before:
+        assert before == ["0"]
+        with gpu_locks.held_on_node(tmp_path, "job", 2, pytest.fail, environ) as found:
+            assert found["CUDA_VISIBLE_DEVICES"] == "1,2"
+    with gpu_locks.held_on_node(tmp_path, "job", 3, pytest.fail, environ):
+        said: list[str] = []
+
+        class GivenUpError(Exception):
+            pass
+
+        def give_up(line: str) -> None:
+            said.append(line)
+            raise GivenUpError
+
+        with pytest.raises(GivenUpError), gpu_locks.held(tmp_path, "second", ["0", "1", "2"], 1, 1, give_up):
+            pass
+        assert said == [f"Waiting for a GPU. Training on {machine_name()}: job."]
+    # Two nodes on one processor would wait for each other.
+    without = {"CUDA_VISIBLE_DEVICES": ""}
+    with (
+        gpu_locks.held_on_node(tmp_path, "job", 2, pytest.fail, without),
+        gpu_locks.held_on_node(tmp_path, "job", 2, pytest.fail, without) as found,
+    ):
+        assert found == without
+
+
 def test_more_than_there_are_is_refused(tmp_path):
     with pytest.raises(UsageError, match="--num-gpus 4"), gpu_locks.held(tmp_path, "a", ["0", "1"], 4, 1, print):
         pass

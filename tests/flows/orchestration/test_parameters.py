@@ -28,7 +28,7 @@ def test_presets_launchers_and_engines_are_choices(schema):
     properties = schema["properties"]
     assert properties["preset"]["enum"] == [*PRESETS, "default"] and schema["required"] == ["preset"]
     assert set(properties["launcher"]["enum"]) == {"process", "docker"}
-    assert properties["engine"]["enum"] == ["native", "isaac-uv", "isaac-conda"]
+    assert properties["engine"]["enum"] == ["native", "isaac-uv", "isaac-conda", "isaac-n17"]
     assert all(properties[name].get("description") for name in properties)
 
 

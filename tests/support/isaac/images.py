@@ -21,16 +21,17 @@ def build_image(engine: Engine, folder: Path, tag: str) -> str:
     Needs the ``docker`` command with BuildKit. Raises ``RuntimeError`` with the end of the build's output.
     """
     source = folder / "Isaac-GR00T"
-    commit = make_repository(source)
+    commit = make_repository(source, engine)
     arguments = {
-        "BUILD_IMAGE": BASE,
-        "RUNTIME_IMAGE": BASE,
         "PYTHON_VERSION": "3.11",
         "ENGINE_PACKAGES": "",
-        "FLASH_ATTN": "",
         "ISAAC_REF": BRANCH,
         "PIPPA_GIT_SHA": "0" * 40,
     }
+    if engine == "isaac-n17":
+        arguments["CUDA_IMAGE"] = BASE
+    else:
+        arguments |= {"BUILD_IMAGE": BASE, "RUNTIME_IMAGE": BASE, "FLASH_ATTN": ""}
     if engine == "isaac-conda":
         arguments["CONDA_IMAGE"] = conda_tag(tag)
         _docker("build", "--quiet", "--tag", conda_tag(tag), str(CONDA))

@@ -1,4 +1,7 @@
-"""A small git repository in Isaac-GR00T's place: its command lines and output layout, without torch or a GPU."""
+"""A small git repository in Isaac-GR00T's place: its command lines and output layout, without torch or a GPU.
+
+``upstream`` stands in for N1.5's branch; with ``upstream_n17`` over it, for N1.7's code.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,27 @@ import shutil
 import subprocess
 from pathlib import Path
 
+from trainer.config.run_spec import Engine
+
 HERE = Path(__file__).parent
 BRANCH = "n1.5-release"
 CONDA = HERE / "conda"
 """Build context of an image that stands in for one with conda."""
 
 
-def make_repository(path: Path) -> str:
-    """Make it in folder ``path``, on upstream's branch; returns the commit."""
-    shutil.copytree(HERE / "upstream", path, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+def make_sources(path: Path, engine: Engine) -> Path:
+    """The files for ``engine`` in folder ``path``, which is returned."""
+    for source in ("upstream", *(["upstream_n17"] if engine == "isaac-n17" else [])):
+        ignored = shutil.ignore_patterns("__pycache__", "*.egg-info")
+        shutil.copytree(HERE / source, path, ignore=ignored, dirs_exist_ok=True)
+    if engine == "isaac-n17":
+        shutil.rmtree(path / "scripts")
+    return path
+
+
+def make_repository(path: Path, engine: Engine) -> str:
+    """Make it in folder ``path``, on upstream's branch of N1.5; returns the commit."""
+    make_sources(path, engine)
     demo = path / "demo_data" / "robot_sim.PickNPlace"
     demo.mkdir(parents=True)
     (demo / "pointer.mp4").write_text("version https://git-lfs.github.com/spec/v1\n")

@@ -15,6 +15,7 @@ from trainer.forecast import forecast
 from trainer.gr00t.lora import merged_state
 from trainer.gr00t.n15.memory import parts
 from trainer.gr00t.n15.sections import Sections, tiny_sections
+from trainer.gr00t.weights import GrootModel
 
 OFFICIAL = Sections.of({})
 FLAGS = ("tune_llm", "tune_visual", "tune_projector", "tune_diffusion_model")
@@ -38,6 +39,23 @@ def test_the_parts_have_the_parameters_that_upstreams_have() -> None:
     assert mixing == 201_433_088 + 4_096
     assert head == 550_386_688 + 52_510_720 + 228_212_736 + 34_636_800 + 1_572_864 + 49_152
     assert forecast(config(), OFFICIAL).gpu.trained == 1_068_806_144
+
+
+@pytest.mark.parametrize("sizes", [{}, tiny_sections()], ids=["3B", "tiny"])
+def test_the_largest_piece_that_fsdp_gathers(sizes: dict[str, Any]) -> None:
+    model = meta_model(config(), **sizes)
+    assert largest_piece(model) == max(part.width * part.piece for part in parts(Sections.of(sizes), config()))
+
+
+def largest_piece(model: GrootModel) -> int:
+    """Bytes of the parameters that FSDP gathers at a time, at the most."""
+    left, largest = {id(each) for each in model.parameters()}, 0
+    for piece in (*model.pieces(), model):
+        own = [each for each in piece.parameters() if id(each) in left]
+        left -= {id(each) for each in own}
+        largest = max(largest, sum(each.numel() * each.element_size() for each in own))
+    assert not left
+    return largest
 
 
 @pytest.mark.parametrize("data_config", ["so100_dualcam", "wide"])

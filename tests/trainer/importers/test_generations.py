@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.n17_config import N17Config
 from trainer.config.presets import PRESETS
+from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
 from trainer.gr00t.base_model import N15, N17
 from trainer.importers.generations import generation_called, require_trainable
@@ -87,6 +89,23 @@ def test_another_generation_than_the_presets_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"is GR00T N1\.5; this preset trains GR00T N1\.7"):
         require_trainable(other, environ=environ)
     require_trainable(config.model_copy(update={"base_model_path": N15.official}), environ=environ)
+
+
+def test_the_horizon_that_is_too_long_is_the_base_models(tmp_path: Path, store: FolderStore) -> None:
+    """Of one that is known: NVIDIA's, a folder, or in the store."""
+    folder = model(tmp_path / "longer", model_type="Gr00tN1d7", action_horizon=48)
+    snapshots.push(store, folder, "model", "longer", origin={})
+    config = N17Config(
+        dataset_path=["demo"], data_config=registered()["unitree_g1_full_body_with_waist_height_nav_cmd"]
+    )
+    for name, limit in (("nvidia/GR00T-N1.7-3B", 40), ("tiny-n17", 40), (str(folder), 48), ("longer", 48)):
+        with pytest.raises(
+            UsageError, match=f"predicts 50 steps at once; the base model {name} predicts at most {limit}"
+        ):
+            require_trainable(config.model_copy(update={"base_model_path": name}), store)
+    (folder / "config.json").write_text('{"model_type": "Gr00tN1d7", "action_horizon": 50}')
+    for name in (str(folder), "somebody/gr00t-n1.7-of-50-steps"):
+        require_trainable(config.model_copy(update={"base_model_path": name}), store)
 
 
 def test_a_data_config_that_only_another_generation_can_do_is_refused(tmp_path: Path) -> None:

@@ -87,5 +87,5 @@ def test_a_run_of_n17_keeps_its_global_batch_too():
 
 def test_a_run_with_an_odd_global_batch_says_what_would_do():
     run = spec("--num-nodes", "3", "--batch-size", "2")
-    with pytest.raises(UsageError, match="a global batch of 6, which 2 processes of --batch-size 2 can't make"):
+    with pytest.raises(UsageError, match="a global batch of 6, which 2 processes of 2 samples each can't make"):
         placed(run, {"num_nodes": 2}, "trainer run")

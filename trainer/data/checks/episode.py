@@ -132,7 +132,7 @@ def _look_at_rows(
     file = meta.where(episode.episode_index)
     empty = next((row for row, text in enumerate(table.texts) if not text.strip()), None)
     if empty is not None:
-        column = meta.modality.column("annotation", config.keys("annotation")[0])
+        column = config.instruction_column(meta.modality)
         seen.warnings.append(
             Problem(
                 f"{file}: the instruction is empty, first in row {empty}",

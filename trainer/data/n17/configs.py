@@ -12,9 +12,6 @@ from trainer.data.n17 import upstream_file
 from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
 
-HORIZON = 40
-"""Steps that the published models predict at once, at most."""
-
 
 def get_data_config(name: str | DataConfig) -> DataConfig:
     """The data config that ``name`` means: a built-in one, a file (``my_robot.toml``, ``.json``), one that a Python

@@ -21,11 +21,12 @@ from trainer.config.data_options import VideoAlignment
 from trainer.data.data_config import DataConfig
 from trainer.data.dataset import decoded_videos, hold_out, resolutions, stable_hash
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.frames import FrameStore
+from trainer.data.frames import FrameStore, Source
 from trainer.data.holdout import episode_hash
 from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.n17 import statistics
-from trainer.data.n17.images import draw_augmentation
+from trainer.data.n17.finish import StepBatch
+from trainer.data.n17.images import Augmentation, cut, draw_augmentation, finished_size
 from trainer.data.n17.sample import Sample, SampleProcessor
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.statistics import KeyStatistics, TagStatistics
@@ -37,10 +38,11 @@ class _Episode(NamedTuple):
     """One episode, its table loaded: T rows."""
 
     reader: DatasetReader
-    number: int
     state: dict[str, np.ndarray]
     """Raw, float32 ``[T, D]``."""
     action: dict[str, np.ndarray]
+    sources: list[Source]
+    """Where the frames of each camera come from."""
     positions: np.ndarray
     """The frame each row means in each camera, ``[T, V]``."""
     texts: list[str]
@@ -141,31 +143,74 @@ class TrainingDataset(Dataset[Sample]):
         return int(self._ends[-1])
 
     def __getitem__(self, index: int) -> Sample:
-        """One finished sample."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        place = int(np.searchsorted(self._ends, index, side="right"))
+        """One finished sample. Training takes batches (``__getitems__``), which give the same numbers faster."""
+        place, row = self._locate(index)
         episode = self._episodes[place]
-        row = index - int(self._ends[place - 1] if place else 0)
-        future = slice(row, row + self.config.action_horizon)
-        drawn = draw_augmentation(self.settings, self._generator(index)) if self.augment else None
         return self.processor.sample(
             self._frames(episode, row),
             episode.texts[row],
             {key: values[row : row + 1] for key, values in episode.state.items()},
-            {key: values[future] for key, values in episode.action.items()},
-            drawn,
+            {key: values[row : row + self.config.action_horizon] for key, values in episode.action.items()},
+            self._drawn(index),
         )
+
+    def __getitems__(self, indices: Sequence[int]) -> StepBatch | list[Sample]:
+        """The samples at ``indices`` as one batch: torch's loader asks for all of them at once. Finished samples where
+        a camera's images differ in size, in several datasets.
+        """
+        located, drawn = [self._locate(index) for index in indices], [self._drawn(index) for index in indices]
+        crops: list[list[np.ndarray]] = [[]] * len(located)
+        # In the order of the videos: an open decoder, where frames are not cached, continues instead of starting again.
+        for sample in sorted(range(len(located)), key=located.__getitem__):
+            place, row = located[sample]
+            frames = self._frames(self._episodes[place], row)
+            crops[sample] = [cut(frame, self.settings, drawn[sample]) for frame in frames]
+        views = list(zip(*crops, strict=True))
+        if any(len({each.shape for each in view}) > 1 for view in views):
+            return [self[index] for index in indices]
+        return StepBatch(
+            [torch.from_numpy(np.stack(view)) for view in views],
+            [finished_size(self.settings, *view[0].shape[:2]) for view in views],
+            drawn,
+            [self.processor.text(self._episodes[place].texts[row]) for place, row in located],
+            self._vectors(located),
+        )
+
+    def _vectors(self, located: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+        """States and actions of the steps (episode, row) of a batch."""
+        horizon = self.config.action_horizon
+        steps = [(self._episodes[place], row) for place, row in located]
+        raw = {key: np.stack([each.state[key][row : row + 1] for each, row in steps]) for key in steps[0][0].state}
+        future = {
+            key: np.stack([each.action[key][row : row + horizon] for each, row in steps]) for key in steps[0][0].action
+        }
+        state, (action, mask) = self.processor.vectors.state(raw), self.processor.vectors.action(future, raw)
+        return {
+            "state": torch.from_numpy(state).expand(len(steps), -1, -1),
+            "action": torch.from_numpy(action),
+            "action_mask": torch.from_numpy(mask),
+            "embodiment_id": torch.full((len(steps),), self.processor.embodiment_id, dtype=torch.int64),
+        }
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        """The place of the episode that a sample is of, and its row there."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = int(np.searchsorted(self._ends, index, side="right"))
+        return place, index - int(self._ends[place - 1] if place else 0)
+
+    def _drawn(self, index: int) -> Augmentation | None:
+        return draw_augmentation(self.settings, self._generator(index)) if self.augment else None
 
     def _frames(self, episode: _Episode, row: int) -> list[np.ndarray]:
         """The frames at ``row`` and before it, the oldest first. Before an episode's start there is its first frame;
         upstream takes those of its end (``upstream_exact``).
         """
-        sources, frames = episode.reader.sources(episode.number), []
+        frames = []
         for delta in self.config.video_delta_indices:
             past = row + delta
             past = past if past >= 0 else past % len(episode.texts) if self.settings.upstream_exact else 0
-            pairs = zip(sources, episode.positions[past].tolist(), strict=True)
+            pairs = zip(episode.sources, episode.positions[past].tolist(), strict=True)
             frames += [self.frames.frame(source, position) for source, position in pairs]
         return frames
 
@@ -181,7 +226,7 @@ def _load(reader: DatasetReader, number: int) -> _Episode:
         for part in (table.state, table.action)
     )
     positions = reader.positions(number, table)
-    return _Episode(reader, number, state, action, positions, table.texts, episode_hash(table))
+    return _Episode(reader, state, action, reader.sources(number), positions, table.texts, episode_hash(table))
 
 
 def _statistics(

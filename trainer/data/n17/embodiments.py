@@ -69,6 +69,11 @@ def tag_of(name: str) -> str:
     )
 
 
+def name_of(tag: str) -> str:
+    """The name of ``tag`` in upstream's enum."""
+    return next((name for name, value in _NAMES.items() if value == tag), tag).upper()
+
+
 @cache
 def registered() -> Mapping[str, DataConfig]:
     """The data configs that upstream registers, by embodiment tag; ``so100``, the one of its example; and

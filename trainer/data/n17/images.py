@@ -15,7 +15,7 @@ import torch
 from torchvision.transforms.v2 import functional
 
 from trainer.data.n17 import area
-from trainer.data.n17.colour import jittered, rotated
+from trainer.data.n17.colour import turned
 from trainer.data.n17.settings import ProcessorSettings
 
 _JITTER = ("brightness", "contrast", "saturation", "hue")
@@ -60,24 +60,44 @@ def transform(
 
     ``drawn`` augments them as in training; without it, the centre is cropped.
     """
-    return [_transformed(image, settings, drawn) for image in images]
+    crops = [cut(image, settings, drawn) for image in images]
+    finished = [finish(crop, finished_size(settings, *crop.shape[:2]), drawn) for crop in crops]
+    return [np.ascontiguousarray(image.transpose(1, 2, 0)) for image in finished]
 
 
-def _transformed(image: np.ndarray, settings: ProcessorSettings, drawn: Augmentation | None) -> np.ndarray:
+def cut(image: np.ndarray, settings: ProcessorSettings, drawn: Augmentation | None) -> np.ndarray:
+    """The crop of a frame, all bars and resizing before it included, uint8 ``[h, w, 3]``."""
     if settings.letter_box_transform:
         image = boxed(image)
     if not settings.use_albumentations:
-        image = _by_torchvision(image, settings, drawn)
+        return _by_torchvision(image, settings, drawn)
+    height, width = image.shape[:2]
+    image = area.resize(image, *_with_edge(height, width, settings.shortest_image_edge))
+    return image if settings.crop_fraction is None else cropped(image, settings.crop_fraction, drawn)
+
+
+def finished_size(settings: ProcessorSettings, height: int, width: int) -> tuple[int, int]:
+    """The sides of the image that a crop of these sides becomes: the same, or more."""
+    again = settings.use_albumentations and settings.crop_fraction is not None
+    return _with_edge(height, width, settings.shortest_image_edge) if again else (height, width)
+
+
+def finish(crop: np.ndarray, size: tuple[int, int], drawn: Augmentation | None) -> np.ndarray:
+    """A crop uint8 ``[h, w, 3]`` as an image of ``size``, turned and its colours jittered, uint8 ``[3, H, W]``."""
+    image = np.empty((3, *size), dtype=np.uint8)
+    if crop.shape[:2] == size:
+        image[...] = crop.transpose(2, 0, 1)
     else:
-        image = to_edge(image, settings.shortest_image_edge)
-        if settings.crop_fraction is not None:
-            image = cropped(image, settings.crop_fraction, drawn)
-            image = to_edge(image, settings.shortest_image_edge)
+        area.enlarge_into(crop, image)
     if drawn is None:
-        return np.ascontiguousarray(image)
+        return image
     if drawn.angle is not None:
-        image = rotated(image, drawn.angle)
-    return jittered(image, np.array(drawn.order), np.array(drawn.factors)) if drawn.order else image
+        image = turned(torch.from_numpy(image)[None], [drawn.angle])[0].numpy()
+    if drawn.order:
+        from trainer.data.n17 import kernels  # numba, which takes a while to import
+
+        kernels.jitter(image, np.array(drawn.order), np.array(drawn.factors))
+    return image
 
 
 def boxed(image: np.ndarray) -> np.ndarray:
@@ -88,11 +108,10 @@ def boxed(image: np.ndarray) -> np.ndarray:
     return np.pad(image, ((top, size - height - top), (left, size - width - left), (0, 0)))
 
 
-def to_edge(image: np.ndarray, edge: int | None) -> np.ndarray:
-    """``image`` resized so that its shorter side is ``edge`` pixels."""
-    height, width = image.shape[:2]
+def _with_edge(height: int, width: int, edge: int | None) -> tuple[int, int]:
+    """The sides of an image of this ratio whose shorter side is ``edge`` pixels."""
     scale = 1.0 if edge is None else edge / min(height, width)
-    return image if scale == 1 else area.resize(image, round(height * scale), round(width * scale))
+    return round(height * scale), round(width * scale)
 
 
 def cropped(image: np.ndarray, fraction: float, drawn: Augmentation | None) -> np.ndarray:

@@ -54,13 +54,17 @@ class SampleProcessor:
         """
         sample: Sample = {
             "images": transform(frames, self.settings, drawn),
-            "text": formalised(text) if self.settings.formalize_language else text,
+            "text": self.text(text),
             "state": self.vectors.state(state),
             "embodiment_id": self.embodiment_id,
         }
         if action is not None:
             sample["action"], sample["action_mask"] = self.vectors.action(action, state)
         return sample
+
+    def text(self, text: str) -> str:
+        """An instruction as the model reads it."""
+        return formalised(text) if self.settings.formalize_language else text
 
     def observed(self, observation: Mapping[str, Any]) -> tuple[Sample, dict[str, np.ndarray]]:
         """A policy's observation as a sample, and its raw states, which ``decode`` needs.

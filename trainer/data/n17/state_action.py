@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class _Key:
     def width(self) -> int:
         return self.statistics.shape[-1]
 
-    @property
+    @cached_property
     def bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lowest and highest value ``[D]`` or, of a relative action, ``[H, D]``."""
         if self.settings.use_percentiles and not self.relative:
@@ -42,9 +43,14 @@ class _Key:
     def scaled(self, values: np.ndarray) -> np.ndarray:
         """``values`` to [-1, 1] over their range; 0 where the range is nothing. Not clipped."""
         low, high = self.bounds
-        moves = ~np.isclose(high, low)
-        fraction = np.divide(values - low, high - low, out=np.full(values.shape, 0.5), where=moves).astype(values.dtype)
-        return 2 * fraction - 1
+        fraction = np.divide(values - low, high - low, out=np.full(values.shape, 0.5), where=self._moves)
+        return 2 * fraction.astype(values.dtype) - 1
+
+    @cached_property
+    def _moves(self) -> np.ndarray:
+        """Whether a dimension has a range."""
+        low, high = self.bounds
+        return ~np.isclose(high, low)
 
     def unscaled(self, values: np.ndarray) -> np.ndarray:
         """The inverse, of what is cut to [-1, 1] first."""
@@ -125,7 +131,9 @@ class StateActionProcessor:
         return _Key(feature, found, self.settings, relative)
 
     def state(self, raw: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Raw states ``{key: [T, D]}`` to float32 ``[T, max_state_dim]``, zero-padded. Zeros with ``exclude_state``."""
+        """Raw states ``{key: [..., T, D]}`` to float32 ``[..., T, max_state_dim]``, zero-padded; ``[1, max_state_dim]``
+        without a key. Zeros with ``exclude_state``.
+        """
         parts = []
         for key in self._states:
             values = _of_width(raw[key.feature.key], key, "state")
@@ -138,17 +146,19 @@ class StateActionProcessor:
             else:
                 scaled = key.scaled(values)
                 parts.append(np.clip(scaled, -1.0, 1.0) if self.settings.clip_outliers else scaled)
-        steps = len(parts[0]) if parts else 1
+        steps = parts[0].shape[-2] if parts else 1
         return _padded(parts, (steps, self.settings.max_state_dim))
 
     def relative_action(self, raw: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Raw actions ``{key: [H, D]}``, the relative ones relative to the last row of raw ``state``, float64."""
+        """Raw actions ``{key: [..., H, D]}``, the relative ones relative to the last row of raw ``state``
+        ``{key: [..., T, D]}``, float64.
+        """
         return {
             key.feature.key: (
                 to_relative(
                     key.feature,
                     np.asarray(raw[key.feature.key], dtype=np.float64),
-                    np.asarray(state[str(key.feature.relative_to)], dtype=np.float64)[-1],
+                    np.asarray(state[str(key.feature.relative_to)], dtype=np.float64)[..., -1:, :],
                 )
                 if key.relative
                 else _of_width(raw[key.feature.key], key, "action")
@@ -159,7 +169,7 @@ class StateActionProcessor:
     def normalised_action(
         self, raw: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """Raw actions and states ``{key: [H, D]}`` to normalised actions, key by key."""
+        """Raw actions and states ``{key: [..., H, D]}`` to normalised actions, key by key."""
         found = {}
         for key, values in zip(self._actions, self.relative_action(raw, state).values(), strict=True):
             z_scores = key.feature.normalise == "mean_std"
@@ -169,14 +179,14 @@ class StateActionProcessor:
         return found
 
     def action(self, raw: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Raw actions ``{key: [H, D]}`` to float32 ``[max_action_horizon, max_action_dim]``, zero-padded, and a mask of
-        that shape, 1 where there are actions.
+        """Raw actions ``{key: [..., H, D]}`` to float32 ``[..., max_action_horizon, max_action_dim]``, zero-padded, and
+        a mask of that shape, 1 where there are actions.
         """
         parts = list(self.normalised_action(raw, state).values())
-        shape = (self.settings.max_action_horizon, self.settings.max_action_dim)
-        mask = np.zeros(shape, dtype=np.float32)
-        mask[: self.config.action_horizon, : sum(part.shape[-1] for part in parts)] = 1
-        return _padded(parts, shape), mask
+        padded = _padded(parts, (self.settings.max_action_horizon, self.settings.max_action_dim))
+        mask = np.zeros_like(padded)
+        mask[..., : self.config.action_horizon, : sum(part.shape[-1] for part in parts)] = 1
+        return padded, mask
 
     def decode(self, action: np.ndarray, state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Predicted actions ``[..., max_action_horizon, max_action_dim]`` as ``{key: [..., H, D]}`` in the robot's
@@ -205,8 +215,9 @@ def _of_width(values: np.ndarray, key: _Key, modality: str) -> np.ndarray:
 
 
 def _padded(parts: list[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
-    padded = np.zeros(shape, dtype=np.float32)
+    """``parts`` ``[..., H, D]`` side by side, float32 ``[..., *shape]``."""
+    padded = np.zeros((*parts[0].shape[:-2], *shape) if parts else shape, dtype=np.float32)
     if parts:
         joined = np.concatenate(parts, axis=-1)
-        padded[: joined.shape[0], : joined.shape[1]] = joined
+        padded[..., : joined.shape[-2], : joined.shape[-1]] = joined
     return padded

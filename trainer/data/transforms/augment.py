@@ -73,10 +73,17 @@ def _on_cpu(frames: np.ndarray, order: np.ndarray, factors: np.ndarray) -> torch
         for view in range(views):
             kernels.transform(frames[index, view], rows, columns, order[index], factors[index], pixels[index, view])
 
+    each_sample(sample, batch)
+    return torch.from_numpy(pixels).flatten(0, 1)
+
+
+def each_sample(work: Callable[[int], None], batch: int) -> None:
+    """Do ``work``, which runs without the interpreter's lock, for each of ``batch`` samples, in as many threads as
+    torch computes with.
+    """
     threads = min(torch.get_num_threads(), batch)
     # A list, so that an exception is raised here.
-    list(_threads(os.getpid(), threads).map(sample, range(batch)) if threads > 1 else map(sample, range(batch)))
-    return torch.from_numpy(pixels).flatten(0, 1)
+    list(_threads(os.getpid(), threads).map(work, range(batch)) if threads > 1 else map(work, range(batch)))
 
 
 @lru_cache(maxsize=1)
@@ -89,16 +96,11 @@ def jitter_together(images: torch.Tensor, order: np.ndarray, factors: np.ndarray
     """Jitter ``[B, V, 3, H, W]`` in [0, 255] in place. Samples that share their next operation share its kernels."""
     # A hue turned backwards is a separate operation: the other way round for the whole group.
     kinds = np.where((order == _HUE) & (factors[:, _HUE:] < 0), _HUE + 1, order)
-    plan = [
-        (kind, rows)
-        for turn in range(4)
-        for kind in range(len(_OPERATIONS))
-        if len(rows := np.flatnonzero(kinds[:, turn] == kind))
-    ]
+    plan = planned(kinds)
     sizes = [len(rows) for _, rows in plan]
     # One transfer for all of them, from pinned memory: the host doesn't wait for the device.
-    places = _to_device(np.concatenate([rows for _, rows in plan]), images.device).split(sizes)
-    weights = _to_device(np.concatenate([factors[rows, min(kind, _HUE)] for kind, rows in plan]), images.device)
+    places = to_device(np.concatenate([rows for _, rows in plan]), images.device).split(sizes)
+    weights = to_device(np.concatenate([factors[rows, min(kind, _HUE)] for kind, rows in plan]), images.device)
     for (kind, _), rows, factor in zip(plan, places, weights.view(-1, 1, 1, 1, 1).split(sizes), strict=True):
         if len(rows) == len(images):
             _OPERATIONS[kind](images, factor)
@@ -109,7 +111,16 @@ def jitter_together(images: torch.Tensor, order: np.ndarray, factors: np.ndarray
     return images
 
 
-def _to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+def planned(kinds: np.ndarray) -> list[tuple[int, np.ndarray]]:
+    """Operations and the samples they are for, turn by turn, of the ``kinds`` ``[B, turns]`` that each sample wants
+    next; -1 is none.
+    """
+    turns = [(turn, kind) for turn in kinds.T for kind in np.unique(turn[turn >= 0]).tolist()]
+    return [(kind, np.flatnonzero(turn == kind)) for turn, kind in turns]
+
+
+def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
+    """``values`` on ``device``; the host doesn't wait for a GPU."""
     tensor = torch.from_numpy(values)
     return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 

@@ -65,6 +65,12 @@ class FlowMatchingActionHead(nn.Module):
             part.train(mode and has_trainable(part))
         return self
 
+    def pieces(self) -> list[nn.Module]:
+        """The head's part of ``GrootModel.pieces``."""
+        blocks = [*self.model.transformer_blocks, *getattr(self.vl_self_attention, "transformer_blocks", ())]
+        projector = (self.state_encoder, self.action_encoder, self.action_decoder)
+        return [*blocks, *(layer for part in projector for layer in part.children())]
+
     def sample_time(self, batch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Times [B] of a training step: (s - x) / s with x from a Beta distribution, so early times are frequent."""
         beta = Beta(self.config.noise_beta_alpha, self.config.noise_beta_beta)

@@ -98,6 +98,7 @@ def _language(model: Sections, mode: Mode, tokens: int) -> Part:
         adapted=layers * d * (q + 2 * kv) if mode.rank else 0,
         copies=2 * layers * mode.rank * (3 * d + q + 2 * kv) if tokens else 0,
         activations=tokens * (layers * kept + (4 + mode.tuned * x) * d),
+        piece=max(text["vocab_size"] * d, each),
     )
 
 
@@ -120,4 +121,5 @@ def _vision(model: Sections, mode: Mode, patches: int) -> Part:
         adapted=layers * 3 * d * d if mode.rank else 0,
         copies=2 * adapters if patches else 0,
         activations=patches * (layers * each + n * d + mode.tuned * x * (pixels + d)),
+        piece=attention + mlp + 4 * d,
     )

@@ -8,6 +8,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleBackbone
@@ -78,6 +79,13 @@ class GR00TN15(GrootModel):
         """Decide what is trained; the four flags decide alone, whatever was trained before."""
         self.backbone.set_trainable(tune_llm, tune_visual)
         self.action_head.set_trainable(tune_projector, tune_diffusion_model)
+
+    def pieces(self) -> list[nn.Module]:
+        """See ``GrootModel.pieces``."""
+        eagle = self.backbone.eagle_model
+        vision, language = eagle.vision_model.vision_model, eagle.language_model.model
+        inner = [*vision.encoder.layers, language.embed_tokens, *language.layers]
+        return [*inner, self.backbone, *self.action_head.pieces()]
 
     def _prepare(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The inputs on this model's device, floating ones in the action head's dtype (upstream's prepare_input)."""

@@ -90,6 +90,7 @@ def _language(model: ModelConfig, mode: Mode, tokens: int, top: int) -> Part:
         adapted=layers * d * (q + 2 * kv) if mode.rank else 0,
         copies=2 * graph * (products + mode.rank * (3 * d + q + 2 * kv)) if tokens and x == 2 else 0,
         activations=tokens * (graph * kept + mode.tuned * x * d),
+        piece=max(text["vocab_size"] * d, each),
     )
 
 
@@ -115,4 +116,5 @@ def _vision(model: ModelConfig, mode: Mode, patches: int, tuned: bool) -> Part:
         if tuned and x == 2
         else 0,
         activations=patches * kept if tuned else 0,
+        piece=max(blocks // layers, merger + 2 * wide),
     )

@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+from torch import nn
 
 from trainer.gr00t.n17.action_head import Context, FlowMatchingActionHead
 from trainer.gr00t.n17.backbone import QwenBackbone
@@ -73,6 +74,12 @@ class Gr00tN1d7(GrootModel):
         values = self.config.checked
         self.backbone.set_trainable(tune_llm, tune_visual, values.tune_top_llm_layers)
         self.action_head.set_trainable(tune_projector, tune_diffusion_model, values.tune_vlln)
+
+    def pieces(self) -> list[nn.Module]:
+        """See ``GrootModel.pieces``."""
+        vision, language = self.backbone.qwen.visual, self.backbone.qwen.language_model
+        inner = [*vision.blocks, vision.merger, *vision.deepstack_merger_list, language.embed_tokens, *language.layers]
+        return [*inner, self.backbone, *self.action_head.pieces()]
 
     def _prepare(self, inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """The inputs on this model's device, floating ones in the action head's dtype (upstream's prepare_input)."""

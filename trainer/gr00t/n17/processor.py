@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from tokenizers import Tokenizer
-from torchvision.transforms.v2 import InterpolationMode, functional
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
+from trainer.data.n17.patches import Patches, write_patches
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.base_model import N17
 from trainer.gr00t.n17.config import read_config
@@ -117,15 +117,39 @@ class QwenProcessor:
         settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
         (Path(folder) / IMAGE_SETTINGS).write_text(json.dumps(settings, indent=2) + "\n")
 
+    @property
+    def patches(self) -> Patches:
+        """What its patches are like."""
+        return Patches(self.images.patch_size, self.images.merge_size, self.images.temporal_patch_size)
+
     def encode(self, texts: Sequence[str], images: Sequence[Sequence[np.ndarray]]) -> dict[str, Any]:
         """Inputs for a batch of B instructions and, for each, its images uint8 [H, W, 3], of any sizes.
 
-        ``input_ids`` int64 [B, N], left-padded, ``attention_mask`` int64 [B, N], 0 where padded, ``pixel_values``
-        float32 [P, 3 x 2 x 16 x 16], the patches of all images, and ``image_grid_thw`` int64 [images, 3]; also
-        ``unpadded``, whether no token is padding. Raises ``DatasetError`` for what is no image, or an instruction with
-        an image's token in it.
+        As ``encode_prompts``, with ``pixel_values`` float32 [P, 3 x 2 x 16 x 16], the patches of all images. Raises
+        ``DatasetError`` for what is no image, or an instruction with an image's token in it.
         """
-        grids = [[self._grid(image) for image in views] for views in images]
+        every = [image for views in images for image in views]
+        for image in every:
+            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+                raise DatasetError(
+                    f"An image is {image.dtype} {list(image.shape)}.", "It must be uint8 [height, width, 3]."
+                )
+        inputs = self.encode_prompts(texts, [[image.shape[:2] for image in views] for views in images])
+        grids = [(rows, columns) for _, rows, columns in inputs["image_grid_thw"].tolist()]
+        ends = np.cumsum([rows * columns for rows, columns in grids]).tolist()
+        pixels = np.empty((ends[-1], self.patches.width), dtype=np.float32)
+        for image, grid, end in zip(every, grids, ends, strict=True):
+            planes = np.ascontiguousarray(image.transpose(2, 0, 1))
+            write_patches(planes, grid, self.patches, pixels[end - grid[0] * grid[1] : end])
+        return {**inputs, "pixel_values": torch.from_numpy(pixels)}
+
+    def encode_prompts(self, texts: Sequence[str], sizes: Sequence[Sequence[tuple[int, int]]]) -> dict[str, Any]:
+        """The inputs for B instructions that are not pixels, with images of these heights and widths for each.
+
+        ``input_ids`` int64 [B, N], left-padded, ``attention_mask`` int64 [B, N], 0 where padded, and
+        ``image_grid_thw`` int64 [images, 3]; also ``unpadded``, whether no token is padding.
+        """
+        grids = [[self._grid(*size) for size in views] for views in sizes]
         merged = self.images.merge_size**2
         prompts = [
             self._prompt(text, tuple(height * width // merged for height, width in views))
@@ -140,36 +164,17 @@ class QwenProcessor:
         return {
             "input_ids": input_ids,
             "attention_mask": mask,
-            "pixel_values": torch.cat([self._patches(image) for views in images for image in views]),
             "image_grid_thw": torch.tensor([[1, *grid] for views in grids for grid in views]),
             "unpadded": all(len(prompt) == length for prompt in prompts),
         }
 
-    def _grid(self, image: np.ndarray) -> tuple[int, int]:
+    def _grid(self, height: int, width: int) -> tuple[int, int]:
         """How many patches an image has, down and across."""
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-            raise DatasetError(
-                f"An image is {image.dtype} {list(image.shape)}.", "It must be uint8 [height, width, 3]."
-            )
         try:
-            height, width = self.images.resized(*image.shape[:2])
+            height, width = self.images.resized(height, width)
         except ValueError as error:
-            raise DatasetError(
-                f"An image of {list(image.shape[:2])} pixels: {error}.", "Use another camera."
-            ) from error
+            raise DatasetError(f"An image of {[height, width]} pixels: {error}.", "Use another camera.") from error
         return height // self.images.patch_size, width // self.images.patch_size
-
-    def _patches(self, image: np.ndarray) -> torch.Tensor:
-        """The patches of an image in the order of the tokens they are merged into, a frame repeated in time."""
-        size, merge, times = self.images.patch_size, self.images.merge_size, self.images.temporal_patch_size
-        rows, columns = self._grid(image)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        if pixels.shape[1:] != (wanted := (rows * size, columns * size)):
-            pixels = functional.resize(pixels, list(wanted), InterpolationMode.BICUBIC, antialias=True)
-        pixels = (pixels.float() - 127.5) / 127.5
-        blocks = pixels.reshape(3, rows // merge, merge, size, columns // merge, merge, size)
-        blocks = blocks.permute(1, 4, 2, 5, 0, 3, 6).unsqueeze(5)
-        return blocks.expand(-1, -1, -1, -1, -1, times, -1, -1).reshape(rows * columns, 3 * times * size * size)
 
     def _prompt(self, instruction: str, image_tokens: tuple[int, ...]) -> torch.Tensor:
         """Token ids of one prompt; with few instructions and many steps this is nearly always a look-up."""

@@ -25,6 +25,9 @@ class Part:
     activations: int = 0
     """Bytes of all else that autograd keeps."""
 
+    piece: int = 0
+    """Of ``parameters``, the most that are gathered at a time with FSDP (``pieces`` of the model)."""
+
     @property
     def gradients(self) -> int:
         """Bytes of the gradients."""
@@ -102,6 +105,7 @@ def action_head(
         """Adaptive norm; queries and output, keys and values; feed-forward."""
         return 2 * (e * e + e) + 2 * e * e + 2 * e + 2 * (context + 1) * e + 8 * e * e + 5 * e
 
+    largest = max(block(c), block(e), w * w * 2 * projector.slots + projector.slots * w)
     ends = (256 * e + e) + (e * e + e) + (2 * e * e + 2 * e) + (e + 1) * dit.output_dim
     diffusion = alone * block(e) + crossing * block(c) + ends
     learned = future * w
@@ -124,6 +128,7 @@ def action_head(
         adapted=(dit.num_layers * e * e + 2 * e * (alone * e + crossing * c)) if mode.rank else 0,
         copies=2 * products if x == 2 else 0,
         activations=kept,
+        piece=largest,
     )
 
 
@@ -141,4 +146,5 @@ def mixing_blocks(blocks: TransformerConfig, mode: Mode, width: int, tokens: int
         adapted=layers * 3 * d * d if mode.rank else 0,
         copies=2 * (layers * 12 * d * d + adapters) if x == 2 else 0,
         activations=tokens * (layers * each + n * d),
+        piece=12 * d * d + 13 * d,
     )

@@ -19,6 +19,12 @@ def test_each_engine_has_its_image_and_its_setting():
     assert images.image_name("isaac-conda", {"PIPPA_ISAAC_CONDA_IMAGE": "ghcr.io/us/groot:1"}) == "ghcr.io/us/groot:1"
 
 
+def test_a_registry_names_the_images_of_every_engine():
+    registry = {"PIPPA_REGISTRY": "ghcr.io/us/pippa", "PIPPA_TAG": "v1"}
+    assert images.image_name("native", registry) == "ghcr.io/us/pippa/trainer:v1"
+    assert images.image_name("isaac-uv", {**registry, "PIPPA_ISAAC_UV_IMAGE": "other:2"}) == "other:2"
+
+
 def test_a_pull_is_told_in_a_few_lines(monkeypatch):
     monkeypatch.setattr(images, "SAY_SECONDS", 0)
     lines = [
@@ -50,9 +56,10 @@ def test_our_own_name_is_never_pulled(docker_client, tmp_path, monkeypatch):
     """The owner of that name in a registry would be given the keys of the store."""
     monkeypatch.setitem(images._BUILT, "native", ("pippa-test/never:local", "docker/none.Dockerfile"))
     monkeypatch.chdir(tmp_path)
-    environ = {"PIPPA_TRAINER_IMAGE": "pippa-test/never:local"}  # as compose.yaml always sets it
-    with pytest.raises(PippaError, match="no checkout") as error:
-        images.ensure_image(docker_client, "native", environ)
+    # As compose.yaml always sets it; a tag of one's own makes it nobody else's name.
+    for environ in {"PIPPA_TRAINER_IMAGE": "pippa-test/never:local"}, {"PIPPA_TAG": "v1"}:
+        with pytest.raises(PippaError, match="no checkout") as error:
+            images.ensure_image(docker_client, "native", environ)
     assert "docker compose build none" in error.value.hint and "PIPPA_TRAINER_IMAGE" in error.value.hint
     (tmp_path / "docker").mkdir()
     (tmp_path / "docker" / "none.Dockerfile").touch()

@@ -211,6 +211,12 @@ def test_a_killed_or_removed_container_is_lost_and_may_heal(bench: Bench):
     assert isinstance(found, TrainerLostError)
 
 
+def test_one_whose_machine_went_down_is_lost_and_may_heal(bench: Bench):
+    training = bench.start(count=1, exit=255)  # as the daemon says of what ran when the machine was switched off
+    found = failure(followed(training)[0], training)
+    assert isinstance(found, TrainerLostError) and "machine went down" in found.message and can_heal(found)
+
+
 def test_ctrl_c_lets_the_trainer_save_and_leaves_no_container(bench: Bench):
     training = bench.start(count=1, wait=True, last=[CHECKPOINT])
 

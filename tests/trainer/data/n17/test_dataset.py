@@ -54,6 +54,13 @@ def test_an_action_relative_to_a_state_of_another_width_is_refused(synthetic: Pa
         TrainingDataset([synthetic], config, PLAIN, 10)
 
 
+def test_the_instruction_may_be_the_dataset_s_task(synthetic: Path, tmp_path: Path) -> None:
+    """Of each row, not one of the episode's by chance: a GR1's label is among those."""
+    texts = [step["text"] for step in TrainingDataset([synthetic], replace(ARM, language="task"), PLAIN, 10)]
+    assert texts == [step["text"] for step in TrainingDataset([synthetic], ARM, PLAIN, 10)]
+    assert all(text.startswith("pick the ") for text in texts)
+
+
 def test_actions_come_back(synthetic: Path) -> None:
     dataset = TrainingDataset([synthetic], ARM, PLAIN, 10)
     episode = dataset._episodes[0]

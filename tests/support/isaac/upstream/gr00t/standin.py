@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
+import os
+import shutil
 import struct
+import sys
+import time
+import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+KEPT = 5
 DATA_CONFIGS = {
     "fourier_gr1_arms_only": ["left_arm", "right_arm", "left_hand", "right_hand"],
     "so100_dualcam": ["single_arm", "gripper"],
@@ -96,3 +104,80 @@ def metadata(dataset: Path, tag: str) -> dict:
             "fps": float(read["info"]["fps"]),
         }
     return {tag: {"statistics": statistics, "modalities": modalities, "embodiment_tag": tag}}
+
+
+def wandb_starts(output_dir: Path) -> None:
+    """As Hugging Face's callback: needs a key unless offline, and names the run after the whole output path."""
+    mode = os.environ.get("WANDB_MODE", "online")
+    if mode == "offline":
+        name = f"offline-run-{time.strftime('%Y%m%d_%H%M%S')}-{os.environ.get('WANDB_RUN_ID', 'random')}"
+        folder = Path(os.environ.get("WANDB_DIR", ".")) / "wandb" / name
+        folder.mkdir(parents=True)
+        (folder / f"run-{os.environ.get('WANDB_RUN_ID', 'random')}.wandb").write_bytes(f"{output_dir}".encode())
+    elif mode != "disabled" and not os.environ.get("WANDB_API_KEY"):
+        raise RuntimeError("api_key not configured (no-tty). call wandb.login(key=[your_api_key])")
+
+
+def checkpoints(output_dir: Path) -> list[int]:
+    return sorted(int(path.name.rpartition("-")[2]) for path in output_dir.glob("checkpoint-*"))
+
+
+def save(folder: Path, config: Any, weights: Weights, step: int, history: list[dict]) -> None:
+    """In place, file by file, as upstream does; a reader may see half of it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(Path(config.base_model_path) / "config.json", folder / "config.json")
+    weights.save(folder)
+    state = {"global_step": step, "max_steps": config.max_steps, "log_history": history}
+    (folder / "trainer_state.json").write_text(json.dumps(state, indent=2))
+
+
+def save_checkpoint(output_dir: Path, config: Any, weights: Weights, step: int, history: list[dict]) -> None:
+    folder = output_dir / f"checkpoint-{step}"
+    save(folder, config, weights, step, history)
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        with zipfile.ZipFile(folder / name, "w") as archive:
+            archive.writestr("archive/data.pkl", f"{name} at {step}".encode() * 100)
+    (folder / "scheduler.pt").write_bytes(b"scheduler")
+    (folder / "rng_state.pth").write_bytes(b"random state")
+    shutil.copytree(output_dir / "experiment_cfg", folder / "experiment_cfg", dirs_exist_ok=True)
+    if (output_dir / "processor").is_dir():  # N1.7's
+        shutil.copytree(output_dir / "processor", folder, dirs_exist_ok=True)
+    for old in checkpoints(output_dir)[:-KEPT]:
+        shutil.rmtree(output_dir / f"checkpoint-{old}")
+
+
+def bar(step: int, config: Any, started: float) -> None:
+    done = step / config.max_steps
+    seconds = int(time.monotonic() - started)
+    sys.stderr.write(
+        f"\r{done:4.0%}|{'█' * int(done * 10):<10}| {step}/{config.max_steps} "
+        f"[{seconds // 60:02d}:{seconds % 60:02d}<00:10, {1.9:5.2f}it/s]"
+    )
+    sys.stderr.flush()
+
+
+def train(config: Any, weights: Weights, output_dir: Path, step: int, history: list[dict]) -> None:
+    """From ``step`` to the end, as Hugging Face's trainer prints and saves it."""
+    generator = np.random.default_rng(42)
+    started = time.monotonic()
+    bar(step, config, started)
+    while step < config.max_steps:
+        step += 1
+        time.sleep(3600 if str(step) == os.environ.get("STANDIN_HANGS_AT") else 0.01)
+        bar(step, config, started)
+        if step % 10 == 0:
+            line = {
+                "loss": round(math.exp(-3 * step / config.max_steps), 4),
+                "grad_norm": 1.25,
+                "learning_rate": config.learning_rate * (1 - step / config.max_steps),
+                "epoch": round(step / 66, 2),
+            }
+            history.append({**line, "step": step})
+            print(line, flush=True)
+        if step % config.save_steps == 0 or step == config.max_steps:
+            weights.nudge("action_head.", generator)
+            save_checkpoint(output_dir, config, weights, step, history)
+    seconds = time.monotonic() - started
+    print({"train_runtime": round(seconds, 4), "train_loss": 0.3, "epoch": round(step / 66, 2)})
+    save(output_dir, config, weights, step, history)
+    (output_dir / "training_args.bin").write_bytes(b"arguments")

@@ -1,0 +1,99 @@
+"""Two processes on the CPU that carry out several trainings after one another: they are started once, which is slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import pytest
+import torch
+from torch.optim import Optimizer
+
+from tests.support.training import SERVER, Training
+from tests.support.waiting import PATIENCE
+
+
+class Part(NamedTuple):
+    """A training, or what is left of one after the checkpoint ``resume_from``."""
+
+    training: Training
+    resume_from: Path | None = None
+    """Copied into the output folder first."""
+    fsdp: bool | None = None
+    """Another choice than the training's."""
+
+
+_Todo = tuple[list[str], tuple[Path, Path] | None]
+"""A command line, and what to copy before."""
+
+
+def train_on_two(parts: Sequence[Part], log: Path) -> None:
+    """Carry out ``parts``, every step of which is logged; each rank leaves ``held-<rank>.json`` in the output folder.
+
+    It has the bytes of parameters and of AdamW's moments that the rank holds by itself.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
+        environ[name] = os.environ[name]
+    todo: list[_Todo] = []
+    for part in parts:
+        given = {"num_gpus": 2, **({} if part.fsdp is None else {"fsdp": part.fsdp})}
+        if part.resume_from:
+            copy = part.resume_from, part.training.output_dir / part.resume_from.name
+            todo.append((part.training.argv(**given, resume=True), copy))
+        else:
+            todo.append((part.training.argv(**given), None))
+    log.touch()
+    ranks = [SERVER.Process(target=_rank, args=(rank, environ, todo, str(log))) for rank in ("0", "1")]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(3 * PATIENCE)
+        assert rank.exitcode == 0, log.read_text()[-8000:]
+
+
+def _rank(rank: str, environ: dict[str, str], todo: list[_Todo], log: str) -> None:
+    with open(log, "a") as file:  # noqa: PTH123 - a descriptor is wanted
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    os.environ.update({**environ, "RANK": rank, "LOCAL_RANK": rank})
+    torch.set_num_threads(1)
+    from trainer.finetune import main
+    from trainer.training import arguments
+    from trainer.training.finetune_trainer import FinetuneTrainer
+
+    def leave_held(self: FinetuneTrainer) -> None:
+        held = {
+            "parameters": sum(_own_bytes(each) for each in self._groot.parameters()),
+            "moments": sum(
+                _own_bytes(each)
+                for state in cast("Optimizer", self.optimizer).state.values()
+                for each in state.values()
+            ),
+        }
+        (self._output_dir / f"held-{rank}.json").write_text(json.dumps(held))
+        save_final(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(arguments, "LOGGING_STEPS", 1)
+        save_final = FinetuneTrainer.save_final
+        patch.setattr(FinetuneTrainer, "save_final", leave_held)
+        for argv, copy in todo:
+            if copy and rank == "0":
+                shutil.copytree(*copy)
+            if torch.distributed.is_initialized():
+                torch.distributed.barrier()
+            if code := main(argv):
+                sys.exit(code)
+
+
+def _own_bytes(tensor: torch.Tensor) -> int:
+    own = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return own.numel() * own.element_size()

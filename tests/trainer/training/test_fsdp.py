@@ -1,0 +1,212 @@
+"""FSDP2 on two processes: the same training as with DDP, the same checkpoints, and half of it in each process."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.support.n17 import n17_training
+from tests.support.ranks import Part, train_on_two
+from tests.support.training import Training, assert_same_training, small_training
+from tests.support.waiting import PATIENCE
+from tests.trainer.training.conftest import shortened
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.n17_config import N17Config
+from trainer.gr00t.n15.tiny import make_tiny_base_model
+from trainer.gr00t.n17.tiny import make_tiny_base_model as make_tiny_n17
+from trainer.runner import checkpoint_folder
+from trainer.training.devices import CPU_PROCESSES
+
+Trainings = Mapping[str, Training]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path) -> Trainings:
+    """N1.5, all of it trained, in bfloat16 and float32 as the official model."""
+    folder = tmp_path_factory.mktemp("fsdp")
+    model = make_tiny_base_model(folder / "tiny")
+    document = json.loads((model / "config.json").read_text())
+    document["eagle_config"]["torch_dtype"] = "bfloat16"
+    (model / "config.json").write_text(json.dumps(document))
+    ddp = small_training(
+        folder / "ddp",
+        even_dataset,
+        model,
+        batch_size=1,
+        gradient_accumulation_steps=2,
+        tune_llm=True,
+        tune_visual=True,
+    )
+    made = {"ddp": ddp, **{name: ddp.in_folder(name, fsdp=True) for name in ("fsdp", "parts", "crossed")}}
+    half = made["fsdp"].checkpoint(2)
+    together(
+        folder,
+        [
+            *(Part(made[name]) for name in ("ddp", "fsdp")),
+            Part(made["parts"], resume_from=half),
+            Part(made["crossed"], resume_from=half, fsdp=False),
+        ],
+    )
+    return made
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path, base_model: Path) -> Trainings:
+    """LoRA, and N1.7 with its frozen backbone; both with dropout, all in float32."""
+    folder = tmp_path_factory.mktemp("fsdp-others")
+    # Of rank 1, an adapter's first matrix has one row: one process holds it, the other nothing.
+    lora = small_training(folder / "lora-ddp", even_dataset, base_model, lora_rank=1, lora_full_model=True)
+    n17 = n17_training(
+        folder / "n17-ddp",
+        shortened(folder / "longer", [20, 20], seed=0),
+        make_tiny_n17(folder / "tiny-n17"),
+        max_steps=4,
+        global_batch_size=4,
+    )
+    made = {"lora-ddp": lora, "n17-ddp": n17}
+    made |= {"lora-fsdp": lora.in_folder("lora-fsdp", fsdp=True), "n17-fsdp": n17.in_folder("n17-fsdp", fsdp=True)}
+    made["lora-parts"] = lora.in_folder("lora-parts", fsdp=True)
+    whole = [Part(made[name]) for name in ("lora-ddp", "lora-fsdp", "n17-ddp", "n17-fsdp")]
+    together(folder, [*whole, Part(made["lora-parts"], resume_from=made["lora-fsdp"].checkpoint(2))])
+    return made
+
+
+def together(folder: Path, parts: list[Part]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIPPA_HOME", str(folder / "home"))
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        patch.setenv("OMP_NUM_THREADS", "1")
+        train_on_two(parts, folder / "log")
+
+
+def test_losses_norms_and_weights_are_those_of_ddp(trained: Trainings) -> None:
+    # A step of AdamW is about as large as what bfloat16 rounds: where two ways to sum differ by a bit, weights do.
+    for ours in ("fsdp", "crossed"):
+        assert_same_steps(trained[ours], trained["ddp"], losses=5e-4, norms=2e-3)
+        first, want = history(trained[ours])[0], history(trained["ddp"])[0]
+        assert first["loss"] == pytest.approx(want["loss"], rel=1e-6)
+        assert_close(trained[ours].weights(4), trained["ddp"].weights(4), within=5e-4)
+        assert layout(trained[ours].checkpoint(4)) == layout(trained["ddp"].checkpoint(4))
+    assert_half_of(trained["fsdp"], trained["ddp"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["lora", "n17"])
+def test_lora_and_the_newer_generation_train_as_with_ddp(others: Trainings, kind: str) -> None:
+    fsdp, ddp = others[f"{kind}-fsdp"], others[f"{kind}-ddp"]
+    assert_same_steps(fsdp, ddp, losses=1e-6, norms=1e-5)
+    assert_close(fsdp.weights(4), ddp.weights(4), within=1e-5)
+    assert layout(fsdp.checkpoint(4)) == layout(ddp.checkpoint(4))
+    # What is frozen comes first, in the same bytes: the store has it once.
+    frozen = min(ddp.checkpoint(4).glob("model-*.safetensors"))
+    assert (fsdp.checkpoint(4) / frozen.name).read_bytes() == frozen.read_bytes()
+    assert_half_of(fsdp, ddp)
+
+
+@pytest.mark.slow
+def test_resumed_adapters_are_bit_for_bit_the_uninterrupted(others: Trainings) -> None:
+    assert_same_training(others["lora-parts"], others["lora-fsdp"], 4)
+
+
+def test_a_resumed_training_is_bit_for_bit_the_uninterrupted(trained: Trainings) -> None:
+    assert_same_training(trained["parts"], trained["fsdp"], 4)
+
+
+def test_one_process_without_fsdp_goes_on(trained: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    fsdp, one = trained["fsdp"], trained["fsdp"].in_folder("one")
+    shutil.copytree(fsdp.checkpoint(2), one.checkpoint(2))
+    assert one.run(num_gpus=1, fsdp=False, gradient_accumulation_steps=4, resume=True) == 0
+    assert_close(one.weights(4), fsdp.weights(4), within=5e-4)
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_ends_the_training_as_a_failed_engine(training: Callable[..., Training]) -> None:
+    killed = training("killed", num_gpus=2, fsdp=True, max_steps=200, save_steps=2)
+    process = killed.start({CPU_PROCESSES: "1"})
+    killed.wait_for_event("saved", process)
+    ranks = [each for each in psutil.Process(process.pid).children() if "trainer.finetune" in each.cmdline()]
+    assert len(ranks) == 2
+    ranks[1].send_signal(signal.SIGKILL)
+    process.join(PATIENCE)
+    assert process.exitcode == 7, killed.log.read_text()
+    assert "The engine was killed (SIGKILL)" in killed.log.read_text()
+    _, alive = psutil.wait_procs(ranks, timeout=PATIENCE)
+    assert not alive
+    step = killed.steps[-1]
+    assert checkpoint_folder.resume_problem(killed.checkpoint(step), step) is None
+
+
+@pytest.mark.parametrize("config", [FinetuneConfig, N17Config])
+def test_one_gpu_is_refused_with_the_cure(config: type[FinetuneConfig]) -> None:
+    with pytest.raises(ValueError, match="--num-gpus 2"):
+        config(dataset_path=["-"], fsdp=True)
+    assert config(dataset_path=["-"], fsdp=True, num_nodes=2).fsdp
+
+
+def history(training: Training) -> list[dict[str, float]]:
+    """What was logged of each of the four steps."""
+    logged = json.loads((training.checkpoint(4) / "trainer_state.json").read_text())["log_history"]
+    entries = [entry for entry in logged if "loss" in entry]
+    assert [entry["step"] for entry in entries] == [1, 2, 3, 4]
+    return entries
+
+
+def assert_same_steps(ours: Training, theirs: Training, *, losses: float, norms: float) -> None:
+    """The same losses and norms of the gradients but for the order of sums, so much at the most, relative."""
+    for entry, want in zip(history(ours), history(theirs), strict=True):
+        assert want["grad_norm"] > 1, "nothing is clipped"
+        assert entry["loss"] == pytest.approx(want["loss"], rel=losses)
+        assert entry["grad_norm"] == pytest.approx(want["grad_norm"], rel=norms)
+
+
+def assert_half_of(ours: Training, whole: Training) -> None:
+    """Each process holds about half of the parameters and moments, all of which it holds in ``whole``."""
+    for rank in (0, 1):
+        own, all_of_it = (json.loads((each.output_dir / f"held-{rank}.json").read_text()) for each in (ours, whole))
+        for kind, share in own.items():
+            assert 0.45 * all_of_it[kind] < share < 0.55 * all_of_it[kind], (rank, kind)
+
+
+def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], within: float) -> None:
+    """Equal but for the order of sums."""
+    assert ours.keys() == theirs.keys()
+    for name, tensor in ours.items():
+        torch.testing.assert_close(
+            tensor, theirs[name], atol=within, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+def layout(checkpoint: Path) -> dict[str, Any]:
+    """Every file, and the names, shapes and dtypes of the tensors in it."""
+    found: dict[str, Any] = {}
+    for file in sorted(path for path in checkpoint.rglob("*") if path.is_file()):
+        name = str(file.relative_to(checkpoint))
+        if file.suffix == ".safetensors":
+            found[name] = {key: kind(tensor) for key, tensor in load_file(file).items()}
+        elif file.suffix in (".pt", ".pth"):
+            found[name] = kind(torch.load(file, weights_only=False))
+        else:
+            found[name] = file.suffix
+    return found
+
+
+def kind(tree: Any) -> Any:
+    """``tree`` with the type of each value in its place, and shape and dtype of each tensor."""
+    if isinstance(tree, torch.Tensor):
+        return type(tree), tuple(tree.shape), tree.dtype
+    if isinstance(tree, dict):
+        return {key: kind(value) for key, value in tree.items()}
+    if isinstance(tree, list | tuple):
+        return [kind(value) for value in tree]
+    return type(tree)
