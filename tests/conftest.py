@@ -31,6 +31,8 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+# Trainings with a home of their test's would compile the image kernels each.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".pippa" / "cache" / "numba"))
 SHARED = REPOSITORY.parent / "shared"
 
 

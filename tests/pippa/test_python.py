@@ -31,6 +31,7 @@ def here(tmp_path, monkeypatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_the_blocks_of_its_page_run_in_order(here, monkeypatch):
     assert len(BLOCKS) >= 7
     (here / "page.py").write_text("\n".join(BLOCKS))
