@@ -69,6 +69,7 @@ def main() -> None:
         for first in range(0, len(order), BATCH):
             finish_images(collate(data.__getitems__(order[first : first + BATCH])))
 
+    turn(BATCH, 0, cold=False)  # compiles the kernels, once per machine
     serve(turn, since)
 
 

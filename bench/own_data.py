@@ -54,6 +54,9 @@ def main() -> None:
         else:
             make(data, given.episodes, given.frames, *given.size)
             ways = {"v2.1": data, "v3": to_v3(data, Path(temporary) / "data-v3", PER_FILE)}
+            for number, file in enumerate(sorted(ways["v3"].rglob("*.mp4"))):  # each another one here, too
+                renamed(file.rename(file.with_suffix(".same.mp4")), file, str(number))
+                file.with_suffix(".same.mp4").unlink()
             sections.append(
                 f"{given.episodes} episodes of {given.frames} frames, two cameras of {'x'.join(map(str, given.size))}."
             )

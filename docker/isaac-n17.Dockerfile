@@ -50,8 +50,8 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
     export UV_PROJECT_ENVIRONMENT=/opt/isaac; \
-    frozen=(); if [ -f uv.lock ]; then frozen=(--frozen); fi; \
-    uv sync "${frozen[@]}" --no-dev --python "${PYTHON_VERSION}"
+    if [ -f uv.lock ]; then export UV_FROZEN=1; fi; \
+    uv sync --no-dev --python "${PYTHON_VERSION}"
 
 FROM build AS pippa
 ENV UV_PROJECT_ENVIRONMENT=/opt/pippa

@@ -90,8 +90,8 @@ def test_one_setting_names_all_images_in_a_registry(compose: dict[str, Any]) -> 
         if name != "postgres":
             before, image = service["image"].removesuffix("}").split(":-", 1)
             expected = VARIABLE.sub(lambda found: registry[found[1]], image)
-            assert re.fullmatch(r"ghcr\.io/us/pippa/[a-z-]+:v1", expected), name
-            assert re.fullmatch(r"\$\{PIPPA_[A-Z_]+_IMAGE", before), name
+            assert re.fullmatch(r"ghcr\.io/us/pippa/[a-z0-9-]+:v1", expected), name
+            assert re.fullmatch(r"\$\{PIPPA_[A-Z0-9_]+_IMAGE", before), name
     named = compose["services"]["worker"]["environment"]
     for engine in get_args(Engine):
         image = named[f"PIPPA_{'TRAINER' if engine == 'native' else engine.upper().replace('-', '_')}_IMAGE"]

@@ -223,7 +223,13 @@ import sys, json, sky
 (document,) = json.load(sys.stdin)
 for group in ("envs", "secrets"):
     document[group] = {name: value or "given" for name, value in document[group].items()}
-sky.Task.from_yaml_config(document)
+# What docs/deploy.md adds by flags.
+document["num_nodes"], document["resources"]["use_spot"] = 2, True
+given = [("PRESET", "smoke"), ("RESUME", "smoke-20261122-171005-ac13")]
+task = sky.Task.from_yaml_config(document, env_overrides=given)
+assert task.envs["PRESET"] == "smoke" and task.envs["RESUME"] and task.num_nodes == 2
+for each in task.resources:
+    assert each.use_spot and each.job_recovery["recover_on_exit_codes"] == [4, 7]  # a managed job recovers by itself
 """
 
 

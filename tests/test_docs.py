@@ -140,7 +140,8 @@ def figures() -> dict[str, list[str]]:
 
     cards = [f"{smallest_card(each.needs.gpu.total)} GB" for each in (demo, blog, long)]
     fitting = [way.flags for way in ways(blog.config, blog.model, CARDS[24] << 20)]
-    state, assumed = disk.saves * disk.moments, blog.needs.disk.frames or 0
+    state, assumed = disk.saves * disk.moments, blog.needs.disk.frames
+    assert assumed
     return {
         "docs/deploy.md": [
             f"| GPU, at least | `overfit-demo` {cards[0]}, `blog` {cards[1]} | {cards[2]} |",
@@ -148,7 +149,7 @@ def figures() -> dict[str, list[str]]:
             f"| `overfit-demo` {whole_disk(demo)}, `blog` {whole_disk(blog)} | {whole_disk(long)} |",
             "on a GPU of 24 GB with `{}`, `{}` or `{}`.".format(*fitting),
             f"{gb(disk.frozen, 1)} frozen and {gb(disk.each, 1)} new each | {gb(disk.checkpoints)} |",
-            f"frames of so101-table-cleanup, decoded | {gb(assumed)} |",
+            f"frames of so101-table-cleanup, decoded | {gb(assumed.planes)} |",
             f"of {gb(disk.changing, 1)}, and {gb(disk.frozen, 1)} frozen once | {gb(disk.uploaded)} |",
             f"what is replaced stays until `gc --delete` | {gb(state)} |",
             f"base model, in MinIO and as files | {gb(2 * model)} |",
@@ -162,9 +163,12 @@ def figures() -> dict[str, list[str]]:
             f"{gb(disk.frozen, 1)} + 6 × {gb(disk.each, 1)} = {gb(disk.checkpoints)} GB",
             f"{gb(disk.frozen, 1)} GB + *k* × {gb(disk.changing, 2)} GB",
             f"{gb(disk.uploaded)} GB for the ten checkpoints of `blog`; {gb(disk.moments, 2)} GB more",
-            f"| the cache on disk | 3 bytes a pixel | {gb(assumed, 1)} GB |",
+            f"| the cache on disk | 1.5 bytes a pixel | {gb(assumed.planes, 1)} GB |",
         ],
-        "docs/data.md": [f"{gb(disk.checkpoints)} GB for the 3B", f"(95,000 frames) {gb(assumed)} GB"],
+        "docs/data.md": [
+            f"{gb(disk.checkpoints)} GB for the 3B",
+            f"(95,000 frames) takes {gb(assumed.rgb)} GB as RGB and {gb(assumed.planes)} GB as 4:2:0",
+        ],
         "docs/memory.md": [f"moments: {gb(disk.changing + disk.moments, 1)} GB with", f"| {gb(model)} GB |"],
         "deploy/skypilot.yaml": [f'24 GB takes FLAGS: "{fitting[0]}"'],
     }

@@ -7,10 +7,12 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from bench.drill import variants
+from bench.drill.images import FORMS, compare_forms
 from bench.drill.latency import measure_latency
 from bench.drill.report import Report, Table
 from bench.drill.steps import TUNES, Bench, bench, flops, free, measure
 from bench.flops import peak_tflops
+from trainer.generation import N15
 
 Way = Callable[[variants.FixedStep], AbstractContextManager[Callable[[], None]]]
 WHOLE_STEP = "whole step as a CUDA graph"
@@ -46,6 +48,10 @@ def run(report: Report, size: str, device: str, generation: str) -> None:
         graphs = GRAPHS if made.subject.backbone_inputs else {WHOLE_STEP: variants.step_graph}
         for batch in few:
             report.attempt(lambda batch=batch: launch(made, launched, batch, graphs))
+        if made.subject.generation == N15:
+            images = report.table("A batch's images, two cameras of 640x480, from pinned memory", FORMS)
+            for batch in few:
+                images.attempt([batch], lambda batch=batch: compare_forms(report, made.device, batch, made.size.steps))
         chunk = report.table("One action chunk at batch 1", ["part", "ms"])
         report.attempt(lambda: report.fact("latency_ms", measure_latency(made, chunk)))
         free(made.model)

@@ -123,7 +123,9 @@ class _N15:
 
     def make(self, size: str, folder: Path, dataset: Path, device: torch.device) -> Made:
         tokenizer = Tokenizer.from_file(str(make_tiny_base_model(folder / "tiny") / "tokenizer.json"))
-        data = TrainingDataset([dataset], "fourier_gr1_arms_only", TAG, cache_dir=folder / "frames")
+        data = TrainingDataset(
+            [dataset], "fourier_gr1_arms_only", TAG, cache_dir=folder / "frames", on_gpu=device.type == "cuda"
+        )
         data.prepare()
         write_metadata(folder / "experiment_cfg", data.metadata)
         torch.manual_seed(0)

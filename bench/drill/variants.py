@@ -58,7 +58,10 @@ def autocast(device: torch.device, *, cached: bool = True) -> torch.autocast:
 
 def on_device(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
     """A collated batch as the model takes it."""
-    moved = {key: value.to(device) if isinstance(value, torch.Tensor) else value for key, value in batch.items()}
+    moved = {
+        key: value.to(device, non_blocking=True) if isinstance(value, torch.Tensor) else value
+        for key, value in batch.items()
+    }
     return finish_images(moved)
 
 

@@ -38,9 +38,9 @@ def setting(name: str) -> str:
     return os.environ.get(name) or (found[-1] if found else "")
 
 
-def gigabytes(count: float) -> str:
+def size(count: float) -> str:
     """``count`` bytes for people."""
-    return f"{count / 1e9:.1f} GB"
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def trainings() -> list[str]:
@@ -61,7 +61,7 @@ def checkpoints() -> list[dict[str, Any]]:
 def waiting() -> list[str]:
     """Checkpoints on this disk that are not in the object store yet: RUN/STEP."""
     found = in_stack("find", "/var/lib/pippa/runs", "-type", "d", "-path", "*/pending-uploads/checkpoint-*", "-prune")
-    return [re.sub(r"^/var/lib/pippa/runs/([^/]+)/.*checkpoint-", r"\1/", line) for line in found.splitlines()]
+    return [re.sub(r"^/var/lib/pippa/runs/([^/]+)/.*checkpoint-", r"\1/", line) for line in found.split()]
 
 
 def volumes() -> list[tuple[str, str]]:
@@ -77,7 +77,7 @@ def only_here(registered: list[dict[str, Any]], late: list[str], endpoint: str) 
         lines.append(f"{len(registered)} checkpoints are in this machine's MinIO and nowhere else. {PULL}")
         for each in registered:
             names = f"  = {', '.join(each['aliases'])}" if each["aliases"] else ""
-            lines.append(f"  {each['name']:<44} {gigabytes(each['bytes']):>9}{names}")
+            lines.append(f"  {each['name']:<44} {size(each['bytes']):>9}{names}")
     if late:
         where = endpoint or "MinIO"
         lines.append(f"{len(late)} checkpoints wait for {where}: `pippa runs resume RUN` uploads them, or pull them.")
@@ -94,8 +94,8 @@ def bills(endpoint: str, bucket: str, registered: list[dict[str, Any]]) -> list[
         "a fixed address, a load balancer, a NAT gateway: each by the hour",
     ]
     if endpoint:
-        size = gigabytes(sum(each["bytes"] for each in registered))
-        lines.append(f"{endpoint}, bucket {bucket}: {len(registered)} checkpoints, at most {size}, with datasets and")
+        total = size(sum(each["bytes"] for each in registered))
+        lines.append(f"{endpoint}, bucket {bucket}: {len(registered)} checkpoints, at most {total}, with datasets and")
         lines.append("  base models beside them; `pippa checkpoints gc --keep 2` says what may go")
     if registry := setting("PIPPA_REGISTRY"):
         lines.append(f"the images in {registry}")
@@ -119,7 +119,7 @@ def main() -> int:
     print("Only on this machine:", *(lost or ["nothing"]), sep="\n  ")
     if running and not stop:
         print(f"\nStill running: {', '.join(running)}. --stop lets them save and upload first.")
-    print("\nOn its disk, and gone with it:", *(f"{name:<20} {size:>9}" for name, size in volumes()), sep="\n  ")
+    print("\nOn its disk, and gone with it:", *(f"{name:<20} {used:>9}" for name, used in volumes()), sep="\n  ")
     print("\nKeeps costing:", *bills(endpoint, bucket, registered), sep="\n  ")
     if stop:
         output("systemctl", "disable", "--now", "pippa", "pippa-spot")

@@ -24,7 +24,7 @@ from flows.commands import (
     opened_store,
     print_json,
 )
-from flows.views.terminal import size
+from flows.views.terminal import counted, size, task_text
 from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
@@ -170,14 +170,25 @@ def _fitting(name: str) -> list[DataConfig]:
 
 def print_overview(screen: Console, found: Overview) -> None:
     """How much a dataset has."""
-    hours = found.hours
-    long = "" if hours is None else f" · {hours:.1f} hours" if hours >= 1 else f" · {hours * 60:.1f} minutes"
     rate = f" at {found.fps:g} fps" if found.fps else ""
-    screen.print(f"  {found.episodes:,} episodes · {found.frames:,} frames{long}{rate}")
+    screen.print(f"  {counted(found.episodes, 'episode')} · {counted(found.frames, 'frame')}{_long(found.hours)}{rate}")
     screen.print(f"  cameras: {escape(', '.join(found.cameras)) or 'none'}", soft_wrap=True)
-    shown = [escape(task) for task in found.tasks[:TASKS_SHOWN]]
+    shown = [escape(task_text(task)) for task in found.tasks[:TASKS_SHOWN]]
     more = len(found.tasks) - len(shown)
     screen.print(f"  tasks: {' · '.join(shown) or 'none'}{f' · {more} more' if more else ''}", soft_wrap=True)
+
+
+def _long(hours: float | None) -> str:
+    if hours is None:
+        return ""
+    seconds = hours * 3600
+    return (
+        f" · {hours:.1f} hours"
+        if hours >= 1
+        else f" · {seconds / 60:.1f} minutes"
+        if seconds >= 60
+        else f" · {seconds:.1f} s"
+    )
 
 
 def push(arguments: Namespace) -> int:

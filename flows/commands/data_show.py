@@ -88,7 +88,7 @@ def _folder(name: str) -> Iterator[tuple[Path, str]]:
     from trainer.importers.complete_dataset import completed
 
     folder = Path(name).expanduser()
-    called = Folder(name).existing().name if folder.is_dir() else name
+    called = Folder(name).existing().name if folder.exists() else name
     folder = folder.resolve() if folder.is_dir() else _stored(name)
 
     def log(line: str) -> None:
@@ -108,7 +108,7 @@ def _stored(name: str) -> Path:
     if store is None or ref is None:
         raise UsageError(
             f"There is no folder {name}, and no dataset {name} in the store.",
-            "`pippa data list` lists them; `pippa data add NAME` imports one.",
+            "`pippa data list` lists those of the store; `pippa data add NAME` imports one.",
         )
     with spinner(f"Fetching {name} from the store"):
         return cached(store, ref, pippa_home(), lambda _: None)

@@ -96,8 +96,12 @@ def in_container(run_id: str) -> str:
 
 
 def trains_on(own: Collection[str]) -> list[str] | None:
-    """The GPUs that the container of a run computes on, which has one of these names; None where none runs."""
-    return next((ids for run, ids in _computing().items() if run in own), None)
+    """The GPUs that the container of a run goes on computing on, which has one of these names; None without one."""
+    if not _daemon():
+        return None
+    from flows.launch.docker.computing import goes_on
+
+    return goes_on(own)
 
 
 def _computing() -> dict[str, list[str]]:

@@ -59,9 +59,8 @@ def held(
     ``share`` trainings may hold the same one. While it waits, the flow run's state says so and for whom, and ``say`` is
     told. A server that is away for a while costs a training nothing: the GPUs are asked for again when it is back. A
     flow run that continues a training whose process was killed takes over what it held; where the server has forgotten
-    that, and the container trains on, the lease is asked for beside it.
-    Without ``gpus`` the machine's processor is held, and nothing yielded. Raises ``UsageError`` for more than there
-    are.
+    that, and the container trains on, the lease is asked for beside it. Without ``gpus`` the machine's processor is
+    held, and nothing yielded. Raises ``UsageError`` for more than there are.
     """
     require_gpus(machine, gpus, wanted)
     ids = {f"gpu-{gpu}@{machine}": gpu for gpu in gpus}
@@ -221,7 +220,8 @@ class _Lease:
     def join(self, client: SyncPrefectClient, machine: str, gpus: list[str] | None) -> bool:
         """Hold what the run's own container computes on, ``gpus``; without a lease if need be, as the server forgot it.
 
-        To wait for a lease would only leave the container without anybody who follows it.
+        To wait for a lease would only leave the container without anybody who follows it. One that is being stopped is
+        waited for.
         """
         if gpus is None or (limits := _names(gpus, machine)) not in self._choices:
             return False

@@ -58,9 +58,13 @@ def unless_there() -> Iterator[None]:
 
 @contextmanager
 def prefect_client() -> Iterator[SyncPrefectClient]:
-    """``sync_client`` for commands. Raises ``ServerError`` where it is refused, or nothing answers."""
+    """``sync_client`` for commands.
+
+    Raises ``ServerError`` where it is refused, nothing answers, or what answers is no Prefect server of this version.
+    """
     try:
         with sync_client() as client:
+            _require_version(client)
             yield client
     except httpx.HTTPStatusError as error:
         if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
@@ -68,9 +72,34 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
                 "The Prefect server refuses the password.",
                 "Set PREFECT_API_AUTH_STRING (or …_FILE) to the server's own: user:password.",
             ) from None
+        if error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise ServerError(
+                f"The Prefect server {os.environ['PREFECT_API_URL']} fails: it answers {error.response.status_code}.",
+                "Its log says why.",
+            ) from None
         raise
     except httpx.TransportError as error:
         raise ServerError(
             f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer: {error}",
             "Is the address right, and the tunnel to it open?",
         ) from error
+
+
+def _require_version(client: SyncPrefectClient) -> None:
+    """Raise ``ServerError`` unless a Prefect server of our major version answers; others have other requests."""
+    url, ours = os.environ["PREFECT_API_URL"], client.client_version()
+    try:
+        answer = client.request("GET", "/admin/version").json()
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != HTTPStatus.NOT_FOUND:
+            raise
+        answer = None
+    except ValueError:
+        answer = None
+    if not (isinstance(answer, str) and answer.partition(".")[0].isdecimal()):
+        raise ServerError(f"{url} is not the API of a Prefect server.", "It ends in /api: http://127.0.0.1:4200/api.")
+    if answer.partition(".")[0] != ours.partition(".")[0]:
+        raise ServerError(
+            f"The Prefect server {url} has the version {answer}; pippa works with {ours}.",
+            "Start one of that version: `pippa server`, or the stack in containers.",
+        )

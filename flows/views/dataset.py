@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from flows.views.terminal import duration
+from flows.views.terminal import counted, duration, task_text
 from trainer.data.exclusion import named_episodes, numbers_as_texts
 from trainer.data.profile.model import Finding, Joint, Profile
 from trainer.data.profile.rules import RULES, Rule
@@ -22,7 +22,7 @@ FINDINGS_SHOWN = 4
 
 def amount(found: Profile) -> str:
     """``80 episodes · 47,513 frames · 26:24 at 30 fps``."""
-    parts = [f"{len(found.episodes):,} episodes", f"{found.frames:,} frames"]
+    parts = [counted(len(found.episodes), "episode"), counted(found.frames, "frame")]
     if found.fps and found.hours is not None:
         parts.append(f"{duration(found.hours * 3600)} at {found.fps:g} fps")
     return " · ".join(parts)
@@ -97,7 +97,7 @@ def _columns(*headings: str) -> Table:
 def _print_tasks(console: Console, found: Profile) -> None:
     table = _columns("task", "episodes", "frames")
     for task in found.tasks[:TASKS_SHOWN]:
-        table.add_row(escape(task.text or "(no instruction)"), f"{task.episodes:,}", f"{task.frames:,}")
+        table.add_row(escape(task_text(task.text)), f"{task.episodes:,}", f"{task.frames:,}")
     console.print()
     console.print(table)
     if (more := len(found.tasks) - TASKS_SHOWN) > 0:

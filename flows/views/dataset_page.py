@@ -10,7 +10,7 @@ from markupsafe import Markup
 from flows.views.charts import Line, line_chart, small_chart, thinned
 from flows.views.dataset import amount, by_rule, commands, joint_rows, plain, verdict
 from flows.views.page import figure_text, picture, render
-from flows.views.terminal import duration
+from flows.views.terminal import duration, task_text
 from trainer.data.profile.model import Finding, Joint, Profile, Series, Still
 from trainer.data.profile.rules import RULES
 
@@ -63,7 +63,7 @@ def build_page(found: Profile, dataset: str) -> str:
         cameras=[
             (f"{camera.key}, {camera.width}x{camera.height}", _pictures(camera.stills)) for camera in found.cameras
         ],
-        tasks=[(task.text or "(no instruction)", f"{task.episodes:,}", f"{task.frames:,}") for task in found.tasks][
+        tasks=[(task_text(task.text, 1000), f"{task.episodes:,}", f"{task.frames:,}") for task in found.tasks][
             :MOST_TASKS
         ],
         more_tasks=max(len(found.tasks) - MOST_TASKS, 0),

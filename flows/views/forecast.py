@@ -88,7 +88,7 @@ def plan(
         cards=cards,
         free=free,
         embedded_store=launcher != "remote" and not environ.get("PIPPA_S3_ENDPOINT"),
-        frames=needs.disk.frames and kept_frames(needs.disk.frames, room, on_gpu=on_gpu),
+        frames=None if needs.disk.frames is None else kept_frames(needs.disk.frames, room, on_gpu=on_gpu),
         speed=measured_speed(home, config, engine) if launcher != "remote" else None,
         price=price_per_hour(environ),
     )

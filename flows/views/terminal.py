@@ -209,3 +209,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(whole, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def counted(number: int, what: str) -> str:
+    """``1 episode``, ``1,200 episodes``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def task_text(text: str, most: int = 120) -> str:
+    """An instruction in a list: in one line, and no longer than anybody reads there."""
+    line = " ".join(text.split())
+    return f"{line[:most].rstrip()} …" if len(line) > most else line or "(no instruction)"

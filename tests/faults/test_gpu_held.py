@@ -22,6 +22,7 @@ from flows.settings import prefect_environment
 from tests.flows.conftest import ROOT, SERVER
 from tests.flows.launch.conftest import bench, environ, trainer_image  # noqa: F401 - fixtures
 from tests.support.waiting import PATIENCE, until
+from trainer.events import ProgressEvent
 
 pytestmark = pytest.mark.docker
 
@@ -56,10 +57,12 @@ def a_run() -> str:
 
 def test_what_a_container_computes_on_is_what_its_run_holds(bench):  # noqa: F811
     bench.environ["PIPPA_GPUS"] = "none"
-    training = bench.start(count=1, wait=True)
-    assert machine.trains_on([bench.run_id]) == []
-    training.kill()
+    training = bench.start(count=1, wait=True, saves=5)
+    assert isinstance(training.next_event(PATIENCE), ProgressEvent) and machine.trains_on([bench.run_id]) == []
+    # One that is being stopped is not joined, and is waited for.
+    bench.container().kill(signal="SIGTERM")
     assert machine.trains_on([bench.run_id]) is None
+    training.kill()
 
 
 def test_a_bare_machine_gives_the_gpu_of_a_killed_training_to_nobody_but_it(left_alone, tmp_path, monkeypatch):

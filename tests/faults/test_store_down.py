@@ -16,7 +16,7 @@ from tests.support.pippa import BarePippa, bare_pippa
 from tests.support.waiting import PATIENCE, until
 from trainer.config.settings import S3Settings
 from trainer.runner.checkpoint_folder import checkpoints
-from trainer.store import registry, snapshots
+from trainer.store import registry, runs, snapshots
 from trainer.store.s3 import S3Store
 
 OUTAGE = float(os.environ.get("PIPPA_OUTAGE", "180"))
@@ -93,3 +93,35 @@ def test_a_store_that_is_gone_for_three_minutes_costs_no_checkpoint(way, s3_sett
         for entry in registry.list_checkpoints(store):
             assert snapshots.verify(store, entry.snapshot) == []
         assert registry.resolve(store, "latest").run_id == patient.run_id
+
+
+@pytest.mark.slow
+def test_a_bucket_that_is_deleted_and_made_again_gets_what_the_run_still_has(s3_settings, pippa):
+    store = S3Store(s3_settings)
+    pippa.environ |= s3_settings.to_environ()
+    process = pippa.train("--save-steps", "4", "--max-steps", "12", "--evaluate", "none")
+    pippa.wait_for_pause(process)
+    until(lambda: registry.list_checkpoints(store), pippa.output.read_text)
+    # The run goes on writing its state meanwhile.
+    until(lambda: _removed(store))
+    pippa.go_on()
+    pippa.wait_for("There is no bucket", process)
+    store.create()
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
+    entries = registry.list_checkpoints(store)
+    assert [entry.step for entry in entries] == [8, 12] and registry.resolve(store, "latest").step == 12
+    assert [snapshots.verify(store, entry.snapshot) for entry in entries] == [[], []]
+    assert [each.spec.run_id for each in runs.list_runs(store)] == [pippa.run_id]
+
+
+def _removed(store: S3Store) -> bool:
+    """Remove every object and the bucket; whether nobody has written anything in between."""
+    from minio.error import S3Error
+
+    for found in list(store.list("")):
+        store.delete(found.key)
+    try:
+        store._client.remove_bucket(store.settings.bucket)
+    except S3Error:
+        return False
+    return True

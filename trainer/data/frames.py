@@ -159,10 +159,15 @@ class FrameStore:
         if self.max_bytes is not None:
             budget = min(budget, self.max_bytes)
         chosen = dict(videos)
-        can = {each for each in chosen if not isinstance(each, ImageColumn) and can_be_kept(self.index(each))}
+        can: set[Source] = {
+            each for each in chosen if not isinstance(each, ImageColumn) and can_be_kept(self.index(each))
+        }
         with ThreadPoolExecutor(max_workers=4) as pool:
             names = dict(zip(chosen, pool.map(self._names, chosen), strict=True))
-        there = Forms(*({each for each in can if names[each][form] in stored} for form in (0, 1)))
+        there = Forms(
+            rgb={each for each in can if names[each][0] in stored},
+            planes={each for each in can if names[each][1] in stored},
+        )
         self._planar = there.planar(chosen, can, budget) if as_planes else there.planes - there.rgb
         chosen = self._as_fit(chosen, can, budget, there, as_planes)
         self._keys = {each: names[each][each in self._planar] for each in chosen}

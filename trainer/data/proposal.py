@@ -179,14 +179,17 @@ def _cameras_together(info: Info, modality: Modality, folder: Path, explain: Cal
             continue
         if column not in info.cameras():
             explain(f"Camera {key}: left out, {column} is neither video nor images.")
-        elif camera.channels != 3 or (feature and feature.is_depth_map):
-            explain(f"Camera {key}: left out, it has no colours (a depth map, or {camera.channels} channels).")
+        elif feature and feature.is_depth_map:
+            explain(f"Camera {key}: left out, it is a depth map.")
+        elif camera.channels != 3:
+            explain(f"Camera {key}: left out, it has no colours ({_number(camera.channels, 'channel')}).")
         else:
             by_size.setdefault(camera.resolution, []).append(key)
     if not by_size:
         raise DatasetError(
-            f"{folder / 'meta/info.json'}: no colour camera is described.",
-            "Its entry in features needs dtype video or image, shape, names and video.fps.",
+            f"{folder / 'meta/info.json'}: no colour camera is described; cameras: "
+            f"{', '.join(info.cameras()) or 'none'}.",
+            "GR00T needs one: in features, with dtype video or image, a shape of 3 channels, names and video.fps.",
         )
     size = max(by_size, key=lambda size: (len(by_size[size]), size))
     for other, keys in by_size.items():
@@ -298,3 +301,7 @@ def _features(entries: Mapping[str, StateActionEntry]) -> tuple[Feature, ...]:
 def instructions(names: Sequence[str]) -> list[str]:
     """Those of the ``names`` of annotations that say that they are the instruction, the likeliest first."""
     return [name for word in _LANGUAGE for name in names if word in name]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

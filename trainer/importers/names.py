@@ -42,8 +42,15 @@ class Folder:
     def existing(self) -> Path:
         """The folder. Raises ``UsageError`` when there is none."""
         folder = Path(self.name).expanduser().resolve()
+        if folder.is_file():
+            raise UsageError(f"{self.name} is a file, not a folder.", "Name the folder that holds it.")
         if not folder.is_dir():
-            raise UsageError(f"There is no folder {self.name}.", f"It would be {folder}.")
+            hint = f"It would be {folder}."
+            if (hub := _HUB_ID.fullmatch(self.name)) and not self.name.startswith("."):
+                hint += (
+                    f" Is {hub[1]} a repository of the Hugging Face hub? `pippa data add {hub[0]}` imports a dataset."
+                )
+            raise UsageError(f"There is no folder {self.name}.", hint)
         return folder
 
 

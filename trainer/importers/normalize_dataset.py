@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import shlex
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.data_config import DataConfig
+from trainer.data.exclusion import named_episodes, numbers_as_texts, numbers_of
 from trainer.data.n17.embodiments import registered
 from trainer.data.problem import Problem
 from trainer.errors import DatasetError, UsageError
@@ -118,10 +120,12 @@ def require_valid(
     name: str,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     progress: Progress | None = None,
+    excluding: Callable[[list[int]], list[str]] | None = None,
 ) -> Checked:
     """Check a dataset before anything costly touches it, unless this machine has checked the same files before.
 
-    What is said of its files names it ``name``. Without a ``data_config`` nothing is looked at.
+    What is said of its files names it ``name``. Without a ``data_config`` nothing is looked at. ``excluding`` turns
+    episodes into what ``--exclude-episodes`` says of them, where this is not the only dataset.
     Raises ``DatasetError`` with every problem and its fix.
     """
     from trainer.data.checks import Checked, Memory, check_dataset, format_problems
@@ -135,13 +139,25 @@ def require_valid(
         shown = str(data_config) if known or isinstance(data_config, str) else "FILE"
         if options.generation != "N1.5":
             shown += f" --generation {options.generation}"
+        # A name of the store is no folder that could be checked.
+        path = shlex.quote(name) if Path(name).expanduser().is_dir() else "PATH"
+        given = excluding or (lambda episodes: numbers_as_texts([*numbers_of(options.exclude_episodes), *episodes]))
         problems = format_problems(checked.problems).replace(f"{folder}/", f"{name}: ")
         raise DatasetError(
             f"{name} can't be trained on with --data-config {data_config}:\n{problems}",
-            f"`pippa data check PATH --data-config {shown}` checks it again in seconds.",
+            f"`pippa data check {path} --data-config {shown}` checks it again in seconds."
+            + _without(checked.damaged, given),
         )
     named = [each._replace(message=each.message.replace(f"{folder}/", f"{name}: ")) for each in checked.warnings]
     return replace(checked, warnings=named)
+
+
+def _without(damaged: list[int], excluding: Callable[[list[int]], list[str]]) -> str:
+    """How to go on without some episodes; nothing where there are none."""
+    if not damaged:
+        return ""
+    which = named_episodes(numbers_as_texts(damaged))
+    return f" To go on without {which}, add `--exclude-episodes {' '.join(excluding(damaged))}`."
 
 
 def refuse_pointers(folder: Path, name: str) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.data.exclusion import as_texts, parse_exclusion
 from trainer.events import Event, PhaseEvent, WarningEvent, every
 from trainer.generation import N17
 from trainer.importers.normalize_dataset import refuse_pointers
@@ -33,14 +34,18 @@ def check_datasets(
     ``UsageError`` where the base model is not one for these data.
     """
     checked = []
-    for (folder, name), options in zip(datasets, config.data_options, strict=True):
+    for number, ((folder, name), options) in enumerate(zip(datasets, config.data_options, strict=True), start=1):
         emit(PhaseEvent(phase="check", message=f"Checking {name} against {config.data_config}."))
         refuse_pointers(folder, name)
 
         def tell(done: int, of: int, name: str = name) -> None:
             emit(PhaseEvent(phase="check", message=f"Checking {name}: {done:,} of {of:,} files."))
 
-        found = importers.require_valid(folder, config.data_config, name, options, every(_SECONDS, tell))
+        def excluding(episodes: list[int], number: int = number) -> list[str]:
+            more = [f"{number}:{each}" for each in episodes]
+            return as_texts(parse_exclusion([*config.exclude_episodes, *more], len(datasets)), len(datasets))
+
+        found = importers.require_valid(folder, config.data_config, name, options, every(_SECONDS, tell), excluding)
         for each in found.warnings if warn else ():
             emit(WarningEvent(message=each.message, hint=each.fix))
         checked.append(found)

@@ -237,6 +237,8 @@ class Run:
             and not workspace.registered_steps(self.store, spec.run_id)
         ):
             problem = EngineError("The engine ended well but left no whole checkpoint.", "Its output is in log.txt.")
+        if problem is None and runs.read_file(self.store, spec.run_id, "spec.json") is None:
+            runs.write_spec(self.store, spec)  # the bucket was emptied meanwhile; the checkpoints are of no use without
         try:
             if problem is not None:
                 raise problem

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -121,6 +122,8 @@ def run_under_torchrun(
         return 128 + error.sigval
     except ChildFailedError as error:
         codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
-        # When one rank fails, the others fail after it with nothing to say.
-        return next((code for code in codes if code in set(ExitCode) and code != ExitCode.FAILED), codes[0])
+        # When one rank fails or is killed, the others fail after it with nothing to say; torchrun ends them by SIGTERM.
+        told = [code for code in codes if code in set(ExitCode) and code != ExitCode.FAILED]
+        killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
+        return [*told, *killed, *codes][0]
     return ExitCode.DONE

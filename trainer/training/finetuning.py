@@ -58,7 +58,7 @@ def train(
         PhaseEvent(
             phase="train",
             message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {frames:,} frames"
-            f", {config.global_batch_formula} samples a step",
+            f", {config.global_batch_formula} samples a step{', the model divided (FSDP)' if config.fsdp else ''}",
         )
     )
     if resume_from and (before := saved_by(resume_from)) not in (0, config.processes):

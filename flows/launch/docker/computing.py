@@ -5,12 +5,15 @@ A lease or a lock says who may compute. A container outlives the process that he
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from contextlib import closing
 
 import docker
+from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE, connect
 from flows.launch.docker.launcher import GPUS, LABEL
+from flows.launch.docker.stopping import is_told
 from trainer.errors import PippaError
 
 
@@ -21,11 +24,25 @@ def computing() -> dict[str, list[str]]:
     """
     try:
         with closing(connect()) as client:
-            found = client.containers.list(filters={"label": f"{LABEL}{GPUS}"}, ignore_removed=True)
-            return {each.labels.get(f"{LABEL}run-id", ""): _ids(each.labels[f"{LABEL}{GPUS}"]) for each in found}
+            return {run: _ids(each) for run, each in _containers(client)}
     except (PippaError, docker.errors.APIError, *UNREACHABLE):
         return {}
 
 
-def _ids(label: str) -> list[str]:
-    return [each for each in label.split(",") if each]
+def goes_on(own: Collection[str]) -> list[str] | None:
+    """The GPUs of the container whose run is called one of ``own``; None where none runs, or it is being stopped."""
+    try:
+        with closing(connect()) as client:
+            found = [each for run, each in _containers(client) if run in own]
+            return next((_ids(each) for each in found if not is_told(each)), None)
+    except (PippaError, docker.errors.APIError, *UNREACHABLE):
+        return None
+
+
+def _containers(client: docker.DockerClient) -> list[tuple[str, Container]]:
+    found = client.containers.list(filters={"label": f"{LABEL}{GPUS}"}, ignore_removed=True)
+    return [(each.labels.get(f"{LABEL}run-id", ""), each) for each in found]
+
+
+def _ids(container: Container) -> list[str]:
+    return [each for each in container.labels[f"{LABEL}{GPUS}"].split(",") if each]

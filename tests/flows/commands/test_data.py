@@ -57,7 +57,7 @@ def test_a_dataset_that_nothing_fits_is_proposed_what_it_lacks(pippa, tmp_path):
     folder = make_so101(tmp_path / "kitchen", ("left", "right"), episodes=1)
     modality, declaration = folder / "meta/modality.json", tmp_path / "kitchen.toml"
     code, out, err = pippa("data", "check", "kitchen")
-    assert code == 3 and "`pippa data init kitchen`" in err and "1 episodes · 12 frames" in out
+    assert code == 3 and "`pippa data init kitchen`" in err and "1 episode · 12 frames · 0.4 s" in out
     code, out, _ = pippa("data", "init", "kitchen")  # no terminal, no --yes
     assert code == 0 and "pippa data init ./kitchen --yes" in out and '"single_arm"' in out
     assert not modality.exists() and not declaration.exists()

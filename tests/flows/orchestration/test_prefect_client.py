@@ -16,7 +16,7 @@ from prefect.context import refresh_global_settings_context
 from prefect.states import Running
 
 from flows.orchestration.prefect_client import BUSY_SECONDS, prefect_client, server_time, sync_client
-from trainer.errors import PippaError
+from trainer.errors import PippaError, ServerError
 
 
 @flow
@@ -37,6 +37,34 @@ def test_a_refusal_has_a_cure(stack, monkeypatch, name, value, said):
     with pytest.raises(PippaError, match=said) as refused, prefect_client() as client:
         client.read_work_pools()
     assert refused.value.hint
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "said"),
+    [
+        (200, b'"2.20.1"', "has the version 2.20.1"),
+        (200, b'"10.0.0"', "has the version 10.0.0"),
+        (200, b"<html>a router</html>", "is not the API of a Prefect server"),
+        (404, b"{}", "is not the API of a Prefect server"),
+        (500, b"{}", "answers 500"),
+    ],
+)
+def test_a_server_that_is_not_prefect_of_this_version_is_said(monkeypatch, status, body, said):
+    class Strange(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    with HTTPServer(("127.0.0.1", 0), Strange) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("PREFECT_API_URL", f"http://127.0.0.1:{server.server_port}/api")
+        refresh_global_settings_context()
+        with pytest.raises(ServerError, match=said) as refused, prefect_client():
+            pass
+        server.shutdown()
+    assert refused.value.hint and refused.value.exit_code == 4
 
 
 def test_a_state_is_dated_by_the_servers_clock_whatever_its_senders_says(stack):

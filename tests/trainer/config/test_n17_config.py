@@ -192,3 +192,9 @@ def test_a_run_that_goes_on_with_fewer_gpus_accumulates_more() -> None:
     argv = to_argv(moved.config)
     assert argv[argv.index("--global-batch-size") + 1] == "160"
     assert placed(spec, {}, "pippa runs resume") == (spec, "")
+    divided, _ = placed(spec, {"num_gpus": 2, "fsdp": True}, "pippa runs resume")
+    assert divided.config.fsdp and "--fsdp" in to_argv(divided.config)
+    whole, _ = placed(divided, {"num_gpus": 1, "fsdp": False}, "pippa runs resume")
+    assert whole.config.global_batch == 640 and not whole.config.fsdp
+    with pytest.raises(UsageError, match=r"--fsdp: one GPU .* --no-fsdp"):
+        placed(divided, {"num_gpus": 1}, "pippa runs resume")

@@ -21,8 +21,10 @@ from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.exclusion import as_texts, left_in, numbers_as_texts, of_dataset, parse_exclusion
 from trainer.data.synthetic import make_synthetic
-from trainer.errors import UsageError
+from trainer.errors import DatasetError, UsageError
 from trainer.evaluation.dataset import EvaluationDataset
+from trainer.importers.normalize_dataset import require_valid
+from trainer.runner.dataset_check import check_datasets
 
 CONFIG = "fourier_gr1_arms_only"
 TABLE = "data/chunk-000/episode_000001.parquet"
@@ -177,3 +179,36 @@ def test_of_a_v3_dataset_the_same_is_left_out(dataset: Path, tmp_path: Path):
     assert ours.metadata.statistics == theirs.metadata.statistics
     with pytest.raises(UsageError, match="no episode 4"):
         check_dataset(v3, CONFIG, options=DataOptions(exclude_episodes=("4",)))
+
+
+@pytest.mark.parametrize("v3", [False, True])
+def test_where_some_episodes_are_damaged_the_check_says_which_flag_leaves_them_out(dataset, v3, tmp_path, monkeypatch):
+    monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
+    folder = (
+        to_v3(dataset, tmp_path / "my v3", per_file=1) if v3 else Path(shutil.copytree(dataset, tmp_path / "my v2"))
+    )
+    (sorted(folder.glob("data/*/*.parquet"))[1]).write_bytes(b"no parquet")
+    sorted(folder.glob("videos/**/*.mp4"))[3].write_bytes(b"no video")
+    with pytest.raises(DatasetError) as refused:
+        require_valid(folder, CONFIG, str(folder))
+    assert f"`pippa data check '{folder}' --data-config {CONFIG}` checks it again" in refused.value.hint
+    assert refused.value.hint.endswith(" To go on without episodes 1, 3, add `--exclude-episodes 1 3`.")
+    assert not require_valid(folder, CONFIG, str(folder), DataOptions(exclude_episodes=("1", "3"))).problems
+    with pytest.raises(DatasetError) as refused:
+        require_valid(folder, CONFIG, str(folder), DataOptions(exclude_episodes=("0", "1")))
+    assert "without episode 3, add `--exclude-episodes 0-1 3`" in refused.value.hint
+
+    both = {"dataset_path": [str(dataset), str(folder)], "data_config": CONFIG}
+    with pytest.raises(DatasetError) as refused:
+        check_datasets([(dataset, "one"), (folder, "two")], FinetuneConfig(**both), lambda _: None, tmp_path)
+    assert refused.value.hint.endswith("add `--exclude-episodes 2:1 2:3`.") and "check PATH" in refused.value.hint
+
+
+def test_no_flag_is_advised_where_most_episodes_are_damaged_or_the_whole_dataset(dataset: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(dataset, tmp_path / "damaged"))
+    for number in range(3):
+        assert check_dataset(folder, CONFIG).damaged == list(range(number))
+        (folder / f"data/chunk-000/episode_{number:06d}.parquet").write_bytes(b"no parquet")
+    assert check_dataset(folder, CONFIG).damaged == []
+    (folder / "meta/tasks.jsonl").write_text("{")
+    assert check_dataset(folder, CONFIG).problems and check_dataset(folder, CONFIG).damaged == []

@@ -62,7 +62,7 @@ def differences(frame: np.ndarray, colours: Colours, expected: np.ndarray) -> np
         ("yuv420p", {"width": 322, "height": 242}),
     ],
 )
-def test_decoded_frames_get_ffmpegs_pixels(tmp_path: Path, pixels: str, options: dict[str, int]) -> None:
+def test_decoded_frames_get_ffmpegs_pixels(tmp_path: Path, pixels: str, options: dict[str, Any]) -> None:
     seen = set()
     for _, frame in decoded(write_noise(tmp_path / "noise.mp4", pixels, **options)):
         seen.add(Colours.of(frame))
@@ -175,6 +175,7 @@ def kept(cache: Path) -> list[int]:
 @pytest.mark.parametrize(("height", "width"), [(240, 320), (242, 322), (98, 130), (720, 1280)])
 def test_a_devices_images_need_nothing_of_the_host(height: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tensor without values fails where the host would ask for one, and so wait for the device."""
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda each: each)  # it takes CUDA's driver
     batch = planes_of(height, width)
     monkeypatch.setattr(planes, "AT_ONCE", 2 * batch["frames"][0].numel())  # the last part is a smaller one
     pixels = finish_images(dict(batch))["eagle_pixel_values"]

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.faulty import FAULTS, change_table, copied, joint
-from trainer.data.profile import motion, rules
+from tests.support.faulty import FAULTS, change_frames, change_table, copied, joint
+from tests.support.lerobot_v3 import to_v3
+from trainer.data.profile import motion, pictures, rules
 from trainer.data.profile.collect import collapsed, profile
 from trainer.data.profile.model import Finding, Profile
 from trainer.data.profile.rules import RULES
-from trainer.data.synthetic import make_synthetic
+from trainer.data.synthetic import CAMERA, make_synthetic
 from trainer.errors import DatasetError, UsageError
 
 EPISODES = 24
@@ -129,6 +130,35 @@ def test_what_most_episodes_have_is_told_once_and_is_no_reason_to_leave_them_out
     assert told.episode is None and told.message == "in 6 of 8 episodes; in episode 0: jumps"
     assert collapsed(each[:4], 8) == each[:4]
     assert len(collapsed(each[:2], 2)) == 1 and len(collapsed(each[:1], 1)) == 1
+
+
+def test_in_lerobot_v3_each_rule_finds_the_same(faulty: Path, clean: Path, tmp_path: Path):
+    """Several episodes in a table and in a video; what can't be read lies in files of its own."""
+    damaged = FAULTY["unreadable"]
+    readable = copied(faulty, tmp_path / "readable")
+    for file in ("data/chunk-000/episode_{:06d}.parquet", f"videos/chunk-000/{CAMERA}/episode_{{:06d}}.mp4"):
+        (readable / file.format(damaged)).write_bytes((clean / file.format(damaged)).read_bytes())
+    there = told(shown(to_v3(readable, tmp_path / "v3", per_file=7)))
+    assert there == told(shown(readable)) and {each[0] for each in there} == set(FAULTS) - {"unreadable"}
+
+    alone = to_v3(readable, tmp_path / "alone", per_file=1)
+    (alone / f"videos/{CAMERA}/chunk-000/file-{damaged:03d}.mp4").write_bytes(b"no video")
+    assert [each[:2] for each in told(shown(alone)) if each[0] == "unreadable"] == [("unreadable", damaged)]
+
+
+def told(found: Profile) -> list[tuple[str, int | None, str, str]]:
+    return [(each.rule, each.episode, each.subject, each.message) for each in found.findings]
+
+
+def test_what_was_seen_of_a_video_is_not_looked_at_again(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder = copied(clean, tmp_path / "again")
+    first, looked = shown(folder), pictures._looked
+    seen = []
+    monkeypatch.setattr(pictures, "_looked", lambda *given: seen.append(given[1]) or looked(*given))
+    assert told(shown(folder)) == told(first) and not seen
+    change_frames(folder, 3, lambda frames: frames[::-1].copy())
+    shown(folder)
+    assert [each.name for each in seen] == ["episode_000003.mp4"]
 
 
 def test_a_dataset_that_can_not_be_read_at_all_is_refused_in_words(clean: Path, tmp_path: Path):

@@ -172,7 +172,7 @@ def test_cameras_that_can_not_be_trained_on_together_are_left_out(tmp_path: Path
     proposal = accepted(folder)
     assert proposal.config.video == ("front", "side")
     told = " ".join(proposal.reasons)
-    assert "depth: left out, it has no colours" in told and "tiny: left out, 32x24 instead of 64x48" in told
+    assert "depth: left out, it is a depth map." in told and "tiny: left out, 32x24 instead of 64x48" in told
 
 
 @pytest.mark.parametrize(

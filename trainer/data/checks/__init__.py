@@ -35,6 +35,8 @@ class Checked:
     """What can be trained on and is probably not meant."""
     statistics: dict[str, Statistics] = field(default_factory=dict)
     """Of each column the data config uses, for a dataset that is fit."""
+    damaged: list[int] = field(default_factory=list)
+    """The episodes without which the dataset would be fit, where they are not most of it."""
 
 
 def check_dataset(
@@ -74,5 +76,6 @@ def check_dataset(
         memory=memory or Memory(),
         progress=progress or (lambda _done, _of: None),
     )
+    damaged = [] if problems else contents.damaged
     problems += [problem for problem in contents.problems if problem not in problems]
-    return Checked(problems, warnings + contents.warnings, {} if problems else contents.statistics)
+    return Checked(problems, warnings + contents.warnings, {} if problems else contents.statistics, damaged)

@@ -5,7 +5,7 @@ Videos are not decoded, but for the first and last frame of a few: their packets
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +47,8 @@ class Contents(NamedTuple):
     warnings: list[Problem]
     statistics: dict[str, Statistics]
     """Of the columns the data config uses: those of ``meta/stats.json``, or computed where it has none to use."""
+    damaged: list[int] = []  # noqa: RUF012 - never changed
+    """The episodes without which there would be no problem, where they are not most of the dataset."""
 
 
 def check_contents(
@@ -88,21 +90,29 @@ def check_contents(
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    problems = [problem for each in seen for problem in each.problems]
-    problems += overlaps(meta, seen)
+    of_episodes = [
+        (each.episode_index, problem)
+        for each, found in zip(meta.episodes, seen, strict=True)
+        for problem in found.problems
+    ]
+    of_all = list(overlaps(meta, seen))
     warnings = [warning for each in seen for warning in each.warnings]
     statistics = dict(stored)
-    if not problems:
-        problems += _same_widths(meta, seen)
-    if not problems:
+    if not of_episodes + of_all:
+        of_episodes = list(_same_widths(meta, seen))
+    if not of_episodes + of_all:
         for column in widths:
             parts = [each.columns[column] for each in seen]
             if column not in stored:
                 statistics[column] = statistics_of([part.values for part in parts if part.values is not None])
                 continue
             found = _compare_statistics(meta, config, column, stored[column], parts)
-            (problems if found.beyond else warnings).extend(found.told)
-    return Contents(shorten(problems), shorten(warnings, keep=3), statistics)
+            (of_all if found.beyond else warnings).extend(found.told)
+    problems = [problem for _, problem in of_episodes] + of_all
+    damaged = sorted({episode for episode, _ in of_episodes}) if not of_all else []
+    if 2 * len(damaged) > len(meta.episodes):
+        damaged = []
+    return Contents(shorten(problems), shorten(warnings, keep=3), statistics, damaged)
 
 
 def files_of(meta: DatasetMeta, config: DataConfig) -> list[Path]:
@@ -145,18 +155,17 @@ def _names(meta: DatasetMeta, column: str, width: int) -> list[str] | None:
     return None
 
 
-def _same_widths(meta: DatasetMeta, seen: Sequence[EpisodeSeen]) -> list[Problem]:
-    """Columns of other dimensions than in the first episode, where info.json doesn't say how many they have."""
-    found = []
+def _same_widths(meta: DatasetMeta, seen: Sequence[EpisodeSeen]) -> Iterator[tuple[int, Problem]]:
+    """Episodes with a column of other dimensions than in the first one, where info.json doesn't say how many it has."""
     for episode, each in zip(meta.episodes, seen, strict=True):
         for column, about in each.columns.items():
             first = len(seen[0].columns[column].low)
             if len(about.low) != first:
-                found.append(
+                yield (
+                    episode.episode_index,
                     Problem(
                         f"{meta.where(episode.episode_index)}: {column!r} has {len(about.low)} dimensions, "
                         f"{first} in the first episode",
                         f"Record the episodes with one robot, or {meta.layout.REMOVE}.",
-                    )
+                    ),
                 )
-    return found

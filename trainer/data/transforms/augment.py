@@ -122,7 +122,7 @@ def planned(kinds: np.ndarray) -> list[tuple[int, np.ndarray]]:
 def to_device(values: np.ndarray, device: torch.device) -> torch.Tensor:
     """``values`` on ``device``; the host doesn't wait for a GPU."""
     tensor = torch.from_numpy(values)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def _brightness(images: torch.Tensor, factor: torch.Tensor) -> None:

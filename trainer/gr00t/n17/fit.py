@@ -37,8 +37,8 @@ def require_fit(config: FinetuneConfig, base_model: Path, datasets: Iterable[Pat
             )
     if slot >= values.max_num_embodiments:
         raise UsageError(
-            f"{files.where}: the slot of {config.embodiment_tag} is {slot}; the model has "
-            f"{values.max_num_embodiments}.",
+            f"{Path(files.where).parent / processor_files.EMBODIMENTS}: the slot of {config.embodiment_tag} is {slot}; "
+            f"the model has {values.max_num_embodiments}.",
             "Use one model's files.",
         )
     if data_config.action_horizon > settings.max_action_horizon:

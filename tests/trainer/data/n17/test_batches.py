@@ -87,9 +87,10 @@ def test_a_batch_is_its_samples(synthetic: Path, collate: Collator, changed: dic
         dataset.__getitems__([len(dataset)])
 
 
-def test_without_augmentation_as_well(synthetic: Path, collate: Collator) -> None:
+def test_a_loading_process_gives_the_same_batch(synthetic: Path, collate: Collator) -> None:
+    """Here without augmentation."""
     dataset = TrainingDataset([synthetic], ARM, ProcessorSettings(), 10, augment=False)
-    batch = collate(dataset.__getitems__(INDICES))
+    (batch,) = torch.utils.data.DataLoader(dataset, batch_sampler=[INDICES], collate_fn=collate, num_workers=1)
     wanted = collate([dataset[index] for index in INDICES])
     assert_same(finish_images(batch), wanted)
     assert torch.equal(batch["finish"].together(batch["crops"]), wanted["pixel_values"])
