@@ -24,6 +24,7 @@ import torch
 
 from bench.models import make_small_base_model
 from bench.models_n17 import for_upstream
+from bench.round_trip import round_trips
 from bench.table import report, table
 from bench.upstream_chunks import Upstream
 from trainer.data.configs import DataConfig, Feature, get_data_config
@@ -66,6 +67,7 @@ def main() -> None:
         policies = {"GR00T N1.5": policy_of_n15(Path(temporary)), "GR00T N1.7": policy_of_n17(Path(temporary))}
         found = {name: measure(policy, given.chunks) for name, policy in policies.items()}
         cpu = {name: measure(policy, given.chunks, time.process_time) for name, policy in policies.items()}
+        between = round_trips(policies["GR00T N1.7"], given.chunks)
         for version, where in (("n1.5", given.upstream_n15), ("n1.7", given.upstream_n17)):
             if where:
                 work = Path(temporary) / "beside"
@@ -77,6 +79,7 @@ def main() -> None:
     sections += ["The same by CPU time, which other work on the machine disturbs less:", parts_table(cpu)]
     if given.model_ms:
         sections.append(full_size(found, given.model_ms))
+    sections += ["## The way there and back\n\nOn this machine, to a policy that answers at once:", between]
     for name, text in beside.items():
         sections += [f"## {name} beside upstream", COMPARED.format(chunks=given.chunks), text]
     report("serve", "Latency of a chunk", sections, save=given.save)
