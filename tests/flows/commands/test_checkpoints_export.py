@@ -99,8 +99,8 @@ def test_the_client_sends_large_files_to_xets_storage_where_it_can(home, at_hub,
     assert len(weights) == 2 and pushes.shards and len(pushes.commits) == 1
     for file in weights:
         assert files[file.name].decode() == hashlib.sha256(file.read_bytes()).hexdigest()
-    # Random weights hardly compress.
-    assert sum(map(len, pushes.xorbs.values())) > 0.8 * sum(file.stat().st_size for file in weights)
+    # Nothing of them goes another way; chunks are compressed, and sent once.
+    assert sum(map(len, pushes.xorbs.values())) > 0.5 * sum(file.stat().st_size for file in weights)
     assert not [each for each in requests if "/lfs/" in each]
 
 
