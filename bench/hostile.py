@@ -1,6 +1,6 @@
 """``python -m bench.hostile``: what ``pippa serve`` answers to strangers, and a minute of fuzzing.
 
-It serves a checkpoint in a process of its own (``--checkpoint``, by default a tiny model of each generation), sends a
+It serves a checkpoint in its own process (``--checkpoint``, by default a tiny model of each generation), sends a
 table of hostile requests and then random ones: real requests of every kind of client with values, structure or bytes
 changed, the options of real-time chunking among them. It fails when a request is left without an answer, when the
 server fails instead of refusing, when it answers with something that is no finite action, or when it stops serving.

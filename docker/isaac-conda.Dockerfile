@@ -1,4 +1,4 @@
-# Upstream's engine, installed as the blog does: NVIDIA/Isaac-GR00T in a conda environment of its own (/opt/isaac), and
+# Upstream's engine, installed as the blog does: NVIDIA/Isaac-GR00T in its own conda environment (/opt/isaac), and
 # `trainer` beside it in another (/opt/pippa), which fetches data and model, watches the training and keeps its
 # checkpoints. Neither weights nor data are in the image. docs/engines.md says when to use it and what was tried.
 #

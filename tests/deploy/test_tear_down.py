@@ -26,7 +26,7 @@ LATE = "/var/lib/pippa/runs/blog-20261122-171005-ac13/output/pending-uploads/che
 
 @pytest.fixture
 def tear_down(tmp_path):
-    """Runs the script in a checkout of its own, with stubs of docker and systemctl."""
+    """Runs the script in its own checkout, with stubs of docker and systemctl."""
     (tmp_path / "bin").mkdir()
     for name, text in {"docker": DOCKER, "systemctl": '#!/bin/sh\necho "systemctl $*" >> "$CALLS"\n'}.items():
         (tmp_path / "bin" / name).write_text(text)

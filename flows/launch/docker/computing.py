@@ -1,4 +1,4 @@
-"""What computes on this machine's GPUs: containers, whoever started them.
+"""What computes on this machine's GPUs: containers, also those that others started.
 
 A lease or a lock says who may compute. A container outlives the process that held it, and goes on computing.
 """

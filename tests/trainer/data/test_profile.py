@@ -133,7 +133,7 @@ def test_what_most_episodes_have_is_told_once_and_is_no_reason_to_leave_them_out
 
 
 def test_in_lerobot_v3_each_rule_finds_the_same(faulty: Path, clean: Path, tmp_path: Path):
-    """Several episodes in a table and in a video; what can't be read lies in files of its own."""
+    """Several episodes in a table and in a video; what can't be read lies in its own files."""
     damaged = FAULTY["unreadable"]
     readable = copied(faulty, tmp_path / "readable")
     for file in ("data/chunk-000/episode_{:06d}.parquet", f"videos/chunk-000/{CAMERA}/episode_{{:06d}}.mp4"):
