@@ -18,6 +18,7 @@ from trainer.config.generations import config_of
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import advice, read_sections
+from trainer.importers.generations import require_horizon
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.runner.dataset_check import check_datasets
@@ -133,7 +134,10 @@ def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Eve
 
 
 def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checked]:
-    """What a check finds of each dataset, by this process or one before. Raises ``DatasetError``."""
+    """What a check finds of each dataset, by this process or one before. Raises ``DatasetError``, and ``UsageError``
+    for a data config that is not the base model's.
+    """
+    require_horizon(config)
     # The process that started this, `trainer run` or the one in front of the ranks, has checked and told the same.
     told = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]

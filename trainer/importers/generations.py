@@ -45,14 +45,16 @@ def require_trainable(
             f"Take a preset that trains {found}: {_presets_of(found, config)}. For this preset, take a base model of "
             f"{wanted}, such as {wanted.official}.",
         )
-    if wanted == N17:
-        _require_horizon(config, store)
+    require_horizon(config, store)
 
 
-def _require_horizon(config: FinetuneConfig, store: ObjectStore | None) -> None:
-    """A base model of N1.7 predicts a fixed number of steps, its ``action_horizon``; what is nowhere yet, and not
-    NVIDIA's, says so when it is here.
+def require_horizon(config: FinetuneConfig, store: ObjectStore | None = None) -> None:
+    """Raise ``UsageError`` where the data config predicts more steps at once than the base model.
+
+    One of N1.7 predicts at most its ``action_horizon``. What is nowhere yet, and not NVIDIA's, says so when it is here.
     """
+    if config.generation != N17:
+        return
     name, data_config = config.base_model_path, get_data_config(config.data_config)
     values: dict[str, Any] | None = {} if name in (N17.official, N17.tiny) else None
     if is_folder(name):

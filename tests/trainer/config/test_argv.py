@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
@@ -20,8 +20,15 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
     lambda text: not text.startswith("-")
 )
 positive = st.integers(1, 10**9)
+
+
+def config_of(fsdp: bool, num_gpus: int, **values: Any) -> FinetuneConfig:
+    """One with two GPUs at least where the model is divided between them."""
+    return FinetuneConfig(fsdp=fsdp, num_gpus=num_gpus + fsdp, **values)
+
+
 configs = st.builds(
-    FinetuneConfig,
+    config_of,
     dataset_path=st.lists(texts, min_size=1, max_size=4),
     output_dir=texts,
     data_config=st.sampled_from(sorted(DATA_CONFIGS)),
