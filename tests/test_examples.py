@@ -30,6 +30,7 @@ def environ(tmp_path) -> dict[str, str]:
     return {**environ, "PIPPA_HOME": str(tmp_path / "home")}
 
 
+@pytest.mark.slow
 def test_the_loop_acts_stops_and_ends_when_the_server_dies(environ, tmp_path):
     store = FolderStore(tmp_path / "home" / "store")
     store.create()

@@ -26,6 +26,7 @@ from trainer.store.retention import Retention
 NOW = timedelta(0)
 
 
+@pytest.mark.slow
 def test_collections_without_a_pause_let_every_writer_through(checkpoints, object_store):
     """Two collectors that begin again at once, for as long as it takes to register 50 checkpoints."""
     runs.write_state(object_store, checkpoints.spec.run_id, runs.RunState(status="running"))

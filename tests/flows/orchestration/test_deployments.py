@@ -99,6 +99,7 @@ def test_a_schedule_that_a_person_named_stays(client):
     assert slugs == {"nightly", "mine", "daily"}
 
 
+@pytest.mark.slow
 def test_a_schedule_of_an_earlier_pippa_runs_with_what_it_was_made_for(client):
     register(client, TABLE, SCHEDULES, POOL)
     deployment = client.read_deployment_by_name("train/overfit-long")

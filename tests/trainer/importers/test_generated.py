@@ -55,6 +55,7 @@ def test_a_change_of_code_it_is_made_by_makes_it_another(copy, name, file, chang
         changed.write_text(whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SYNTHETIC, TINY, TINY_N17])
 def test_every_module_that_runs_while_it_is_made_counts(name, tmp_path):
     module, function = generated._MAKERS[name]

@@ -48,6 +48,7 @@ def test_micro_batches_make_the_batch(training: MakeTraining, no_dropout: Path) 
     assert_close(micro, whole, 2)
 
 
+@pytest.mark.slow
 def test_two_processes_make_one(training: MakeTraining, no_dropout: Path, even_dataset: Path) -> None:
     # Two steps make an epoch, so that the second half of the training is in another order than the first.
     flags = {"dataset_path": [even_dataset], "base_model_path": no_dropout, "max_steps": 4, "save_steps": 4}
