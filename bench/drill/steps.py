@@ -185,6 +185,7 @@ def make_trainer(
         processor=bench.made.processor,
         experiment_cfg=bench.folder / "experiment_cfg",
         callbacks=list(callbacks),
+        finish_images=bench.made.finish_images,
     )
     trainer.subject = bench.subject
     return trainer

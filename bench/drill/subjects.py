@@ -15,7 +15,7 @@ from bench import flops, flops_n17
 from bench.loops import upstream_way
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.n17_config import N17Config
-from trainer.data.collate import Collator
+from trainer.data.collate import Collator, finish_images
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.data.n17 import processor_files
@@ -23,6 +23,7 @@ from trainer.data.n17.collate import Collator as CollatorN17
 from trainer.data.n17.configs import get_data_config
 from trainer.data.n17.dataset import TrainingDataset as TrainingDatasetN17
 from trainer.data.n17.embodiments import PROJECTOR_INDEX
+from trainer.data.n17.finish import finish_images as finish_images_n17
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.gr00t.base_model import N15, N17, Generation
 from trainer.gr00t.n15.config import GR00TN15Config
@@ -46,6 +47,8 @@ class Made(NamedTuple):
 
     model: Any
     collate: Collate
+    finish_images: Callable[[dict[str, Any]], dict[str, Any]]
+    """What the training does with a batch that has arrived on the device."""
     processor: Any
     dataset: Any
 
@@ -132,7 +135,7 @@ class _N15:
         with device:
             model = GR00TN15(tiny_config(tokenizer) if size == "small" else official_config(tokenizer))
         processor = EagleProcessor(tokenizer, model.config.eagle)
-        return Made(model, Collator(processor), processor, data)
+        return Made(model, Collator(processor), finish_images, processor, data)
 
     def config(self, batch: int, **shared: Any) -> FinetuneConfig:
         return FinetuneConfig(batch_size=batch, **shared)
@@ -207,7 +210,7 @@ class _N17:
         with device:
             model = Gr00tN1d7(tiny_config_n17(tokenizer) if small else official_config_n17(tokenizer))
         processor = QwenProcessor.from_directory(tiny) if small else QwenProcessor(tokenizer, model.config.checked)
-        return Made(model, CollatorN17(processor), processor, data)
+        return Made(model, CollatorN17(processor), finish_images_n17, processor, data)
 
     def config(self, batch: int, **shared: Any) -> FinetuneConfig:
         return N17Config(global_batch_size=batch, data_config=get_data_config("gr1_arms_only"), **shared)
