@@ -32,9 +32,7 @@ def nothing_is_left(pippa: BarePippa) -> None:
 def in_a_terminal(pippa: BarePippa, *argv: str) -> tuple[subprocess.Popen[bytes], int]:
     """``pippa`` with its own terminal, and that terminal's other end."""
     ours, theirs = pty.openpty()
-    # As a terminal's shell leaves it: tests that run under nohup ignore the signal, and their children inherit that.
-    hears = "signal.signal(signal.SIGHUP, signal.SIG_DFL)"
-    starts = f"import fcntl, os, signal, termios; os.setsid(); fcntl.ioctl({theirs}, termios.TIOCSCTTY, 0); {hears}"
+    starts = f"import fcntl, os, termios; os.setsid(); fcntl.ioctl({theirs}, termios.TIOCSCTTY, 0)"
     with pippa.output.open("wb") as output:
         process = subprocess.Popen(
             [sys.executable, "-c", f"{starts}; import flows.cli, sys; sys.exit(flows.cli.main(sys.argv[1:]))", *argv],
