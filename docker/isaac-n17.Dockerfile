@@ -1,4 +1,4 @@
-# Upstream's engine for GR00T N1.7: NVIDIA/Isaac-GR00T with the versions of its own lock (/opt/isaac), and `trainer`
+# Upstream's engine for GR00T N1.7: NVIDIA/Isaac-GR00T with the versions that its lock file pins (/opt/isaac), and `trainer`
 # beside it in another environment (/opt/pippa), which fetches data and model, watches the training and keeps its
 # checkpoints. Neither weights nor data are in the image. docs/engines.md says when to use it and what was tried.
 #

@@ -21,10 +21,10 @@ from torch.utils._pytree import tree_leaves
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.configs import get_data_config
-from trainer.gr00t.lora import add_lora
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.memory import TEXT_TOKENS
 from trainer.gr00t.n15.model import GR00TN15
+from trainer.training.adapters import add_adapters
 
 
 def meta_model(config: FinetuneConfig, **sizes: Any) -> GR00TN15:
@@ -36,15 +36,7 @@ def meta_model(config: FinetuneConfig, **sizes: Any) -> GR00TN15:
     with torch.device("meta"):
         model = GR00TN15(given)
         model.set_trainable(config.tune_llm, config.tune_visual, config.tune_projector, config.tune_diffusion_model)
-        if config.lora_rank:
-            add_lora(
-                model,
-                rank=config.lora_rank,
-                alpha=config.lora_alpha,
-                dropout=config.lora_dropout,
-                full_model=config.lora_full_model,
-                train_projector=config.tune_projector,
-            )
+        add_adapters(model, config, None)
     model.train()
     return model
 

@@ -13,11 +13,13 @@ import pytest
 
 from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors
+from tests.support.isaac.expected import push_base_model
 from tests.support.waiting import PATIENCE
 from trainer.config.settings import S3Settings
 from trainer.data.synthetic import make_synthetic
 from trainer.events import Event, parse_event
 from trainer.store import registry, runs
+from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
 
 SUPPORT = Path(__file__).parents[2] / "support"
@@ -108,6 +110,14 @@ class Trainer:
 def bucket(s3_server) -> Iterator[S3Settings]:
     with bucket_of_its_own(s3_server) as settings:
         yield settings
+
+
+@pytest.fixture(scope="module")
+def store(bucket, tmp_path_factory) -> ObjectStore:
+    """One that has a base model for upstream's engines."""
+    store = S3Store(bucket)
+    push_base_model(store, tmp_path_factory.mktemp("models"))
+    return store
 
 
 @pytest.fixture

@@ -8,21 +8,18 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import tyro
 
 from flows.views.dry_run import upstream_command_text
-from tests.conftest import bucket_of_its_own
-from tests.support.isaac.expected import FLAGS, check_run, events_of, push_base_model
+from tests.support.isaac.expected import FLAGS, check_run, events_of
 from tests.support.lerobot_v3 import to_v3
 from tests.support.waiting import PATIENCE, until
 from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.config.presets import PRESETS
-from trainer.config.settings import S3Settings
 from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.synthetic import make_synthetic
@@ -30,24 +27,9 @@ from trainer.generation import N15
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs
 from trainer.store.manifest import read_manifest
-from trainer.store.object_store import ObjectStore
-from trainer.store.s3 import S3Store
 
 UPSTREAM = Path(__file__).parents[2] / "support" / "isaac" / "upstream"
 FINETUNE = UPSTREAM / "scripts" / "gr00t_finetune.py"
-
-
-@pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[S3Settings]:
-    with bucket_of_its_own(s3_server) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def store(bucket, tmp_path_factory) -> ObjectStore:
-    store = S3Store(bucket)
-    push_base_model(store, tmp_path_factory.mktemp("models"))
-    return store
 
 
 @pytest.fixture

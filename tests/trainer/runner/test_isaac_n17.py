@@ -15,37 +15,20 @@ import pytest
 import tyro
 
 from flows.cli import dispatch
-from tests.conftest import bucket_of_its_own
-from tests.support.isaac.expected import check_run, events_of, flags_of, push_base_model
+from tests.support.isaac.expected import check_run, events_of, flags_of
 from tests.support.isaac.repository import make_sources
 from tests.support.waiting import PATIENCE
 from trainer.config.argv import require_engine_can, resolve
 from trainer.config.n17_config import UPSTREAM_ORDER, N17Config
 from trainer.config.presets import PRESETS
-from trainer.config.settings import S3Settings
 from trainer.data.n17.embodiments import PROJECTOR_INDEX, name_of, registered, tag_of
 from trainer.data.n17.modality_module import to_python
 from trainer.data.n17.upstream_file import read_file
 from trainer.errors import UsageError
 from trainer.generation import N17
 from trainer.runner import isaac_n17
-from trainer.store.object_store import ObjectStore
-from trainer.store.s3 import S3Store
 
 OF_N17 = [name for name, preset in PRESETS.items() if preset.kind.generation == N17]
-
-
-@pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[S3Settings]:
-    with bucket_of_its_own(s3_server) as settings:
-        yield settings
-
-
-@pytest.fixture(scope="module")
-def store(bucket, tmp_path_factory) -> ObjectStore:
-    store = S3Store(bucket)
-    push_base_model(store, tmp_path_factory.mktemp("models"))
-    return store
 
 
 @pytest.fixture(scope="module")
