@@ -200,7 +200,7 @@ def _rows(found: Plan) -> Iterator[_Row]:
 
 
 def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
-    share = f", 1/{config.processes} on each GPU" if config.fsdp else ""
+    share = f", 1/{config.shards} on each GPU" if config.fsdp else ""
     yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters{share}"
     yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained{share}"
     yield "  activations", memory.activations, f"at {' '.join(to_argv(config, ['batch_size']))}"
@@ -208,7 +208,7 @@ def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
     yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
     if memory.buckets:
         exchanged = (
-            "pieces gathered from all GPUs" if config.fsdp else "the gradients once more, to be exchanged between GPUs"
+            "pieces gathered from others" if config.fsdp else "the gradients once more, to be exchanged between GPUs"
         )
         yield "  buckets", memory.buckets, exchanged
     if memory.fixed:

@@ -19,6 +19,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 from trainer.command_line import Parser
 from trainer.config.argv import require_engine_can
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.run_spec import RunSpec, new_run_id
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
@@ -115,8 +116,8 @@ def _stored(arguments: Namespace, signals: Signals) -> int:
             "\n".join(
                 [
                     *arguments.problems,
-                    "--run-id takes nothing beside it but --num-gpus, --num-nodes and --fsdp: a run keeps what it was "
-                    "started with.",
+                    f"--run-id takes nothing beside it but {', '.join(map(flag, DEVICE_FIELDS))}: a run keeps what it "
+                    "was started with.",
                 ]
             ),
             f"`trainer run --run-id {arguments.run_id}` continues it.",
