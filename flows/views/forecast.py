@@ -182,6 +182,8 @@ def _rows(found: Plan) -> Iterator[_Row]:
             f"{'on each GPU' if config.processes > 1 else ''}{_of_card(found)}".strip(" ()"),
         )
         yield from _memory(needs.gpu, config)
+        if config.fsdp and min(config.num_nodes, config.num_gpus) > 1:
+            yield _divided_otherwise(found)
         yield "host memory", needs.host, "copies of a checkpoint, frames loaded ahead, libraries"
     free = f", of {size(found.free)} free" if found.free is not None else ""
     yield "disk", found.disk, f"at most{free}{', and the decoded frames' if found.frames is None else ''}"
@@ -213,6 +215,16 @@ def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
         yield "  buckets", memory.buckets, exchanged
     if memory.fixed:
         yield "  CUDA", memory.fixed, "context and workspaces"
+
+
+def _divided_otherwise(found: Plan) -> _Row:
+    """What the other way to divide the model between several machines would take."""
+    config = found.config
+    gpus, words = config.num_gpus, "each machine has a copy of the model, and only gradients cross the network"
+    if config.shards < config.processes:
+        gpus, words = config.processes, "all machines have one copy of the model"
+    other = forecast(config.model_copy(update={"fsdp_devices": gpus}), found.model).gpu.total
+    return "  or in all", other, f"with --fsdp-devices {gpus}: {words}"
 
 
 def _disk(found: Plan) -> Iterator[_Row]:

@@ -41,7 +41,8 @@ class Shards:
             name: tensor.detach() for name, tensor in model.state_dict().items() if keeps and name not in trained
         }
         copies = torch.distributed.get_world_size() // shards
-        mesh = init_device_mesh(device.type, (copies, shards) if copies > 1 else (shards,))
+        sizes = {"copies": copies, "shards": shards} if copies > 1 else {"shards": shards}
+        mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         # From the inside out: what no piece inside has belongs to the one around. On a GPU a piece is moved there and
         # cut before the next, so that no card ever holds the whole model.
         for piece in (*model.pieces(), model):
