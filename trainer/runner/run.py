@@ -152,6 +152,8 @@ class Run:
         self.upload_patience = upload_patience(environ)
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
+        self.reported = 0
+        """The step that an earlier attempt had reached, as far as the store heard of it."""
         self.record: RunLog
         self.uploader: checkpoint_uploader.Uploader | None = None
 
@@ -161,6 +163,7 @@ class Run:
             self._restore_record()
             before = runs.read_state(self.store, self.spec.run_id)
             started = before.started if before and before.started else datetime.now(UTC)
+            self.reported = before.step if before else 0
             state = runs.RunState(
                 status="preparing",
                 of=self.spec.config.max_steps,
@@ -219,6 +222,11 @@ class Run:
         if step is None or step < spec.config.max_steps:
             for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
                 emit(warning)
+            if (again := self.reported - (step or 0)) > 0:
+                lost = (
+                    f"{again} step{'s are' if again > 1 else ' is'} trained again: {self.reported} was reported last."
+                )
+                emit(PhaseEvent(phase="prepare", message=lost))
             message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
