@@ -82,7 +82,7 @@ def _new(arguments: Namespace, signals: Signals) -> int:
     store = open_store()
     store.open()
     if node.rank:
-        return join_job(store, job, node, signals)
+        return join_job(store, config, job, node, signals)
     run_id = jobs.run_of(store, job, name) if job else new_run_id(name)
     if job and runs.read_file(store, run_id, "spec.json") is not None:
         return _again(store, runs.read_spec(store, run_id), config, job, signals)
