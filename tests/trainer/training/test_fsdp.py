@@ -29,6 +29,7 @@ from trainer.config.n17_config import N17Config
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.n17.tiny import make_tiny_base_model as make_tiny_n17
 from trainer.runner import checkpoint_folder
+from trainer.training import arguments
 from trainer.training.devices import CPU_PROCESSES
 
 Trainings = Mapping[str, Training]
@@ -78,7 +79,8 @@ def on_four(trained: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Tra
     )
     hybrid = {"fsdp": True, "fsdp_devices": 2}
     one = trained["ddp"].in_folder("one process", gradient_accumulation_steps=4)
-    with environment(folder):
+    with environment(folder) as patch:
+        patch.setattr(arguments, "LOGGING_STEPS", 1)
         assert one.run(num_gpus=1) == 0
     made = {"ddp": ddp, "hybrid": ddp.in_folder("hybrid", **hybrid), "n17-ddp": n17}
     made["n17-hybrid"] = n17.in_folder("n17-hybrid", **hybrid)
@@ -129,12 +131,12 @@ def others(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path, base_mo
 
 
 @contextlib.contextmanager
-def environment(folder: Path) -> Iterator[None]:
+def environment(folder: Path) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPPA_HOME", str(folder / "home"))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+        yield patch
 
 
 def together(folder: Path, parts: list[Part], count: int = 2) -> None:
