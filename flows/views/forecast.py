@@ -179,7 +179,7 @@ def _rows(found: Plan) -> Iterator[_Row]:
         yield (
             "GPU memory",
             needs.gpu.total,
-            f"{'on each GPU' if config.processes > 1 else ''}{_of_card(found)}".strip(" ()"),
+            f"on each GPU{_of_card(found)}" if config.processes > 1 else _of_card(found).strip(" ()"),
         )
         yield from _memory(needs.gpu, config)
         if config.fsdp and min(config.num_nodes, config.num_gpus) > 1:
