@@ -101,7 +101,7 @@ def serving() -> Iterator[PrefectApi]:
     folder = Path(os.environ["PREFECT_HOME"])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # The port is taken before its number is told: nobody else gets it in between.
-    # asyncio turns Nagle's algorithm off where the protocol is named; else each answer waits 40 ms for the client's ACK.
+    # Named, so that asyncio turns Nagle's algorithm off: each answer waits 40 ms for an ACK otherwise.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind((HOST, 0))
         auth = f"pippa:{secrets.token_urlsafe(24)}"
