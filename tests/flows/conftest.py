@@ -33,7 +33,11 @@ def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mappin
         in_memory(tmp_path_factory.mktemp("prefect-home")) as home,
         subprocess.Popen(
             [sys.executable, "-c", SERVER],
-            env=server_environment(home, {"PATH": os.environ["PATH"]}),
+            env={
+                **server_environment(home, {"PATH": os.environ["PATH"]}),
+                # Heartbeats are seen five seconds late otherwise.
+                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
+            },
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
