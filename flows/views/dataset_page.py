@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,6 +75,7 @@ def build_page(found: Profile, dataset: str) -> str:
         more_courses=max(len(found.courses) - MOST_COURSES, 0),
         rules=[(rule.title, plain(rule.fires), plain(rule.why)) for rule in RULES],
         commands=commands(found, dataset),
+        dataset=shlex.quote(dataset),
     )
 
 
