@@ -221,7 +221,7 @@ def refusals(commands: list[Named]) -> dict[Named, str]:
             if verb not in documented.COMPOSE_VERBS:
                 found[each] = f"no command of Compose: {verb}"
             if verb in ("stop", "down") and not services and "--profile" not in each.words:
-                found[each] = "without --profile '*' trainings go on without their store"
+                found[each] = "without --profile '*' trainings continue without their store"
     return found
 
 
@@ -339,7 +339,7 @@ def flags() -> set[str]:
     for file in [*CODE, *EXAMPLES]:
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
-                known |= {each.value for each in node.args if isinstance(each, ast.Constant)}
+                known |= {str(each.value) for each in node.args if isinstance(each, ast.Constant)}
     return known
 
 

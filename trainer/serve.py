@@ -177,7 +177,7 @@ def _listen(
             threads[0].join(1.0)
         raise PippaError("A thread of the server ended.", "Its log says why; start it again.")
     finally:
-        service.turns.close()  # who waits is told
+        service.turns.close()  # waiting clients get an error
         robots.close()
         for thread in threads[:2]:
             thread.join(2.0)

@@ -100,7 +100,7 @@ def training_job(
     labels: Mapping[str, str] | None = None,
     devices: Mapping[str, int] | None = None,
 ) -> Job:
-    """The job that carries out the run whose spec is in the store, on other ``devices`` than it names where given."""
+    """The job that trains the run whose spec is in the store, on other ``devices`` than it names where given."""
     return Job(
         name=run_id,
         role="training",

@@ -64,7 +64,7 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def begin_to_end(self) -> None:
-        """What raised it told this process to end: from now on each signal counts, as the second or later."""
+        """The exception ends this process: from now on each signal counts as the second or later."""
         self.count = max(self.count, 1)
         self._last = time.monotonic()
         for number in stop_signals():

@@ -54,7 +54,7 @@ DARK = {
 COLOURS = 8
 """Of lines, ``c0`` to ``c7``; with more lines they begin again."""
 MOST_POINTS = 400
-"""Of a line; more can't be told apart at the width of a page."""
+"""Of a line; more are indistinguishable at the width of a page."""
 MOST_DRAWN = 1e100
 LEAST_FOR_LOG = 4.0
 """Times the smallest value; a logarithmic axis of less has hardly a number on it."""

@@ -56,7 +56,7 @@ def curve_of(events: Sequence[Event]) -> Curve:
 
 
 def seconds_by_phase(events: Sequence[Event]) -> dict[str, float]:
-    """How long each phase took, in the order they came; the time between two attempts is nobody's."""
+    """How long each phase took, in the order they came; the time between two attempts counts for none."""
     found: dict[str, float] = {}
     phase = ""
     for before, event in pairwise(events):
@@ -69,7 +69,7 @@ def seconds_by_phase(events: Sequence[Event]) -> dict[str, float]:
 
 
 def speed_of(events: Sequence[Event]) -> dict[str, str]:
-    """Throughput and the most memory that was used, as far as the run told."""
+    """Throughput and the most memory that was used, where the run reported it."""
     steps = [event for event in events if isinstance(event, ProgressEvent)]
     speeds = [event.samples_per_second for event in steps if event.samples_per_second]
     memory = max((event.memory_bytes or 0 for event in steps), default=0)
@@ -124,7 +124,7 @@ def text_of(value: object) -> str:
 
 
 def dataset_facts(store: ObjectStore, ref: SnapshotRef) -> dict[str, str]:
-    """What a dataset is, from its ``info.json``. One that is gone or damaged is said to be."""
+    """What a dataset is, from its ``info.json``. One that is gone or damaged is reported as such."""
     try:
         manifest = read_manifest(store, ref)
     except PippaError as error:

@@ -85,8 +85,10 @@ def parts_of(names: Sequence[str] | None, width: int, robot_type: str) -> Parts:
     for robot, pattern, dimensions, slices in _ROBOTS:
         if dimensions == width and re.search(pattern, robot_type.lower()):
             return Parts(dict(slices), f"{width} dimensions of {robot} (robot_type {robot_type})")
-    told = "names tell no parts" if names else "they have no names"
-    return Parts({"joints": (0, width)}, f"{width} dimensions in one part: {told}, and the robot is not a known one")
+    reported = "names tell no parts" if names else "they have no names"
+    return Parts(
+        {"joints": (0, width)}, f"{width} dimensions in one part: {reported}, and the robot is not a known one"
+    )
 
 
 def _part(name: str) -> str:

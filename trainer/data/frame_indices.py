@@ -30,7 +30,7 @@ class FrameIndices:
         self._busy: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     def enter_process(self) -> None:
-        """Go on in another process, with what was found out: locks and the memory are for one."""
+        """Continue in another process with the known indices: locks and the cache belong to one process."""
         self._begin(None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class EpisodeV3(Episode):
     """One row of ``meta/episodes``."""
 
     data: tuple[int, int] | None = None
-    """Chunk and file of its rows, where that is said. It may be stale."""
+    """Chunk and file of its rows, where ``meta/episodes`` has them. They may be stale."""
     videos: dict[str, VideoPart | str] = Field(default_factory=dict)
     """By camera; where it can't be meant, what is wrong."""
 

@@ -1,4 +1,4 @@
-"""A few things that are kept open, those used last."""
+"""A few open resources, least recently used closed first."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The tables of LeRobot v3, each with the rows of many episodes: whose rows are where, and the columns of one episode.
 
-A table is read once and kept while its episodes are asked for.
+A table is read once and kept while its episodes are read.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ Training state goes up apart and less often (``resume_points``): with AdamW it i
 and of use only while the run is not done.
 
 What waits on the disk is bounded (``upload_queue``): while the store is away for long, the oldest of those that wait is
-dropped, said with a warning each time; never the newest.
+dropped, with a warning each time; never the newest.
 """
 
 from __future__ import annotations
@@ -260,7 +260,7 @@ class Uploader:
                     self._thin(now=True)
                     return
                 else:
-                    # After the engine's end this waits for the other thread's, which is not said.
+                    # After the engine's end this waits for the other thread's, without a message.
                     self._set_aside.wait(POLL_SECONDS if self._engine_ended.is_set() else None)
                     self._set_aside.clear()
                     continue
@@ -325,7 +325,7 @@ class Uploader:
         except DamagedObjectError:  # registering replaces it
             known = None
         if known is not None and known.snapshot.digest != pushed.ref.digest:
-            # Another machine went on with the run from an earlier step; trying again would never help.
+            # Another machine continued the run from an earlier step; trying again would never help.
             self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
             return False
         # Also moves the aliases `latest` and `<preset>/latest`.

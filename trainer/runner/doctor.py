@@ -215,7 +215,7 @@ def _version(package: str) -> str:
 
 
 def _too_old(driver: str, cuda: str) -> str:
-    """What is to be said of an old driver; empty for one that will do."""
+    """The warning about an old driver; empty for one that is new enough."""
     needed = oldest_driver(cuda)
     if not driver.partition(".")[0].isdigit() or int(driver.partition(".")[0]) >= needed:
         return ""

@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _linger(self) -> None:
-        """Read on: closing a connection with bytes that nobody read resets it, and the answer would be lost."""
+        """Read on: closing a connection with unread bytes resets it, and the answer would be lost."""
         self._received.until = time.monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)

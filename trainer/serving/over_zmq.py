@@ -18,7 +18,7 @@ from trainer.serving.wire import Form, pack, unpack
 log = logging.getLogger(__name__)
 
 LARGEST_MESSAGE = 2 * LARGEST_REQUEST
-"""Bytes that are read at all, so that a request which is too large is told so."""
+"""Bytes that are read at all, so that a request that is too large gets an error."""
 MOST_CLIENTS = 1024
 """Whose form is remembered; more clients forget the oldest's."""
 WAITING_EACH = 4

@@ -95,7 +95,7 @@ class Service:
 
 
 def explained(error: BaseException) -> str:
-    """What a client is told of ``error``. What a client did not cause is logged in full and told in short."""
+    """What a client gets for ``error``. What a client did not cause is logged in full and reported in short."""
     if isinstance(error, PippaError):
         return f"{error.message} {error.hint}".strip()
     if isinstance(error, RequestError):

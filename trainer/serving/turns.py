@@ -19,7 +19,7 @@ Work = Callable[[], Any]
 
 
 class Turns:
-    """Requests wait by client, and the clients are served one after the other: who asks often delays nobody."""
+    """Requests wait by client, and the clients are served one after the other: one that asks often delays no other."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

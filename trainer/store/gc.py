@@ -239,7 +239,7 @@ class _Collection:
         ]
 
     def _delete(self, sweep: Sweep, plan: _Plan, done: Collected) -> bool:
-        """Carry out the plan; False when it was left for a writer, with something of it done."""
+        """Delete what is planned; False when it stopped for a writer, with part of it done."""
         for entries in _batches(plan.entries):
             for_each(sweep.delete, [entry.key for entry in entries], workers=_DELETES)
             done.checkpoints += [entry.name for entry in entries]

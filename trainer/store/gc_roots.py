@@ -1,4 +1,4 @@
-"""What a garbage collection must keep, as far as the store can be read.
+"""What a garbage collection must keep, by what can be read of the store.
 
 What can't be read may need anything that it could name: a damaged entry whatever its run may have used, a damaged
 manifest any blob, a damaged alias any checkpoint.
@@ -79,7 +79,7 @@ class Roots:
     aliased: set[str]
     """Names of checkpoints."""
     active: set[str] = field(default_factory=set)
-    """Runs that go on, as far as is known."""
+    """Runs that seem to be active."""
     needed: set[SnapshotRef] = field(default_factory=set)
     """What runs name, and what they can be continued from."""
     damage: list[DamagedObjectError] = field(default_factory=list)

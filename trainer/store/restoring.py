@@ -1,4 +1,4 @@
-"""What is known of a checkpoint beside its registry entry, so that a lost entry is made again with its figures.
+"""What is known of a checkpoint beside its registry entry, so that a lost entry is restored with its figures.
 
 The checkpoint's own files have its loss and its held-out episodes. The run's record has what was measured: its events
 tell each evaluation of the run itself, and ``report/checkpoint-STEP…/evaluation.json`` keeps those that came later.
@@ -43,7 +43,7 @@ def with_known_figures(store: ObjectStore, manifest: Manifest, entry: Checkpoint
 
 
 def _told(store: ObjectStore, entry: CheckpointEntry) -> tuple[list[Evaluation], dict[str, float]]:
-    """The evaluations of the checkpoint that its run told of, and all their metrics."""
+    """The evaluations of the checkpoint among the run's events, and all their metrics."""
     evaluations, metrics = [], {}
     for line in _read(store, f"{runs.RUNS}{entry.run_id}/events.jsonl").decode(errors="replace").splitlines():
         event = parse_event(line)

@@ -30,11 +30,11 @@ JOIN_SECONDS = 1800.0
 """How long to wait for the others to come: they may have gigabytes of data to fetch first."""
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 30.0
-"""A node that was not heard of for so long is lost."""
+"""A node without a heartbeat for this long is lost."""
 GRACE_SECONDS = 10.0
 """How long after another node's failure the processes here may take to end by themselves."""
 SAVE_SECONDS = 600.0
-"""The same after another node was told to stop: node 0 is saving."""
+"""The same after another node got a stop signal: node 0 is saving."""
 
 _HINT = "Start every node again with the same command: the run continues from its last checkpoint."
 
@@ -51,8 +51,8 @@ class Meeting:
         self._hosts = self._together(terms)
 
     def same_checkpoint(self, newest: Path | None, folder: Path) -> Path | None:
-        """The checkpoint of node 0 to go on from, on this machine: on node 0 ``newest`` itself, elsewhere its copy in
-        ``folder``. None where the training begins.
+        """The checkpoint of node 0 to continue from, on this machine: on node 0 ``newest`` itself, elsewhere its copy
+        in ``folder``. None where the training begins.
 
         Node 0 decides: its disk may hold a later checkpoint than the object store. The copy goes from machine to
         machine over a connection that asks for a word only this meeting knows.
@@ -142,14 +142,14 @@ class Meeting:
                 self._say(f"Waiting for {named} of {count}.")
                 told = time.monotonic()
             time.sleep(0.2)
-        said = [self._wait(f"here/{rank}") for rank in range(count)]
-        for rank, other in enumerate(said):
+        detail = [self._wait(f"here/{rank}") for rank in range(count)]
+        for rank, other in enumerate(detail):
             differs = [name for name in {**terms, **other["terms"]} if terms.get(name) != other["terms"].get(name)]
             if differs:
                 name = min(differs)
                 here, there = terms.get(name), other["terms"].get(name)
                 return {"problem": f"{name} is {here} on node 0, and {there} on node {rank} ({other['host']})."}
-        return {"hosts": [other["host"] for other in said]}
+        return {"hosts": [other["host"] for other in detail]}
 
     def _put(self, key: str, value: Any) -> None:
         self._store.set(key, json.dumps(value))
@@ -172,7 +172,7 @@ class Watch:
         self._before = set(psutil.Process().children(recursive=True))
         self.over = threading.Event()
         self.stopped = threading.Event()
-        """This machine was told to stop, and by that the others."""
+        """This machine got a stop signal, which stops the others too."""
         self._store = store
         self._node = node
         self._hosts = hosts
@@ -201,7 +201,7 @@ class Watch:
         seconds = 0.0 if own else SILENT_SECONDS + 2 * BEAT_SECONDS
         _until(lambda: self._cause() or self._all_ended(), seconds)
         cause = self._cause()
-        # What is said goes with this process, and on node 0 the store too: the others must have read it.
+        # Messages end with this process, and on node 0 the store too: the others must have read them.
         heard = self._all_ended if self._node.rank == 0 else lambda: self._told or self._lost is not None
         _until(heard, GRACE_SECONDS + 2 * BEAT_SECONDS)
         return None if own else cause
@@ -211,10 +211,10 @@ class Watch:
 
     def _cause(self) -> PippaError | None:
         if self._lost is not None:
-            return EngineError(f"{self._named(self._lost)} was lost: nothing is heard of it any more.", _HINT)
+            return EngineError(f"{self._named(self._lost)} was lost: it sends no heartbeat any more.", _HINT)
         for rank, (code, _) in sorted(self._ended.items()):
             if code == ExitCode.TERMINATED:
-                return EngineError(f"{self._named(rank)} was told to stop, and the training with it.", _HINT)
+                return EngineError(f"{self._named(rank)} got a stop signal, and the training stopped with it.", _HINT)
             if code not in (ExitCode.DONE, ExitCode.FAILED):
                 return EngineError(
                     f"{self._named(rank)} failed, with exit code {code}: its own output says why.", _HINT
@@ -225,7 +225,7 @@ class Watch:
         return f"Node {rank} ({self._hosts[rank]})"
 
     def _speak(self) -> None:
-        store, said, count = self._store, dict[int, bytes](), 0
+        store, detail, count = self._store, dict[int, bytes](), 0
         try:
             while not self.over.wait(BEAT_SECONDS / 4):
                 if self._code is not None and not self._told:
@@ -237,8 +237,8 @@ class Watch:
                 for rank in self._others:
                     if rank not in self._ended and store.check([f"end/{rank}"]):
                         self._ended[rank] = int(store.get(f"end/{rank}")), time.monotonic()
-                    if store.check([f"beat/{rank}"]) and (beat := store.get(f"beat/{rank}")) != said.get(rank):
-                        said[rank] = beat
+                    if store.check([f"beat/{rank}"]) and (beat := store.get(f"beat/{rank}")) != detail.get(rank):
+                        detail[rank] = beat
                         self._heard[rank] = time.monotonic()
         except RuntimeError:  # the store is gone, and node 0 with it
             if 0 not in self._ended and not self.over.is_set():

@@ -51,7 +51,7 @@ def make_trainer(
     callbacks: Callable[[], list[TrainerCallback]] = list,
     emit: Callable[[Event], None] = lambda _: None,
 ) -> FinetuneTrainer:
-    """The trainer of ``config``, an ``N17Config``; ``resume_from`` is the checkpoint to go on from.
+    """The trainer of ``config``, an ``N17Config``; ``resume_from`` is the checkpoint to continue from.
 
     ``checked`` is what the check found of each dataset. ``train`` and ``save_final`` of what is returned do the rest.
     Raises as the model, the processor files and the dataset do.

@@ -24,7 +24,7 @@ _OWN = {"dataset_path", "data_config", "base_model_path", "output_dir", "resume"
 def train_together(
     config: FinetuneConfig, argv: Sequence[str], node: Node, newest: Path | None, emit: Callable[[Event], None]
 ) -> int:
-    """Train on all nodes; returns the exit code. ``newest`` is the checkpoint of node 0 to go on from.
+    """Train on all nodes; returns the exit code. ``newest`` is the checkpoint of node 0 to continue from.
 
     Nodes other than 0 write into a folder of their own, which is removed: the output folder may be a shared one.
     Raises ``EngineError`` when another node was lost or failed, ``UsageError`` when the nodes don't fit together.

@@ -1,6 +1,6 @@
 """What computes on this machine's GPUs: containers, also those that others started.
 
-A lease or a lock says who may compute. A container outlives the process that held it, and goes on computing.
+A lease or a lock says who may compute. A container outlives the process that held it, and keeps computing.
 """
 
 from __future__ import annotations

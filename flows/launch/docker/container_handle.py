@@ -23,7 +23,7 @@ from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
 DAEMON_PATIENCE_SECONDS = 600.0
 """How long a daemon may be away; a restart takes seconds, an upgrade of its package a minute."""
 SILENCE_SECONDS = 180.0
-"""Without a line for so long the connection is made again: a router may have forgotten it without telling."""
+"""Without a line for so long the connection is made again: a router may have dropped it silently."""
 KILL_SECONDS = 15.0
 WAIT_SECONDS = 600.0
 LOST = -signal.SIGKILL
@@ -60,7 +60,7 @@ class ContainerTraining:
         self._said_error = False
         self._out, self._err = LogReader(container, "stdout"), LogReader(container, "stderr")
         self._last_word: int | None = None
-        """The exit code as told at the end: who stops a container may remove it before its state is read."""
+        """The exit code as reported at the end: another process may remove the container before its state is read."""
         self._end_thread = threading.Thread(target=self._wait, name="trainer-end", daemon=True)
         self._end_thread.start()
         self._log_thread = threading.Thread(target=self._keep_log, name="trainer-log", daemon=True)
@@ -93,7 +93,7 @@ class ContainerTraining:
         return self._code if self._drained else None
 
     def terminate(self) -> None:
-        """SIGTERM to the trainer (its init hands it on) unless it was told; if the daemon is away, once it is back."""
+        """SIGTERM to the trainer (its init forwards it) unless it was sent; if the daemon is away, once it is back."""
         with self._owing:
             self._owed += 1
         self._send_owed()
@@ -172,7 +172,7 @@ class ContainerTraining:
         def answered() -> None:
             nonlocal away
             if away is not None and announce:
-                self._events.put(WarningEvent(message="The Docker daemon is back; the training went on meanwhile."))
+                self._events.put(WarningEvent(message="The Docker daemon is back; the training continued meanwhile."))
             away = None
 
         while True:

@@ -119,7 +119,7 @@ class DockerLauncher:
                 # follows continues from there.
                 stop([found], STORELESS_SECONDS)
             elif state["Status"] in ("exited", "dead"):
-                # Stopped before its end, it is no result: to start is to go on.
+                # Stopped before its end, it is no result, and starting it continues the run.
                 if state["ExitCode"] not in _NOT_A_RESULT:
                     return found
                 _remove(found)

@@ -1,4 +1,4 @@
-"""Asking a container to end, once: a trainer that is told a second time ends without saving."""
+"""Stopping a container with one signal: a trainer that gets a second one ends without saving."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ RETRY_SECONDS = 1.0
 
 
 def tell(container: Container) -> None:
-    """SIGTERM to the trainer, unless it was told already: by ``docker stop``, or by a process that was killed since.
+    """SIGTERM to the trainer, unless it got one already: by ``docker stop``, or by a process that was killed since.
 
-    One that is paused goes on, or it would never hear it. Raises what docker-py raises.
+    One that is paused is resumed, or it would never get the signal. Raises what docker-py raises.
     """
     container.reload()
     if container.status == "paused":
@@ -32,7 +32,7 @@ def tell(container: Container) -> None:
 
 
 def is_told(container: Container) -> bool:
-    """Whether the container got SIGTERM since it started, as far as the daemon remembers (its last 256 events)."""
+    """Whether the container got SIGTERM since it started, by the events that the daemon keeps (the last 256)."""
     client: Any = container.client
     found = client.events(
         since=_seconds(container.attrs["State"]["StartedAt"]),

@@ -261,7 +261,7 @@ def _twice(hashes: dict[int, str]) -> Iterator[Finding]:
 
 
 def collapsed(findings: Sequence[Finding], episodes: int) -> list[Finding]:
-    """``findings`` in the rules' order; what most of the ``episodes`` have is told once, of the whole dataset."""
+    """``findings`` in the rules' order; what most of the ``episodes`` have is reported once, for the whole dataset."""
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.rule, finding.subject if finding.rule in _BY_SUBJECT else ""].append(finding)

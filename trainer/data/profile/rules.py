@@ -40,7 +40,7 @@ MOST_OF_THEM = 0.5
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that deserves a look."""
+    """One kind of finding that deserves a look."""
 
     name: str
     title: str
@@ -89,7 +89,7 @@ BLOCKED = Rule(
     "limit",
     "Joints at a limit",
     f"for {BLOCKED_SECONDS:g} s a joint's state stays within {BLOCKED_MOVE:.1%} of its range, while the action asks "
-    f"for {BLOCKED_ASKED:.0%} of the range more; grippers and hands are left out, which hold things so",
+    f"for {BLOCKED_ASKED:.0%} of the range more; grippers and hands are left out, since they hold objects that way",
     "The joint is at its limit or against something: the policy learns to push.",
     excludes=False,
 )
@@ -138,5 +138,5 @@ TWICE = Rule(
 )
 
 RULES = (UNREADABLE, BLANK, FROZEN, JUMP_RULE, STILL_RULE, BLOCKED, LAG, COPY, IDLE, LENGTH, FAR_RULE, TWICE)
-"""In the order in which they are told."""
+"""In the order in which they are reported."""
 BY_NAME = {rule.name: rule for rule in RULES}
