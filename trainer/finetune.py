@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if node.count == 1:
             code = run_under_torchrun(config.num_gpus, argv)
         else:
-            from trainer.training.several_nodes import train_together
+            from trainer.training.multi_node import train_together
 
             code = train_together(config, argv, node, _newest(config), emit)
         if code < 0:  # a rank was killed

@@ -100,14 +100,14 @@ def main(command: list[str]) -> int:
     notice, reported = CLOUDS[name][0], ""
     while True:
         try:
-            said = notice()
+            text = notice()
         except (OSError, ValueError, KeyError) as error:  # away for a moment, or it limits how often it is asked
             if reported != str(error):
                 reported = str(error)
                 print(f"{name}: {reported}", file=sys.stderr, flush=True)
-            said = None
-        if said:
-            print(f"{said}. {' '.join(command)}", flush=True)
+            text = None
+        if text:
+            print(f"{text}. {' '.join(command)}", flush=True)
             return subprocess.run(command, check=False).returncode
         time.sleep(LOOK_SECONDS)
 

@@ -30,7 +30,7 @@ from trainer.events import Event
 from trainer.masking import without_secrets
 
 WAITING_MESSAGES = 1000
-SILENT_SECONDS, MOST_SECONDS = 20.0, 180.0
+SILENT_SECONDS, MAX_SECONDS = 20.0, 180.0
 """A training that is done waits for its record while that makes progress, and at most this long."""
 FLOW_RUN_SECONDS = 120.0
 LOG_LIMIT_BYTES = 4_000_000
@@ -140,7 +140,7 @@ class Recorder:
         # It may have had nothing to say for a while.
         self._heard = began
         threading.Thread(target=self._messages.put, args=(None,), daemon=True).start()
-        while time.monotonic() < min(self._heard + SILENT_SECONDS, began + MOST_SECONDS):
+        while time.monotonic() < min(self._heard + SILENT_SECONDS, began + MAX_SECONDS):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
                 return

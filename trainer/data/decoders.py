@@ -16,7 +16,7 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from trainer.data.recent import Recent
+from trainer.data.lru_cache import LruCache
 from trainer.data.video import FrameIndex, VideoDecoder, named, open_video, single_threaded, to_rgb
 from trainer.errors import DatasetError
 
@@ -36,9 +36,9 @@ class Decoders:
     """Random access to the frames of any number of videos, for one thread."""
 
     def __init__(self) -> None:
-        self._files: Recent[Path, BinaryIO] = Recent(FILES)
-        self._decoders: Recent[Path | str, _PacketDecoder] = Recent(DECODERS)
-        self._containers: Recent[Path, VideoDecoder] = Recent(DECODERS)
+        self._files: LruCache[Path, BinaryIO] = LruCache(FILES)
+        self._decoders: LruCache[Path | str, _PacketDecoder] = LruCache(DECODERS)
+        self._containers: LruCache[Path, VideoDecoder] = LruCache(DECODERS)
 
     def frame(self, path: Path, index: FrameIndex, position: int) -> np.ndarray:
         """Frame ``position`` of the video ``path`` with this index, as uint8 RGB ``[H, W, 3]``.

@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError
 
 from trainer.data.info import InfoV3, file_in
 from trainer.data.layout_v2 import Episode
+from trainer.data.locations import Clip, TableRows
 from trainer.data.meta_files import AGAIN_V3, first_problem, read_text
-from trainer.data.places import Clip, TableRows
 from trainer.errors import DatasetError
 
 if TYPE_CHECKING:

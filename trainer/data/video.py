@@ -35,7 +35,7 @@ DECODER = "-".join(["pyav", av.__version__, *(".".join(map(str, v)) for _, v in 
 AGAIN = "It may be cut off: record or download it again."
 LARGEST = 16 << 30
 """Bytes of a video."""
-MOST_FRAMES = 1_000_000
+MAX_FRAMES = 1_000_000
 _LIMITS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
     "protocol_whitelist": "file",
@@ -164,8 +164,8 @@ def index_frames(path: Path) -> FrameIndex:
                 rows = []
                 break
             left -= packet.size
-            if left < 0 or len(rows) == MOST_FRAMES:
-                what = "more bytes than the file" if left < 0 else f"more than {MOST_FRAMES:,}"
+            if left < 0 or len(rows) == MAX_FRAMES:
+                what = "more bytes than the file" if left < 0 else f"more than {MAX_FRAMES:,}"
                 raise DatasetError(f"{path}: its frames are {what}.", AGAIN)
             flags = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
             dts = packet.pts if packet.dts is None else packet.dts

@@ -195,7 +195,7 @@ def measure(
     """Evaluate the checkpoint ``entry``, whose files are in ``folder``, on ``ref``: on the episodes with these
     ``numbers`` or ``hashes``, or on the first ``count`` that it was not trained on and as many that it was.
     """
-    from trainer.evaluation.fits import require_fit
+    from trainer.evaluation.compatibility import require_fit
     from trainer.gr00t.checkpoint import described
     from trainer.gr00t.policy import Policy
 

@@ -128,11 +128,11 @@ def require_valid(
     episodes into what ``--exclude-episodes`` says of them, where this is not the only dataset.
     Raises ``DatasetError`` with every problem and its fix.
     """
-    from trainer.data.checks import Checked, Memory, check_dataset, format_problems
+    from trainer.data.checks import Checked, ResultCache, check_dataset, format_problems
 
     if data_config is None:
         return Checked([])
-    memory = Memory(pippa_home() / "cache" / "data.sqlite")
+    memory = ResultCache(pippa_home() / "cache" / "data.sqlite")
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
         known = isinstance(data_config, DataConfig) and registered().get(data_config.name) == data_config

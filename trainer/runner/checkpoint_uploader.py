@@ -31,7 +31,7 @@ from trainer.runner import checkpoint_folder, saved_checkpoint
 from trainer.runner.checkpoint_folder import PENDING, Quiet
 from trainer.runner.pending_uploads import make_room
 from trainer.store import gc, gc_roots, registry, resume_points, snapshots
-from trainer.store.hashing import HashMemory
+from trainer.store.hashing import HashCache
 from trainer.store.object_store import ObjectStore
 from trainer.store.retention import Retention
 
@@ -84,10 +84,10 @@ class Uploader:
         self._most_waiting = upload_queue() if most_waiting is None else most_waiting
         self._under_way: int | None = None
         self._retention = Retention(spec.config.keep_last or None, spec.config.keep_every or None)
-        self._memory = gc_roots.Memory()
+        self._memory = gc_roots.ReadCache()
         self._thin_after = 0.0
         self._thinning_failed = ""
-        self._hashes = HashMemory()
+        self._hashes = HashCache()
         self._resumable = False
         self._state_sent = time.monotonic()
         self._state_seconds: float | None = None

@@ -225,10 +225,10 @@ class Run:
             problem = self._train(readable, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Finishing uploads."))
-        stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
+        stopped = (lambda: self.signals.repeated) if problem is None else (lambda: self.signals.received is not None)
         over = problem is None and self.signals.received is None
         if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
-            if self.signals.impatient:
+            if self.signals.repeated:
                 raise Interrupted
             problem = checkpoint_uploader.failure(uploader, spec.run_id)
         if (
@@ -398,7 +398,7 @@ class Run:
 
     def _end(self, status: str, code: int, message: str) -> int:
         fields = {"status": status, "exit_code": int(code), "message": message, "ended": datetime.now(UTC)}
-        self.record.close(patient=not self.signals.impatient, **fields)
+        self.record.close(patient=not self.signals.repeated, **fields)
         return int(code)
 
 

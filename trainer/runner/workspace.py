@@ -41,7 +41,7 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = time.monotonic() + seconds
-        told = False
+        reported = False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,9 +52,9 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
                         f"{folder.name} is already running on this machine.",
                         "Wait for it, or stop it first (Ctrl-C, or SIGTERM to its `trainer run`).",
                     ) from None
-                if not told:
+                if not reported:
                     waiting("Waiting for an earlier attempt of this run to end.")
-                    told = True
+                    reported = True
                 time.sleep(0.2)
         yield handle
     finally:

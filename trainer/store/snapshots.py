@@ -87,7 +87,7 @@ def push(
 
     ``progress`` gets ``(bytes done, bytes in all)`` from several threads; ``ignore`` says of each POSIX path, folders
     included, whether to leave it out; links may lead into ``links_into`` as well; ``hash_file`` may remember
-    (``HashMemory``); the newest snapshot called ``like`` covers what is reused, too. Raises ``UsageError`` for
+    (``HashCache``); the newest snapshot called ``like`` covers what is reused, too. Raises ``UsageError`` for
     files that can't be kept or a bad name, ``StoreError`` when the store fails or a file changes meanwhile. However it
     ends, no broken snapshot is seen.
     """

@@ -15,7 +15,7 @@ from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE
 from flows.launch.docker.logs import LogReader
-from flows.launch.docker.stopping import RETRY_SECONDS, tell
+from flows.launch.docker.stopping import RETRY_SECONDS, send_stop
 from flows.launch.follow import STOPPED
 from trainer.errors import ExitCode
 from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
@@ -38,7 +38,7 @@ _OOM_HINT = (
 )
 
 
-class ContainerTraining:
+class ContainerHandle:
     """Follows a started container from the beginning of its log; the container is removed once its end was read.
 
     Two threads read stdout (events) and stderr (into ``log``), one waits for the end; a lost daemon is waited for.
@@ -125,7 +125,7 @@ class ContainerTraining:
         with self._owing:
             while self._owed:
                 try:
-                    tell(self._container)
+                    send_stop(self._container)
                 except docker.errors.APIError:
                     pass  # it has ended, or is gone
                 except UNREACHABLE:

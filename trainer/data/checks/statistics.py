@@ -19,7 +19,7 @@ _ROUNDING = 1e-3
 class RangesCompared(NamedTuple):
     """What statistics say otherwise than the values."""
 
-    told: list[Problem]
+    problems: list[Problem]
     beyond: bool = False
     """Whether there are values outside the stored range, which normalisation takes far beyond [-1, 1]."""
 

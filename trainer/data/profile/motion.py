@@ -13,7 +13,7 @@ from trainer.data.profile import rules
 from trainer.data.profile.model import Finding, Joint, Series
 
 _HOLDS = re.compile(r"grip|hand|finger|thumb|claw|jaw|effector", re.IGNORECASE)
-_MOST_SHOWN = 400
+_MAX_SHOWN = 400
 
 
 class Column(NamedTuple):

@@ -32,7 +32,7 @@ IDLE_MOVE = 0.02
 LENGTH_TIMES = 2.0
 FAR = 3.5
 FAR_MEAN = 0.25
-LEAST_EPISODES = 5
+MIN_EPISODES = 5
 """To say what is usual."""
 MOST_OF_THEM = 0.5
 """Beyond this share of the episodes something is no exception but how the dataset is."""
@@ -82,7 +82,7 @@ STILL_RULE = Rule(
     "still",
     "Joints that never move",
     f"a joint stays within {STILL:.1%} of its range for a whole episode and moves in {STILL_ELSEWHERE:.0%} of the "
-    f"others (from {LEAST_EPISODES} episodes on); or it never moves at all",
+    f"others (from {MIN_EPISODES} episodes on); or it never moves at all",
     "A sensor or motor that was off. One that never moves in the whole dataset is harmless: it is learned as constant.",
 )
 BLOCKED = Rule(
@@ -120,14 +120,14 @@ LENGTH = Rule(
     "length",
     "Far from the usual length",
     f"an episode is {LENGTH_TIMES:g} times as long or as short as the median of its task, and its modified z-score "
-    f"beyond {FAR:g} (of log lengths; from {LEAST_EPISODES} episodes on)",
+    f"beyond {FAR:g} (of log lengths; from {MIN_EPISODES} episodes on)",
     "A recording that was cut off, or that went on when the task was done. The score is Iglewicz and Hoaglin's (1993).",
 )
 FAR_RULE = Rule(
     "far",
     "Far from the other episodes",
     f"a joint's mean over the episode lies {FAR_MEAN:.0%} of its range from the median of its task's episodes, and its "
-    f"modified z-score is beyond {FAR:g} (from {LEAST_EPISODES} episodes on)",
+    f"modified z-score is beyond {FAR:g} (from {MIN_EPISODES} episodes on)",
     "Another task, another robot's calibration, or a failed attempt.",
 )
 TWICE = Rule(

@@ -39,7 +39,7 @@ SAVE_SECONDS = 600.0
 _HINT = "Start every node again with the same command: the run continues from its last checkpoint."
 
 
-class Meeting:
+class Rendezvous:
     """The machines of one training, seen from ``node``. Raises ``PippaError`` where they don't come together."""
 
     def __init__(self, node: Node, terms: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -90,11 +90,11 @@ class Meeting:
 
     def _opened(self) -> TCPStore:
         node, deadline = self.node, time.monotonic() + JOIN_SECONDS
-        told = 0.0
+        reported = 0.0
         while (problem := _unreachable(node)) and time.monotonic() < deadline:
-            if time.monotonic() - told > SILENT_SECONDS:
+            if time.monotonic() - reported > SILENT_SECONDS:
                 self._say(f"Waiting for node 0 at {node.host}, port {node.port}: {problem}.")
-                told = time.monotonic()
+                reported = time.monotonic()
             time.sleep(0.5)
         if problem:
             raise EngineError(f"Node 0 at {node.host}, port {node.port}, did not come: {problem}.", _HINT)
@@ -133,14 +133,14 @@ class Meeting:
         return answer["hosts"]
 
     def _gathered(self, terms: dict[str, Any]) -> dict[str, Any]:
-        count, deadline, told = self.node.count, time.monotonic() + JOIN_SECONDS, time.monotonic()
+        count, deadline, reported = self.node.count, time.monotonic() + JOIN_SECONDS, time.monotonic()
         while missing := [rank for rank in range(count) if not self._store.check([f"here/{rank}"])]:
             named = f"node{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
             if time.monotonic() > deadline:
                 return {"missing": named}
-            if time.monotonic() - told > SILENT_SECONDS:
+            if time.monotonic() - reported > SILENT_SECONDS:
                 self._say(f"Waiting for {named} of {count}.")
-                told = time.monotonic()
+                reported = time.monotonic()
             time.sleep(0.2)
         detail = [self._wait(f"here/{rank}") for rank in range(count)]
         for rank, other in enumerate(detail):
@@ -184,7 +184,7 @@ class Watch:
         self._lost: int | None = None
         self._code: int | None = None
         """How the training ended here, once it has."""
-        self._told = False
+        self._reported = False
 
     def start(self) -> None:
         """Begin to speak and to listen."""
@@ -202,7 +202,7 @@ class Watch:
         _until(lambda: self._cause() or self._all_ended(), seconds)
         cause = self._cause()
         # Messages end with this process, and on node 0 the store too: the others must have read them.
-        heard = self._all_ended if self._node.rank == 0 else lambda: self._told or self._lost is not None
+        heard = self._all_ended if self._node.rank == 0 else lambda: self._reported or self._lost is not None
         _until(heard, GRACE_SECONDS + 2 * BEAT_SECONDS)
         return None if own else cause
 
@@ -228,9 +228,9 @@ class Watch:
         store, detail, count = self._store, dict[int, bytes](), 0
         try:
             while not self.over.wait(BEAT_SECONDS / 4):
-                if self._code is not None and not self._told:
+                if self._code is not None and not self._reported:
                     store.set(f"end/{self._node.rank}", str(self._code))
-                    self._told = True
+                    self._reported = True
                 count += 1
                 if count % 4 == 0:
                     store.set(f"beat/{self._node.rank}", str(count))

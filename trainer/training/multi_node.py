@@ -14,7 +14,7 @@ from trainer.errors import ExitCode
 from trainer.events import Event, PhaseEvent
 from trainer.runner.nodes import Node
 from trainer.training.devices import run_under_torchrun
-from trainer.training.meeting import Meeting, interface
+from trainer.training.rendezvous import Rendezvous, interface
 from trainer.version import version
 
 _OWN = {"dataset_path", "data_config", "base_model_path", "output_dir", "resume", "modality_config_path", *RUN_FIELDS}
@@ -44,7 +44,7 @@ def train_together(
         **{flag(name): str(value) for name, value in config.model_dump(exclude=_OWN).items()},
         "pippa": version(),
     }
-    meeting = Meeting(node, terms, say)
+    meeting = Rendezvous(node, terms, say)
     resume_from = meeting.same_checkpoint(newest, folder)
     if name := interface(node):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
