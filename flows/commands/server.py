@@ -49,7 +49,7 @@ def server(arguments: Namespace) -> int:
     require_all(checks)
     private_folder(home)
     private_folder(Path(environ["PREFECT_HOME"]))
-    os.umask(0o077)  # its database holds what every training said
+    os.umask(0o077)  # its database holds the logs of every training
     command = [sys.executable, "-m", "prefect", "server", "start"]
     # The process becomes the server: its supervisor signals the server itself.
     os.execve(  # noqa: S606 - a list, no shell

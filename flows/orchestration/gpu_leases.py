@@ -135,7 +135,7 @@ def _names(gpus: Sequence[str], machine: str) -> tuple[str, ...]:
 
 
 def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[[str], None]) -> None:
-    told = ""
+    reported = ""
     while True:
         trainings = _trainings(client, machine)
         holders = [run.name for run in trainings if run.state_name != WAITING and run.id != lease.flow_run_id]
@@ -144,11 +144,11 @@ def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[
         message = f"Training on {machine}: {', '.join(holders) or 'one that was killed a moment ago'}." + (
             f" Before this one in the queue: {', '.join(run.name for run in ahead)}." if ahead else ""
         )
-        if message != told:
+        if message != reported:
             state: State[None] = State(type=StateType.RUNNING, name=WAITING, message=message)
             client.set_flow_run_state(lease.flow_run_id, state, force=True)
             say(f"{WAITING}. {message}")
-            told = message
+            reported = message
         # The first in line asks most often. An order kept to the letter would let one that was killed while it waited
         # hold up all others.
         time.sleep(ASK_SECONDS * (1 + 2 * len(ahead)))

@@ -16,7 +16,7 @@ from trainer.errors import PippaError
 
 CPU_SECONDS = 20
 """Of processor time, however busy the machine is."""
-MOST_BYTES = 1 << 30
+MAX_BYTES = 1 << 30
 _ROOM = 3 << 30
 """What a child that takes more is stopped at, for the machine's sake."""
 _HANGS_SECONDS = 300
@@ -76,7 +76,7 @@ def refuses(call: Callable[..., Any], *arguments: Any) -> Refused:
     """The refusal that ``call`` ends in, within the bounds."""
     outcome = bounded(call, *arguments)
     assert not outcome.defect, outcome.defect
-    assert outcome.peak <= MOST_BYTES, f"{outcome.peak / 1e6:.0f} MB"
+    assert outcome.peak <= MAX_BYTES, f"{outcome.peak / 1e6:.0f} MB"
     if not isinstance(outcome.value, Refused):
         pytest.fail(f"accepted: {outcome.value}")
     return outcome.value
