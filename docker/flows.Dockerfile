@@ -16,7 +16,7 @@ RUN apt-get update \
 
 # Volumes mounted here take over the owner.
 RUN useradd --uid 1000 --create-home pippa \
-    && install -d -o pippa -g pippa /var/lib/pippa /var/lib/pippa/cache /var/lib/pippa/runs
+    && install -d -o pippa -g pippa /var/lib/pippa /var/lib/pippa/cache /var/lib/pippa/prefect /var/lib/pippa/runs
 
 ENV UV_PROJECT_ENVIRONMENT=/opt/pippa \
     UV_PYTHON_DOWNLOADS=never \
