@@ -129,7 +129,7 @@ def test_no_modules_import_each_other_in_a_circle():
 
 
 def test_tests_mirror_the_rooms():
-    """A folder of tests is that of a room, or of `flows/team`; a test named as a module is beside that module's room."""
+    """A folder of tests is a room's, or `flows/team`; a test that has a module's name is in the folder of its room."""
     known = {file.relative_to(ROOT) for file in modules().values()}
     folders = {file.parent for file in known} | {Path("flows/team")}
     for package in ("trainer", "flows"):
