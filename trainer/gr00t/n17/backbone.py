@@ -128,6 +128,23 @@ class QwenBackbone(nn.Module):
             fresh = type(rotary)(rotary.config)
             rotary.inv_freq, rotary.original_inv_freq = fresh.inv_freq, fresh.original_inv_freq
 
+    def encode_images(
+        self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, places: Places
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The vision tower's features [K, width] of the images' tokens, and those of its inner levels; arguments as in
+        ``forward``.
+        """
+        times = len(pixel_values) // len(places.patch_places)
+        vision = self.qwen.visual(
+            pixel_values.to(self.qwen.visual.dtype),
+            grid_thw=image_grid_thw,
+            interp_indices=places.interp_indices.repeat(times, 1),
+            interp_weights=places.interp_weights.repeat(times, 1),
+            position_ids=places.patch_places.repeat(times, 1),
+            cu_seqlens=places.image_patches,
+        )
+        return vision.pooler_output, vision.deepstack_features
+
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -149,16 +166,7 @@ class QwenBackbone(nn.Module):
             grids = [(rows, columns) for _, rows, columns in image_grid_thw.tolist()]
             places = find_places(input_ids.cpu(), mask, grids, self._config).to(input_ids.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_images):
-            times = len(pixel_values) // len(places.patch_places)
-            vision = self.qwen.visual(
-                pixel_values.to(self.qwen.visual.dtype),
-                grid_thw=image_grid_thw,
-                interp_indices=places.interp_indices.repeat(times, 1),
-                interp_weights=places.interp_weights.repeat(times, 1),
-                position_ids=places.patch_places.repeat(times, 1),
-                cu_seqlens=places.image_patches,
-            )
-            images = vision.pooler_output
+            images, levels = self.encode_images(pixel_values, image_grid_thw, places)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (images.requires_grad or self._trains_language)):
             embeddings = language.embed_tokens(input_ids)
             embeddings = embeddings.flatten(0, 1).index_copy(0, places.image_places, images.to(embeddings.dtype))
@@ -167,7 +175,7 @@ class QwenBackbone(nn.Module):
                 attention_mask=None if attention_mask is None else causal_mask(attention_mask),
                 position_ids=places.position_ids,
                 visual_pos_masks=places.image_places,
-                deepstack_visual_embeds=vision.deepstack_features[: self._levels],
+                deepstack_visual_embeds=levels[: self._levels],
                 use_cache=False,
             ).last_hidden_state
         if self.training and self._trains_norm:

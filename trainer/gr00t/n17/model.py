@@ -86,13 +86,9 @@ class Gr00tN1d7(GrootModel):
         """The inputs on this model's device, floating ones in the action head's dtype (upstream's prepare_input)."""
         device, dtype = self.device, self.action_head.dtype
         return {
-            key: value.to(
-                device,
-                dtype if torch.is_floating_point(value) and key not in Places._fields else None,
-                non_blocking=True,
-            )
+            key: value.to(device, dtype if torch.is_floating_point(value) else None, non_blocking=True)
             for key, value in inputs.items()
-            if isinstance(value, torch.Tensor)
+            if isinstance(value, torch.Tensor) and key not in Places._fields
         }
 
     def _context(self, inputs: Mapping[str, Any], batch: Mapping[str, torch.Tensor]) -> Context:
@@ -101,13 +97,12 @@ class Gr00tN1d7(GrootModel):
         unpadded = inputs.get("unpadded")
         if unpadded is None:
             unpadded = bool((mask != 0).all())
-        known = {**inputs, **batch}
         features = self.backbone(
             ids,
             None if unpadded else mask,
             batch["pixel_values"],
             batch["image_grid_thw"],
-            Places(*(known[name] for name in Places._fields)) if set(Places._fields) <= known.keys() else None,
+            Places.of(inputs, ids.device),
         )
         return self.action_head.context(features, ids == self.backbone.image_token, None if unpadded else mask != 0)
 

@@ -1,14 +1,14 @@
 """Where a batch's tokens and patches are: what follows from token ids and image sizes alone, computed on the CPU.
 
-transformers' model finds it out from tensors on the GPU, for which the host waits several times per step. Computed where
-a batch is collated, it moves with the batch, and the model never asks the GPU.
+transformers' model finds it out from tensors on the GPU, for which the host waits several times per step. Computed
+where a batch is collated, it moves with the batch, and the model never asks the GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ Grid = tuple[int, int]
 class Places(NamedTuple):
     """The keys of a batch that the backbone takes, for B prompts of N tokens.
 
-    What is said of patches is said once for the shortest series of U patches whose images' sizes repeat: one image where
-    all are alike, those of one sample where its cameras differ.
+    What is said of patches is said of the shortest series of images whose sizes repeat, U patches: of one image where
+    all are alike, of one sample's where its cameras differ.
     """
 
     position_ids: torch.Tensor
@@ -40,9 +40,21 @@ class Places(NamedTuple):
     image_patches: list[int]
     """Patches of each image of the series. In host memory, wherever the batch is."""
 
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any], device: torch.device) -> Places | None:
+        """Those of the batch ``inputs``, on ``device``; None where it lacks any."""
+        if not set(cls._fields) <= inputs.keys():
+            return None
+        return cls(**{name: inputs[name] for name in cls._fields}).to(device)
+
     def to(self, device: torch.device) -> Places:
-        """These on ``device``."""
-        return Places(*(each.to(device) if isinstance(each, torch.Tensor) else each for each in self))
+        """These on ``device``, without waiting for it."""
+        moved: dict[str, Any] = {
+            name: each.to(device, non_blocking=True)
+            for name, each in self._asdict().items()
+            if isinstance(each, torch.Tensor)
+        }
+        return self._replace(**moved)
 
 
 def find_places(
