@@ -99,7 +99,7 @@ def evaluate(
 
     load_environment()
     where, store = _launcher(launcher), open_store()
-    for name in names:  # unknown names are said before anything starts
+    for name in names:  # unknown names are refused before anything starts
         store.checkpoint(name)
     options = [*names, *(["--dataset", dataset] if dataset else [])]
     options += ["--episodes", *map(str, episodes)] if episodes else []

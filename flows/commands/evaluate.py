@@ -57,7 +57,7 @@ def run(arguments: Namespace) -> int:
             "`pippa evaluate` runs on this machine.", "The deployment `evaluate` does the same where a worker is."
         )
     store = opened_store()
-    # Unknown names are said before anything starts.
+    # Unknown names are refused before anything starts.
     presets = {registry.resolve(store, name).spec.preset for name in arguments.names}
     screen = notes()
 

@@ -99,15 +99,15 @@ def _environment(home: Path) -> None:
 def _wait_for_server(screen: Console) -> None:
     url = os.environ["PREFECT_API_URL"]
     deadline = time.monotonic() + WAIT_SECONDS
-    told = False
+    reported = False
     while not _answers(url):
         if time.monotonic() > deadline:
             raise ServerError(
                 f"The Prefect server {url} does not answer.", "Is PREFECT_API_URL right, and `pippa server` running?"
             )
-        if not told:
+        if not reported:
             screen.print(f"Waiting for the Prefect server {url}.", soft_wrap=True)
-            told = True
+            reported = True
         time.sleep(0.5)
 
 

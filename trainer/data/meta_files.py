@@ -144,7 +144,7 @@ def _parsed(line: str, model: type[Document], where: str) -> Document:
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing pydantic found, as ``key: what is wrong``."""
+    """The first problem that pydantic found, as ``key: what is wrong``."""
     details = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in details["loc"])
     what = "missing" if details["type"] == "missing" else details["msg"].removeprefix("Value error, ")
