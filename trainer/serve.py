@@ -129,13 +129,14 @@ def serve(arguments: Namespace) -> NoReturn:
 
 def _loaded(arguments: Namespace) -> Policy:
     from trainer.gr00t.checkpoint import find_checkpoint
-    from trainer.gr00t.policy import Policy
-    from trainer.serving.service import warm_up
 
     name = arguments.checkpoint
     events = not arguments.measure  # whose answer stdout is
-    _say(f"Loading {name}.", events=events)
     checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
+    _say(f"Loading {name}.", events=events)
+    from trainer.gr00t.policy import Policy  # which takes torch with it, 10 seconds and more on a slow disk
+    from trainer.serving.service import warm_up
+
     policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
     _say("Warming up.", events=events)
     warm_up(policy)

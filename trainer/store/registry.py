@@ -152,9 +152,12 @@ def set_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None:
 
 
 def remove_alias(store: ObjectStore, alias: str) -> None:
-    """Forget an alias; the checkpoint stays."""
+    """Forget an alias; the checkpoint stays. Raises ``UsageError`` for one that there is not."""
     check_alias(alias)
-    store.delete(f"{ALIASES}{alias}.json")
+    key = f"{ALIASES}{alias}.json"
+    if store.info(key) is None:
+        raise UsageError(f"There is no alias {alias!r}.", "`pippa checkpoints` shows the aliases of each checkpoint.")
+    store.delete(key)
 
 
 def aliases(store: ObjectStore, damage: list[DamagedObjectError] | None = None) -> dict[str, str]:

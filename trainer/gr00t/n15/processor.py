@@ -16,11 +16,10 @@ import torch
 from tokenizers import Tokenizer
 
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import N15
+from trainer.gr00t.base_model import N15, resolve_folder
 from trainer.gr00t.n15.config import read_config
 from trainer.gr00t.n15.sections import EagleConfig
 from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
-from trainer.gr00t.weights import resolve_folder
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
 SPECIAL_TOKENS = (PAD_TOKEN, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>")

@@ -20,11 +20,10 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from trainer.data.n17.patches import Patches, write_patches
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import N17
+from trainer.gr00t.base_model import N17, resolve_folder
 from trainer.gr00t.n17.config import read_config
 from trainer.gr00t.n17.sections import ModelConfig
 from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
-from trainer.gr00t.weights import resolve_folder
 
 IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - tokens of a tokenizer
 _START, _END = "<|im_start|>", "<|im_end|>"
