@@ -17,6 +17,7 @@ from trainer.config.settings import hub_token
 from trainer.errors import UsageError
 from trainer.generation import GENERATIONS, N15, N17, Generation, generation_in, generation_of, named_generation
 from trainer.gr00t.weight_files import weights_problem
+from trainer.wrong_values import first_problem
 
 __all__ = [
     "GENERATIONS",
@@ -94,8 +95,7 @@ def read_config_json(folder: Path, generation: Generation, made: Callable[[dict[
     try:
         return made(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
-        raise UsageError(f"{path} is not a configuration of {generation}: {problems}", hint) from error
+        raise UsageError(f"{path} is not a configuration of {generation}: {first_problem(error)}.", hint) from error
 
 
 def require_whole(folder: Path) -> None:
