@@ -22,7 +22,7 @@ from bench.table import report, table
 from trainer.data.checks import check_dataset
 from trainer.data.dataset import TrainingDataset, decoded_videos
 from trainer.data.frames import FrameStore
-from trainer.data.memory import Memory
+from trainer.data.result_cache import ResultCache
 from trainer.data.transforms.augment import augment
 
 ON_GPU = "planes, converted on the GPU"
@@ -47,7 +47,7 @@ def main() -> None:
 
 def samples(recording: Path, work: Path, rounds: int, count: int) -> str:
     """Samples per CPU second from each form of the cache."""
-    memory = Memory()
+    memory = ResultCache()
     statistics = [check_dataset(recording, CONFIG, memory=memory).statistics]
 
     def dataset(name: str | None, share: float | None, *, on_gpu: bool = False) -> TrainingDataset:

@@ -15,7 +15,7 @@ import torch
 
 from bench.hostile_client import Robot, Sent
 from trainer.serving.arrays import LARGEST_REQUEST
-from trainer.serving.over_http import LARGEST_BODY, MOST_CONNECTIONS
+from trainer.serving.over_http import LARGEST_BODY, MAX_CONNECTIONS
 from trainer.serving.over_zmq import LARGEST_MESSAGE
 from trainer.serving.wire import Form, _written, dump, pack
 
@@ -35,7 +35,7 @@ def hostile(robot: Robot) -> Iterator[Sent]:
     slow: list[socket.socket] = []
 
     def beside_slow_ones() -> Any:
-        for _ in range(2 * MOST_CONNECTIONS):
+        for _ in range(2 * MAX_CONNECTIONS):
             slow.append(socket.create_connection(("127.0.0.1", robot.http_port)))
             slow[-1].sendall(b"POST /act HTTP/1.1\r\nContent-Length: 1000\r\n\r\n{")
         try:
@@ -44,7 +44,7 @@ def hostile(robot: Robot) -> Iterator[Sent]:
             for each in slow:
                 each.close()
 
-    yield Sent(HTTP, f"a robot's, beside {2 * MOST_CONNECTIONS} clients that send half a request", beside_slow_ones)
+    yield Sent(HTTP, f"a robot's, beside {2 * MAX_CONNECTIONS} clients that send half a request", beside_slow_ones)
 
 
 def _messages(robot: Robot) -> dict[str, bytes]:

@@ -29,7 +29,7 @@ from trainer.data.checks import check_dataset
 from trainer.data.convert_v3 import convert_to_v21
 from trainer.data.dataset import TrainingDataset
 from trainer.data.known_robots import MODALITIES, to_json
-from trainer.data.memory import Memory
+from trainer.data.result_cache import ResultCache
 
 CONFIG = "so100_dualcam"
 CAMERAS = ("observation.images.front", "observation.images.wrist")
@@ -103,12 +103,12 @@ def one_round(recording: Path, work: Path) -> dict[str, float]:
         folder = recording
         if way == "converted":
             folder = timed("converted: conversion", lambda: convert_to_v21(recording, work / "v21"))
-        memory = Memory(work / way / "cache" / "data.sqlite")
+        memory = ResultCache(work / way / "cache" / "data.sqlite")
         checked = timed(f"{way}: check", lambda f=folder, m=memory: check_dataset(f, CONFIG, memory=m))
         if checked.problems:
             raise SystemExit(f"{folder}: {checked.problems[0]}")
 
-        def load(folder: Path = folder, memory: Memory = memory, checked: Any = checked) -> Any:
+        def load(folder: Path = folder, memory: ResultCache = memory, checked: Any = checked) -> Any:
             known = [checked.statistics]
             dataset = TrainingDataset([folder], CONFIG, "new_embodiment", statistics=known, memory=memory)
             return dataset.__getitems__(list(islice(range(0, len(dataset), len(dataset) // 8), 8)))

@@ -54,7 +54,7 @@ def main() -> None:
         _timed("set an alias", lambda: registry.set_alias(store, "good", newest))
         _timed("register again", lambda: registry.register(store, newest))
         _timed("gc, dry", lambda: gc.collect(store, dry_run=True))
-        memory = gc_roots.Memory()
+        memory = gc_roots.ReadCache()
         rule = Retention(last=RUN_STEPS)
         _timed("a run's retention, first time", lambda: gc.thin(store, spec.run_id, rule, memory))
         _timed("a run's retention, later", lambda: gc.thin(store, spec.run_id, rule, memory))

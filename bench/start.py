@@ -3,7 +3,7 @@
 Three ways to the same first step of the preset ``smoke``, in turns: only what can't be avoided (``floor``: importing
 torch and transformers' Trainer, and building the model), ``trainer finetune``, and ``pippa train`` with everything
 around it. The first run of each, which fills caches, is not counted. The first step is the first
-``progress`` event; the run is told to stop then.
+``progress`` event; the run gets a stop signal then.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG UV_IMAGE=ghcr.io/astral-sh/uv:0.13.9
 
-FROM ${UV_IMAGE} AS uv
+# Runs on the machine that builds, for whichever processor the image is: it asks the image's Python what to install.
+FROM --platform=${BUILDPLATFORM} ${UV_IMAGE} AS uv
 
 FROM ${PYTHON_IMAGE}
 SHELL ["/bin/sh", "-eu", "-c"]
@@ -15,7 +16,7 @@ RUN apt-get update \
 
 # Volumes mounted here take over the owner.
 RUN useradd --uid 1000 --create-home pippa \
-    && install -d -o pippa -g pippa /var/lib/pippa /var/lib/pippa/cache /var/lib/pippa/runs
+    && install -d -o pippa -g pippa /var/lib/pippa /var/lib/pippa/cache /var/lib/pippa/prefect /var/lib/pippa/runs
 
 ENV UV_PROJECT_ENVIRONMENT=/opt/pippa \
     UV_PYTHON_DOWNLOADS=never \

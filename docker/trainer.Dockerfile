@@ -8,7 +8,8 @@
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 ARG UV_IMAGE=ghcr.io/astral-sh/uv:0.13.9
 
-FROM ${UV_IMAGE} AS uv
+# Runs on the machine that builds, for whichever processor the image is: it asks the image's Python what to install.
+FROM --platform=${BUILDPLATFORM} ${UV_IMAGE} AS uv
 
 FROM ${PYTHON_IMAGE}
 SHELL ["/bin/sh", "-eu", "-c"]

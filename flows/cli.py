@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _answered(argv: list[str]) -> int:
-    """``dispatch``, with every error told on stderr."""
+    """``dispatch``, with every error reported on stderr."""
     try:
         return int(dispatch(argv))
     except PippaError as error:
@@ -159,7 +159,7 @@ def _answered(argv: list[str]) -> int:
     except KeyboardInterrupt:
         return _complain("Stopped by Ctrl-C.", "", ExitCode.INTERRUPTED)
     except BrokenPipeError:
-        # `pippa runs list | head`: nobody reads on. Without this Python complains once more at exit.
+        # `pippa runs list | head`: the reader is gone. Without this Python complains once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.DONE
     except Exception as error:

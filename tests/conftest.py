@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.drill.carried import GOLDEN, GOLDEN_N17
+from tests.support.memory import in_memory
 from tests.support.s3_server import S3Server
 from trainer.config.settings import S3Settings
 from trainer.store.object_store import ObjectStore
@@ -81,7 +82,7 @@ def demo_dataset() -> Path:
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
     """A real S3 server, one for all tests of a process."""
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+    with in_memory(tmp_path_factory.mktemp("s3")) as folder, S3Server(folder) as server:
         yield server.settings
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import pytest
 import yaml
 
+from flows.commands.server import server_environment
 from flows.credentials import CREDENTIALS
 from flows.launch.docker.images import image_name
 from tests.support.waiting import PATIENCE
@@ -103,6 +104,20 @@ def test_ports_are_open_to_this_machine_only(compose: dict[str, Any]) -> None:
     ports = [port for service in compose["services"].values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports), ports
+
+
+def test_who_holds_a_gpu_outlives_prefects_container(compose: dict[str, Any]) -> None:
+    [home] = re.findall(r"PIPPA_HOME=(\S+)", (ROOT / "docker/flows.Dockerfile").read_text())
+    environ = server_environment(Path(home), {"PIPPA_POSTGRES_HOST": "postgres", "PIPPA_POSTGRES_PASSWORD": "secret"})
+    assert environ["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"].endswith(".filesystem")
+    mounted = {
+        target: name for name, target in (each.split(":")[:2] for each in compose["services"]["prefect"]["volumes"])
+    }
+    assert mounted[environ["PREFECT_HOME"]] in compose["volumes"]
+    # An empty volume takes over the owner of what it covers.
+    assert re.search(
+        rf"install -d -o pippa .*{environ['PREFECT_HOME']}\b", (ROOT / "docker/flows.Dockerfile").read_text()
+    )
 
 
 def test_a_checkpoint_is_served_as_the_command_line_serves_it(compose: dict[str, Any], tmp_path: Path) -> None:

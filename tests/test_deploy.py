@@ -73,6 +73,7 @@ case " $LACKS " in *" $(basename "$0") "*) exit 127 ;; esac
 case "$(basename "$0") $*" in
 "id -u") echo 0 ;;
 "nvidia-smi "*) echo "$DRIVER" ;;
+"docker compose exec "*) exit "$STORE" ;;
 esac
 """
 STUBBED = "apt-get curl docker dpkg id nvidia-ctk nvidia-smi stat systemctl systemd-run usermod".split()
@@ -98,12 +99,17 @@ class Machine:
         script.write_text(re.sub(r"(?<![\w.])/etc/", f"{folder}/etc/", script.read_text()))
 
     def set_up(
-        self, *, lacks: str = "", driver: str = "580.65.06", **settings: str
+        self, *, lacks: str = "", driver: str = "580.65.06", first: str = "", store: int = 0, **settings: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run it with ``settings`` in .env, on a machine that lacks some programs."""
+        """Run it with ``settings`` in .env, on a machine that lacks some programs.
+
+        ``first`` is what to train, and ``store`` the exit code of what asks the store for it.
+        """
         (self.checkout / ".env").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
         path = f"{self.folder}/bin:{os.environ['PATH']}"
-        environ = {"PATH": path, "CALLS": str(self.calls), "LACKS": lacks, "DRIVER": driver}
+        environ = {"PATH": path, "CALLS": str(self.calls), "LACKS": lacks, "DRIVER": driver, "STORE": str(store)}
+        name, _, value = first.partition("=")
+        environ |= {name: value} if first else {}
         command = ["bash", str(self.checkout / "deploy/machine/setup")]
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
@@ -156,6 +162,24 @@ def test_a_machine_without_a_driver_is_refused_unless_it_is_meant(tmp_path):
     meant = machine.set_up(lacks="nvidia-smi nvidia-ctk", PIPPA_GPUS="none")
     assert meant.returncode == 0, meant.stderr
     assert "trainings use the CPU" in meant.stdout and not machine.called("nvidia-ctk")
+
+
+@pytest.mark.parametrize(
+    ("first", "asks", "starts"),
+    [
+        ("PIPPA_TRAIN=smoke --max-steps 20", "store create", "train smoke --max-steps 20"),
+        ("PIPPA_RESUME=smoke-20261129-170223-6b91", "runs show smoke-20261129-170223-6b91", "runs resume smoke-"),
+    ],
+)
+def test_the_first_training_starts_once_and_when_the_store_has_what_it_needs(tmp_path, first, asks, starts):
+    machine = Machine(tmp_path)
+    (machine.checkout / ".pippa/stack").mkdir(parents=True)
+    assert machine.set_up(first=first, store=4).returncode == 4
+    assert any(f"pippa {asks}" in call for call in machine.called("docker")) and not machine.called("systemd-run")
+    for _ in range(2):
+        assert machine.set_up(first=first).returncode == 0
+    [started] = machine.called("systemd-run")
+    assert f"pippa {starts}" in started and started.endswith("--launcher remote")
 
 
 def test_the_skypilot_task_names_what_exists():

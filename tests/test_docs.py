@@ -20,8 +20,10 @@ from tests.support.documented import Named
 from tests.support.parsing import problems
 from trainer import cli as trainer
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.n17_config import N17Config
 from trainer.config.presets import PRESETS
+from trainer.data.configs import DATA_CONFIGS
 from trainer.data.n17.embodiments import registered
 from trainer.errors import ExitCode
 from trainer.forecast import CARDS, CUDA_BYTES, FITS, forecast, smallest_card, ways
@@ -32,13 +34,16 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = [*ROOT.glob("*.md"), *DOCS.glob("*.md")]
 CODE = [file for folder in ("flows", "pippa", "trainer", "bench") for file in sorted((ROOT / folder).rglob("*.py"))]
+NOTES = [*sorted((ROOT / "bench").rglob("*.md")), ROOT / "tests/e2e/README.md"]
+EXAMPLES = [*sorted(DOCS.rglob("*.py")), *sorted((ROOT / "deploy").rglob("*.py"))]
+TEMPLATES = sorted((ROOT / "flows").rglob("*.html"))
 SETTINGS = [
     file
-    for pattern in (".env.example", "*.yaml", "deploy/*", "docker/*", ".ci/*", ".ci/images/*", ".github/workflows/*")
+    for pattern in (".env.example", "*.yaml", "*.toml", "deploy/**/*", "docker/*", ".ci/**/*", ".github/**/*")
     for file in sorted(ROOT.glob(pattern))
-    if file.is_file()
+    if file.is_file() and file.suffix not in (".py", ".pyc")
 ]
-NAMING = [*PAGES, ROOT / "tests/e2e/README.md", *SETTINGS, *CODE]
+NAMING = [*PAGES, *NOTES, *SETTINGS, *CODE, *EXAMPLES, *TEMPLATES]
 """Every file that tells a person what to type."""
 
 
@@ -204,6 +209,10 @@ def refused() -> dict[Named, str]:
 def refusals(commands: list[Named]) -> dict[Named, str]:
     ours = [each for each in commands if each.words[0] != "docker"]
     found = {each: said for each, said in zip(ours, problems([each.words for each in ours]), strict=True) if said}
+    for each in ours:
+        config = each.words[each.words.index("--data-config") + 1] if "--data-config" in each.words[:-1] else ""
+        if config and config not in {*DATA_CONFIGS, *registered()}:
+            found[each] = f"no data config: {config}"
     for each in commands:
         if each.words[0] == "docker":
             verb, services = documented.compose_services(each.words)
@@ -212,7 +221,7 @@ def refusals(commands: list[Named]) -> dict[Named, str]:
             if verb not in documented.COMPOSE_VERBS:
                 found[each] = f"no command of Compose: {verb}"
             if verb in ("stop", "down") and not services and "--profile" not in each.words:
-                found[each] = "without --profile '*' trainings go on without their store"
+                found[each] = "without --profile '*' trainings continue without their store"
     return found
 
 
@@ -248,6 +257,23 @@ WRONG = [
     ("markdown", "`docker compose up train-everything`"),
     ("markdown", "`docker compose down`"),
     ("markdown", "`docker compose frobnicate`"),
+    ("markdown", "`pippa data check my-robot --data-config so100_threecams`"),
+    ("markdown", "`pippa sweep blog --learning-rates 1e-4 5e-4`"),
+    ("markdown", "`python -m trainer.finetune --learning-rat 1e-4`"),
+    ("markdown", "`uv run python -m flows.cli data frobnicate`"),
+    ("markdown", "`sudo -u pippa uv run pippa data frobnicate`"),
+    ("markdown", "`docker compose exec worker pippa runs resumed RUN`"),
+    ("markdown", "```text\nnext           pippa checkpoints take smoke/latest my-policy\n```"),
+    ("template", '<p>{{ command("pippa runs show " ~ run_id ~ " --page") }}</p>'),
+    ("template", "<code>pippa data frobnicate</code>"),
+    ("python", 'hint = shlex.join(["pippa", "runs", "resumed", run_id])'),
+    ("python", 'argv = [sys.executable, "-m", "trainer.cli", "run", "smokey"]'),
+    ("settings", "PORT=1 # `pippa runs frobnicate` shows it"),
+    ("settings", "command:\n  - pippa\n  - worker\n  - --frobnicate\n"),
+    ("settings", 'test: ["CMD", "pippa", "doctor", "--thorough"]\n'),
+    ("settings", "RUN trainer frobnicate\n"),
+    ("settings", "ExecStart=/opt/pippa/.venv/bin/pippa worker --frobnicate\n"),
+    ("settings", "ExecStart=/usr/bin/docker compose up train-everything\n"),
     ("python", 'raise StoreError("It is damaged.", "`pippa data verify` lists all damage.")'),
     ("python", 'raise StoreError("It is damaged.", "`pippa checkpoints verify` or "\n"`pippa data verify` tells.")'),
     ("python", 'hint = f"To see it: pippa runs display {run_id}"'),
@@ -292,6 +318,44 @@ def test_the_commands_lists_can_be_typed():
     listed += [f"trainer {line.strip()}" for line in trainer.USAGE.splitlines() if line.startswith("  ")]
     commands = list(documented.in_settings("\n".join(f"# {line}" for line in listed), "the list"))
     assert len(commands) > 20 and not refusals(commands)
+
+
+OTHERS_FLAGS = {
+    "docker": {"--build-arg", "--build-context", "--gpus", "--group-add", "--profile", "--secret", "--volumes"},
+    "the robot loop of docs/examples": {"--execute", "--rate", "--timeout"},
+    "sky": {"--env", "--use-spot"},
+    "upstream's evaluation": {"--action-horizon"},
+    "stands for any flag, or any wrong one": {"--flag", "--no-flag", "--lr"},
+}
+"""Flags that pages name and that are not pippa's, by whose they are."""
+
+
+@functools.cache
+def flags() -> set[str]:
+    """Every flag that some command of pippa, trainer, bench or deploy takes."""
+    known = {"--help", "--version"}
+    for config in (FinetuneConfig, N17Config):
+        known |= {flag(name, on=on) for name in config.fields() for on in (True, False)}
+    for file in [*CODE, *EXAMPLES]:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument":
+                known |= {str(each.value) for each in node.args if isinstance(each, ast.Constant)}
+    return known
+
+
+def unknown_flags(text: str) -> set[str]:
+    """Flags that stand alone in a code span, ``--holdout 0.1``, and that nothing takes."""
+    others = set().union(*OTHERS_FLAGS.values())
+    return set(re.findall(r"`(--[a-z][\w-]*)(?!-…)\b[^`\n]*`", text)) - flags() - others
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_flags_that_a_page_names_exist(page):
+    assert not unknown_flags(page.read_text())
+
+
+def test_a_flag_that_does_not_exist_is_noticed():
+    assert unknown_flags("`--frobnicate` and `--max-stepz 5`, not `--max-steps 5`") == {"--frobnicate", "--max-stepz"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import graphlib
 import re
 import subprocess
@@ -16,6 +17,7 @@ TORCH = re.compile(r"trainer\.(data|gr00t|training)\.")
 HEAVY = {"torch", "transformers", "prefect", "docker", "wandb", "pyarrow", "av", "matplotlib", "accelerate"}
 
 
+@functools.cache
 def imported(file: Path) -> set[str]:
     """Top-level packages that ``file`` imports anywhere, also inside functions."""
     names: set[str] = set()
@@ -82,6 +84,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
+@functools.cache
 def edges() -> dict[str, set[str]]:
     """Which modules each module imports, also inside functions."""
     known = modules()

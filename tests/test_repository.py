@@ -13,7 +13,8 @@ import yaml
 from trainer.version import version
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 DOCKERFILES = sorted((ROOT / "docker").glob("*.Dockerfile"))
 
 
@@ -35,6 +36,11 @@ def test_every_room_is_in_the_architecture():
     table = set(re.findall(r"^\| `([\w/]+)/` \|", page, flags=re.MULTILINE))
     rooms = {f"{file.parent.parent.name}/{file.parent.name}" for file in ROOT.glob("*/*/__init__.py")}
     assert table == {room for room in rooms if room.startswith(("flows/", "trainer/"))}
+
+
+def test_every_package_says_that_it_is_typed():
+    packages = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
+    assert {file.parent.name for file in ROOT.glob("*/py.typed")} == set(packages)
 
 
 def test_the_licence_is_the_same_everywhere():

@@ -19,7 +19,7 @@ USAGE = """\
 usage: trainer COMMAND …
 
   run PRESET [--flag …]    train, upload checkpoints meanwhile, evaluate
-  run --run-id RUN         carry out or continue a run of the object store
+  run --run-id RUN         start or continue a run of the object store
   prepare dataset NAME     import a dataset into the object store
   prepare base-model NAME  import a base model into the object store
   finetune [--flag …]      the native engine alone, with upstream's flags

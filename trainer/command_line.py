@@ -1,4 +1,4 @@
-"""The one parser behind every command line of ``pippa`` and ``trainer``: argparse, told upstream's forms.
+"""The one parser behind every command line of ``pippa`` and ``trainer``: argparse, taught upstream's forms.
 
 The standard library has what upstream's command line needs (several values after one flag, ``--flag`` / ``--no-flag``),
 starts in milliseconds, and lets every complaint be a ``UsageError`` with its cure. A flag may be written with
@@ -69,7 +69,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser whose complaints are ``UsageError``.
 
     One that ``collects`` continues after what it can't use and leaves its complaints in ``problems`` of the namespace:
-    everything wrong with a command can be said at once.
+    everything wrong with a command can be reported at once.
     """
 
     def __init__(self, *arguments: Any, collects: bool = False, **options: Any) -> None:

@@ -32,7 +32,7 @@ def says_full(text: str) -> bool:
 def as_disk_full(error: BaseException, where: Path | str) -> DiskFullError | None:
     """``error`` as one with a cure when a full disk is what caused it, however deep; ``where`` if it names no file.
 
-    Libraries wrap what the system said (pyarrow, safetensors), or say it in their own words (SQLite).
+    Libraries wrap the system's error (pyarrow, safetensors), or word it themselves (SQLite).
     """
     seen: list[BaseException] = []
     cause: BaseException | None = error

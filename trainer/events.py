@@ -113,7 +113,7 @@ class ErrorEvent(_Event):
 
 
 class SnapshotEvent(_Event):
-    """A dataset or base model is in the store: what ``trainer prepare`` was asked for."""
+    """The dataset or base model of ``trainer prepare`` is in the store."""
 
     event: Literal["snapshot"] = "snapshot"
     ref: SnapshotRef

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if node.count == 1:
             code = run_under_torchrun(config.num_gpus, argv)
         else:
-            from trainer.training.several_nodes import train_together
+            from trainer.training.multi_node import train_together
 
             code = train_together(config, argv, node, _newest(config), emit)
         if code < 0:  # a rank was killed
@@ -106,13 +106,13 @@ def _less(config: FinetuneConfig) -> str:
 
 
 def _newest(config: FinetuneConfig) -> Path | None:
-    """The checkpoint to go on from, where there is one and ``--resume`` asks for it."""
+    """The checkpoint to continue from, if there is one and ``--resume`` is set."""
     found = checkpoint_folder.checkpoints(Path(config.output_dir).absolute()) if config.resume else {}
     return next(reversed(found.values()), None)
 
 
 def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Event], None]) -> bool:
-    """Whether the checkpoint to go on from is at the last step already.
+    """Whether the checkpoint to continue from is at the last step already.
 
     Raises ``UsageError`` for one beyond it, and for one that lacks something: a training from there would be another.
     """
@@ -128,7 +128,7 @@ def _nothing_left(config: FinetuneConfig, resume_from: Path, emit: Callable[[Eve
     if problem := checkpoint_folder.resume_problem(resume_from, step):
         raise UsageError(
             f"--resume: {resume_from} is not whole: {problem}.",
-            "Move it to another folder to go on from the one before.",
+            "Move it to another folder to continue from the one before.",
         )
     return False
 
@@ -138,10 +138,12 @@ def _check(config: FinetuneConfig, emit: Callable[[Event], None]) -> list[Checke
     for a data config that is not the base model's.
     """
     require_horizon(config)
-    # The process that started this, `trainer run` or the one in front of the ranks, has checked and told the same.
-    told = PARENT_PID in os.environ or "RANK" in os.environ
+    # The process that started this, `trainer run` or the one in front of the ranks, has checked and reported the same.
+    reported = PARENT_PID in os.environ or "RANK" in os.environ
     datasets = [(Path(path), path) for path in config.dataset_path]
-    return check_datasets(datasets, config, _silent if told else emit, Path(config.base_model_path), warn=not told)
+    return check_datasets(
+        datasets, config, _silent if reported else emit, Path(config.base_model_path), warn=not reported
+    )
 
 
 def _silent(_: Event) -> None:

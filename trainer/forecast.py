@@ -1,4 +1,4 @@
-"""What a training will need, told from its arguments: GPU memory, host memory, disk, bytes to the store. No torch.
+"""What a training will need, computed from its arguments: GPU memory, host memory, disk, bytes to the store. No torch.
 
 This is the only place that knows. What ``pippa train`` prints and warns of, the advice after an out-of-memory error,
 the disk that the frame cache leaves free, and the figures in presets and docs come from here; tests hold them.

@@ -97,7 +97,7 @@ def silence_lost_output() -> bool:
     for descriptor in (1, 2):
         poll = select.poll()
         with suppress(OSError, ValueError):
-            poll.register(descriptor, 0)  # what is wrong with it is told unasked
+            poll.register(descriptor, 0)  # Python reports what is wrong with it
             if any(events & (select.POLLERR | select.POLLHUP) for _, events in poll.poll(0)):
                 _silence(descriptor)
                 lost = True

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 PORT = 5555
 HTTP_PORT = 8000
-MOST_STEPS = 1000
+MAX_STEPS = 1000
 """Denoising steps; the models tell 1000 times apart."""
 TOKEN = "PIPPA_SERVE_TOKEN"  # noqa: S105 - a variable's name
 SHORTEST_TOKEN = 16
@@ -63,19 +63,19 @@ def main(argv: Sequence[str]) -> int:
     require_fitting(given)
     if not given.measure:
         serve(given)
-    from trainer.serving.latency import document, measure, told
+    from trainer.serving.latency import document, measure, summary
 
     policy = _loaded(given)
     parts = measure(policy)
-    sys.stdout.write((json.dumps(document(policy, parts), indent=2) if given.json else told(parts)) + "\n")
+    sys.stdout.write((json.dumps(document(policy, parts), indent=2) if given.json else summary(parts)) + "\n")
     return 0
 
 
 def require_fitting(arguments: Namespace) -> None:
     """Raise ``UsageError`` for what can't be served, or not here, before anything is loaded."""
     steps = arguments.denoising_steps
-    if steps is not None and not 1 <= steps <= MOST_STEPS:
-        raise UsageError(f"--denoising-steps is {steps}.", f"Take 1 to {MOST_STEPS} steps; upstream takes 4.")
+    if steps is not None and not 1 <= steps <= MAX_STEPS:
+        raise UsageError(f"--denoising-steps is {steps}.", f"Take 1 to {MAX_STEPS} steps; upstream takes 4.")
     if arguments.measure:
         return
     if arguments.json:
@@ -176,7 +176,7 @@ def _listen(
             time.sleep(1.0)  # a join that a signal interrupts takes its thread for ended (CPython 3.11)
         raise PippaError("A thread of the server ended.", "Its log says why; start it again.")
     finally:
-        service.turns.close()  # who waits is told
+        service.turns.close()  # waiting clients get an error
         robots.close()
         for thread in threads[:2]:
             thread.join(2.0)

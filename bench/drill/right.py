@@ -22,12 +22,12 @@ class Tell:
         """Called for each phase of each test."""
         if report.when != "call" and report.passed:
             return
-        told = dict(report.user_properties)
+        reported = dict(report.user_properties)
         name = report.nodeid.rpartition("::")[2].removeprefix("test_").replace("_", " ")
         outcome = report.outcome if report.when == "call" else f"{report.outcome} in its {report.when}"
         if report.failed:
             self._report.wrong.append(f"{name}: {_last_line(report)}")
-        self._table.row(name, outcome, told.get("difference", ""), told.get("allowed", ""))
+        self._table.row(name, outcome, reported.get("difference", ""), reported.get("allowed", ""))
 
 
 def _last_line(report: Any) -> str:

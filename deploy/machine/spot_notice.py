@@ -94,20 +94,20 @@ def main(command: list[str]) -> int:
     """Wait for the notice and run ``command``; its exit code."""
     name = cloud()
     if name is None:
-        print("No metadata service of AWS, Google Cloud or Azure: nobody says here when the machine is taken away.")
+        print("No metadata service of AWS, Google Cloud or Azure: this machine gets no spot notice.")
         return 0
     print(f"{name}: waiting for a notice.", flush=True)
-    notice, told = CLOUDS[name][0], ""
+    notice, reported = CLOUDS[name][0], ""
     while True:
         try:
-            said = notice()
+            text = notice()
         except (OSError, ValueError, KeyError) as error:  # away for a moment, or it limits how often it is asked
-            if told != str(error):
-                told = str(error)
-                print(f"{name}: {told}", file=sys.stderr, flush=True)
-            said = None
-        if said:
-            print(f"{said}. {' '.join(command)}", flush=True)
+            if reported != str(error):
+                reported = str(error)
+                print(f"{name}: {reported}", file=sys.stderr, flush=True)
+            text = None
+        if text:
+            print(f"{text}. {' '.join(command)}", flush=True)
             return subprocess.run(command, check=False).returncode
         time.sleep(LOOK_SECONDS)
 

@@ -125,11 +125,11 @@ def check(arguments: Namespace) -> int:
     config = arguments.data_config and declared(arguments.data_config, options.generation)
     if config is None:
         if options.generation != "N1.5":
-            raise UsageError("Name the data config that is meant.", "--data-config so100, or a file such as arm.toml.")
+            raise UsageError("Name the data config.", "--data-config so100, or a file such as arm.toml.")
         fitting = _fitting(name)
         config = declared(fitting[0])
         if others := ", ".join(map(str, fitting[1:])):
-            screen.print(f"[dim]{escape(others)} would fit, too: --data-config says which is meant.[/]", soft_wrap=True)
+            screen.print(f"[dim]{escape(others)} would fit, too: choose with --data-config.[/]", soft_wrap=True)
     found = check_folder(name, config, options)
     folder = Folder(name).existing()
     screen.print(f"[green]✓[/] {escape(name)} can be trained on with {escape(str(config))}.")

@@ -45,7 +45,7 @@ def init(arguments: Namespace) -> int:
         files[folder / "meta/modality.json"] = to_json(proposal.modality)
     if not proposal.is_built_in and not _declares(output, proposal.config):
         files[output] = to_toml(proposal.config)
-    if arguments.yes:  # before a word is said: `| head` closes the pipe
+    if arguments.yes:  # before anything is printed: `| head` closes the pipe
         _write(files)
     for reason in proposal.reasons:
         screen.print(f"  {escape(reason)}", soft_wrap=True)
@@ -103,7 +103,7 @@ def _declares(file: Path, config: DataConfig) -> bool:
 
 
 def _agreed() -> bool:
-    """What the person at the terminal says; nobody there agrees to nothing."""
+    """The answer of the person at the terminal; no without one."""
     return sys.stdin.isatty() and Confirm.ask("\nWrite this?", default=True, console=console())
 
 

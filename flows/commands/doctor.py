@@ -20,7 +20,7 @@ from trainer.errors import PippaError
 from trainer.runner import doctor
 from trainer.runner.findings import Finding, Look, look, problem, tell
 
-LEAST_COMPOSE = (2, 23, 1)
+MIN_COMPOSE = (2, 23, 1)
 """Of Docker Compose: the first with inline configs, which compose.yaml uses."""
 _PORTS = {"PIPPA_MINIO_PORT": 9000, "PIPPA_PREFECT_PORT": 4200}
 
@@ -84,8 +84,8 @@ def compose() -> Finding:
     except (OSError, subprocess.TimeoutExpired) as error:
         return Finding("Compose", f"`{' '.join(command)}` fails: {error}", "note", "Only the compose stack needs it.")
     version = tuple(map(int, re.findall(r"\d+", done.stdout)[:3]))
-    wanted = ".".join(map(str, LEAST_COMPOSE))
-    if done.returncode or version < LEAST_COMPOSE:
+    wanted = ".".join(map(str, MIN_COMPOSE))
+    if done.returncode or version < MIN_COMPOSE:
         says = f"{done.stdout.strip()} is older than {wanted}" if version else "the compose plugin is not installed"
         return Finding("Compose", says, "note", f"Install Docker Compose {wanted} or newer for the compose stack.")
     return Finding("Compose", done.stdout.strip())

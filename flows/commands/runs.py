@@ -92,9 +92,9 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
         "as when its machine is off. Otherwise it is trained twice.",
     )
     for name, counted in (("num_gpus", "GPUs"), ("num_nodes", "nodes")):
-        help_text = f"go on with another number of {counted}; the global batch stays"
+        help_text = f"continue with another number of {counted}; the global batch stays"
         parser.add_argument(flag(name), type=int, metavar="N", help=help_text)
-    parser.add_argument(flag("fsdp"), action=Switch, help="go on with or without FSDP")
+    parser.add_argument(flag("fsdp"), action=Switch, help="continue with or without FSDP")
     parser = add("runs follow", follow, description="Watch a run on another machine. Ctrl-C stops watching.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser = add("runs cancel", cancel, description="Stop a training; it saves and uploads a last checkpoint first.")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flows.commands import Add
+from flows.orchestration import lease_files
 from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import pippa_home, secret_from
 from trainer.disk import private_folder, require_home
@@ -49,7 +50,8 @@ def server(arguments: Namespace) -> int:
     require_all(checks)
     private_folder(home)
     private_folder(Path(environ["PREFECT_HOME"]))
-    os.umask(0o077)  # its database holds what every training said
+    os.umask(0o077)  # its database holds the logs of every training
+    lease_files.renew(Path(environ["PREFECT_HOME"]))
     command = [sys.executable, "-m", "prefect", "server", "start"]
     # The process becomes the server: its supervisor signals the server itself.
     os.execve(  # noqa: S606 - a list, no shell

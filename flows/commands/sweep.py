@@ -26,7 +26,7 @@ from trainer.runner.run_spec_builder import engine_from
 from trainer.runner.wandb_setup import GROUP
 
 if TYPE_CHECKING:
-    from flows.orchestration.sweep import Training
+    from flows.orchestration.sweep import SweepTraining
     from trainer.store.object_store import ObjectStore
 
 _DESCRIPTION = (
@@ -61,7 +61,7 @@ def sweep(arguments: Namespace) -> int:
     found = _trainings(grid, launcher, engine)
     lanes = at_once(grid, launcher)
     pending = [(each, command(grid, each, launcher, engine)) for each in found if each.plan != "done"]
-    screen.print(f"[bold]{escape(grid.name)}[/]: {_told(len(found), len(pending), lanes)}", soft_wrap=True)
+    screen.print(f"[bold]{escape(grid.name)}[/]: {_heading(len(found), len(pending), lanes)}", soft_wrap=True)
     if arguments.dry_run:
         _print_grid(screen, found)
         return ExitCode.DONE
@@ -69,11 +69,11 @@ def sweep(arguments: Namespace) -> int:
         for each, _ in pending:
             each.log = pippa_home() / "logs" / grid.name / f"{each.number}.log"
 
-    def began(training: Training) -> None:
+    def began(training: SweepTraining) -> None:
         log = f"  [dim]{escape(str(training.log))}[/]" if training.log else ""
         screen.print(f"\n[bold]{training.number}/{len(found)}[/] {escape(training.point.label)}{log}", soft_wrap=True)
 
-    def ended(training: Training) -> None:
+    def ended(training: SweepTraining) -> None:
         if training.failed:
             screen.print(f"[red]✗[/] {_name(training)}: exit code {training.exit_code}", soft_wrap=True)
         else:
@@ -121,7 +121,7 @@ def _store(launcher: Where) -> ObjectStore | None:
     return opened_store()
 
 
-def _trainings(grid: Grid, launcher: Where, engine: Engine) -> list[Training]:
+def _trainings(grid: Grid, launcher: Where, engine: Engine) -> list[SweepTraining]:
     from flows.orchestration.sweep import in_store, submitted, trainings
 
     if launcher == "remote":
@@ -131,7 +131,7 @@ def _trainings(grid: Grid, launcher: Where, engine: Engine) -> list[Training]:
     return trainings(grid, in_store(store, grid, engine) if store else [])
 
 
-def _told(count: int, pending: int, lanes: int) -> str:
+def _heading(count: int, pending: int, lanes: int) -> str:
     parts = [f"{count} training{'' if count == 1 else 's'}"]
     if pending < count:
         parts.append(f"{count - pending} done already")
@@ -143,7 +143,7 @@ def _told(count: int, pending: int, lanes: int) -> str:
 _PLANS = {"done": "done", "resume": "resumed", "follow": "training already", "start": "new"}
 
 
-def _print_grid(screen: Console, found: Sequence[Training]) -> None:
+def _print_grid(screen: Console, found: Sequence[SweepTraining]) -> None:
     from flows.views.presets_table import gpu_memory
 
     table = columns("", "flags", "", "memory of each GPU")
@@ -154,11 +154,11 @@ def _print_grid(screen: Console, found: Sequence[Training]) -> None:
     screen.print(table)
 
 
-def _name(training: Training) -> str:
+def _name(training: SweepTraining) -> str:
     return f"{training.number} {escape(training.point.label)}"
 
 
-def _print_end(screen: Console, grid: Grid, launcher: Where, engine: Engine, found: Sequence[Training]) -> None:
+def _print_end(screen: Console, grid: Grid, launcher: Where, engine: Engine, found: Sequence[SweepTraining]) -> None:
     """The comparison of what was trained, and what failed."""
     run_ids = [each.run_id for each in _trainings(grid, launcher, engine) if each.run_id]
     if len(run_ids) > 1 and (store := _store(launcher)):

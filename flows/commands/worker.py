@@ -100,7 +100,7 @@ def _environment(home: Path) -> None:
 def _wait_for_server(screen: Console) -> None:
     url = os.environ["PREFECT_API_URL"]
     deadline = time.monotonic() + WAIT_SECONDS
-    told = False
+    reported = False
     while True:
         try:
             require_server(url)
@@ -109,7 +109,7 @@ def _wait_for_server(screen: Console) -> None:
                 raise
         else:
             return
-        if not told:
+        if not reported:
             screen.print(f"Waiting for the Prefect server {url}.", soft_wrap=True)
-            told = True
+            reported = True
         time.sleep(0.5)

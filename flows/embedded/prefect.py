@@ -84,7 +84,7 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
         "PREFECT_HOME": str(home.absolute() / "prefect"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "WARNING",
         **KEEP_LEASES,
-        # Its files would be unpacked into the installed package, and nobody could see it longer than a training.
+        # Its files would be unpacked into the installed package, and it would run no longer than a training.
         "PREFECT_SERVER_UI_ENABLED": "false",
         "PREFECT__SERVER_FINAL": "1",
     }
@@ -98,8 +98,9 @@ def serving() -> Iterator[PrefectApi]:
     """
     folder = Path(os.environ["PREFECT_HOME"])
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # The port is taken before its number is told: nobody else gets it in between.
-    with socket.socket() as listening:
+    # The port is bound before its number is published: no other process gets it in between. The protocol is named so
+    # that asyncio turns Nagle's algorithm off: each answer waits 40 ms for an ACK otherwise.
+    with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.bind((HOST, 0))
         auth = f"pippa:{secrets.token_urlsafe(24)}"
         api = PrefectApi(f"http://{HOST}:{listening.getsockname()[1]}/api", SecretStr(auth))

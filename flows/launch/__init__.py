@@ -41,7 +41,7 @@ class Job(BaseModel):
     """Where the launcher has labels: these besides its own, such as ``run-id`` and ``preset``."""
 
 
-class Training(Protocol):
+class TrainerHandle(Protocol):
     """A trainer that was started."""
 
     log: Path
@@ -80,7 +80,7 @@ class Launcher(Protocol):
         """What identifies the image that jobs of ``engine`` run in, built or pulled if need be; None without images."""
         ...
 
-    def start(self, job: Job, environ: Mapping[str, str]) -> Training:
+    def start(self, job: Job, environ: Mapping[str, str]) -> TrainerHandle:
         """Start ``job``, or re-attach to it. ``environ`` names the store and everything else the trainer reads."""
         ...
 
@@ -100,7 +100,7 @@ def training_job(
     labels: Mapping[str, str] | None = None,
     devices: Mapping[str, int] | None = None,
 ) -> Job:
-    """The job that carries out the run whose spec is in the store, on other ``devices`` than it names where given."""
+    """The job that trains the run whose spec is in the store, on other ``devices`` than it names where given."""
     return Job(
         name=run_id,
         role="training",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import FrameType
 
-from flows.launch import Training
+from flows.launch import TrainerHandle
 from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, from_exit_code
 from trainer.events import ErrorEvent, Event, WarningEvent
 from trainer.output import silence_lost_output
@@ -64,7 +64,7 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def begin_to_end(self) -> None:
-        """What raised it told this process to end: from now on each signal counts, as the second or later."""
+        """The exception ends this process: from now on each signal counts as the second or later."""
         self.count = max(self.count, 1)
         self._last = time.monotonic()
         for number in stop_signals():
@@ -82,7 +82,7 @@ class Interrupts:
 
 
 def follow(
-    training: Training,
+    training: TrainerHandle,
     observe: Callable[[Event], None],
     grace: float,
     leave: type[BaseException] | None = None,
@@ -118,7 +118,7 @@ def follow(
 
 class _Run:
     def __init__(
-        self, training: Training, observe: Callable[[Event], None], grace: float, interrupts: Interrupts
+        self, training: TrainerHandle, observe: Callable[[Event], None], grace: float, interrupts: Interrupts
     ) -> None:
         self.error: ErrorEvent | None = None
         self._training = training
@@ -160,7 +160,7 @@ class _Run:
                 raise
 
 
-def failure(outcome: Outcome, training: Training) -> PippaError | None:
+def failure(outcome: Outcome, training: TrainerHandle) -> PippaError | None:
     """The error that a bad end means; None when the training was done."""
     code = outcome.exit_code
     if code == 0:
@@ -184,7 +184,7 @@ def can_heal(error: BaseException) -> bool:
     return isinstance(error, StoreError | TrainerLostError) and not isinstance(error, DamagedObjectError)
 
 
-def _tail(training: Training) -> str:
+def _tail(training: TrainerHandle) -> str:
     try:
         lines = training.log.read_text(errors="replace").splitlines()
     except OSError:

@@ -32,7 +32,7 @@ def held(
     machine.require_gpus(machine.machine_name(), gpus, wanted)
     folder = home / "gpus"
     folder.mkdir(parents=True, exist_ok=True)
-    told = ""
+    reported = ""
     while True:
         with ExitStack() as locks:
             taken, holders = _take(folder, run_id, gpus or [""], wanted if gpus else 1, share, locks)
@@ -40,9 +40,9 @@ def held(
                 yield [gpu for gpu in taken if gpu]
                 return
         message = f"Waiting for a GPU. Training on {machine.machine_name()}: {', '.join(holders)}."
-        if message != told:
+        if message != reported:
             say(message)
-            told = message
+            reported = message
         time.sleep(ASK_SECONDS)
 
 

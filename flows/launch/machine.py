@@ -27,7 +27,7 @@ def machine_name() -> str:
 
 
 def gpus(launcher: LauncherName, environ: Mapping[str, str] = os.environ) -> list[str]:
-    """The ids of the GPUs that trainings may use here; empty on a CPU, and where nobody can tell how many there are.
+    """The ids of the GPUs that trainings may use here; empty on a CPU, and where the number is unknown.
 
     Raises ``UsageError`` for a ``PIPPA_GPUS`` that can't be meant.
     """
@@ -85,7 +85,7 @@ def trainings_per_gpu(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def occupants(gpus: Sequence[str], own: Collection[str] = ()) -> dict[str, list[str]]:
-    """The runs, other than ``own``, whose containers compute on each of ``gpus``, also where nobody follows them."""
+    """The runs, other than ``own``, whose containers compute on each of ``gpus``, also without a follower."""
     others = {run: ids for run, ids in _computing().items() if run not in own} if gpus else {}
     return {gpu: [run for run, ids in others.items() if gpu in ids or ids == ["all"]] for gpu in gpus}
 
@@ -96,7 +96,7 @@ def in_container(run_id: str) -> str:
 
 
 def trains_on(own: Collection[str]) -> list[str] | None:
-    """The GPUs that the container of a run goes on computing on, which has one of these names; None without one."""
+    """The GPUs that the container of a run still computes on, which has one of these names; None without one."""
     if not _daemon():
         return None
     from flows.launch.docker.computing import goes_on

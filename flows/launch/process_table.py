@@ -53,7 +53,7 @@ def _reaped(pid: int) -> bool:
 
 
 def has_process(flow_run_id: UUID) -> bool:
-    """Whether a process of this machine (of this container, in one) carries out the flow run for a worker."""
+    """Whether a process of this machine (of this container, in one) runs the flow run for a worker."""
     wanted = f"PREFECT__FLOW_RUN_ID={flow_run_id}"
     if not (PROC / "self/environ").is_file():
         # -E shows a process's environment behind its command. A lookalike in a command keeps a container, no more.

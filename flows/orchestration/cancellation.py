@@ -1,6 +1,6 @@
 """The containers of a flow run that ends from outside: they save, upload and go, and none stays without an owner.
 
-Exactly one party stops a container, since a training that is told twice ends without saving. It is the flow itself
+Exactly one process stops a container, since a training that gets two signals ends without saving. It is the flow itself
 where a person runs it, who may cancel it in Prefect's UI too, or where its worker was killed; under a worker it is the
 hook, which also runs when the flow's process was killed; and the reaper (``flows.orchestration.reconciler``), when both
 had their time.
@@ -43,7 +43,7 @@ LOOK_SECONDS = 3.0
 
 
 def supervised() -> bool:
-    """Whether a worker watches over this flow's process, and so carries out its hooks."""
+    """Whether a worker watches over this flow's process, and so runs its hooks."""
     return os.environ.get("PREFECT__ENABLE_CANCELLATION_AND_CRASHED_HOOKS") == "false"
 
 
@@ -79,9 +79,9 @@ def cancellable(flow_run_id: UUID, pid: int | None = None) -> Iterator[None]:
 
 
 def _outlive_the_log() -> None:
-    """Let this process, and with it the training, go on when the worker that reads its log is killed.
+    """Keep this process, and with it the training, alive when the worker that reads its log is killed.
 
-    Rich ends a process whose output nobody reads, as a shell's pipes want it.
+    Rich ends a process whose output has no reader, as shell pipes expect.
     """
 
     def stay(console: Console) -> None:
@@ -138,7 +138,7 @@ def reap(client: SyncPrefectClient) -> list[str]:
 
     def is_live(container: reaper.Owned) -> bool:
         runs = _runs_of(client, container.run_id) if container.run_id else []
-        # Nobody here knows it: another server may.
+        # This server does not know it: another one may.
         return not runs or any(not _ended(run) or is_stopping(run) for run in runs)
 
     with closing(docker):

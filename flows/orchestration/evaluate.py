@@ -57,7 +57,7 @@ def evaluate(
         all_of_run: Of each RUN all checkpoints.
     """
     log, home, flow_run_id = get_run_logger(), pippa_home(), UUID(str(runtime.flow_run.id))
-    # An unknown name is said before anything waits for a GPU; an alias that moves meanwhile changes nothing.
+    # An unknown name is refused before anything waits for a GPU; an alias that moves meanwhile changes nothing.
     store = open_store()
     require_known(store, [checkpoint, *(more or [])], dataset)
     entry = registry.resolve(store, checkpoint)

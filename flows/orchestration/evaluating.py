@@ -1,4 +1,4 @@
-"""An evaluation on this machine, by the launcher that is asked for, on its own GPU."""
+"""An evaluation on this machine, by the chosen launcher, on a GPU of its own."""
 
 from __future__ import annotations
 

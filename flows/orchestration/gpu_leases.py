@@ -69,8 +69,6 @@ def held(
         for name in names:
             with unless_there():
                 client.upsert_global_concurrency_limit_by_name(name, share, slot_decay_per_second=0.0)
-        # The flow run may have been started before, by a process that was killed.
-        give_back(client, flow_run_id)
         run = client.read_flow_run(flow_run_id)
         own, labels = (run.name, str(flow_run_id)), run.labels
         choices = sorted(
@@ -135,7 +133,7 @@ def _names(gpus: Sequence[str], machine: str) -> tuple[str, ...]:
 
 
 def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[[str], None]) -> None:
-    told = ""
+    reported = ""
     while True:
         trainings = _trainings(client, machine)
         holders = [run.name for run in trainings if run.state_name != WAITING and run.id != lease.flow_run_id]
@@ -144,11 +142,11 @@ def _wait(client: SyncPrefectClient, lease: _Lease, machine: str, say: Callable[
         message = f"Training on {machine}: {', '.join(holders) or 'one that was killed a moment ago'}." + (
             f" Before this one in the queue: {', '.join(run.name for run in ahead)}." if ahead else ""
         )
-        if message != told:
+        if message != reported:
             state: State[None] = State(type=StateType.RUNNING, name=WAITING, message=message)
             client.set_flow_run_state(lease.flow_run_id, state, force=True)
             say(f"{WAITING}. {message}")
-            told = message
+            reported = message
         # The first in line asks most often. An order kept to the letter would let one that was killed while it waited
         # hold up all others.
         time.sleep(ASK_SECONDS * (1 + 2 * len(ahead)))
@@ -200,21 +198,33 @@ class _Lease:
         self._thread = threading.Thread(target=self._work, name="gpu-lease", daemon=True)
 
     def take_over(self, client: SyncPrefectClient, machine: str) -> bool:
-        """Take what another flow run of this training still holds; should its process live after all, both renew it."""
-        name = client.read_flow_run(self.flow_run_id).name
+        """Take what the flow run held when its process was killed, or what another one of this training still holds.
+
+        Should that process live after all, both renew the lease.
+        """
+        own = client.read_flow_run(self.flow_run_id)
+        if own.labels.get(MACHINE) == machine and self._adopt(client, own, machine):
+            return True
+        give_back(client, self.flow_run_id)
         # Crashed: what recorded a killed training says so before the lease ends. One that is cancelled, or was crashed
         # under a worker, is waited for: it is stopped and saves, and this one continues from there.
-        for run in _trainings(client, machine, "Running", "Crashed", name=name):
+        for run in _trainings(client, machine, "Running", "Crashed", name=own.name):
             if run.id == self.flow_run_id or (run.state_name == "Crashed" and run.deployment_id is not None):
                 continue
-            limits = _limits(run, machine)
-            if not run.labels.get(LEASE) or limits not in self._choices:
-                continue
-            lease = UUID(str(run.labels[LEASE]))
-            with suppress(httpx.HTTPStatusError):  # it has ended
-                client.renew_concurrency_lease(lease, LEASE_SECONDS)
-                self.id, self.limits = lease, limits
+            if self._adopt(client, run, machine):
                 return True
+        return False
+
+    def _adopt(self, client: SyncPrefectClient, run: FlowRun, machine: str) -> bool:
+        """Go on with the lease of ``run``, so that nobody who waits gets its GPUs in between."""
+        limits = _limits(run, machine)
+        if not run.labels.get(LEASE) or limits not in self._choices:
+            return False
+        lease = UUID(str(run.labels[LEASE]))
+        with suppress(httpx.HTTPStatusError):  # it has ended
+            client.renew_concurrency_lease(lease, LEASE_SECONDS)
+            self.id, self.limits = lease, limits
+            return True
         return False
 
     def join(self, client: SyncPrefectClient, machine: str, gpus: list[str] | None) -> bool:

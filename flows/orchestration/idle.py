@@ -18,7 +18,7 @@ _LOOK_SECONDS = 5.0
 class Idle:
     """A thread that watches, as a context manager.
 
-    ``command`` runs once ``busy`` has said no for ``seconds`` without a break, and again after as long where the
+    ``command`` runs once ``busy`` has been false for ``seconds`` without a break, and again after as long where the
     machine still runs then. ``say`` hears of it.
     """
 
@@ -62,7 +62,7 @@ class Idle:
 
 
 def trains_here(home: Path) -> bool:
-    """Whether this worker carries out a flow run, or a training of anybody's holds its lock in ``home``."""
+    """Whether this worker runs a flow, or any training holds its lock in ``home``."""
     return bool(process_table.children()) or any(map(_held, home.glob("runs/*/lock")))
 
 

@@ -1,4 +1,4 @@
-"""Puts right what a killed process left: flow runs that say they run, containers nobody owns, GPUs that seem taken."""
+"""Cleans up after killed processes: flow runs that seem to run, containers without an owner, GPUs that seem taken."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from flows.orchestration.prefect_client import sync_client
 
 KEEP_SECONDS = 60.0
 LOST_SECONDS = 150.0
-"""A flow's process is heard of every 30 seconds (flows.settings); after this long without a word it was killed."""
+"""A flow's process sends a heartbeat every 30 seconds (flows.settings); after this long without one it was killed."""
 
 _WORKER = "prefect.worker.name"
 _LOG = logging.getLogger("pippa.worker")
@@ -57,7 +57,7 @@ class Reconciler:
         self._ended = threading.Event()
         self._leaked: dict[str, float] = {}
         self._heard: dict[UUID, tuple[object, float]] = {}
-        """What each flow run has said so far, and when (``time.monotonic``) that was new here."""
+        """The last heartbeat of each flow run, and when (``time.monotonic``) it was new here."""
 
     def __enter__(self) -> Reconciler:
         threading.Thread(target=self._run, name="reconciler", daemon=True).start()
@@ -83,7 +83,7 @@ class Reconciler:
                 with sync_client() as client:
                     self.tidy(client)
             except Exception as error:  # a server or engine that is away is back some other minute
-                self._heard.clear()  # while the server was away, nobody could be heard of
+                self._heard.clear()  # while the server was away, no heartbeat could arrive
                 _LOG.warning("Could not tidy up: %s", error)
 
     def _lost(self, client: SyncPrefectClient, machine: str) -> list[FlowRun]:

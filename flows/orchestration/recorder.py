@@ -1,9 +1,9 @@
 """What Prefect gets to know of a training that is typed in a terminal, without the training ever waiting for it.
 
-A separate process (``flows.orchestration.recording``) makes the flow run, and is told of every event through its
+A separate process (``flows.orchestration.recording``) makes the flow run, and gets every event through its
 stdin; on a machine without a Prefect server it also is the server. A Prefect that is slow, hangs or is killed costs the
 record, never the training: what does not fit into the queue is dropped, and the end waits for what is left of it only
-as long as the process is heard of.
+as long as the process sends heartbeats.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from trainer.events import Event
 from trainer.masking import without_secrets
 
 WAITING_MESSAGES = 1000
-SILENT_SECONDS, MOST_SECONDS = 20.0, 180.0
-"""A training that is done waits for its record as long as that gets on, and at most so long."""
+SILENT_SECONDS, MAX_SECONDS = 20.0, 180.0
+"""A training that is done waits for its record while that makes progress, and at most this long."""
 FLOW_RUN_SECONDS = 120.0
 LOG_LIMIT_BYTES = 4_000_000
 
@@ -135,12 +135,12 @@ class Recorder:
             self._warn(f"Prefect has no whole record of this run; the training does not need it. Its log: {self.log}")
 
     def _wait(self) -> None:
-        """Wait for the record to be whole, as long as it gets on."""
+        """Wait for the record to be complete, while it makes progress."""
         began = time.monotonic()
         # It may have had nothing to say for a while.
         self._heard = began
         threading.Thread(target=self._messages.put, args=(None,), daemon=True).start()
-        while time.monotonic() < min(self._heard + SILENT_SECONDS, began + MOST_SECONDS):
+        while time.monotonic() < min(self._heard + SILENT_SECONDS, began + MAX_SECONDS):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(0.5)
                 return
@@ -154,7 +154,7 @@ class Recorder:
     def _write(self) -> None:
         stdin = self._process.stdin
         assert stdin is not None  # noqa: S101 - a pipe
-        # It is gone: nobody takes what follows, and the queue must not fill up for it.
+        # It is gone: nothing reads what follows, and the queue must not fill up.
         with suppress(OSError), stdin:
             for message in iter(self._messages.get, None):
                 stdin.write(json.dumps(message).encode() + b"\n")

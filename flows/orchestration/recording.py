@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 LAST_SECONDS = 180.0
-"""How long this process may go on recording after it was told everything."""
+"""How long this process may keep recording after it got the last event."""
 NICE = 5
 """The training wants the processor more than its record does."""
 TICK_SECONDS = 1.0
@@ -40,14 +40,14 @@ Message = dict[str, Any]
 
 def main() -> int:
     """Record one training; returns the exit code, 0 when all is recorded."""
-    os.umask(0o077)  # its database holds what every training said
-    # Prefect prints; what is said on stdout is said to the recorder.
+    os.umask(0o077)  # its database holds the logs of every training
+    # Prefect prints; this process's stdout belongs to the recorder.
     answers = os.dup(1)
     os.dup2(2, 1)
     messages = _messages()
 
     def tick(flow_run_id: str = "") -> None:
-        """Say that this gets on, and once what the flow run is."""
+        """Report progress, and once the flow run's id."""
         with suppress(OSError):
             os.write(answers, f"{flow_run_id}\n".encode())
 
@@ -143,7 +143,7 @@ def _record(request: Message, messages: SimpleQueue[Message | None], tick: Calla
 
     parent = os.getppid()
 
-    # The parameters are those of the flow that a worker carries out (flows.orchestration.train).
+    # The parameters are those of the flow that a worker runs (flows.orchestration.train).
     @flow(name="train", flow_run_name=request["run_id"], persist_result=False, validate_parameters=False)
     def train(preset: str, overrides: Message, launcher: str, engine: str, run_id: str) -> Any:  # noqa: ARG001
         flow_run_id = UUID(str(runtime.flow_run.id))
@@ -164,9 +164,9 @@ def _record(request: Message, messages: SimpleQueue[Message | None], tick: Calla
                     case "cancelled":
                         return Cancelled(message=message["message"])
                     case _:
-                        said = {name: message[name] for name in ("code", "message", "hint")}
-                        publish(run_id, ErrorEvent(**said))
-                        raise from_exit_code(*said.values())
+                        detail = {name: message[name] for name in ("code", "message", "hint")}
+                        publish(run_id, ErrorEvent(**detail))
+                        raise from_exit_code(*detail.values())
         return Crashed(message=_killed(run_id))
 
     with tags(*([TAG] if bare else [])):

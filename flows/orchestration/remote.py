@@ -177,7 +177,7 @@ def follow(
     A server that can't be reached is tried again for ten minutes.
     """
     events = _Events(client, run_id)
-    last, told, away = None, "", None
+    last, reported, away = None, "", None
     while True:
         try:
             flow_run = client.read_flow_run(flow_run_id)
@@ -199,9 +199,9 @@ def follow(
         state = flow_run.state
         if state is not None and state.is_final():
             break
-        if state is not None and (state.is_scheduled() or state.is_pending()) and told != state.name:
-            told = str(state.name)
-            waiting(told)
+        if state is not None and (state.is_scheduled() or state.is_pending()) and reported != state.name:
+            reported = str(state.name)
+            waiting(reported)
         time.sleep(poll)
     deadline = time.monotonic() + LAST_WORDS_SECONDS
     while last is None and not state.is_cancelled() and time.monotonic() < deadline:

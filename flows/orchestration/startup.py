@@ -1,7 +1,7 @@
 """The start of ``pippa train``: everything that takes long, side by side, and one line that says what is missing.
 
 That is the object store, and making or pushing dataset and base model, whose generators are children that also bring
-torch into the disk cache. Prefect starts too, and is waited for only where a team's server gives out the GPUs.
+torch into the disk cache. Prefect starts too, and is waited for only where a team's server assigns the GPUs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trainer.store.stores import open_store
 
 
 class _Part(threading.Thread):
-    """One thing that takes long. A daemon, so that Ctrl-C does not wait for it."""
+    """One slow part of the start. A daemon, so that Ctrl-C does not wait for it."""
 
     def __init__(self, title: str, work: Callable[[], object]) -> None:
         super().__init__(name=title, daemon=True)

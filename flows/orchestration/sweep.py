@@ -36,7 +36,7 @@ TICK_SECONDS = 0.2
 
 
 @dataclass
-class Training:
+class SweepTraining:
     """A point of the grid and its run."""
 
     number: int
@@ -63,11 +63,11 @@ class Known(NamedTuple):
     plan: Plan
 
 
-def trainings(grid: Grid, known: Sequence[Known]) -> list[Training]:
+def trainings(grid: Grid, known: Sequence[Known]) -> list[SweepTraining]:
     """The points of ``grid`` with their runs among ``known``: the one that is done, else the newest."""
     found = []
     for number, point in enumerate(grid.points, 1):
-        training = Training(number, point)
+        training = SweepTraining(number, point)
         for run in known:
             if run.config == point.config and training.plan != "done":
                 training.run_id, training.plan = run.run_id, run.plan
@@ -112,7 +112,7 @@ def at_once(grid: Grid, launcher: str) -> int:
     return max(gpus * machine.trainings_per_gpu() // max(point.config.num_gpus for point in grid.points), 1)
 
 
-def command(grid: Grid, training: Training, launcher: str, engine: Engine) -> list[str]:
+def command(grid: Grid, training: SweepTraining, launcher: str, engine: Engine) -> list[str]:
     """What is typed after ``pippa`` for a training that is not done."""
     if training.plan == "follow":
         return ["runs", "follow", str(training.run_id)]
@@ -128,11 +128,11 @@ class Queue:
 
     at_once: int
     environ: Mapping[str, str]
-    began: Callable[[Training], None]
-    ended: Callable[[Training], None]
-    _running: dict[int, tuple[Training, subprocess.Popen[bytes]]] = field(default_factory=dict)
+    began: Callable[[SweepTraining], None]
+    ended: Callable[[SweepTraining], None]
+    _running: dict[int, tuple[SweepTraining, subprocess.Popen[bytes]]] = field(default_factory=dict)
 
-    def run(self, pending: Sequence[tuple[Training, list[str]]]) -> KeyboardInterrupt | SystemExit | None:
+    def run(self, pending: Sequence[tuple[SweepTraining, list[str]]]) -> KeyboardInterrupt | SystemExit | None:
         """Run ``pending`` in its order; what stopped the queue early, where something did.
 
         Ctrl-C or a signal is passed on to the trainings, which save; nothing further is started, and all are waited
@@ -150,7 +150,7 @@ class Queue:
                 self._pass_on(signal.SIGINT if isinstance(signalled, KeyboardInterrupt) else signal.SIGTERM)
         return stopped
 
-    def _start(self, training: Training, words: list[str]) -> None:
+    def _start(self, training: SweepTraining, words: list[str]) -> None:
         self.began(training)
         environ = {**os.environ, **self.environ, **child_environment()}
         output = None

@@ -1,6 +1,6 @@
-"""The flow ``train``: what a worker carries out, from the resolved preset to the report.
+"""The flow ``train``: what a worker runs, from the resolved preset to the report.
 
-Its parameters are plain JSON, so that a deployment, a schedule and the command line start the same thing. Everything
+Its parameters are plain JSON, so that a deployment, a schedule and the command line start the same training. Everything
 that a training leaves is in the object store: no Prefect result is persisted and nothing is cached by Prefect.
 A training typed in a terminal is recorded as a run of the same flow (``flows.orchestration.recording``).
 """
@@ -38,7 +38,7 @@ def _flow_run_name() -> str:
     return parameters.get("run_id") or (name if RUN_ID.fullmatch(name or "") else new_run_id(parameters["preset"]))
 
 
-# What is wrong in the parameters is said in pippa's words, all of it at once, and not by the decorator.
+# pippa reports what is wrong in the parameters, all of it at once, and not the decorator.
 @flow(
     name="train",
     flow_run_name=_flow_run_name,

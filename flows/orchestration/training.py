@@ -1,6 +1,6 @@
 """A training from the preset to its report, wherever it was started: a terminal, a compose service, a worker's flow.
 
-Nothing here knows Prefect. The caller says who hears of the events, and who gives out GPUs.
+Nothing here knows Prefect. The caller says who gets the events, and who assigns GPUs.
 """
 
 from __future__ import annotations
@@ -153,8 +153,8 @@ class Training:
         try:
             yield
         except Exception as error:
-            said = error.message if isinstance(error, PippaError) else f"{type(error).__name__}: {error}"
-            self.observe(WarningEvent(message=f"{what}: {said}", hint=hint))
+            detail = error.message if isinstance(error, PippaError) else f"{type(error).__name__}: {error}"
+            self.observe(WarningEvent(message=f"{what}: {detail}", hint=hint))
 
     def _known_spec(self) -> RunSpec | None:
         """The spec of a run that the store knows; the very same request again is the same run, started once more."""
@@ -251,7 +251,7 @@ class Training:
 
 
 def _both(first: PippaError | None, last: PippaError) -> PippaError:
-    """The last attempt's error; what the first one said, where checkpoints lie for instance, must not be lost."""
+    """The last attempt's error; what the first one names, such as where checkpoints are, must not be lost."""
     if first is None or first.message == last.message:
         return last
     before = f"The first attempt ended with: {first.message} {first.hint}".strip()

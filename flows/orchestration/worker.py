@@ -1,4 +1,4 @@
-"""The worker of this machine: what it does when it starts, every minute, and when it is told to stop."""
+"""The worker of this machine: what it does when it starts, every minute, and when it is stopped."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ async def _run(worker: ProcessWorker, screen: Console) -> None:
         for pid in started:
             os.kill(pid, signal.SIGKILL)
         if started:
-            screen.print("Stopped. Trainings in containers go on; the next worker here follows them again.")
+            screen.print("Stopped. Trainings in containers continue; the next worker here follows them again.")
         else:
             screen.print("Stopped.")
         screen.file.flush()

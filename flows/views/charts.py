@@ -53,10 +53,10 @@ DARK = {
 }
 COLOURS = 8
 """Of lines, ``c0`` to ``c7``; with more lines they begin again."""
-MOST_POINTS = 400
-"""Of a line; more can't be told apart at the width of a page."""
-MOST_DRAWN = 1e100
-LEAST_FOR_LOG = 4.0
+MAX_POINTS = 400
+"""Of a line; more are indistinguishable at the width of a page."""
+MAX_DRAWN = 1e100
+MIN_FOR_LOG = 4.0
 """Times the smallest value; a logarithmic axis of less has hardly a number on it."""
 # Stand-ins that matplotlib takes for colours, and that become the page's variables in the SVG.
 _VARIABLES = {"#0a0b01": "--ink", "#0a0b02": "--muted", "#0a0b03": "--grid"} | {
@@ -124,7 +124,7 @@ def line_chart(
         axis.set_xlabel(x)
         axis.set_ylabel(y)
         values = [value for line in lines for _, value in line.points]
-        if log and min(values, default=0) > 0 and max(values) > LEAST_FOR_LOG * min(values):
+        if log and min(values, default=0) > 0 and max(values) > MIN_FOR_LOG * min(values):
             _logarithmic(axis)
         axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))  # there is no half a step
         if right:
@@ -152,7 +152,7 @@ def small_chart(lines: Sequence[Line], dots: Points = (), *, least: float = 0.0)
         return _svg(figure)
 
 
-def thinned(points: Points, most: int = MOST_POINTS) -> Points:
+def thinned(points: Points, most: int = MAX_POINTS) -> Points:
     """At most about ``most`` of ``points``, the last one among them: of each stretch its lowest and its highest."""
     if len(points) <= most:
         return points
@@ -221,7 +221,7 @@ def _colour(number: int | None) -> str:
 
 def _drawable(points: Points) -> Points:
     """``points`` with gaps where a training diverged: matplotlib fails on an axis of 1e308."""
-    return [(x, y if abs(y) < MOST_DRAWN else math.nan) for x, y in points]
+    return [(x, y if abs(y) < MAX_DRAWN else math.nan) for x, y in points]
 
 
 def _draw(axis: Axes, lines: Sequence[Line]) -> None:

@@ -218,7 +218,7 @@ def _letter(index: int) -> str:
 
 
 def difference_rows(values: dict[str, list[str]], letters: Sequence[str]) -> list[list[str]]:
-    """A row for each value that a thing has, with the runs that have it."""
+    """A row for each value, with the runs that have it."""
     rows = []
     for name, each in values.items():
         for index, value in enumerate(dict.fromkeys(each)):

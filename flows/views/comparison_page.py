@@ -31,7 +31,7 @@ def build_comparison_page(found: Comparison) -> str:
         title=f"{len(run_ids)} runs compared",
         subtitle=f"on {', '.join(datasets)}",
         level="" if found.lowest is None else "learned" if has_learned(found) else "not",
-        verdict=lowest_error(found) or "No run can be said to be the best",
+        verdict=lowest_error(found) or "The best run can't be decided",
         errors_on=found.errors_on,
         headings=("", "run", *HEADINGS[1:]),
         rows=[[row[0], run_id, *row[1:]] for row, run_id in zip(result_rows(found, letters), run_ids, strict=True)],

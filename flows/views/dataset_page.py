@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,14 +15,14 @@ from flows.views.terminal import duration, task_text
 from trainer.data.profile.model import Finding, Joint, Profile, Series, Still
 from trainer.data.profile.rules import RULES
 
-MOST_CHARTS = 16
+MAX_CHARTS = 16
 """Of findings; each is some 15 kB."""
-MOST_COURSES = 24
-MOST_TOLD = 200
+MAX_COURSES = 24
+MAX_SHOWN = 200
 """Findings of one rule."""
-MOST_TASKS = 100
+MAX_TASKS = 100
 CHART_POINTS = 240
-LEAST_RANGE = 1e-3
+MIN_RANGE = 1e-3
 _WIDTH, _HEIGHT = 160, 14
 _LINE = Markup('<line x1="{}" x2="{}" y1="{}" y2="{}" stroke="var({})" stroke-width="{}"/>')
 
@@ -64,16 +65,17 @@ def build_page(found: Profile, dataset: str) -> str:
             (f"{camera.key}, {camera.width}x{camera.height}", _pictures(camera.stills)) for camera in found.cameras
         ],
         tasks=[(task_text(task.text, 1000), f"{task.episodes:,}", f"{task.frames:,}") for task in found.tasks][
-            :MOST_TASKS
+            :MAX_TASKS
         ],
-        more_tasks=max(len(found.tasks) - MOST_TASKS, 0),
+        more_tasks=max(len(found.tasks) - MAX_TASKS, 0),
         groups=_groups(found),
         lengths=_lengths(found),
         joints=_joints(found),
         courses=_courses(found, suspects),
-        more_courses=max(len(found.courses) - MOST_COURSES, 0),
+        more_courses=max(len(found.courses) - MAX_COURSES, 0),
         rules=[(rule.title, plain(rule.fires), plain(rule.why)) for rule in RULES],
         commands=commands(found, dataset),
+        dataset=shlex.quote(dataset),
     )
 
 
@@ -97,18 +99,18 @@ def _pictures(stills: Sequence[Still]) -> list[tuple[str, Markup]]:
 
 
 def _groups(found: Profile) -> list[Group]:
-    groups, charts = [], MOST_CHARTS
+    groups, charts = [], MAX_CHARTS
     for rule, findings in by_rule(found).items():
         shown = []
         # A share of the charts for each rule: the first alone could take them all.
-        for place, finding in enumerate(findings[:MOST_TOLD]):
+        for place, finding in enumerate(findings[:MAX_SHOWN]):
             chart = None
-            if finding.series is not None and charts and place < MOST_CHARTS // 4:
+            if finding.series is not None and charts and place < MAX_CHARTS // 4:
                 chart, charts = _chart(finding, finding.series), charts - 1
             title = finding.series.title if finding.series else ""
             where = "" if finding.episode is None else f"episode {finding.episode}"
             shown.append(Shown(where, finding.message, chart, title, _pictures(finding.stills)))
-        more = max(len(findings) - MOST_TOLD, 0)
+        more = max(len(findings) - MAX_SHOWN, 0)
         groups.append(Group(rule.title, plain(rule.fires), plain(rule.why), shown, more))
     return groups
 
@@ -121,7 +123,7 @@ def _chart(finding: Finding, series: Series) -> Markup:
     ]
     values = series.state or series.action
     marked = [(float(row), values[row]) for row in finding.frames or () if 0 <= row < len(values)]
-    return small_chart(lines, marked, least=LEAST_RANGE)
+    return small_chart(lines, marked, least=MIN_RANGE)
 
 
 def _lengths(found: Profile) -> Markup | None:
@@ -164,11 +166,11 @@ def _bars(state: Joint | None, action: Joint | None) -> Markup:
 
 def _courses(found: Profile, suspects: set[int]) -> list[tuple[str, Markup]]:
     shown = []
-    for name, episodes in list(found.courses.items())[:MOST_COURSES]:
+    for name, episodes in list(found.courses.items())[:MAX_COURSES]:
         # What deserves a look is drawn last, over the others.
         ordered = sorted(episodes, key=lambda number: number in suspects)
         lines = [Line(_over_time(episodes[number]), 1 if number in suspects else None) for number in ordered]
-        shown.append((name, small_chart(lines, least=LEAST_RANGE)))
+        shown.append((name, small_chart(lines, least=MIN_RANGE)))
     return shown
 
 

@@ -112,8 +112,8 @@ def upstream_command_text(config: FinetuneConfig, provenance: Provenance) -> str
     else:
         # Its script doesn't start the processes of several GPUs.
         start = "python" if config.num_gpus == 1 else f"torchrun --nproc_per_node={config.num_gpus}"
-        script, (config, said) = f"{start} gr00t/experiment/launch_finetune.py", _for_upstream(config)
-        comments += said
+        script, (config, detail) = f"{start} gr00t/experiment/launch_finetune.py", _for_upstream(config)
+        comments += detail
         needed = ("embodiment_tag", "modality_config_path")
         named = [*(name for name in named if name not in config.own_fields), *needed]
     argv = [*to_argv(config, named), *to_argv(config, kept)]
@@ -128,8 +128,8 @@ def _for_upstream(config: FinetuneConfig) -> tuple[FinetuneConfig, list[str]]:
     if data_config == registered()["so100"]:
         return config.model_copy(update={"modality_config_path": "examples/SO100/so100_config.py"}), []
     file = f"{data_config.name}_config.py"
-    said = f"# {file} registers the modality config {data_config.name}; upstream has none for this dataset"
-    return config.model_copy(update={"modality_config_path": file}), [said]
+    detail = f"# {file} registers the modality config {data_config.name}; upstream has none for this dataset"
+    return config.model_copy(update={"modality_config_path": file}), [detail]
 
 
 def _basename(name: str) -> str:

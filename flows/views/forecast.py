@@ -47,7 +47,7 @@ class Plan:
     """Bytes that the frame cache will take; None while the dataset is not known."""
     speed: MeasuredSpeed | None
     price: float | None
-    """What a machine costs an hour, where the user said so."""
+    """What a machine costs an hour, where ``PIPPA_PRICE_PER_HOUR`` is set."""
 
     @property
     def on_cpu(self) -> bool:

@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One thing the presets may differ in. ``default`` is empty where there is none."""
+    """One row in which presets may differ. ``default`` is empty where there is none."""
 
     title: str
     default: str
@@ -90,7 +90,7 @@ def switches(preset: Preset) -> str:
 
 
 def gpu_memory(config: FinetuneConfig) -> str:
-    """What a training takes of each GPU, and the smallest size of a card that has it, as far as it can be told."""
+    """What a training takes of each GPU, and the smallest size of a card that has it, where that can be computed."""
     if (model := model_of(config.base_model_path, config.generation)) is None:
         return "unknown"
     needs = forecast(config, model)
@@ -102,7 +102,7 @@ def gpu_memory(config: FinetuneConfig) -> str:
 
 
 def checkpoints_on_disk(config: FinetuneConfig) -> str:
-    """The most that checkpoints take at once on the disk of the training, as far as it can be told."""
+    """The most that checkpoints take at once on the disk of the training, where that can be computed."""
     model = model_of(config.base_model_path, config.generation)
     return "unknown" if model is None else size(forecast(config, model).disk.checkpoints)
 

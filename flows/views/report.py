@@ -142,7 +142,7 @@ def build_report(store: ObjectStore, run_id: str, home: Path | None = None) -> R
 
 
 def read_events(store: ObjectStore, run_id: str) -> list[Event]:
-    """What a run has said, as far as the store has it."""
+    """The events of a run that the store has."""
     content = runs.read_file(store, run_id, "events.jsonl") or b""
     return [event for line in content.decode(errors="replace").splitlines() if (event := parse_event(line))]
 
@@ -163,8 +163,8 @@ def _wandb_url(spec: RunSpec, folder: Path) -> str | None:
     """The page of the W&B run; known only where it ran online, which leaves a folder ``run-*``."""
     if not list((folder / "wandb").glob("run-*")):
         return None
-    told = folder / "wandb" / URL_FILE
-    return told.read_text().strip() if told.is_file() else spec.wandb.url
+    reported = folder / "wandb" / URL_FILE
+    return reported.read_text().strip() if reported.is_file() else spec.wandb.url
 
 
 def _rows(report: Report) -> Mapping[str, str]:

@@ -13,14 +13,14 @@ from flows.views.charts import Line, line_chart, small_chart, thinned
 from flows.views.page import figure_text, picture
 from flows.views.report import Report
 from flows.views.run_facts import Curve
-from trainer.evaluation.recorded import MOST_BYTES, RecordedEpisode, RecordedJoint, episode_name, strip_name
+from trainer.evaluation.recorded import MAX_BYTES, RecordedEpisode, RecordedJoint, episode_name, strip_name
 from trainer.evaluation.verdict import best_step
 from trainer.store import runs
 from trainer.store.evaluation import Evaluation
 from trainer.store.object_store import ObjectStore
 
 JOINT_POINTS = 240
-LEAST_RANGE = 0.05
+MIN_RANGE = 0.05
 """A joint that barely moves must not look as if it were all over the place."""
 
 
@@ -155,13 +155,13 @@ class _Views:
         return EpisodeView(title, [_joint_chart(each, recorded.asked) for each in drawn], strips, note=" ".join(notes))
 
     def _recorded(self, number: int) -> RecordedEpisode | None:
-        content = self._read(episode_name(number), MOST_BYTES)
+        content = self._read(episode_name(number), MAX_BYTES)
         with suppress(ValidationError):
             return RecordedEpisode.model_validate_json(content) if content else None
         return None
 
     def _picture(self, name: str, kind: str) -> Markup | None:
-        content = self._read(name, MOST_BYTES)
+        content = self._read(name, MAX_BYTES)
         if content is None or len(content) > self._bytes:
             return None
         self._bytes -= len(content)
@@ -181,4 +181,4 @@ def _joint_chart(joint: RecordedJoint, asked: Sequence[int]) -> JointChart:
     ]
     dots = [(frame, joint.predicted[frame]) for frame in asked if 0 <= frame < len(joint.predicted)]
     title = f"{joint.name} ({joint.unit})" if joint.unit else joint.name
-    return JointChart(title, small_chart(lines, dots, least=LEAST_RANGE))
+    return JointChart(title, small_chart(lines, dots, least=MIN_RANGE))

@@ -21,8 +21,8 @@ from trainer.store.registry import CheckpointEntry
 
 REFERENCE = "blog"
 """The preset that everybody knows, against which each run is shown."""
-MOST_META_BYTES = 4 << 20
-MOST_LISTED = 12
+MAX_META_BYTES = 4 << 20
+MAX_LISTED = 12
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Curve:
 def curve_of(events: Sequence[Event]) -> Curve:
     """The loss and the learning rate as they were logged; of a run that went back to a checkpoint, its last course."""
     logged: dict[int, ProgressEvent] = {}
-    told: tuple[float | None, float | None] | None = None
+    reported: tuple[float | None, float | None] | None = None
     last = 0
     for event in events:
         if not isinstance(event, ProgressEvent):
             continue
         if event.step < last:
             logged = {step: each for step, each in logged.items() if step < event.step}
-            told = None
+            reported = None
         last = event.step
         # Between two logged steps an event tells the last one's again.
-        if event.loss is not None and (event.loss, event.lr) != told:
-            told = (event.loss, event.lr)
+        if event.loss is not None and (event.loss, event.lr) != reported:
+            reported = (event.loss, event.lr)
             logged[event.step] = event
     return Curve(
         [(step, each.loss) for step, each in logged.items() if each.loss is not None],
@@ -56,7 +56,7 @@ def curve_of(events: Sequence[Event]) -> Curve:
 
 
 def seconds_by_phase(events: Sequence[Event]) -> dict[str, float]:
-    """How long each phase took, in the order they came; the time between two attempts is nobody's."""
+    """How long each phase took, in the order they came; the time between two attempts counts for none."""
     found: dict[str, float] = {}
     phase = ""
     for before, event in pairwise(events):
@@ -69,7 +69,7 @@ def seconds_by_phase(events: Sequence[Event]) -> dict[str, float]:
 
 
 def speed_of(events: Sequence[Event]) -> dict[str, str]:
-    """Throughput and the most memory that was used, as far as the run told."""
+    """Throughput and the most memory that was used, where the run reported it."""
     steps = [event for event in events if isinstance(event, ProgressEvent)]
     speeds = [event.samples_per_second for event in steps if event.samples_per_second]
     memory = max((event.memory_bytes or 0 for event in steps), default=0)
@@ -124,7 +124,7 @@ def text_of(value: object) -> str:
 
 
 def dataset_facts(store: ObjectStore, ref: SnapshotRef) -> dict[str, str]:
-    """What a dataset is, from its ``info.json``. One that is gone or damaged is said to be."""
+    """What a dataset is, from its ``info.json``. One that is gone or damaged is reported as such."""
     try:
         manifest = read_manifest(store, ref)
     except PippaError as error:
@@ -145,13 +145,13 @@ def dataset_facts(store: ObjectStore, ref: SnapshotRef) -> dict[str, str]:
             f"{name} ({_shape(each)})" for name, each in shapes.items() if each.get("dtype") in ("video", "image")
         ]
         if cameras:
-            facts["cameras"] = "\n".join(cameras[:MOST_LISTED])
+            facts["cameras"] = "\n".join(cameras[:MAX_LISTED])
         for title, name in (("state", "observation.state"), ("action", "action")):
             if name in shapes:
                 facts[title] = f"{_shape(shapes[name])} dimensions"
     if tasks := _tasks(store, manifest):
-        more = f"\nand {len(tasks) - MOST_LISTED} more" if len(tasks) > MOST_LISTED else ""
-        facts["instructions"] = "\n".join(each[:200] for each in tasks[:MOST_LISTED]) + more
+        more = f"\nand {len(tasks) - MAX_LISTED} more" if len(tasks) > MAX_LISTED else ""
+        facts["instructions"] = "\n".join(each[:200] for each in tasks[:MAX_LISTED]) + more
     return {**facts, **_origin(manifest)}
 
 
@@ -204,7 +204,7 @@ def _file(store: ObjectStore, manifest: Manifest, path: str) -> bytes | None:
     """A small file of a snapshot."""
     for file in manifest.files:
         if file.path == path:
-            return store.read_bytes(blob_key(file.sha256), MOST_META_BYTES)
+            return store.read_bytes(blob_key(file.sha256), MAX_META_BYTES)
     return None
 
 

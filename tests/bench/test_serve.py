@@ -49,13 +49,13 @@ def test_serve_measures_and_ends(
 ) -> None:
     monkeypatch.setattr("trainer.serving.latency.measure.__defaults__", (2, time.perf_counter))
     folder = str(policies[generation].checkpoint.folder)
-    told = [] if generation == "N1.7" else ["--data-config=fourier_gr1_arms_only"]
-    assert serve.main([folder, "--measure", "--denoising-steps=2", *told]) == 0
+    summary = [] if generation == "N1.7" else ["--data-config=fourier_gr1_arms_only"]
+    assert serve.main([folder, "--measure", "--denoising-steps=2", *summary]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["p50", "ms", "p99", "ms"]
     assert [line.split("  ")[0].strip() for line in lines if line.startswith("step")] == ["step 1", "step 2"]
     assert lines[-1].startswith("2 chunks; ") and lines[-1].endswith("% of a chunk is not the model.")
-    assert serve.main([folder, "--measure", "--json", "--denoising-steps=2", *told]) == 0
+    assert serve.main([folder, "--measure", "--json", "--denoising-steps=2", *summary]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["chunks"] == document["denoising_steps"] == 2 and 0 < document["share_not_model"] < 1
     assert set(document["parts"]) >= {"decode", "step 2", CHUNK} and document["parts"][CHUNK]["p50_ms"] > 0

@@ -82,7 +82,7 @@ def test_where_no_metadata_service_answers_it_says_so_and_ends(monkeypatch, capf
     with metadata("aws", threading.Event()) as server:
         pass  # closed: nobody listens there now
     assert script(monkeypatch, server).main(["false"]) == 0
-    assert "nobody says here" in capfd.readouterr().out
+    assert "gets no spot notice" in capfd.readouterr().out
 
 
 def test_it_runs_with_the_systems_python_and_through_an_outage(tmp_path):

@@ -147,7 +147,6 @@ def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
         assert stack.compose("start", server).returncode == 0
         assert stack.trainings() in ([training], [])  # never a second one, and none only once it has ended
     until(lambda: answers(stack), "Prefect")
-    # The next worker waits for the GPU until it is sure that the killed one does not use it, which takes minutes.
     until(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), "the end of the run", seconds=900)
     assert state(stack, run) == "COMPLETED"
     until(lambda: not stack.trainings(), "the end of the container")

@@ -24,6 +24,7 @@ def test_a_full_disk_while_a_dataset_is_made_is_named_and_heals(pippa, small_dis
     assert f"{cache}" in pippa.output.read_text()
 
 
+@pytest.mark.slow
 def test_a_full_cache_while_a_run_is_prepared_is_named_and_heals(pippa, small_disk):
     pippa.go_on()
     cache = small_disk(pippa.home / "cache", "64m")

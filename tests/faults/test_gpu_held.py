@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,9 +93,9 @@ def test_a_bare_machine_gives_the_gpu_of_a_killed_training_to_nobody_but_it(left
 
 
 @contextmanager
-def server(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def server(home: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[None]:
     """A Prefect server with its database in ``home``, whose end is SIGKILL; this process uses it."""
-    variables = server_environment(home, {"PATH": os.environ["PATH"]})
+    variables = server_environment(home, {"PATH": os.environ["PATH"]}) | variables
     command = [sys.executable, "-c", SERVER]
     with subprocess.Popen(command, env=variables, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT) as process:
         try:
@@ -161,3 +162,48 @@ def test_a_prefect_that_forgot_its_leases_keeps_no_training_from_its_own_gpu(
         container.stop(timeout=int(PATIENCE))
         assert got.wait(PATIENCE)
         waiting.join(PATIENCE)
+
+
+@pytest.mark.slow
+def test_a_server_that_starts_again_leaves_each_gpu_to_its_training(made_prefect, tmp_path, monkeypatch):
+    """It was away for longer than a lease lasts: a training that lived keeps its GPU, one that died has it at once."""
+    from prefect.client.orchestration import get_client
+    from prefect.states import Running
+
+    from flows.orchestration import gpu_leases, lease_files
+    from tests.flows.orchestration.test_gpu_leases import held_and_left, idle, taken
+
+    monkeypatch.setattr(gpu_leases, "ASK_SECONDS", 0.2)
+    shutil.copytree(made_prefect, tmp_path / "prefect")
+    here = f"m-{secrets.token_hex(3)}"
+    limits = [f"gpu-{gpu}@{here}" for gpu in "01"]
+    looks_often = {"PREFECT_SERVER_SERVICES_REPOSSESSOR_LOOP_SECONDS": "1"}
+    with server(tmp_path, monkeypatch), get_client(sync_client=True) as client:
+        lives, died, waits = (client.create_flow_run(idle, name=a_run(), state=Running()).id for _ in range(3))
+        lease, _ = (
+            held_and_left(client, run, here, limit, [gpu])
+            for run, limit, gpu in zip((lives, died), limits, "01", strict=True)
+        )
+    for file in (tmp_path / "prefect/concurrency_leases").glob("*-*.json"):
+        file.write_text(json.dumps({**json.loads(file.read_text()), "expiration": "2026-01-01T00:00:00+00:00"}))
+    index = tmp_path / "prefect/concurrency_leases/expirations.json"
+    index.write_text(json.dumps(dict.fromkeys(json.loads(index.read_text()), "2026-01-01T00:00:00+00:00")))
+    lease_files.renew(tmp_path / "prefect")
+    with server(tmp_path, monkeypatch, **looks_often), get_client(sync_client=True) as client:
+        said: list[str] = []
+        got: list[list[str]] = []
+
+        def wait() -> None:
+            with gpu_leases.held(waits, here, ["0", "1"], 1, 1, said.append) as gpus:
+                got.append(gpus)
+
+        waiting = threading.Thread(target=wait, daemon=True)
+        waiting.start()
+        until(lambda: said)
+        with gpu_leases.held(died, here, ["0", "1"], 1, 1, pytest.fail) as gpus:
+            assert gpus == ["1"]
+            time.sleep(3.0)  # the server has looked for leases that have ended
+            client.renew_concurrency_lease(lease, gpu_leases.LEASE_SECONDS)
+            assert [taken(client, limit) for limit in limits] == [1, 1] and got == []
+        waiting.join(PATIENCE)
+        assert got == [["1"]]

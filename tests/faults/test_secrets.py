@@ -56,7 +56,8 @@ def test_the_settings_that_are_secret_are_known_by_their_names():
     }
 
 
-@pytest.mark.parametrize("ends", [pytest.param("well", marks=pytest.mark.slow), "badly"])
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["well", "badly"])
 def test_no_secret_is_in_anything_a_run_leaves(pippa, tmp_path, ends):
     given = planted(tmp_path)
     found = values(given)

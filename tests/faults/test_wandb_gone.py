@@ -44,7 +44,8 @@ def logged(server: WandbServer) -> list[int]:
     return sorted({row["step"] for row in server.history if "step" in row})
 
 
-@pytest.mark.parametrize("fault", ["killed", pytest.param("503", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ["killed", "503"])
 def test_what_a_server_that_went_away_lacks_is_uploaded_later(pippa: BarePippa, wandb: WandbServer, fault: str) -> None:
     process = train(pippa)
     pippa.wait_for_pause(process)

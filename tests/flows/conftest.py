@@ -12,6 +12,7 @@ import pytest
 
 from flows.embedded.prefect import server_environment
 from flows.settings import prefect_environment
+from tests.support.memory import in_memory
 from trainer.config.settings import S3Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,12 +29,21 @@ with serving() as api:
 @pytest.fixture(scope="session")
 def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The variables that lead to a real, embedded Prefect server; it ends with its stdin."""
-    home = tmp_path_factory.mktemp("prefect-home")
-    environ = server_environment(home, {"PATH": os.environ["PATH"]})
-    command = [sys.executable, "-c", SERVER]
-    with subprocess.Popen(
-        command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
-    ) as server:
+    with (
+        in_memory(tmp_path_factory.mktemp("prefect-home")) as home,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER],
+            env={
+                **server_environment(home, {"PATH": os.environ["PATH"]}),
+                # Heartbeats are seen five seconds late otherwise.
+                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
+            },
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        ) as server,
+    ):
         assert server.stdout
         auth, url = sorted(server.stdout.readline().split(), key=lambda word: word.startswith("http"))
         yield {**prefect_environment(home, {}), "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth}

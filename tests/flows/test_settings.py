@@ -42,6 +42,14 @@ def test_every_setting_the_code_reads_is_in_the_example():
     assert not missing
 
 
+def test_every_setting_of_the_example_is_read():
+    read = [ROOT / "compose.yaml", *(ROOT / "docker").glob("*")]
+    read += [path for folder in ("flows", "trainer") for path in (ROOT / folder).rglob("*.py")]
+    code = "".join(path.read_text() for path in read)
+    names = re.findall(r"^#? ?([A-Z][A-Z0-9_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE)
+    assert len(names) > 50 and not [name for name in names if not re.search(rf"\b{name}\b", code)]
+
+
 def test_the_example_can_be_copied_as_it_is(tmp_path):
     (tmp_path / ".env").write_text((ROOT / ".env.example").read_text())
     environ: dict[str, str] = {}

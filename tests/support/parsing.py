@@ -80,8 +80,10 @@ def _stop_everything() -> None:
 
     def parse(parser: Parser, *arguments: Any, **options: Any) -> Any:
         found = parse_args(parser, *arguments, **options)
-        # A command that collects its problems has them still to say, when it validates its values.
+        # A command that collects its problems has others still to find, when it validates its values.
         if hasattr(found, "problems"):
+            if found.problems:
+                parser.error("\n".join(found.problems))
             return found
         raise Parsed
 

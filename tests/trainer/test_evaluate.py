@@ -22,7 +22,7 @@ from trainer.data.policy_config import PolicyConfig, sources, write_policy_confi
 from trainer.data.reader import DatasetReader
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, UsageError
-from trainer.evaluation.fits import swapped
+from trainer.evaluation.compatibility import swapped
 from trainer.evaluation.folder import EvaluateOptions, evaluate
 from trainer.events import Emitter, EvaluationEvent, parse_event
 from trainer.gr00t.n15.tiny import make_tiny_base_model

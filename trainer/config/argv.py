@@ -108,7 +108,7 @@ def _texts(name: str, value: Any, *, newer: bool) -> list[str]:
 def pinned(config: FinetuneConfig) -> list[str]:
     """The fields with a value that was upstream's default when the recipes were written and no longer is.
 
-    Their recipes never named them; upstream's script of today gives the same training only when told.
+    Their recipes never named them; upstream's script of today gives the same training only when they are set.
     """
     if config.generation != N15:
         return []
@@ -247,7 +247,7 @@ def add_config_flags(
 ) -> None:
     """Let ``parser`` take every argument of a fine-tuning, or ``several`` values of each; help shows ``values``.
 
-    Help shows the flags of ``config``. Those of another generation are taken too: what they mean is said later, when it
+    Help shows the flags of ``config``. Those of another generation are taken too: they are refused later, when it
     is known what is trained.
     """
     add_flags(parser, config, values, config.groups, several=several)

@@ -1,4 +1,4 @@
-"""How a dataset is read where it says two things: what a person decides, part of a run's lineage."""
+"""How a dataset is read where its files contradict each other: a person decides, and it is part of a run's lineage."""
 
 from __future__ import annotations
 

@@ -296,7 +296,7 @@ class FinetuneConfig(BaseModel):
     @classmethod
     def _has_several_gpus(cls, value: bool, info: ValidationInfo) -> bool:
         if value and info.data.get("num_gpus", 2) * info.data.get("num_nodes", 2) == 1:
-            raise ValueError("one GPU has nobody to divide the model with: --no-fsdp, or --num-gpus 2 or more")
+            raise ValueError("one GPU can't divide the model: --no-fsdp, or --num-gpus 2 or more")
         return value
 
     @field_validator("holdout")

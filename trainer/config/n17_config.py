@@ -113,7 +113,7 @@ class N17Config(FinetuneConfig):
 
     embodiment_tag: N17Tag = "new_embodiment"  # pyrefly: ignore[bad-override]
     """Embodiment tag, by upstream's name or value: which projector of the action head is trained, and, but for
-    new_embodiment, which data config is meant."""
+    new_embodiment, the data config."""
 
     report_to: Literal["wandb", "none"] = "none"  # pyrefly: ignore[bad-override]
     """Where metrics go, as use_wandb says."""
@@ -208,8 +208,8 @@ class N17Config(FinetuneConfig):
             try:
                 return read()
             except (UsageError, ValueError) as error:
-                said = f"{error.message} {error.hint}".rstrip() if isinstance(error, UsageError) else str(error)
-                problems.append(f"{flag}: {said}")
+                detail = f"{error.message} {error.hint}".rstrip() if isinstance(error, UsageError) else str(error)
+                problems.append(f"{flag}: {detail}")
                 return None
 
         paths = values.get("dataset_path")
@@ -234,7 +234,7 @@ class N17Config(FinetuneConfig):
             else:
                 values["data_config"] = attempt("--data-config", lambda: of_tag(tag))
             if values["data_config"] is None:
-                values["data_config"] = ""  # said already
+                values["data_config"] = ""  # reported already
         return values, [*problems, *_refused(values)]
 
 
@@ -265,5 +265,5 @@ def _refused(values: Mapping[str, Any]) -> list[str]:
             by = f"--num-gpus {gpus}" + (f" on {nodes} machines" if nodes > 1 else "")
             found.append(f"--global-batch-size: {batch} can't be divided by {by}.")
     except (TypeError, ValueError):
-        pass  # said with the fields
+        pass  # reported with the fields
     return found

@@ -12,7 +12,7 @@ from trainer.config.generations import config_of
 from trainer.errors import UsageError
 
 Goal: TypeAlias = Literal["generalise", "memorise"]
-"""What a training is for: a policy that acts where it never was, or one that has its demonstrations by heart."""
+"""What a training is for: a policy that generalises, or one that memorises its demonstrations."""
 
 
 class Value(NamedTuple):

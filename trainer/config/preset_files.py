@@ -154,7 +154,7 @@ def _preset(
 
 
 def _value(given: Any, file: Path) -> Value:
-    """A value, or a value with its reason; a data config's file is meant relative to ``file``."""
+    """A value, or a value with its reason; a data config's file is relative to ``file``."""
     value, reason = given, ""
     if isinstance(given, dict) and "value" in given:
         value, reason = given["value"], given.get("reason", "")

@@ -56,7 +56,7 @@ class WandbSpec(BaseModel):
 
     @property
     def path(self) -> str:
-        """``entity/project/run id``, as far as it is known."""
+        """``entity/project/run id``; what is unknown is left out."""
         return "/".join(part for part in (self.entity, self.project, self.run_id) if part)
 
     @property

@@ -62,7 +62,7 @@ def upload_queue(environ: Mapping[str, str] = os.environ) -> int:
 
 
 def price_per_hour(environ: Mapping[str, str] = os.environ) -> float | None:
-    """``PIPPA_PRICE_PER_HOUR``, what a machine costs an hour, in whatever currency; None where nobody said.
+    """``PIPPA_PRICE_PER_HOUR``, what a machine costs an hour, in any currency; None where it is not set.
 
     Raises ``UsageError`` when it is no number of 0 or more.
     """
@@ -150,7 +150,7 @@ class S3Settings(BaseModel):
             url = urlsplit("")
         if url.scheme not in ("http", "https") or not url.netloc:
             raise StoreError(
-                # Before an @ stands a password, which without a scheme nobody knows for one.
+                # Before an @ is a password, which without a scheme does not look like one.
                 f"PIPPA_S3_ENDPOINT is {endpoint.rpartition('@')[2] or 'not set'!r}, not the URL of an S3 endpoint.",
                 "Set it to one, such as http://127.0.0.1:9000, or unset it: the store is then PIPPA_HOME/store.",
             )

@@ -56,7 +56,7 @@ def add_training_flags(
     )
     shown, config = known[named].known, known[named].kind
     if named == DEFAULT.name and (base_model := base_model_in(words)):
-        with contextlib.suppress(UsageError):  # said when the training is resolved
+        with contextlib.suppress(UsageError):  # reported when the training is resolved
             config = config_of(base_model)
             shown = {name: field.default for name, field in config.fields().items() if not field.is_required()}
     add_config_flags(parser, shown, config, several=several)

@@ -85,8 +85,10 @@ def parts_of(names: Sequence[str] | None, width: int, robot_type: str) -> Parts:
     for robot, pattern, dimensions, slices in _ROBOTS:
         if dimensions == width and re.search(pattern, robot_type.lower()):
             return Parts(dict(slices), f"{width} dimensions of {robot} (robot_type {robot_type})")
-    told = "names tell no parts" if names else "they have no names"
-    return Parts({"joints": (0, width)}, f"{width} dimensions in one part: {told}, and the robot is not a known one")
+    reported = "names tell no parts" if names else "they have no names"
+    return Parts(
+        {"joints": (0, width)}, f"{width} dimensions in one part: {reported}, and the robot is not a known one"
+    )
 
 
 def _part(name: str) -> str:
@@ -95,15 +97,15 @@ def _part(name: str) -> str:
     if len(words) > 1 and words[0] in ("l", "r"):
         words[0] = {"l": "left", "r": "right"}[words[0]]
     side = next((_SIDES[word] for word in words if word in _SIDES), "")
-    said = set(words)
-    if {"panda", "finger"} <= said:
-        said.add("gripper")
-    part = next((part for part, of in _PARTS if of & said), "")
-    if not part and "vel" in said and said & {"x", "y", "theta"}:
+    words_seen = set(words)
+    if {"panda", "finger"} <= words_seen:
+        words_seen.add("gripper")
+    part = next((part for part, of in _PARTS if of & words_seen), "")
+    if not part and "vel" in words_seen and words_seen & {"x", "y", "theta"}:
         part = "base"  # LeKiwi's x.vel, y.vel, theta.vel
-    elif not part and said & _ROTATION:
+    elif not part and words_seen & _ROTATION:
         part = "end_effector_rotation"
-    elif not part and said & _POSITION:
+    elif not part and words_seen & _POSITION:
         part = "end_effector_position"
     if side:
         # The waist of one of ALOHA's arms is the arm's first joint.

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from trainer.data.alignment import SAME_RATE, period_of
+from trainer.data.locations import Clip
 from trainer.data.meta_files import AGAIN_V3
-from trainer.data.places import Clip
 from trainer.data.video import FrameIndex, starts_of
 from trainer.errors import DatasetError
 

@@ -46,7 +46,7 @@ def _built_in(name: str) -> DataConfig:
 
 
 class _BuiltIn(Mapping[str, DataConfig]):
-    """By name; each is read when it is first asked for."""
+    """By name; each is read on first use."""
 
     def __init__(self) -> None:
         self._names = sorted(file.stem for file in _FOLDER.glob("*.toml"))

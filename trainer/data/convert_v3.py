@@ -33,8 +33,8 @@ def convert_to_v21(
     """Write the v3 dataset in ``folder`` as v2.1 into the new folder ``into``; returns it.
 
     Statistics are left out: they are computed from the data when they are missing. So is a camera that can't be
-    converted and is not in ``used`` (by default all are), which ``left_out`` is told. Raises ``DatasetError`` for the
-    first other thing that is missing, damaged or contradictory.
+    converted and is not in ``used`` (by default all are), which ``left_out`` gets. Raises ``DatasetError`` for the
+    first other part that is missing, damaged or contradictory.
     """
     info = read_document(folder / "meta/info.json", InfoV3)
     episodes = load_episodes_v3(folder, info)

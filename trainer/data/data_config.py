@@ -2,7 +2,7 @@
 
 The one definition of the format: built-in data configs, users' files, and what a run spec, a container and a checkpoint
 carry all have these fields (docs/data.md describes them for people). A field that is added later is optional, so that
-older declarations stay valid. What upstream says of GR00T N1.7 in modality configs is said here too: what only that
+older declarations stay valid. Upstream's modality configs of GR00T N1.7 are expressed here too: what only that
 generation can do is what ``DataConfig.n17_only`` lists.
 """
 

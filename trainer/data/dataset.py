@@ -22,9 +22,9 @@ from trainer.data.frames import Entry, FrameStore, Source
 from trainer.data.holdout import choose, episode_hash
 from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.image_columns import ImageColumn
-from trainer.data.memory import Memory
 from trainer.data.metadata import build_metadata, merge_metadata
 from trainer.data.reader import DatasetReader
+from trainer.data.result_cache import ResultCache
 from trainer.data.statistics import Statistics, compute_statistics, needed_columns
 from trainer.data.transforms.augment import jitter_array
 from trainer.data.transforms.images import Augmentation, check_resolutions, crop_size, draw_augmentation
@@ -129,7 +129,7 @@ class TrainingDataset(Dataset[Sample]):
         balance_trajectory_weights: bool = True,
         alignment: VideoAlignment = "timestamp",
         statistics: Sequence[Mapping[str, Statistics]] | None = None,
-        memory: Memory | None = None,
+        memory: ResultCache | None = None,
         holdout: str = NO_HOLDOUT,
         exclude: Sequence[Sequence[str]] | None = None,
         on_gpu: bool = False,

@@ -18,8 +18,8 @@ from pydantic import BaseModel, Field, StrictBool, StrictStr, ValidationError, m
 from trainer.data.info import Camera, Info, InfoV3, load_info
 from trainer.data.layout_v2 import Episode, LayoutV2, load_episodes, load_tasks
 from trainer.data.layout_v3 import LayoutV3, load_episodes_v3, load_tasks_v3
+from trainer.data.locations import TableRows, Video, file_of
 from trainer.data.meta_files import Count, Whole, read_document
-from trainer.data.places import TableRows, Video, file_of
 from trainer.errors import DatasetError
 from trainer.wrong_values import first_problem
 

@@ -16,16 +16,16 @@ import numpy as np
 from av.packet import Packet
 from av.video.frame import VideoFrame
 
-from trainer.data.recent import Recent
+from trainer.data.lru_cache import LruCache
 from trainer.data.video import FrameIndex, VideoDecoder, named, open_video, single_threaded, to_rgb
 from trainer.errors import DatasetError
 
 DECODERS = 8
-"""At once: the frames of as many videos can be asked for in turn, each going on from its last."""
+"""At once: the frames of this many videos can be requested in turn, each from its last position."""
 SHORT = 4
 """Frames between key frames that cost less than another decoder's place in the processor's cache."""
 LEAVE_OUT = ("h264", "hevc")
-"""Codecs whose decoder can be told of each packet whether it matters: a B-frame on the way that no other refers to
+"""Codecs whose decoder accepts for each packet whether it is needed: a B-frame on the way that no other refers to
 does not. (dav1d takes it for the whole stream.)
 """
 FILES = 256
@@ -36,9 +36,9 @@ class Decoders:
     """Random access to the frames of any number of videos, for one thread."""
 
     def __init__(self) -> None:
-        self._files: Recent[Path, BinaryIO] = Recent(FILES)
-        self._decoders: Recent[Path | str, _PacketDecoder] = Recent(DECODERS)
-        self._containers: Recent[Path, VideoDecoder] = Recent(DECODERS)
+        self._files: LruCache[Path, BinaryIO] = LruCache(FILES)
+        self._decoders: LruCache[Path | str, _PacketDecoder] = LruCache(DECODERS)
+        self._containers: LruCache[Path, VideoDecoder] = LruCache(DECODERS)
 
     def frame(self, path: Path, index: FrameIndex, position: int) -> np.ndarray:
         """Frame ``position`` of the video ``path`` with this index, as uint8 RGB ``[H, W, 3]``.
@@ -82,7 +82,7 @@ class _PacketDecoder:
         self._next = 0
         """Number of the packet that comes next."""
         self._decoded: deque[VideoFrame] = deque()
-        """In the order they are shown, and not asked for yet."""
+        """In presentation order, and not requested yet."""
         self._last: int | None = None
         """The pts of the frame that was given last; None where it must begin at a key frame."""
 
@@ -115,7 +115,7 @@ class _PacketDecoder:
             while self._decoded:
                 frame = self._decoded[0]
                 if frame.pts == target:
-                    return frame  # kept, as it may be asked for again
+                    return frame  # kept, as it may be requested again
                 self._decoded.popleft()
             if self._next > len(packets):
                 return None

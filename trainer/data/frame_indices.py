@@ -9,28 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from trainer.data.clips import ClipIndex, find_clip
-from trainer.data.memory import Memory, version
-from trainer.data.places import Clip, Video
+from trainer.data.locations import Clip, Video
+from trainer.data.result_cache import ResultCache, version
 from trainer.data.video import DECODER, FrameIndex, index_frames, open_video
 
 
 class FrameIndices:
     """The frames of videos by where they lie. ``keep`` bounds how many files are kept, the last used ones."""
 
-    def __init__(self, memory: Memory | None = None, keep: int | None = None) -> None:
+    def __init__(self, memory: ResultCache | None = None, keep: int | None = None) -> None:
         """``memory`` knows the videos that were looked at before."""
         self._keep = keep
         self._files: OrderedDict[Path, FrameIndex] = OrderedDict()
         self._clips: dict[Clip, ClipIndex] = {}
         self._begin(memory)
 
-    def _begin(self, memory: Memory | None) -> None:
+    def _begin(self, memory: ResultCache | None) -> None:
         self._memory = memory
         self._lock = threading.Lock()
         self._busy: defaultdict[Path, threading.Lock] = defaultdict(threading.Lock)
 
     def enter_process(self) -> None:
-        """Go on in another process, with what was found out: locks and the memory are for one."""
+        """Continue in another process with the known indices: locks and the cache belong to one process."""
         self._begin(None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -75,7 +75,7 @@ class FrameIndices:
         self._files = OrderedDict((path, index) for path, index in self._files.items() if path not in dropped)
 
 
-def remembered_index(path: Path, memory: Memory | None) -> FrameIndex:
+def remembered_index(path: Path, memory: ResultCache | None) -> FrameIndex:
     """The frames of a video, from ``memory`` or else from its packets. Raises ``DatasetError``."""
     if memory is None:
         return index_frames(path)

@@ -28,10 +28,10 @@ from trainer.data.clips import ClipIndex
 from trainer.data.decoders import Decoders
 from trainer.data.frame_indices import FrameIndices
 from trainer.data.image_columns import ImageColumn, ImageGroups, ImageReader
-from trainer.data.memory import Memory
-from trainer.data.places import Clip, Video, file_of
+from trainer.data.locations import Clip, Video, file_of
+from trainer.data.lru_cache import LruCache
 from trainer.data.planar import Colours, NotPlanarError, as_planes, can_be_kept
-from trainer.data.recent import Recent
+from trainer.data.result_cache import ResultCache
 from trainer.data.video import DECODER, FrameIndex, decoded, index_frames, to_rgb
 from trainer.disk import locked
 from trainer.errors import DatasetError
@@ -101,7 +101,7 @@ class FrameStore:
         cache_dir: Path | None = None,
         max_bytes: int | None = None,
         spare_bytes: int = 0,
-        memory: Memory | None = None,
+        memory: ResultCache | None = None,
     ) -> None:
         self.cache_dir = cache_dir
         self.max_bytes = max_bytes
@@ -119,7 +119,7 @@ class FrameStore:
         self._process = os.getpid()
         self._entries: OrderedDict[Source, Entry] = OrderedDict()
         self._decoders = Decoders()
-        self._tables: Recent[ImageColumn, ImageReader] = Recent(OPEN_TABLES)
+        self._tables: LruCache[ImageColumn, ImageReader] = LruCache(OPEN_TABLES)
         self._groups = ImageGroups()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -322,13 +322,13 @@ class FrameStore:
 
 
 def entry_names(
-    source: Source, memory: Memory | None = None, index: FrameIndex | ClipIndex | None = None
+    source: Source, memory: ResultCache | None = None, index: FrameIndex | ClipIndex | None = None
 ) -> tuple[str, str]:
     """Names of the cache entry of a video, as RGB and as planes: they change with its bytes and with the decoder.
 
     ``index`` is needed for a clip. Raises ``DatasetError``.
     """
-    memory = memory or Memory()
+    memory = memory or ResultCache()
     match source:
         case ImageColumn():
             runs = [(memory.sha256(run.file), run.first, run.end) for run in source.rows.runs]

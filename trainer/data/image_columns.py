@@ -15,8 +15,8 @@ import numpy as np
 import pyarrow as pa
 from av.video.codeccontext import VideoCodecContext
 
-from trainer.data.places import TableRows
-from trainer.data.tables import MOST_SHARED_ROWS, opened_table, require_readable
+from trainer.data.locations import TableRows
+from trainer.data.tables import MAX_SHARED_ROWS, opened_table, require_readable
 from trainer.errors import DatasetError
 
 _CODECS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "mjpeg"}
@@ -52,7 +52,7 @@ class ImageGroups:
         with self._lock:
             if key not in self._kept:
                 with opened_table(file) as table:
-                    require_readable(file, table, [column], MOST_SHARED_ROWS, groups=[group])
+                    require_readable(file, table, [column], MAX_SHARED_ROWS, groups=[group])
                     self._kept[key] = _contents(table.read_row_group(group, columns=[column]).column(0))
                 while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > _KEPT_BYTES:
                     self._kept.popitem(last=False)

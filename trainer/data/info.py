@@ -51,7 +51,7 @@ class Feature(BaseModel):
 
     @property
     def details(self) -> dict[str, Any]:
-        """What is said about a video."""
+        """What ``info.json`` has about a video."""
         return {**(self.info or {}), **(self.video_info or {})}
 
     @property
@@ -75,10 +75,10 @@ class Feature(BaseModel):
         if fps is None:
             raise ValueError("video.fps: missing, and the dataset has no fps either")
         try:
-            said = _Rate.model_validate({"video.channels": channels, "video.fps": fps})
+            detail = _Rate.model_validate({"video.channels": channels, "video.fps": fps})
         except ValidationError as error:
             raise ValueError(first_problem(error)) from error
-        return Camera(resolution=(self.shape[axes[1]], self.shape[axes[0]]), channels=said.channels, fps=said.fps)
+        return Camera(resolution=(self.shape[axes[1]], self.shape[axes[0]]), channels=detail.channels, fps=detail.fps)
 
     def _axes(self, shape: tuple[int, ...]) -> list[int]:
         """The positions of height, width and channels in ``shape``."""

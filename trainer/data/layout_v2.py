@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, BeforeValidator, StrictStr
 
 from trainer.data.info import Info, file_in
+from trainer.data.locations import RowRange, TableRows
 from trainer.data.meta_files import Count, Whole, read_lines
-from trainer.data.places import Run, TableRows
 from trainer.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class LayoutV2:
 
     def rows(self, episode: int) -> TableRows:
         """Its rows."""
-        return TableRows((Run(self.table_file(episode)),))
+        return TableRows((RowRange(self.table_file(episode)),))
 
     def where(self, episode: int) -> str:
         """What its table is called in messages."""

@@ -19,8 +19,8 @@ from pydantic import Field, ValidationError
 
 from trainer.data.info import InfoV3, file_in
 from trainer.data.layout_v2 import Episode
+from trainer.data.locations import Clip, TableRows
 from trainer.data.meta_files import AGAIN_V3, read_text
-from trainer.data.places import Clip, TableRows
 from trainer.errors import DatasetError
 from trainer.wrong_values import first_problem
 
@@ -45,7 +45,7 @@ class EpisodeV3(Episode):
     """One row of ``meta/episodes``."""
 
     data: tuple[int, int] | None = None
-    """Chunk and file of its rows, where that is said. It may be stale."""
+    """Chunk and file of its rows, where ``meta/episodes`` has them. They may be stale."""
     videos: dict[str, VideoPart | str] = Field(default_factory=dict)
     """By camera; where it can't be meant, what is wrong."""
 

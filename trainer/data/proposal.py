@@ -258,7 +258,7 @@ def _own(modality: Modality, cameras: list[str], name: str, folder: Path, explai
     annotation = next(iter([*instructions(annotations), *annotations]), None)
     if annotation is None:
         raise DatasetError(
-            f"{folder / 'meta/modality.json'}: no annotation, hence no instruction.",
+            f"{folder / 'meta/modality.json'}: no annotation, so no instruction.",
             f'Add "annotation": {{"{TASK_KEY}": {{"original_key": "task_index"}}}}.',
         )
     if not modality.action:

@@ -52,13 +52,13 @@ class DatasetReader:
         return list(self.lengths)
 
     def leave_out(self, episodes: Collection[int]) -> None:
-        """Go on as if the dataset did not have these ``episodes``."""
+        """Treat the dataset as if it did not have these ``episodes``."""
         kept = [each for each in self.meta.episodes if each.episode_index not in episodes]
         self.meta = replace(self.meta, episodes=kept)
         self.lengths = {episode.episode_index: episode.length for episode in kept}
 
     def table(self, episode: int) -> EpisodeTable:
-        """Read the table of ``episode``. Raises ``DatasetError`` for the first thing that is wrong with it."""
+        """Read the table of ``episode``. Raises ``DatasetError`` for its first problem."""
         table, problems = examine_table(self.meta, self.config, self._episodes[episode], self.alignment)
         if problems or table is None:
             raise problems[0].error()

@@ -1,6 +1,6 @@
 """The tables of LeRobot v3, each with the rows of many episodes: whose rows are where, and the columns of one episode.
 
-A table is read once and kept while its episodes are asked for.
+A table is read once and kept while its episodes are read.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from trainer.data.locations import RowRange, TableRows
 from trainer.data.meta_files import AGAIN_V3
-from trainer.data.places import Run, TableRows
-from trainer.data.tables import MOST_SHARED_ROWS, column_names, read_columns, read_table, to_arrays
+from trainer.data.tables import MAX_SHARED_ROWS, column_names, read_columns, read_table, to_arrays
 from trainer.errors import DatasetError
 
-MOST_RUNS = 1000
+MAX_RUNS = 1000
 """Places where the rows of one episode lie."""
 _KEPT_BYTES = 256 << 20
 
@@ -106,7 +106,7 @@ class SharedTables:
         with self._lock:
             if key not in self._kept:
                 try:
-                    self._kept[key] = read_table(file, names, optional, most_rows=MOST_SHARED_ROWS, cure=AGAIN_V3)
+                    self._kept[key] = read_table(file, names, optional, most_rows=MAX_SHARED_ROWS, cure=AGAIN_V3)
                 except DatasetError as error:
                     self._kept[key] = error
                 while len(self._kept) > 1 and sum(map(_bytes, self._kept.values())) > _KEPT_BYTES:
@@ -142,19 +142,19 @@ class SharedTables:
         return [file for file in found if file.relative_to(self._root).parts[0] != "meta"]
 
     def _rows_in(self, files: Sequence[Path], listed: Listed) -> TableRows | DatasetError:
-        runs: list[Run] = []
+        runs: list[RowRange] = []
         for file in files:
             owners = self._owners_of(file)
             if isinstance(owners, DatasetError):
                 return owners
-            runs += [Run(file, first, end) for first, end in owners.runs(listed.episode)]
+            runs += [RowRange(file, first, end) for first, end in owners.runs(listed.episode)]
         count = sum((run.end or 0) - run.first for run in runs)
         where = ", ".join(map(str, files)) or str(self._root)
         if count != listed.rows:
             return DatasetError(
                 f"{where}: {count} rows of episode {listed.episode}; meta/episodes says {listed.rows}.", AGAIN_V3
             )
-        if len(runs) > MOST_RUNS:
+        if len(runs) > MAX_RUNS:
             return DatasetError(
                 f"{where}: the rows of episode {listed.episode} lie in {len(runs):,} places.",
                 "Sort the table by episode_index.",
@@ -178,7 +178,7 @@ class Owners:
         name = "episode_index"
         if name not in column_names(file, AGAIN_V3):
             raise DatasetError(f"{file}: no column {name}.", AGAIN_V3)
-        values = read_columns(file, [name], most_rows=MOST_SHARED_ROWS, cure=AGAIN_V3)[name].reshape(-1)
+        values = read_columns(file, [name], most_rows=MAX_SHARED_ROWS, cure=AGAIN_V3)[name].reshape(-1)
         if not np.issubdtype(values.dtype, np.number):
             raise DatasetError(f"{file}: {name} holds no numbers.", AGAIN_V3)
         firsts = np.flatnonzero(np.diff(values, prepend=np.nan)) if len(values) else np.zeros(0, np.int64)

@@ -1,7 +1,7 @@
-"""The synthetic dataset's robot in closed loop: an arm that goes where it is told, and an object that it may pick up.
+"""The synthetic dataset's robot in closed loop: an arm that follows actions, and an object that it may pick up.
 
 The scene, the joints and the pictures are those of ``trainer.data.synthetic``, where each trial lies differently. The
-arm is position-controlled, as the dataset's is: at the next step its joints are where the action said, unless the
+arm is position-controlled, as the dataset's is: at the next step its joints are at the action's positions, unless the
 counter is in the way. The hand closes by its set points. What decides a grasp and a placing is measured in the picture,
 from the sizes of what is drawn, and knows nothing of any policy.
 """
@@ -91,7 +91,7 @@ class SimulatedArm:
         self._touch(before)
 
     def hold(self) -> None:
-        """Stay: a position-controlled arm does, until it is told where to go."""
+        """Stay: a position-controlled arm does, until its next action."""
 
     def _touch(self, before: float) -> None:
         """What the step did to the object."""

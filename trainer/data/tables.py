@@ -22,13 +22,13 @@ from trainer.errors import DatasetError
 # Arrow's own allocator keeps what the reading threads have freed, 30 MB for five episodes, while the process lives.
 pa.set_memory_pool(pa.system_memory_pool())
 
-MOST_ROWS = 1_000_000
+MAX_ROWS = 1_000_000
 """Of an episode: nine hours at 30 a second."""
-MOST_SHARED_ROWS = 10_000_000
+MAX_SHARED_ROWS = 10_000_000
 """Of a table with many episodes."""
-MOST_VALUES = 48 << 20
-MOST_BYTES = 512 << 20
-MOST_TEXT = 128 << 20
+MAX_VALUES = 48 << 20
+MAX_BYTES = 512 << 20
+MAX_TEXT = 128 << 20
 _LIMITS = {
     "thrift_string_size_limit": 16 << 20,
     "thrift_container_size_limit": 200_000,
@@ -45,7 +45,7 @@ def read_columns(
     columns: Sequence[str],
     optional: Sequence[str] = (),
     *,
-    most_rows: int = MOST_ROWS,
+    most_rows: int = MAX_ROWS,
     cure: str = DOWNLOAD,
 ) -> dict[str, np.ndarray]:
     """Read ``columns`` of one episode: numbers as ``[T]``, lists as ``[T, D]``, text as an object array ``[T]``.
@@ -62,7 +62,7 @@ def read_table(
     columns: Sequence[str],
     optional: Sequence[str] = (),
     *,
-    most_rows: int = MOST_ROWS,
+    most_rows: int = MAX_ROWS,
     cure: str = DOWNLOAD,
 ) -> pa.Table:
     """``columns`` of a file, and those of ``optional`` that there are, as Arrow has them. Raises ``DatasetError``."""
@@ -132,7 +132,7 @@ def require_readable(
     file: Path,
     table: pq.ParquetFile,
     columns: Sequence[str],
-    most_rows: int = MOST_ROWS,
+    most_rows: int = MAX_ROWS,
     cure: str = _SPLIT,
     groups: Sequence[int] | None = None,
 ) -> None:
@@ -155,7 +155,7 @@ def require_readable(
             chunk = about.row_group(group).column(number)
             values += chunk.num_values
             size += chunk.total_uncompressed_size
-        if values > MOST_VALUES or size > MOST_BYTES:
+        if values > MAX_VALUES or size > MAX_BYTES:
             raise DatasetError(
                 f"{file}: {', '.join(columns[:3])} unpack to {max(size, 8 * values) / 1e6:,.0f} MB or more.", cure
             )
@@ -184,7 +184,7 @@ def _plain(values: pa.Array) -> pa.Array:
     if isinstance(values, pa.ExtensionArray):
         return _plain(values.storage)
     if isinstance(values, pa.DictionaryArray):
-        if _text_bytes(values) > MOST_TEXT:
+        if _text_bytes(values) > MAX_TEXT:
             raise ValueError("the texts are larger than any instructions")
         return _plain(values.dictionary_decode())
     if isinstance(values, pa.RunEndEncodedArray):

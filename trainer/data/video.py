@@ -35,7 +35,7 @@ DECODER = "-".join(["pyav", av.__version__, *(".".join(map(str, v)) for _, v in 
 AGAIN = "It may be cut off: record or download it again."
 LARGEST = 16 << 30
 """Bytes of a video."""
-MOST_FRAMES = 1_000_000
+MAX_FRAMES = 1_000_000
 _LIMITS = {
     "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi",
     "protocol_whitelist": "file",
@@ -69,7 +69,7 @@ class FrameIndex:
     pixels: str
     """FFmpeg's name of how they are stored, such as ``yuv420p``; empty where the container doesn't say."""
     parameters: str
-    """Equal for videos that one decoder can decode: a hash of all it is told before the first packet."""
+    """Equal for videos that one decoder can decode: a hash of all that it gets before the first packet."""
 
     @cached_property
     def pts(self) -> np.ndarray:
@@ -164,8 +164,8 @@ def index_frames(path: Path) -> FrameIndex:
                 rows = []
                 break
             left -= packet.size
-            if left < 0 or len(rows) == MOST_FRAMES:
-                what = "more bytes than the file" if left < 0 else f"more than {MOST_FRAMES:,}"
+            if left < 0 or len(rows) == MAX_FRAMES:
+                what = "more bytes than the file" if left < 0 else f"more than {MAX_FRAMES:,}"
                 raise DatasetError(f"{path}: its frames are {what}.", AGAIN)
             flags = KEY * packet.is_keyframe | HIDDEN * packet.is_discard
             dts = packet.pts if packet.dts is None else packet.dts
@@ -202,11 +202,11 @@ def _offset(file: int, packet: Packet) -> int:
 def _parameters(codec: VideoCodecContext, packets: np.ndarray) -> str:
     about = (codec.name, codec.codec_tag, codec.width, codec.height, codec.pix_fmt, codec.profile, codec.extradata)
     colours = (codec.color_range, codec.colorspace, codec.color_primaries, codec.color_trc)
-    told = repr((*about, *map(int, colours), codec.bits_per_coded_sample))
+    reported = repr((*about, *map(int, colours), codec.bits_per_coded_sample))
     if codec.codec.canonical_name not in _WITHOUT_A_PAST and codec.codec_tag not in _SETS_APART:
         # Parameter sets among its packets would stay with the decoder when it turns to another video.
-        told += packets.tobytes().hex()
-    return hashlib.sha256(told.encode()).hexdigest()[:16]
+        reported += packets.tobytes().hex()
+    return hashlib.sha256(reported.encode()).hexdigest()[:16]
 
 
 def decode_video(path: Path) -> Iterator[tuple[int, np.ndarray]]:
@@ -291,7 +291,7 @@ def open_video(path: Path) -> InputContainer:
         require_file(path)
         if (size := path.stat().st_size) > LARGEST:
             raise DatasetError(f"{path}: {size:,} bytes; at most {LARGEST >> 30} GiB can be meant.", AGAIN)
-        # Titles and the like may be in any encoding; nobody reads them.
+        # Titles and the like may be in any encoding; nothing reads them.
         container = av.open(f"file:{path}", "r", options=_LIMITS, metadata_errors="replace")
     except FileNotFoundError:
         raise DatasetError(f"{path}: missing.", "Download the dataset again, or remove the episode.") from None

@@ -18,7 +18,7 @@ from av.video.frame import PictureType
 from av.video.stream import VideoStream
 
 from trainer.data.clips import find_clip, rows_to_frames
-from trainer.data.places import Clip
+from trainer.data.locations import Clip
 from trainer.data.video import index_frames, named, open_video
 from trainer.errors import DatasetError
 

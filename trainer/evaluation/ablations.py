@@ -88,11 +88,13 @@ def _other_instructions(
     source: ObservationSource, language: str, episodes: Sequence[int], all_: Sequence[int]
 ) -> dict[int, str]:
     """For each episode an instruction of another one that differs from its own; empty where all are the same."""
-    said = {episode: str(source.get_step_data(episode, 0)[language][0]) for episode in [*episodes, *all_[:_LOOKED_AT]]}
-    texts = list(dict.fromkeys(said.values()))
+    detail = {
+        episode: str(source.get_step_data(episode, 0)[language][0]) for episode in [*episodes, *all_[:_LOOKED_AT]]
+    }
+    texts = list(dict.fromkeys(detail.values()))
     if len(texts) < 2:
         return {}
-    return {episode: texts[(texts.index(said[episode]) + 1) % len(texts)] for episode in episodes}
+    return {episode: texts[(texts.index(detail[episode]) + 1) % len(texts)] for episode in episodes}
 
 
 _LOOKED_AT = 50

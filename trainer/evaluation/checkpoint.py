@@ -157,7 +157,7 @@ def _width(meta: DatasetMeta, key: str) -> int:
 
 
 def _plan_frames(reader: DatasetReader, episodes: Sequence[int]) -> None:
-    """Decode each video of these episodes once, as far as the cache has room."""
+    """Decode each video of these episodes once, if the cache has room."""
     from trainer.data.image_columns import ImageColumn
 
     videos = []

@@ -1,7 +1,7 @@
 """``trainer evaluate --checkpoint NAME … --closed-loop``: trials in the synthetic pick-and-place scene.
 
 The policy acts: what it does moves what it sees next. At each question it predicts a chunk, of which every step is
-carried out before the next question, as open-loop evaluation and upstream's own evaluation take it. All checkpoints get
+executed before the next question, as open-loop evaluation and upstream's own evaluation take it. All checkpoints get
 the same scenes and the same noise.
 """
 

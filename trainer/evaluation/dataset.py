@@ -46,14 +46,14 @@ class EvaluationDataset:
     def reader(self, config: DataConfig, alignment: VideoAlignment) -> DatasetReader:
         """The steps that ``config`` uses. Raises ``DatasetError`` where the dataset lacks some."""
         from trainer.data.frames import FrameStore
-        from trainer.data.memory import Memory
         from trainer.data.reader import DatasetReader
+        from trainer.data.result_cache import ResultCache
 
         key = (repr(config), alignment)
         if key not in self._readers:
             cache = pippa_home() / "cache"
             # What a training on this machine has decoded is there already.
-            frames = FrameStore(cache / "frames", frame_cache_bytes(), memory=Memory(cache / "data.sqlite"))
+            frames = FrameStore(cache / "frames", frame_cache_bytes(), memory=ResultCache(cache / "data.sqlite"))
             reader = self._readers[key] = DatasetReader(self.path, config, frames, alignment)
             if self._exclude:  # of another version of the dataset, some may not exist
                 reader.leave_out(set(reader.trajectory_ids) - set(left_in(reader.trajectory_ids, self._exclude)))

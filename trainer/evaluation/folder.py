@@ -72,7 +72,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
 
     """
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
-    from trainer.evaluation.fits import require_fit
+    from trainer.evaluation.compatibility import require_fit
     from trainer.gr00t.checkpoint import find_checkpoint
 
     checkpoint = find_checkpoint(options.model_path, options.data_config, options.embodiment_tag)

@@ -21,7 +21,7 @@ from trainer.store.stores import open_store
 
 
 def main(argv: Sequence[str]) -> int:
-    """Carry out the command; returns the exit code.
+    """Run the command; returns the exit code.
 
     Does nothing for a run without W&B, or without a page. Raises ``UsageError`` for an unknown run, and ``PippaError``
     where W&B does not take the page.

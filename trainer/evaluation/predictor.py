@@ -30,7 +30,7 @@ class Predictor:
         noise = np.stack(
             [self._generator("action", *frame).standard_normal(self.policy.noise_shape) for frame in frames]
         )
-        if not self.policy.data_config.state:  # a batch is told by its states
+        if not self.policy.data_config.state:  # a batch is identified by its states
             return [self.policy.get_action(step, each) for step, each in zip(steps, noise, strict=True)]
         batch: dict[str, Any] = {}
         for name in steps[0]:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 PAGE = "report/report.html"
 """Where the page of a run (``flows.views.run_page``) lies in its record, and in its folder."""
-MOST_BYTES = 32 << 20
+MAX_BYTES = 32 << 20
 """Of one such file; more is not read."""
 
 

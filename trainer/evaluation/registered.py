@@ -167,7 +167,7 @@ def evaluate_entry(
 
 
 def event_of(entry: CheckpointEntry, found: Evaluation, metrics: dict[str, float]) -> EvaluationEvent:
-    """What is said of an evaluation."""
+    """The event of an evaluation."""
     return EvaluationEvent(
         step=entry.step,
         metrics=metrics,
@@ -195,7 +195,7 @@ def measure(
     """Evaluate the checkpoint ``entry``, whose files are in ``folder``, on ``ref``: on the episodes with these
     ``numbers`` or ``hashes``, or on the first ``count`` that it was not trained on and as many that it was.
     """
-    from trainer.evaluation.fits import require_fit
+    from trainer.evaluation.compatibility import require_fit
     from trainer.gr00t.checkpoint import described
 
     checkpoint = described(folder, entry.name, entry)
@@ -231,7 +231,7 @@ def measure(
 
 def compare_with_best(places: Places, entry: CheckpointEntry, ref: SnapshotRef, found: Evaluation) -> None:
     """Evaluate the best checkpoint so far on the episodes of ``found`` where it was evaluated on none of them, as when
-    the dataset has grown: only on the same episodes can it be told which is better.
+    the dataset has grown: only the same episodes show which is better.
     """
     from trainer.store.best import compare_evaluations
 

@@ -27,7 +27,7 @@ from trainer.events import Emitter, EvaluationEvent
 from trainer.runner.parent_watch import die_with_parent
 
 _HORIZON = 16
-"""Of upstream's script, unless it is told otherwise."""
+"""The default of upstream's script."""
 _EPISODE_MSE = re.compile(r"^MSE: (\S+)$|MSE for trajectory \d+: (\S+), MAE: ")
 _N17_SCRIPT = "open_loop_eval.py"
 
@@ -122,7 +122,7 @@ def what_is_compared(
 
 
 def _hold_still(rows: np.ndarray, absolute: np.ndarray, horizon: int) -> float:
-    """The error of going on with the action before each question, or with none where it is relative (0)."""
+    """The error of repeating the action before each question, or with none where it is relative (0)."""
     asked = np.arange(len(rows)) // horizon * horizon
     return float(np.mean((rows - rows[np.maximum(asked - 1, 0)] * absolute) ** 2))
 

@@ -187,8 +187,8 @@ def _meaning(input_: str, most: Ablation) -> tuple[str, str]:
     if most.relative < UNUSED:
         if kind == "instruction":
             cure = "" if most.change == "none" else "Check that each episode has the instruction of what it shows."
-            said = "Ignores" if most.change == "swapped" else "Does not need"
-            return f"{said} the instruction: {doing} changes the error by {changed}.", cure
+            detail = "Ignores" if most.change == "swapped" else "Does not need"
+            return f"{detail} the instruction: {doing} changes the error by {changed}.", cure
         cure = (
             f"Check that {name} shows what the task needs, or leave it out of the data config."
             if kind == "camera"

@@ -17,7 +17,7 @@ from typing import Any
 
 from trainer.data.n17.processor_files import CONFIG, EMBODIMENTS, STATISTICS
 from trainer.errors import StoreError, UsageError
-from trainer.export.card import Lineage, model_card
+from trainer.export.model_card import Lineage, model_card
 from trainer.gr00t.base_model import generation_in
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.store import registry, runs, snapshots

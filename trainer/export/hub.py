@@ -30,7 +30,7 @@ def opened(repo_id: str, *, public: bool = False) -> Repository:
     """The repository ``OWNER/NAME``, created unless it exists; private unless ``public``.
 
     Asks the hub before anything is read or hashed. Raises ``UsageError`` for a name that is none, without a token or
-    with one that may not write, and for a repository that exists and is public although ``public`` was not said.
+    with one that may not write, and for a repository that exists and is public although ``public`` is false.
     """
     api = client()
     from huggingface_hub import errors, get_token
@@ -52,7 +52,7 @@ def opened(repo_id: str, *, public: bool = False) -> Repository:
         if not public and not api.repo_info(repo_id).private:
             raise UsageError(
                 f"{repo_id} is there already, and public: everybody could read what is pushed.",
-                "Say --public if that is meant, or push to another name.",
+                "Add --public, or push to another name.",
             )
     return Repository(repo_id, api)
 

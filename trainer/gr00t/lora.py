@@ -56,7 +56,7 @@ def add_lora(
     """Freeze ``model`` and give it adapters of ``rank``, scaled by ``alpha`` / ``rank``, to train instead.
 
     ``train_projector`` also trains what ``tune_projector`` means without LoRA: encoders, decoder and positions.
-    Upstream never does, so a new embodiment keeps a projector that nobody has trained.
+    Upstream never does, so a new embodiment keeps an untrained projector.
     """
     from peft import LoraConfig, inject_adapter_in_model
     from peft.tuners.tuners_utils import cast_adapter_dtype
@@ -117,7 +117,7 @@ def save_adapter(model: Model, folder: Path, state: dict[str, torch.Tensor] | No
 
 
 def require_lora_of(checkpoint: Path) -> None:
-    """Raise ``UsageError`` where a training without LoRA would go on from a ``checkpoint`` of one with it."""
+    """Raise ``UsageError`` where a training without LoRA would continue from a ``checkpoint`` of one with it."""
     if (checkpoint / ADAPTER).is_dir():
         raise UsageError(
             f"{checkpoint} was trained with LoRA.",

@@ -17,7 +17,7 @@ from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.previous_chunk import PreviousChunk
 
 _USUAL_SIZE = (320, 240)
-"""Pixels of an example's camera whose size nobody knows."""
+"""Pixels of an example's camera of unknown size."""
 
 
 class Actor(Protocol):
@@ -73,7 +73,7 @@ class Policy:
     ) -> None:
         """Load a checkpoint: a folder, a name in the registry such as ``smoke/best``, or a hub id.
 
-        A checkpoint knows its data config and embodiment tag; one of Isaac-GR00T N1.5 has to be told.
+        A checkpoint knows its data config and embodiment tag; one of Isaac-GR00T N1.5 needs them as arguments.
         ``denoising_steps`` replaces the checkpoint's number of Euler steps; ``device`` is by default a GPU where there
         is one. Raises ``UsageError`` when there is no such checkpoint, when it has no statistics for
         ``embodiment_tag``, when there is no such device, and when ``data_config`` or the tag contradict what it was

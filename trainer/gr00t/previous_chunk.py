@@ -1,4 +1,4 @@
-"""The chunk that a robot carries out while it asks for the next one (real-time chunking). No torch here."""
+"""The chunk that a robot executes while it asks for the next one (real-time chunking). No torch here."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class PreviousChunk:
     actions: Mapping[str, np.ndarray]
     """``action.<key>`` as ``Policy.get_action`` gave them, [H, D] or [B, H, D]."""
     executed_steps: int
-    """How many of them were carried out when the new observation was made: the new chunk begins with the next one."""
+    """How many of them had been executed when the new observation was made: the new chunk begins with the next one."""
     frozen_steps: int = 0
-    """How many more will be carried out before the new chunk arrives: its first ones, which stay exactly the same."""
+    """How many more will be executed before the new chunk arrives: its first ones, which stay exactly the same."""
     ramp_rate: float = RAMP_RATE
     """How fast the steps after those become free to change."""
 
@@ -41,7 +41,7 @@ class PreviousChunk:
         if not 0 <= self.frozen_steps <= left:
             raise UsageError(
                 f"{self.frozen_steps} steps are frozen; {left} are left of the previous chunk.",
-                "Freeze those that are carried out until the next chunk arrives.",
+                "Freeze those that the robot executes until the next chunk arrives.",
             )
         if not 0.01 <= self.ramp_rate <= 1000:
             raise UsageError(f"The ramp rate is {self.ramp_rate}.", f"It is 0.01 to 1000, as a rule {RAMP_RATE:g}.")

@@ -200,7 +200,7 @@ def save_checkpoint(
             link_or_copy(frozen_from / file.name, file)
         else:
             save_file(shard, file, metadata={"format": "pt"})
-            file.chmod(config_file.stat().st_mode)  # safetensors lets nobody but the owner read
+            file.chmod(config_file.stat().st_mode)  # safetensors makes files readable by the owner only
         weight_map.update(dict.fromkeys(shard, file.name))
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}

@@ -123,7 +123,7 @@ def base_model(
     """The snapshot of the base model called ``name``, imported or made if need be; see ``dataset``.
 
     A GR00T without a tokenizer, as in NVIDIA's repositories, gets the official one, so that training needs no hub.
-    Another architecture, and weights that are not whole, are refused. The licence of the weights is said, and kept.
+    Another architecture, and weights that are not whole, are refused. The licence of the weights is shown, and kept.
     """
     source, ref = _looked_up(store, "model", name, store_name, refresh)
     if ref:
@@ -268,7 +268,7 @@ def _fetched(
 
 
 def _asked(ref: str | None, commit: str) -> dict[str, str]:
-    """The branch or tag that was asked for, so that the same question is answered from the store next time."""
+    """The requested branch or tag, so that the same request is answered from the store next time."""
     return {"ref": ref} if ref and ref != commit else {}
 
 

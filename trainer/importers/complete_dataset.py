@@ -14,7 +14,7 @@ from trainer.importers.normalize_dataset import linked, normalized
 @contextmanager
 def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[Path]:
     """``folder``, or a temporary one in ``work`` made from it: in a layout that is read, with all states, actions,
-    cameras and an instruction named. ``log`` is told what was proposed.
+    cameras and an instruction named. ``log`` gets what was proposed.
 
     Raises ``DatasetError`` for what is no dataset, or has nothing that could be named.
     """

@@ -18,7 +18,7 @@ Report = Callable[[int, int], None]
 """Gets ``(bytes done, bytes in all)``."""
 
 FORGOTTEN_SECONDS = 7 * 24 * 3600.0
-"""After that long, a download that nobody continued is removed."""
+"""A download that was not continued for this long is removed."""
 ANOTHER_DISK = "set PIPPA_HOME to a folder of another disk"
 """Besides freeing space, the cure of a disk without room for a download."""
 

@@ -98,7 +98,7 @@ def generation_called(name: str, store: ObjectStore | None) -> Generation | None
 
 def _stored_config(store: ObjectStore, name: str) -> dict[str, object] | None:
     """``config.json`` of the snapshot that ``name`` means; None where there is none, or it can't be read: what is wrong
-    with it is said when it is used.
+    with it is reported when it is used.
     """
     try:
         if (ref := importers.find(store, "model", name)) is None:

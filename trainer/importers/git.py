@@ -41,7 +41,7 @@ def fetch(source: GitFolder, folder: Path, log: Log) -> str:
     if not (folder / ".git/HEAD").is_file():
         _git(source, folder, "init", "--quiet")
     for lock in (folder / ".git").rglob("*.lock"):
-        lock.unlink()  # of a git that was killed; nobody else works here
+        lock.unlink()  # of a git that was killed; no other process works here
     for name, value in {
         "remote.origin.url": source.url,
         # Blobs are fetched when they are checked out, and only those.
@@ -128,8 +128,8 @@ def _git(source: GitFolder, folder: Path, *arguments: str) -> str:
         return done.stdout
     if "No space left on device" in done.stderr:
         raise DiskFullError(f"No space left in {folder.parent}.", "Free some; the download is continued then.")
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    telling = [line for line in said if line.startswith(("fatal:", "error:", "batch response:", "Error "))] or said
+    detail = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    telling = [line for line in detail if line.startswith(("fatal:", "error:", "batch response:", "Error "))] or detail
     at = "" if source.ref == "HEAD" else f" -b {source.ref}"
     raise UsageError(
         f"git can't fetch {source.path or 'the files'} of {source.url} at {source.ref}: {' '.join(telling[:3])[:700]}",

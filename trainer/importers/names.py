@@ -150,7 +150,7 @@ def plain(name: str) -> str:
 
 
 def default_name(source: Source) -> str:
-    """What a snapshot of ``source`` is called in the store, unless told otherwise."""
+    """What a snapshot of ``source`` is called in the store by default."""
     match source:
         case Folder():
             return plain(source.existing().name)

@@ -124,15 +124,15 @@ def require_valid(
 ) -> Checked:
     """Check a dataset before anything costly touches it, unless this machine has checked the same files before.
 
-    What is said of its files names it ``name``. Without a ``data_config`` nothing is looked at. ``excluding`` turns
+    Messages call it ``name``. Without a ``data_config`` nothing is looked at. ``excluding`` turns
     episodes into what ``--exclude-episodes`` says of them, where this is not the only dataset.
     Raises ``DatasetError`` with every problem and its fix.
     """
-    from trainer.data.checks import Checked, Memory, check_dataset, format_problems
+    from trainer.data.checks import Checked, ResultCache, check_dataset, format_problems
 
     if data_config is None:
         return Checked([])
-    memory = Memory(pippa_home() / "cache" / "data.sqlite")
+    memory = ResultCache(pippa_home() / "cache" / "data.sqlite")
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
         known = isinstance(data_config, DataConfig) and registered().get(data_config.name) == data_config
@@ -153,11 +153,11 @@ def require_valid(
 
 
 def _without(damaged: list[int], excluding: Callable[[list[int]], list[str]]) -> str:
-    """How to go on without some episodes; nothing where there are none."""
+    """How to continue without some episodes; empty where there are none."""
     if not damaged:
         return ""
     which = named_episodes(numbers_as_texts(damaged))
-    return f" To go on without {which}, add `--exclude-episodes {' '.join(excluding(damaged))}`."
+    return f" To continue without {which}, add `--exclude-episodes {' '.join(excluding(damaged))}`."
 
 
 def refuse_pointers(folder: Path, name: str) -> None:

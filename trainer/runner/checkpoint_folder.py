@@ -47,7 +47,7 @@ def problem(folder: Path, step: int) -> str | None:
 
 
 def resume_problem(folder: Path, step: int) -> str | None:
-    """Why a training can't go on from ``folder``, or None when it can.
+    """Why a training can't continue from ``folder``, or None when it can.
 
     A whole checkpoint also needs the state of the optimizer, the scheduler and the random numbers: without one of them
     transformers takes fresh ones, without a word. They are zip archives, which end with their table of contents.

@@ -9,7 +9,7 @@ Training state goes up apart and less often (``resume_points``): with AdamW it i
 and of use only while the run is not done.
 
 What waits on the disk is bounded (``upload_queue``): while the store is away for long, the oldest of those that wait is
-dropped, said with a warning each time; never the newest.
+dropped, with a warning each time; never the newest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from trainer.runner import checkpoint_folder, saved_checkpoint
 from trainer.runner.checkpoint_folder import PENDING, Quiet
 from trainer.runner.pending_uploads import make_room
 from trainer.store import gc, gc_roots, registry, resume_points, snapshots
-from trainer.store.hashing import HashMemory
+from trainer.store.hashing import HashCache
 from trainer.store.object_store import ObjectStore
 from trainer.store.retention import Retention
 
@@ -84,10 +84,10 @@ class Uploader:
         self._most_waiting = upload_queue() if most_waiting is None else most_waiting
         self._under_way: int | None = None
         self._retention = Retention(spec.config.keep_last or None, spec.config.keep_every or None)
-        self._memory = gc_roots.Memory()
+        self._memory = gc_roots.ReadCache()
         self._thin_after = 0.0
         self._thinning_failed = ""
-        self._hashes = HashMemory()
+        self._hashes = HashCache()
         self._resumable = False
         self._state_sent = time.monotonic()
         self._state_seconds: float | None = None
@@ -260,7 +260,7 @@ class Uploader:
                     self._thin(now=True)
                     return
                 else:
-                    # After the engine's end this waits for the other thread's, which is not said.
+                    # After the engine's end this waits for the other thread's, without a message.
                     self._set_aside.wait(POLL_SECONDS if self._engine_ended.is_set() else None)
                     self._set_aside.clear()
                     continue
@@ -325,7 +325,7 @@ class Uploader:
         except DamagedObjectError:  # registering replaces it
             known = None
         if known is not None and known.snapshot.digest != pushed.ref.digest:
-            # Another machine went on with the run from an earlier step; trying again would never help.
+            # Another machine continued the run from an earlier step; trying again would never help.
             self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
             return False
         # Also moves the aliases `latest` and `<preset>/latest`.

@@ -70,7 +70,7 @@ class Signals:
         return 128 + (self.received or 0)
 
     @property
-    def impatient(self) -> bool:
+    def repeated(self) -> bool:
         """Whether a second signal came."""
         return self.count > 1
 
@@ -82,12 +82,12 @@ class Signals:
         self.count += 1
         self.received = self.received or number
         if self._child is not None:
-            if self.impatient:
+            if self.repeated:
                 kill_group(self._child)
             else:
                 # Only the child itself: its data loading processes must live on until it has saved.
                 self._child.terminate()
-        elif not self.deferred or self.impatient:
+        elif not self.deferred or self.repeated:
             raise Interrupted
 
 

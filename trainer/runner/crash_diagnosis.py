@@ -91,7 +91,7 @@ def explain(
     """The error for an engine that ended with ``returncode`` (negative: a signal) after the lines of ``tail``.
 
     ``reported`` is the error event the native engine printed itself; it knows best. ``oom_kills`` are those of the
-    kernel while the engine ran: without one, nobody knows that a SIGKILL was for want of memory. ``advice`` is what a
+    kernel while the engine ran: without one, a SIGKILL can't be attributed to memory. ``advice`` is what a
     training needs less GPU memory with.
     """
     if reported is not None:

@@ -50,7 +50,7 @@ def check_datasets(
             emit(WarningEvent(message=each.message, hint=each.fix))
         checked.append(found)
     if config.generation == N17 and base_model.is_dir():
-        from trainer.gr00t.n17.fit import require_fit  # it imports numpy
+        from trainer.gr00t.n17.compatibility import require_fit  # it imports numpy
 
         require_fit(config, base_model, [folder for folder, _ in datasets])
     return checked

@@ -29,7 +29,7 @@ from trainer.store.stores import open_store, store_folder
 from trainer.training.devices import oldest_driver
 
 _PACKAGES = ("torch", "transformers", "accelerate", "av", "wandb", "minio")
-_LEAST_SHM = 1_000_000_000
+_MIN_SHM = 1_000_000_000
 """Bytes of shared memory: data loading processes hand their batches over in it."""
 _HUB_SECONDS = 5.0
 _HUB_BYTES = 1_000_000
@@ -132,7 +132,7 @@ def shared_memory() -> Finding:
     if not folder.is_dir():
         return Finding("shared memory", "this system has none to run out of")
     total = shutil.disk_usage(folder).total
-    if total < _LEAST_SHM:
+    if total < _MIN_SHM:
         return Finding(
             "shared memory",
             f"{total / 1e9:.2f} GB: data loading may run out of it",
@@ -226,7 +226,7 @@ def _version(package: str) -> str:
 
 
 def _too_old(driver: str, cuda: str) -> str:
-    """What is to be said of an old driver; empty for one that will do."""
+    """The warning about an old driver; empty for one that is new enough."""
     needed = oldest_driver(cuda)
     if not driver.partition(".")[0].isdigit() or int(driver.partition(".")[0]) >= needed:
         return ""

@@ -85,13 +85,13 @@ def require_job(node: Node, job: str | None) -> None:
 
 
 def _awaited(ask: Callable[[], T | None], problem: str) -> T:
-    deadline, told = time.monotonic() + WAIT_SECONDS, False
+    deadline, reported = time.monotonic() + WAIT_SECONDS, False
     while (found := ask()) is None:
         if time.monotonic() > deadline:
             raise EngineError(problem, "Its output says what it is at; start every node again.")
-        if not told:
+        if not reported:
             _log(f"{problem} Waiting for it.")
-            told = True
+            reported = True
         time.sleep(_POLL_SECONDS)
     return found
 

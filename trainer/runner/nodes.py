@@ -41,8 +41,8 @@ def this_node(num_nodes: int, environ: Mapping[str, str] = os.environ) -> Node:
     if num_nodes == 1:
         return Node()
     for name in _COUNTS:
-        if (told := environ.get(name, "")).isdecimal() and int(told) != num_nodes:
-            raise UsageError(f"--num-nodes {num_nodes}, but {name} is {told}.", f"Use --num-nodes {told}.")
+        if (reported := environ.get(name, "")).isdecimal() and int(reported) != num_nodes:
+            raise UsageError(f"--num-nodes {num_nodes}, but {name} is {reported}.", f"Use --num-nodes {reported}.")
     rank_from = next((name for name in _RANKS if environ.get(name)), None)
     if rank_from is None:
         raise UsageError(f"--num-nodes {num_nodes}, and nothing says which of them this machine is.", _HELP)

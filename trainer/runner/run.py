@@ -57,10 +57,10 @@ _EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
 
 
 def main(argv: Sequence[str]) -> int:
-    """Carry out ``trainer run`` with ``argv`` and return the exit code. Raises ``PippaError`` before a run exists."""
+    """Run ``trainer run`` with ``argv`` and return the exit code. Raises ``PippaError`` before a run exists."""
     parser = Parser("trainer run", collects=True, description=f"Train, upload checkpoints, evaluate. {DESCRIPTION}")
     group = add_training_flags(parser, argv, _EXAMPLES)
-    group.add_argument("--run-id", metavar="RUN", help="carry out or continue a run whose spec is in the object store")
+    group.add_argument("--run-id", metavar="RUN", help="start or continue a run whose spec is in the object store")
     group.add_argument("--job", metavar="ID", help=JOB_HELP)
     arguments = parser.parse_args(argv)
     die_with_parent()
@@ -225,10 +225,10 @@ class Run:
             problem = self._train(readable, base_model, lock, uploader, resume=step is not None)
 
         emit(PhaseEvent(phase="upload", message="Finishing uploads."))
-        stopped = (lambda: self.signals.impatient) if problem is None else (lambda: self.signals.received is not None)
+        stopped = (lambda: self.signals.repeated) if problem is None else (lambda: self.signals.received is not None)
         over = problem is None and self.signals.received is None
         if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
-            if self.signals.impatient:
+            if self.signals.repeated:
                 raise Interrupted
             problem = checkpoint_uploader.failure(uploader, spec.run_id)
         if (
@@ -289,7 +289,7 @@ class Run:
         if self.signals.received is None:
             return outcome.problem(advice(spec.config, read_sections(base_model)))
         if outcome.error or outcome.returncode not in (0, -SIGTERM, -SIGKILL, 128 + SIGTERM, 128 + SIGINT):
-            # It was told to stop, but stopped for another reason: a full disk under its last checkpoint, say.
+            # It got a stop signal, but stopped for another reason, such as a full disk under its last checkpoint.
             error = explain(outcome.returncode, outcome.tail, outcome.error, oom_kills=outcome.oom_kills)
             record.emit(WarningEvent(message=f"While stopping: {error.message}", hint=error.hint))
         return None
@@ -374,7 +374,7 @@ class Run:
             self.record.emit(WarningEvent(message=f"W&B's record of the run is on this disk only: {error.message}"))
 
     def _restore_record(self) -> None:
-        """On another machine than before, the events and the log go on where the store has them."""
+        """On another machine than before, the events and the log continue those in the store."""
         for name in ("events.jsonl", "log.txt"):
             file = self.folder / name
             if not file.exists() and self.store.exists(key := f"runs/{self.spec.run_id}/{name}"):
@@ -398,7 +398,7 @@ class Run:
 
     def _end(self, status: str, code: int, message: str) -> int:
         fields = {"status": status, "exit_code": int(code), "message": message, "ended": datetime.now(UTC)}
-        self.record.close(patient=not self.signals.impatient, **fields)
+        self.record.close(patient=not self.signals.repeated, **fields)
         return int(code)
 
 

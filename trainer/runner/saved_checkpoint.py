@@ -16,7 +16,7 @@ UPSTREAM_DENOISING_STEPS = 4
 
 
 def describe(folder: Path, spec: RunSpec) -> None:
-    """Let a checkpoint of Isaac-GR00T know its data config and tag, as far as the run's spec has them."""
+    """Let a checkpoint of Isaac-GR00T know its data config and tag, where the run's spec has them."""
     with contextlib.suppress(ValueError, KeyError, TypeError, PippaError):
         values = json.loads((folder / "config.json").read_text())
         head = values.get("action_head_cfg", values)  # N1.7's is flat

@@ -202,7 +202,7 @@ def keep_unsent_runs(store: ObjectStore, run_id: str, folder: Path) -> bool:
     recorded = folder / "wandb"
 
     def ignore(path: str) -> bool:
-        # What `latest-run` is a link to has its name; `logs` may still be written, and nobody needs them to upload it.
+        # What `latest-run` is a link to has its name; `logs` may still be written, and an upload does not need them.
         part, _, rest = path.partition("/")
         return part not in parts or rest.startswith("logs/") or (recorded / path).is_symlink()
 

@@ -41,7 +41,7 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
     handle = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         deadline = time.monotonic() + seconds
-        told = False
+        reported = False
         while True:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -52,9 +52,9 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
                         f"{folder.name} is already running on this machine.",
                         "Wait for it, or stop it first (Ctrl-C, or SIGTERM to its `trainer run`).",
                     ) from None
-                if not told:
+                if not reported:
                     waiting("Waiting for an earlier attempt of this run to end.")
-                    told = True
+                    reported = True
                 time.sleep(0.2)
         yield handle
     finally:
@@ -134,7 +134,7 @@ def resume_step(
         except OSError as error:
             raise UsageError(
                 f"{error.filename or folder} can't be read ({error.strerror}).",
-                "Look after that disk and run this again; or, to go on without this checkpoint, move "
+                "Look after that disk and run this again; or, to continue without this checkpoint, move "
                 f"{folder.name} to another folder.",
             ) from error
         if problem is None and not stateless:
@@ -142,7 +142,7 @@ def resume_step(
             continue
         if problem is None and step not in foreign:
             # A whole policy all the same: it is uploaded, and the engine's --resume does not find it.
-            emit(WarningEvent(message=f"The training can't go on from {folder.name}: {stateless}."))
+            emit(WarningEvent(message=f"The training can't continue from {folder.name}: {stateless}."))
             _lay_aside(folder, needed=step not in registered)
             continue
         # An engine killed while saving in place leaves half a folder, which upstream's --resume would choose.
@@ -189,5 +189,5 @@ def registered_steps(store: ObjectStore, run_id: str) -> dict[int, SnapshotRef]:
 
 
 def as_pippa_error(error: BaseException, where: Path | str) -> PippaError | None:
-    """``error`` as one with a cure, if it is one: a full disk is nobody's defect."""
+    """``error`` as one with a hint, if it is one: a full disk is no defect of pippa."""
     return error if isinstance(error, PippaError) else as_disk_full(error, where)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 LARGEST_REQUEST = 64 * 1024**2
 """Bytes; eight cameras of 1080p have 50 MB."""
-MOST_AXES = 8
+MAX_AXES = 8
 LARGEST_HEADER = 500
 """Bytes of what says dtype and shape in ``np.save``'s format; numpy writes 118."""
 
@@ -91,8 +91,8 @@ def _array(data: bytes, dtype: object, shape: object, order: Any) -> NDArray[Any
             f"An array has the dtype {str(dtype)[:40]!r}. Arrays of numbers, truth values and texts are served; "
             "objects, which would have to be unpickled, are not."
         )
-    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > MOST_AXES:
-        raise RequestError(f"An array's shape must be a list of at most {MOST_AXES} numbers.")
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or len(shape) > MAX_AXES:
+        raise RequestError(f"An array's shape must be a list of at most {MAX_AXES} numbers.")
     if not all(type(size) is int and 0 <= size <= LARGEST_REQUEST for size in shape):
         raise RequestError(
             f"An array's shape must be of whole numbers, none negative and none over {LARGEST_REQUEST:,}."

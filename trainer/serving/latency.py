@@ -80,7 +80,7 @@ def share_of_ours(parts: Parts) -> float:
     return sum(medians[name] for name in OURS) / medians[CHUNK]
 
 
-def told(parts: Parts) -> str:
+def summary(parts: Parts) -> str:
     """The parts for people."""
     width = max(map(len, parts))
     lines = [f"{'':{width}}  p50 ms  p99 ms"]

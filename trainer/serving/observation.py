@@ -12,7 +12,7 @@ from trainer.data.data_config import DataConfig
 from trainer.gr00t.previous_chunk import RAMP_RATE, PreviousChunk
 from trainer.serving.arrays import RequestError
 
-MOST_SAMPLES = 16
+MAX_SAMPLES = 16
 """Observations in one request."""
 WIDEST_IMAGE = 4096
 NARROWEST = 10
@@ -63,8 +63,8 @@ def checked(observation: Mapping[str, Any], config: DataConfig) -> tuple[dict[st
         described = ", ".join(f"{name} {list(value.shape)}" for name, value in found.items())
         raise RequestError(f"The keys of an observation have one batch size, or none has a batch axis: {described}.")
     samples = sizes.pop()
-    if samples is not None and not 1 <= samples <= MOST_SAMPLES:
-        raise RequestError(f"A request has 1 to {MOST_SAMPLES} samples, not {samples}.")
+    if samples is not None and not 1 <= samples <= MAX_SAMPLES:
+        raise RequestError(f"A request has 1 to {MAX_SAMPLES} samples, not {samples}.")
     if config.language in observation:
         found[config.language] = _texts(config.language, observation[config.language], samples or 1)
     elif others := [name for name in observation if name.startswith("annotation.")]:

@@ -14,13 +14,13 @@ from typing import Any
 
 from trainer.errors import UsageError
 from trainer.serving.arrays import LARGEST_REQUEST, RequestError
+from trainer.serving.fair_queue import MAX_BYTES
 from trainer.serving.service import Service, explained
-from trainer.serving.turns import MOST_BYTES
 from trainer.serving.wire import dump, parse
 
 LARGEST_BODY = LARGEST_REQUEST * 3 // 2
 """Bytes; base64 takes a third more."""
-MOST_CONNECTIONS = 32
+MAX_CONNECTIONS = 32
 """A further one takes the place of the one that has sent nothing complete for longest."""
 PATIENCE_SECONDS = 30.0
 """Within which a client sends a whole request, or is disconnected."""
@@ -39,7 +39,7 @@ class HttpServer(ThreadingHTTPServer):
         """Listen on ``host`` and ``port``. Raises ``OSError``."""
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.service = service
-        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._places = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._reading: dict[socket.socket, None] = {}
         self._held = 0
@@ -76,7 +76,7 @@ class HttpServer(ThreadingHTTPServer):
     def holding(self, size: int) -> Iterator[None]:
         """A body of ``size`` bytes is in memory. Raises ``RequestError`` where those of others leave no room."""
         with self._lock:
-            if self._held + size > MOST_BYTES:
+            if self._held + size > MAX_BYTES:
                 raise RequestError("Too many requests wait for the model; ask again later.", 503)
             self._held += size
         try:
@@ -170,7 +170,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def _linger(self) -> None:
-        """Read on: closing a connection with bytes that nobody read resets it, and the answer would be lost."""
+        """Read on: closing a connection with unread bytes resets it, and the answer would be lost."""
         self._received.until = time.monotonic() + LINGER_SECONDS
         with contextlib.suppress(OSError):
             self.connection.shutdown(socket.SHUT_WR)

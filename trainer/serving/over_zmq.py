@@ -18,8 +18,8 @@ from trainer.serving.wire import Form, pack, unpack
 log = logging.getLogger(__name__)
 
 LARGEST_MESSAGE = 2 * LARGEST_REQUEST
-"""Bytes that are read at all, so that a request which is too large is told so."""
-MOST_CLIENTS = 1024
+"""Bytes that are read at all, so that a request that is too large gets an error."""
+MAX_CLIENTS = 1024
 """Whose form is remembered; more clients forget the oldest's."""
 WAITING_EACH = 4
 """Messages of one client in either direction that ZMQ holds; further replies to one that reads none are dropped."""
@@ -112,7 +112,7 @@ class ZmqServer:
         form = Form.N15 if written is Form.N16 and isinstance(data, dict) and "observation" not in data else written
         self._forms.pop(client, None)
         self._forms[client] = form
-        if len(self._forms) > MOST_CLIENTS:
+        if len(self._forms) > MAX_CLIENTS:
             del self._forms[next(iter(self._forms))]
         return form
 

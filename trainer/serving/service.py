@@ -16,8 +16,8 @@ from trainer.data.n17.modality_config import to_upstream
 from trainer.errors import PippaError
 from trainer.gr00t.previous_chunk import PreviousChunk
 from trainer.serving.arrays import RequestError
+from trainer.serving.fair_queue import FairQueue
 from trainer.serving.observation import checked, flat, is_nested, nested_actions, previous_chunk, without_batch
-from trainer.serving.turns import Turns
 from trainer.serving.wire import ModalityConfig
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Service:
 
     def __init__(self, policy: Acting, token: str | None = None) -> None:
         self.policy = policy
-        self.turns = Turns()
+        self.turns = FairQueue()
         self._token = token
 
     def authorise(self, given: object) -> None:
@@ -95,7 +95,7 @@ class Service:
 
 
 def explained(error: BaseException) -> str:
-    """What a client is told of ``error``. What a client did not cause is logged in full and told in short."""
+    """What a client gets for ``error``. What a client did not cause is logged in full and reported in short."""
     if isinstance(error, PippaError):
         return f"{error.message} {error.hint}".strip()
     if isinstance(error, RequestError):

@@ -34,7 +34,7 @@ from trainer.serving.arrays import (
 )
 
 DEEPEST = 16
-MOST_ITEMS = 20_000
+MAX_ITEMS = 20_000
 """Entries of lists and maps in a request. Arrays count as one: each separate entry takes memory."""
 LONGEST_LIST = 1024
 
@@ -69,7 +69,7 @@ def unpack(message: bytes) -> tuple[dict[str, Any], Form | None]:
     def count(found: Any) -> Any:
         nonlocal counted
         counted += len(found) + 1
-        if counted > MOST_ITEMS:
+        if counted > MAX_ITEMS:
             raise RequestError("The request has too many entries: send images and states as arrays.")
         return found
 
@@ -97,7 +97,7 @@ def parse(body: bytes) -> dict[str, Any]:
     """The request in the body of a POST. Raises ``RequestError``."""
     if body.startswith(b"PK") or body[:1] == b"\x80":
         raise RequestError("This is torch.save's or pickle's format, which is not read. Send JSON with json_numpy.")
-    if sum(body.count(each) for each in (b",", b"[", b"{")) > MOST_ITEMS:
+    if sum(body.count(each) for each in (b",", b"[", b"{")) > MAX_ITEMS:
         raise RequestError("The request has too many entries: send images and states as arrays of json_numpy.")
     try:
         document = json.loads(body)

@@ -1,4 +1,4 @@
-"""The store's own clock, by which all ages of objects are told: no machine's clock matters."""
+"""The store's own clock, by which all ages of objects are computed: no machine's clock matters."""
 
 from __future__ import annotations
 

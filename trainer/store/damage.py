@@ -62,5 +62,5 @@ def forget_damaged_blob(store: ObjectStore, sha256: str) -> None:
 
 
 def damaged_blobs(store: ObjectStore) -> set[str]:
-    """The SHA-256 of every blob that somebody found damaged and nobody has sent again."""
+    """The SHA-256 of every blob that was found damaged and has not been sent again."""
     return {found.key.removeprefix(_BLOB_NOTES) for found in store.list(_BLOB_NOTES)}

@@ -59,7 +59,7 @@ def explained(settings: S3Settings, what: str) -> Iterator[None]:
 def _refusal(settings: S3Settings, what: str, code: str, message: str, status: int) -> StoreError:
     """The error for an answer that is not a success: S3's error code and message (either may be empty), HTTP status."""
     endpoint, bucket = settings.endpoint, settings.bucket
-    said = " ".join(part for part in (code or f"HTTP {status}", message) if part)
+    detail = " ".join(part for part in (code or f"HTTP {status}", message) if part)
     if code in ("NoSuchKey", "NoSuchObject"):
         return MissingObjectError(f"The object store {endpoint} lacks an object; could not {what}.")
     if code == "NoSuchBucket":
@@ -67,7 +67,7 @@ def _refusal(settings: S3Settings, what: str, code: str, message: str, status: i
     if code in _OTHER_REGION or "region" in message.lower():
         there = re.search(r"(?:expecting|use region) '?([a-z0-9-]+)", message)
         return StoreError(
-            f"{endpoint} refuses to {what}: its region is not {settings.region!r} ({said}).",
+            f"{endpoint} refuses to {what}: its region is not {settings.region!r} ({detail}).",
             f"Set PIPPA_S3_REGION to {there[1] if there else 'the region of the bucket'}.",
         )
     if code == "RequestTimeTooSkewed":
@@ -77,21 +77,21 @@ def _refusal(settings: S3Settings, what: str, code: str, message: str, status: i
         )
     if code in _DENIED or status in (401, 403):
         return StoreError(
-            f"{endpoint} refuses to {what} with these keys ({said}).",
+            f"{endpoint} refuses to {what} with these keys ({detail}).",
             f"Check PIPPA_S3_ACCESS_KEY and PIPPA_S3_SECRET_KEY; they must read and write the bucket {bucket!r}.",
         )
-    if status == 507 or any(word in said.lower() for word in _FULL):
+    if status == 507 or any(word in detail.lower() for word in _FULL):
         return StoreError(
-            f"The object store {endpoint} is full; could not {what} ({said}).",
+            f"The object store {endpoint} is full; could not {what} ({detail}).",
             "Free other space on its disk first (or raise its quota): garbage collection writes a note before it "
             "deletes. Then `pippa checkpoints gc --keep 2 --delete` leaves each run its newest two checkpoints.",
         )
     if status in TRANSIENT:
         return StoreError(
-            f"The object store {endpoint} is in trouble; could not {what} ({said}).",
+            f"The object store {endpoint} is in trouble; could not {what} ({detail}).",
             "Look at its log: its disk may be full, or it is starting or overloaded; then try again.",
         )
-    return StoreError(f"The object store {endpoint} refuses to {what} ({said}).")
+    return StoreError(f"The object store {endpoint} refuses to {what} ({detail}).")
 
 
 def _not_s3(settings: S3Settings, what: str, said: str = "") -> StoreError:
@@ -119,8 +119,8 @@ def _unreachable(settings: S3Settings, what: str, error: Exception) -> StoreErro
             "If its certificate is signed by a CA of your own, set SSL_CERT_FILE to that CA's bundle.",
         )
     cause = reason.__cause__ or reason.__context__ or reason
-    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(reason).__name__
+    detail = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(reason).__name__
     return StoreError(
-        f"The object store {settings.endpoint} can't be reached ({said}); could not {what}.",
+        f"The object store {settings.endpoint} can't be reached ({detail}); could not {what}.",
         "Is it running, and is PIPPA_S3_ENDPOINT right?",
     )

@@ -1,4 +1,4 @@
-"""Pulling the newest checkpoint that is whole, where the one that was asked for is not."""
+"""Pulling the newest checkpoint that is whole, where the requested one is not."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def pull_newest_good(
 
 
 def _candidates(store: ObjectStore, name: str, skipped: Callable[[str, StoreError], None]) -> Iterator[CheckpointEntry]:
-    """The checkpoint that is meant, if it can be read, and then those before it of its run."""
+    """The named checkpoint, if it can be read, and then those before it of its run."""
     try:
         first = registry.resolve(store, name)
     except DamagedObjectError as error:

@@ -4,12 +4,12 @@ A key is a path under the folder. An object appears whole and on the disk: it is
 then renamed to its place, or hard-linked, which fails where another writer was first. What happens when:
 
 - *A writer is killed*: its file in ``.tmp/`` is left. It held a lock on it, so the next to open the store knows that
-  nobody writes there any more and removes it.
+  its writer is gone and removes it.
 - *A listing while an object is replaced*: POSIX leaves open whether a directory that is being read shows a name that is
   renamed over at that moment, and btrfs may not. Garbage collection would delete what the missed object names, so
   replacing and reading a directory exclude each other by ``.tmp/lock``.
 - *Two processes write one key*: each renames a whole file; the last one wins.
-- *The folder goes away*, as that of a disk that is unmounted does: its users are told, and can go on when it is
+- *The folder goes away*, as that of a disk that is unmounted does: its users get an error, and can continue when it is
   back. A second one in its place would hide what is registered there.
 - *The disk is full*: the file in ``.tmp/`` goes, the caller gets ``FullStoreError``, and the next call starts over.
 
@@ -267,7 +267,7 @@ class FolderStore(ObjectStore):
             yield
         except OSError as error:
             what = f"{action} {key}".strip()
-            said = error.strerror or str(error)
+            detail = error.strerror or str(error)
             if is_disk_full(error):
                 raise FullStoreError(
                     f"The disk of the object store {self.root} is full; could not {what}.",
@@ -276,14 +276,14 @@ class FolderStore(ObjectStore):
                 ) from error
             if error.errno in _DENIED:
                 raise StoreError(
-                    f"{error.filename or self.root}: {said}; could not {what} in the object store.",
+                    f"{error.filename or self.root}: {detail}; could not {what} in the object store.",
                     f"`ls -ld {self.root}` shows whose it is. Make it yours (`chown -R`), or set PIPPA_HOME to a "
                     "folder that you may write to.",
                 ) from error
             if isinstance(error, FileNotFoundError) and not self._temporary_folder.is_dir():
                 raise self._gone(what) from error
             raise StoreError(
-                f"The object store {self.root}: could not {what} ({said}).", "Is its disk all right, and the name?"
+                f"The object store {self.root}: could not {what} ({detail}).", "Is its disk all right, and the name?"
             ) from error
 
 

@@ -25,7 +25,7 @@ from trainer.store.best import best_of_each_run
 from trainer.store.clock import CLOCK, store_time
 from trainer.store.damage import QUARANTINE
 from trainer.store.gc_barrier import INTENT_VALID, SWEEP_VALID, SWEEPS, Sweep, intended_keys
-from trainer.store.gc_roots import Entry, Memory, Pause, Roots, blob_keys, read_roots
+from trainer.store.gc_roots import Entry, Pause, ReadCache, Roots, blob_keys, read_roots
 from trainer.store.manifest import BLOBS, manifest_key
 from trainer.store.object_store import ObjectInfo, ObjectStore, damaged
 from trainer.store.parallel import for_each
@@ -93,16 +93,16 @@ def collect(
     spared = best_of_each_run(list_checkpoints(store)) if keep_best else set()
     collection = _Collection(store, Retention(keep, every), grace, spared=spared)
     plan = collection.plan(store_time(store), lambda: None)
-    return _outcome(plan) if dry_run else collection.carry_out()
+    return _outcome(plan) if dry_run else collection.run()
 
 
-def thin(store: ObjectStore, run_id: str, retention: Retention, memory: Memory | None = None) -> Collected:
+def thin(store: ObjectStore, run_id: str, retention: Retention, memory: ReadCache | None = None) -> Collected:
     """Delete what an active run leaves behind: what its ``retention`` doesn't keep and has no alias, with the
     files that it alone needs, and training state that was replaced.
 
     For the run itself, between two checkpoints. With the ``memory`` of the time before only what is new is read.
     """
-    return _Collection(store, retention, timedelta(0), run_id, memory).carry_out()
+    return _Collection(store, retention, timedelta(0), run_id, memory).run()
 
 
 class _Collection:
@@ -114,7 +114,7 @@ class _Collection:
         retention: Retention,
         grace: timedelta,
         run_id: str | None = None,
-        memory: Memory | None = None,
+        memory: ReadCache | None = None,
         spared: Collection[str] = (),
     ) -> None:
         self.spared = spared
@@ -122,13 +122,13 @@ class _Collection:
         self.retention = retention
         self.grace = grace
         self.run_id = run_id
-        self.memory = memory or Memory()
+        self.memory = memory or ReadCache()
         self.left_behind: set[str] = set()
         """Manifests of the run that may go, those of entries that an earlier sweep deleted included."""
         self.candidates: dict[str, ObjectInfo] | None = None
         """Blobs that may go. Listed once: what becomes garbage meanwhile is left to the next collection."""
 
-    def carry_out(self) -> Collected:
+    def run(self) -> Collected:
         """Sweep, as often as writers come in between, until all that may go is gone."""
         done = Collected()
         while True:
@@ -239,7 +239,7 @@ class _Collection:
         ]
 
     def _delete(self, sweep: Sweep, plan: _Plan, done: Collected) -> bool:
-        """Carry out the plan; False when it was left for a writer, with something of it done."""
+        """Delete what is planned; False when it stopped for a writer, with part of it done."""
         for entries in _batches(plan.entries):
             for_each(sweep.delete, [entry.key for entry in entries], workers=_DELETES)
             done.checkpoints += [entry.name for entry in entries]

@@ -22,7 +22,7 @@ came after the intent was written, or before.
 - *Before*: the sweep was written earlier still, so the writer, which lists the sweeps after it wrote its intent, sees
   it and waits. When it looks what exists, the collector deletes no more.
 
-A sweep that begins after the writer listed them reads its intent, so nobody waits for it: collections one after the
+A sweep that begins after the writer listed them reads its intent, so no writer waits for it: collections one after the
 other can't starve a writer. And a collector ends its sweep soon after it sees that somebody waits
 (``Sweep.writer_waits``), and begins another.
 
@@ -30,7 +30,7 @@ other can't starve a writer. And a collector ends its sweep soon after it sees t
 that also count suspension, refreshes it in time from a thread, and stops deleting when it is, or once was, older than
 ``SWEEP_USABLE``; one delete request lasts at most twice ``DELETE_SECONDS`` and is not repeated, which is less than the
 difference to ``SWEEP_VALID``. A sweep in which a delete failed is left to expire: the server may still carry it out.
-Writers compare times the *store* gave to objects (the server, or the folder's file system), so nobody's clock matters.
+Writers compare times the *store* gave to objects (the server, or the folder's file system): no machine's clock matters.
 Several collectors at once are no problem: each one has its own sweep, and each deletes only what it may. A collector
 that was killed holds writers up until its sweep expires.
 
@@ -167,7 +167,7 @@ class Sweep:
                 self._write()
 
     def end(self) -> None:
-        """Let the writers go on."""
+        """Let the writers continue."""
         with contextlib.suppress(StoreError):
             self._store.delete(self._key)
 

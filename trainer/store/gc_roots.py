@@ -1,4 +1,4 @@
-"""What a garbage collection must keep, as far as the store can be read.
+"""What a garbage collection must keep, by what can be read of the store.
 
 What can't be read may need anything that it could name: a damaged entry whatever its run may have used, a damaged
 manifest any blob, a damaged alias any checkpoint.
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
         return f"{self.run_id}/{self.step}"
 
 
-class Memory:
+class ReadCache:
     """Documents that were read. Another look reads only what the store lists with another time, size or ETag."""
 
     def __init__(self) -> None:
@@ -79,7 +79,7 @@ class Roots:
     aliased: set[str]
     """Names of checkpoints."""
     active: set[str] = field(default_factory=set)
-    """Runs that go on, as far as is known."""
+    """Runs that seem to be active."""
     needed: set[SnapshotRef] = field(default_factory=set)
     """What runs name, and what they can be continued from."""
     damage: list[DamagedObjectError] = field(default_factory=list)
@@ -100,7 +100,7 @@ class Roots:
         return not any(error.key.startswith(registry.ALIASES) for error in self.damage)
 
 
-def read_roots(store: ObjectStore, memory: Memory, pause: Pause) -> Roots:
+def read_roots(store: ObjectStore, memory: ReadCache, pause: Pause) -> Roots:
     """Read all that refers to something. Of what was damaged, ``Roots.damage`` says so."""
     damage: list[DamagedObjectError] = []
     files: dict[str, list[ObjectInfo]] = {"spec.json": [], "state.json": [], resume_points.FILE: []}
@@ -132,7 +132,11 @@ def read_roots(store: ObjectStore, memory: Memory, pause: Pause) -> Roots:
 
 
 def blob_keys(
-    store: ObjectStore, memory: Memory, manifests: Iterable[ObjectInfo], damage: list[DamagedObjectError], pause: Pause
+    store: ObjectStore,
+    memory: ReadCache,
+    manifests: Iterable[ObjectInfo],
+    damage: list[DamagedObjectError],
+    pause: Pause,
 ) -> dict[str, frozenset[str]]:
     """The blobs each manifest names, by the manifest's key, without those that can't be read."""
 

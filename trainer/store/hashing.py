@@ -10,7 +10,7 @@ from pathlib import Path
 
 PART_BYTES = 16 << 20
 """Size of a part of a multipart upload."""
-MOST_PARTS = 9_000
+MAX_PARTS = 9_000
 """S3 allows 10,000 parts; larger files get larger parts."""
 
 
@@ -33,7 +33,7 @@ def hash_file(path: Path) -> Hashed:
     with path.open("rb", buffering=0) as file, ThreadPoolExecutor(1, "pippa-hash") as beside:
         found = os.fstat(file.fileno())
         expected = found.st_size
-        part_bytes = max(PART_BYTES, -(-expected // MOST_PARTS))
+        part_bytes = max(PART_BYTES, -(-expected // MAX_PARTS))
         # Asking for a byte more than there should be costs nothing and tells of a file that grows.
         while part := _read(file.fileno(), min(part_bytes, max(expected - size, 0) + 1), size):
             # Hashing releases Python's lock: both run at once. The only part of a small file has the hash of the whole.
@@ -47,7 +47,7 @@ def hash_file(path: Path) -> Hashed:
     return Hashed(size, whole.hexdigest(), part_bytes, tuple(parts) or (whole.hexdigest(),), found.st_mtime_ns)
 
 
-class HashMemory:
+class HashCache:
     """Hashes of files that are pushed again, under another name or after a while; safe to use from several threads.
 
     A file that was written since has another time or another inode, and is read again.

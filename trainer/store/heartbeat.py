@@ -1,4 +1,4 @@
-"""Whether a run is active, told from its last word in the store: by the clock of the store, which heard it.
+"""Whether a run is active, by the time of its last write to the store, on the store's clock.
 
 No other clock counts. A word that a machine's wrong clock puts into the future keeps no dead run alive.
 """
@@ -17,7 +17,7 @@ AHEAD = timedelta(seconds=5)
 
 
 def is_alive(store: ObjectStore, run_id: str, now: datetime) -> bool:
-    """Whether the run ``run_id``, unfinished by its state, was heard of a moment before ``now``, the store's time."""
+    """Whether the run ``run_id``, unfinished by its state, wrote a moment before ``now``, the store's time."""
     for name in ("state.json", "spec.json"):
         if (found := store.info(f"{RUNS}{run_id}/{name}")) is not None:
             # From before the store's clock was set back, or the folder's disk was in another machine.

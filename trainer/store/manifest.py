@@ -24,7 +24,7 @@ BLOBS = "blobs/sha256/"
 LONGEST_PATH = 1024
 """Bytes, as in S3's keys; a name in it has 255, as on disks."""
 DEEPEST = 64
-MOST_FILES = 1_000_000
+MAX_FILES = 1_000_000
 LARGEST_FILE = 1 << 50
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 _NAME = re.compile(rf"{_PART}(/{_PART})*")
@@ -65,7 +65,7 @@ class Manifest(BaseModel):
     created: datetime = Field(default_factory=lambda: datetime.now(UTC))
     origin: dict[str, str] = {}
     """Where the files came from (hub id, commit, …); not part of the digest."""
-    files: Annotated[list[FileRecord], Field(max_length=MOST_FILES)]
+    files: Annotated[list[FileRecord], Field(max_length=MAX_FILES)]
 
     @model_validator(mode="after")
     def _is_sound(self) -> Self:

@@ -59,7 +59,7 @@ class ObjectStore(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Look whether the store answers, and create it where nobody but pippa decides on it: the folder of this
+        """Look whether the store answers, and create it where it is pippa's own: the folder of this
         machine, and a bucket of the default name. Raises ``StoreError`` for another bucket that does not exist.
         """
 

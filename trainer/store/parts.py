@@ -59,7 +59,7 @@ class Buffers:
 def in_order(buffers: Buffers, fetch: Callable[[int, memoryview], int], offset: int, end: int) -> Iterator[memoryview]:
     """Bytes ``offset`` to ``end`` in order, fetched in several parts at once; each piece is valid until the next.
 
-    ``fetch(offset, buffer)`` fills a buffer and returns how much there was; less than asked for ends it.
+    ``fetch(offset, buffer)`` fills a buffer and returns how much there was; less than requested ends it.
     """
     with ThreadPoolExecutor(PARTS_PER_FILE, thread_name_prefix="pippa-part") as pool:
         window: deque = deque()

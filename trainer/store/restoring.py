@@ -1,4 +1,4 @@
-"""What is known of a checkpoint beside its registry entry, so that a lost entry is made again with its figures.
+"""What is known of a checkpoint beside its registry entry, so that a lost entry is restored with its figures.
 
 The checkpoint's own files have its loss and its held-out episodes. The run's record has what was measured: its events
 tell each evaluation of the run itself, and ``report/checkpoint-STEP…/evaluation.json`` keeps those that came later.
@@ -19,7 +19,7 @@ from trainer.store.manifest import Manifest, blob_key
 from trainer.store.object_store import ObjectStore
 from trainer.store.registry_entry import CheckpointEntry
 
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 """The files read here are far smaller."""
 
 
@@ -28,7 +28,7 @@ def with_known_figures(store: ObjectStore, manifest: Manifest, entry: Checkpoint
 
     What is missing or damaged is left out. Raises ``StoreError`` when the store does not answer.
     """
-    evaluations, metrics = _told(store, entry)
+    evaluations, metrics = _from_events(store, entry)
     for label, found in _kept(store, entry):
         metrics |= {f"{name}{label}": value for name, value in found.metrics().items()}
         evaluations += [] if label else [found]
@@ -42,8 +42,8 @@ def with_known_figures(store: ObjectStore, manifest: Manifest, entry: Checkpoint
         return CheckpointEntry.model_validate(document)
 
 
-def _told(store: ObjectStore, entry: CheckpointEntry) -> tuple[list[Evaluation], dict[str, float]]:
-    """The evaluations of the checkpoint that its run told of, and all their metrics."""
+def _from_events(store: ObjectStore, entry: CheckpointEntry) -> tuple[list[Evaluation], dict[str, float]]:
+    """The evaluations of the checkpoint among the run's events, and all their metrics."""
     evaluations, metrics = [], {}
     for line in _read(store, f"{runs.RUNS}{entry.run_id}/events.jsonl").decode(errors="replace").splitlines():
         event = parse_event(line)
@@ -97,6 +97,6 @@ def _json(content: bytes) -> dict[str, Any]:
 
 def _read(store: ObjectStore, key: str) -> bytes:
     try:
-        return store.read_bytes(key, _MOST_BYTES) or b""
+        return store.read_bytes(key, _MAX_BYTES) or b""
     except DamagedObjectError:
         return b""

@@ -68,5 +68,5 @@ def move(store: ObjectStore, run_id: str, point: ResumePoint) -> None:
 
 
 def forget(store: ObjectStore, run_id: str) -> None:
-    """The run is done: nobody continues it."""
+    """The run is done: nothing continues it."""
     store.delete(f"{runs.RUNS}{run_id}/{FILE}")

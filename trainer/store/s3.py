@@ -92,7 +92,7 @@ class S3Store(ObjectStore):
         # The SDK takes a third of a second to import; commands that never ask the store don't pay it.
         from trainer.store.sdk import Client
 
-        # It warns of each repeated request, on stderr when nobody configured logging; the last failure is ours to tell.
+        # It warns of each repeated request, on stderr when logging is not configured; we report the last failure.
         logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
         return Client(
             self.settings.host,

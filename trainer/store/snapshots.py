@@ -1,9 +1,9 @@
 """Snapshots: immutable folders in the object store. Datasets, base models and checkpoints are all snapshots.
 
-Contents lie in content-addressed blobs, written once; the manifest is written last, so nobody ever sees half of one.
+Contents lie in content-addressed blobs, written once; the manifest is written last, so a reader never sees half of one.
 
 What a push reuses is worth no more than what lies there, so it is read and hashed, unless the newest snapshot of that
-name vouches for it: that one's push sent it or read it, and nobody has written it since. A run's first checkpoint thus
+name covers it: that one's push sent it or read it, and nothing has written it since. A run's first checkpoint thus
 reads the frozen weights once, and a dataset that grew is not read. A blob that is found damaged, by a push, a pull or
 ``verify``, is sent again by the next push of that content.
 """
@@ -87,7 +87,7 @@ def push(
 
     ``progress`` gets ``(bytes done, bytes in all)`` from several threads; ``ignore`` says of each POSIX path, folders
     included, whether to leave it out; links may lead into ``links_into`` as well; ``hash_file`` may remember
-    (``HashMemory``); the newest snapshot called ``like`` vouches for what is reused, too. Raises ``UsageError`` for
+    (``HashCache``); the newest snapshot called ``like`` covers what is reused, too. Raises ``UsageError`` for
     files that can't be kept or a bad name, ``StoreError`` when the store fails or a file changes meanwhile. However it
     ends, no broken snapshot is seen.
     """
@@ -157,7 +157,7 @@ def fetch(
 
 
 def discard_partial(ref: SnapshotRef, folder: Path) -> None:
-    """Remove what an interrupted pull of ``ref`` to ``folder`` left, which another pull would go on from."""
+    """Remove what an interrupted pull of ``ref`` to ``folder`` left, which another pull would continue from."""
     shutil.rmtree(_partial(folder.absolute(), ref), ignore_errors=True)
 
 
@@ -190,7 +190,7 @@ def verify(store: ObjectStore, ref: SnapshotRef) -> list[str]:
 def unsound_blobs(store: ObjectStore, manifest: Manifest) -> list[str]:
     """Paths whose blob the store lacks, has in another size, or has damaged.
 
-    Asks for sizes, and reads what was written after the manifest: its push vouches for the rest.
+    Asks for sizes, and reads what was written after the manifest: its push verified the rest.
     """
     pushed = store.info(manifest_key(manifest.ref))
     noted = damaged_blobs(store)
@@ -282,7 +282,7 @@ class _Reuse:
         return sha256 not in self._noted and sha256 in self._vouched and found.modified < self._vouched[sha256]
 
     def is_sound(self, hashed: Hashed, progress: Progress) -> bool:
-        """Whether the store has a blob as it should be; reads it where nobody vouches for it."""
+        """Whether the store has a blob as it should be; reads it where no snapshot covers it."""
         found = self._store.info(blob_key(hashed.sha256))
         # One of another size is damaged; writing it again heals every snapshot that has it.
         if found is None or found.size != hashed.size:
@@ -330,7 +330,7 @@ def _download_all(
 
 
 def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Path, progress: Progress) -> None:
-    """Fetch one file, going on after what an earlier attempt left; ``target`` is right, or gone, at the end."""
+    """Fetch one file, continuing what an earlier attempt left; ``target`` is right, or gone, at the end."""
     for _ in range(2):
         with ReceivedFile(target) as received:
             resumed, missing = received.size, False

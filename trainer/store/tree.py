@@ -25,7 +25,7 @@ def scan(folder: Path, ignore: Callable[[str], bool] | None = None, links_into: 
     """The files under ``folder``, sorted by path. ``ignore`` gets each POSIX path, of folders too.
 
     A link to a file of the folder counts as that file; so does one into ``links_into`` or, as in Hugging Face's cache,
-    from ``snapshots/COMMIT`` into ``blobs``. Any other could give away a file of this machine that nobody means. Empty
+    from ``snapshots/COMMIT`` into ``blobs``. Any other could expose another file of this machine. Empty
     folders are not kept. Raises ``UsageError`` for what can't be kept: other links, devices and pipes, names that are
     not UTF-8.
     """

@@ -53,7 +53,7 @@ class CheckpointWriter:
         return self._output_dir / STAGING / name
 
     def start(self, name: str, parts: list[Callable[[], object]]) -> None:
-        """Carry out ``parts``, each of which writes something into ``staged(name)``, and commit it; in the background.
+        """Run ``parts``, each of which writes something into ``staged(name)``, and commit it; in the background.
 
         What they read must not change until then.
         """

@@ -19,7 +19,7 @@ _DRIVER = Path("/proc/driver/nvidia")
 """Where the driver tells of its GPUs, in containers too; another path in tests."""
 
 _SECONDS_TO_SAVE = 3600
-"""How long a rank may take to finish its step and save once it was told to stop, before it is killed."""
+"""How long a rank may take to finish its step and save after a stop signal, before it is killed."""
 
 
 def under_torchrun(environ: Mapping[str, str] = os.environ) -> bool:
@@ -44,7 +44,7 @@ def choose_devices(num_gpus: int, environ: MutableMapping[str, str] = os.environ
 
 
 def check_device_count(num_gpus: int, available: int, environ: Mapping[str, str] = os.environ) -> None:
-    """Raise ``UsageError`` when more GPUs are asked for than there are (a machine without any counts as one)."""
+    """Raise ``UsageError`` when more GPUs are requested than there are (a machine without any counts as one)."""
     if not available and (environ.get(CPU_PROCESSES) == "1" or under_torchrun(environ)):
         return
     if num_gpus > max(available, 1):
@@ -56,7 +56,7 @@ def check_device_count(num_gpus: int, available: int, environ: Mapping[str, str]
 
 def check_gpu_usable(available: bool, built_for: str | None, environ: Mapping[str, str] = os.environ) -> None:
     """Raise ``UsageError`` when this machine has an NVIDIA GPU that torch can't use: 3B parameters would be trained on
-    the CPU, and nobody told.
+    the CPU, silently.
 
     ``available`` is whether torch finds a GPU, ``built_for`` the version of CUDA it was built for, None for none.
     """
@@ -93,7 +93,7 @@ def run_under_torchrun(
 
     This is ``torchrun``, called as a library: the command line would turn every failure into exit code 1, and kill
     ranks that need longer than 30 seconds to save. A signal is passed on to the ranks, which save once;
-    ``stopped`` hears that it was this process that was told.
+    ``stopped`` is called when this process got the signal.
     """
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -123,7 +123,7 @@ def run_under_torchrun(
     except ChildFailedError as error:
         codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
         # When one rank fails or is killed, the others fail after it with nothing to say; torchrun ends them by SIGTERM.
-        told = [code for code in codes if code in set(ExitCode) and code != ExitCode.FAILED]
+        reported = [code for code in codes if code in set(ExitCode) and code != ExitCode.FAILED]
         killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
-        return [*told, *killed, *codes][0]
+        return [*reported, *killed, *codes][0]
     return ExitCode.DONE

@@ -266,9 +266,9 @@ class FinetuneTrainer(Trainer):
         try:
             return super().train(*args, **kwargs)
         except pickle.UnpicklingError as error:
-            said = str(error).partition("\n")[0]
+            detail = str(error).partition("\n")[0]
             raise UsageError(
-                f"The training state of the checkpoint to go on from can't be loaded: {said}",
+                f"The training state of the checkpoint to continue from can't be loaded: {detail}",
                 "Its optimizer.pt, scheduler.pt or rng_state.pth is damaged, or was not written by a training. Resume "
                 "from a checkpoint that you trust; nothing of it was run.",
             ) from None

@@ -35,7 +35,7 @@ def train(
 ) -> int:
     """Load data and model, train, and leave upstream's files in ``config.output_dir``. Returns the exit code.
 
-    ``checked`` is what the check found of each dataset, ``resume_from`` the checkpoint to go on from.
+    ``checked`` is what the check found of each dataset, ``resume_from`` the checkpoint to continue from.
     See ``trainer.finetune`` for the rest.
     """
     output_dir = Path(config.output_dir).absolute()

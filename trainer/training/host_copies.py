@@ -1,6 +1,6 @@
 """Copies of what is trained, taken in host memory while the training continues.
 
-Weights and moments change in one place only, the optimizer's step. So a copy that is begun after a step may go on
+Weights and moments change in one place only, the optimizer's step. So a copy that is begun after a step may continue
 beside the next one's forward and backward pass, and the training waits only if it gets to the optimizer first (as in
 CheckFreq, Mohan et al., FAST 2021).
 """
@@ -166,7 +166,7 @@ def _room_for(kinds: Sequence[_Kind]) -> list[torch.Tensor]:
             place = next((number for number, block in enumerate(free) if len(block) >= length), len(free))
             if place == len(free):
                 free.append(_zeros(min(left, max(most, _power_of_two(length))), dtype, pinned=pinned))
-                pinned = pinned and free[place].is_pinned()  # where one can't be, the next won't, and it is said once
+                pinned = pinned and free[place].is_pinned()  # where one can't be, the next won't, and it is logged once
             made[index] = free[place][: shape.numel()].view(shape)
             free[place] = free[place][length:]
             left -= length

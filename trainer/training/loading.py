@@ -8,7 +8,7 @@ from pathlib import Path
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.settings import frame_cache_bytes, frame_cache_folder, pippa_home
 from trainer.data.frames import FrameStore
-from trainer.data.memory import Memory
+from trainer.data.result_cache import ResultCache
 from trainer.events import Event, PhaseEvent
 from trainer.forecast import room_for_checkpoints
 
@@ -24,7 +24,7 @@ class FrameCache:
         # A model of the hub is fetched when the dataset was found to be good; until then its size is not known.
         shares_disk = output_dir.stat().st_dev == self.cache_dir.stat().st_dev
         self.spare_bytes = room_for_checkpoints(base_model, config, output_dir) if shares_disk else 0
-        self.memory = Memory(pippa_home() / "cache" / "data.sqlite")
+        self.memory = ResultCache(pippa_home() / "cache" / "data.sqlite")
 
     def store(self) -> FrameStore:
         """The frames by their number."""

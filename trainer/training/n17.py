@@ -21,7 +21,7 @@ from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.events import Event
 from trainer.gr00t.base_model import N17, resolve_folder
-from trainer.gr00t.n17.fit import require_fit
+from trainer.gr00t.n17.compatibility import require_fit
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.training.adapters import add_adapters
@@ -50,7 +50,7 @@ def make_trainer(
     callbacks: Callable[[], list[TrainerCallback]] = list,
     emit: Callable[[Event], None] = lambda _: None,
 ) -> FinetuneTrainer:
-    """The trainer of ``config``, an ``N17Config``; ``resume_from`` is the checkpoint to go on from.
+    """The trainer of ``config``, an ``N17Config``; ``resume_from`` is the checkpoint to continue from.
 
     ``checked`` is what the check found of each dataset. ``train`` and ``save_final`` of what is returned do the rest.
     Raises as the model, the processor files and the dataset do.

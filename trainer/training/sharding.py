@@ -79,7 +79,7 @@ class Shards:
         def whole(tensor: torch.Tensor) -> torch.Tensor | None:
             if isinstance(tensor, DTensor):
                 tensor = cast("torch.Tensor", tensor.full_tensor())
-            # A copy, also on a CPU: it is written while the training goes on.
+            # A copy, also on a CPU: it is written while the training continues.
             return tensor.detach().to("cpu", copy=True) if self._keeps else None
 
         return walk(tree, whole)

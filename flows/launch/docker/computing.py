@@ -1,6 +1,6 @@
 """What computes on this machine's GPUs: containers, also those that others started.
 
-A lease or a lock says who may compute. A container outlives the process that held it, and goes on computing.
+A lease or a lock says who may compute. A container outlives the process that held it, and keeps computing.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE, connect
 from flows.launch.docker.launcher import GPUS, LABEL
-from flows.launch.docker.stopping import is_told
+from flows.launch.docker.stopping import stop_sent
 from trainer.errors import PippaError
 
 
@@ -34,7 +34,7 @@ def goes_on(own: Collection[str]) -> list[str] | None:
     try:
         with closing(connect()) as client:
             found = [each for run, each in _containers(client) if run in own]
-            return next((_ids(each) for each in found if not is_told(each)), None)
+            return next((_ids(each) for each in found if not stop_sent(each)), None)
     except (PippaError, docker.errors.APIError, *UNREACHABLE):
         return None
 

@@ -15,7 +15,7 @@ from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE
 from flows.launch.docker.logs import LogReader
-from flows.launch.docker.stopping import RETRY_SECONDS, tell
+from flows.launch.docker.stopping import RETRY_SECONDS, send_stop
 from flows.launch.follow import STOPPED
 from trainer.errors import ExitCode
 from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
@@ -23,7 +23,7 @@ from trainer.events import ErrorEvent, Event, WarningEvent, parse_event
 DAEMON_PATIENCE_SECONDS = 600.0
 """How long a daemon may be away; a restart takes seconds, an upgrade of its package a minute."""
 SILENCE_SECONDS = 180.0
-"""Without a line for so long the connection is made again: a router may have forgotten it without telling."""
+"""Without a line for so long the connection is made again: a router may have dropped it silently."""
 KILL_SECONDS = 15.0
 WAIT_SECONDS = 600.0
 LOST = -signal.SIGKILL
@@ -38,7 +38,7 @@ _OOM_HINT = (
 )
 
 
-class ContainerTraining:
+class ContainerHandle:
     """Follows a started container from the beginning of its log; the container is removed once its end was read.
 
     Two threads read stdout (events) and stderr (into ``log``), one waits for the end; a lost daemon is waited for.
@@ -60,7 +60,7 @@ class ContainerTraining:
         self._said_error = False
         self._out, self._err = LogReader(container, "stdout"), LogReader(container, "stderr")
         self._last_word: int | None = None
-        """The exit code as told at the end: who stops a container may remove it before its state is read."""
+        """The exit code as reported at the end: another process may remove the container before its state is read."""
         self._end_thread = threading.Thread(target=self._wait, name="trainer-end", daemon=True)
         self._end_thread.start()
         self._log_thread = threading.Thread(target=self._keep_log, name="trainer-log", daemon=True)
@@ -93,7 +93,7 @@ class ContainerTraining:
         return self._code if self._drained else None
 
     def terminate(self) -> None:
-        """SIGTERM to the trainer (its init hands it on) unless it was told; if the daemon is away, once it is back."""
+        """SIGTERM to the trainer (its init forwards it) unless it was sent; if the daemon is away, once it is back."""
         with self._owing:
             self._owed += 1
         self._send_owed()
@@ -125,7 +125,7 @@ class ContainerTraining:
         with self._owing:
             while self._owed:
                 try:
-                    tell(self._container)
+                    send_stop(self._container)
                 except docker.errors.APIError:
                     pass  # it has ended, or is gone
                 except UNREACHABLE:
@@ -172,7 +172,7 @@ class ContainerTraining:
         def answered() -> None:
             nonlocal away
             if away is not None and announce:
-                self._events.put(WarningEvent(message="The Docker daemon is back; the training went on meanwhile."))
+                self._events.put(WarningEvent(message="The Docker daemon is back; the training continued meanwhile."))
             away = None
 
         while True:

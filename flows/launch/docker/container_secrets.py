@@ -1,4 +1,4 @@
-"""What a training container is told: settings in its environment, secrets and CA certificates as files.
+"""What a training container gets: settings in its environment, secrets and CA certificates as files.
 
 Both are allow-lists. Everything in the environment can be read by all who may call ``docker inspect``, so no secret is
 among it; the files are copied into the container between its creation and its start, and go with it. They lie in one

@@ -51,7 +51,7 @@ def offered(info: Mapping[str, Any]) -> str | None:
 def requests(info: Mapping[str, Any], environ: Mapping[str, str]) -> list[DeviceRequest]:
     """The device requests of a container that computes; none where ``PIPPA_GPUS`` or the daemon has none.
 
-    GPUs that were asked for by name are requested also from a daemon that shows none: it refuses with its own reason.
+    GPUs that were named are requested also from a daemon that shows none: it refuses with its own reason.
     """
     devices, how = wanted(environ), offered(info)
     if devices == [] or (devices is None and how is None):
@@ -73,7 +73,7 @@ def label(info: Mapping[str, Any], environ: Mapping[str, str]) -> str:
 
 
 def require(info: Mapping[str, Any], environ: Mapping[str, str], config: FinetuneConfig) -> None:
-    """Refuse a training of the real model where no GPU is, unless ``PIPPA_GPUS=none`` says that it is meant.
+    """Refuse a training of the real model where no GPU is, unless ``PIPPA_GPUS=none`` allows it.
 
     Raises ``UsageError``, as for more processes than there are GPUs.
     """
@@ -99,6 +99,6 @@ def refusal(message: str) -> PippaError | None:
     # What the image asks for (NVIDIA_REQUIRE_CUDA), in the words of NVIDIA's container runtime.
     cure = "Update NVIDIA's driver." if "unsatisfied condition" in message else TOOLKIT
     return PippaError(
-        f"The Docker daemon can't give a container the GPUs it was asked for: {message.strip()}",
+        f"The Docker daemon can't give a container the requested GPUs: {message.strip()}",
         f"{cure} PIPPA_GPUS names the GPUs to use; none trains on the CPU.",
     )

@@ -124,7 +124,7 @@ def build(engine: Engine, environ: Mapping[str, str], log: Log) -> None:
         errors="replace",
     )
     tail: deque[str] = deque(maxlen=TAIL_LINES)
-    said = time.monotonic()
+    logged = time.monotonic()
     with process:
         assert process.stdout is not None  # noqa: S101 - a pipe
         try:
@@ -132,8 +132,8 @@ def build(engine: Engine, environ: Mapping[str, str], log: Log) -> None:
                 if not (line := line.strip()):
                     continue
                 tail.append(line)
-                if time.monotonic() - said > SAY_SECONDS:
-                    said = time.monotonic()
+                if time.monotonic() - logged > SAY_SECONDS:
+                    logged = time.monotonic()
                     log(line[:200])
         except BaseException:
             process.kill()
@@ -159,7 +159,7 @@ def pull(client: docker.DockerClient, name: str, log: Log) -> None:
 def _follow(lines: Iterable[dict[str, Any]], name: str, log: Log) -> None:
     done: dict[str, int] = {}
     total: dict[str, int] = {}
-    said = time.monotonic()
+    logged = time.monotonic()
     for line in lines:
         if reason := line.get("error"):
             raise _no_pull(name, reason)
@@ -168,8 +168,8 @@ def _follow(lines: Iterable[dict[str, Any]], name: str, log: Log) -> None:
             done[line["id"]], total[line["id"]] = detail["current"], detail["total"]
         elif line.get("status") in ("Download complete", "Pull complete") and line.get("id") in total:
             done[line["id"]] = total[line["id"]]
-        if total and time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
+        if total and time.monotonic() - logged > SAY_SECONDS:
+            logged = time.monotonic()
             log(f"Pulling {name}: {sum(done.values()) / 1e9:.1f} of {sum(total.values()) / 1e9:.1f} GB")
 
 

@@ -26,7 +26,7 @@ from docker.utils import parse_bytes
 
 from flows.launch import Job, Log, log_file
 from flows.launch.docker import container_secrets, gpus, images
-from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.container_handle import ContainerHandle
 from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_local, unreachable
 from flows.launch.docker.placement import Placement, find_placement
 from flows.launch.docker.stopping import stop
@@ -84,7 +84,7 @@ class DockerLauncher:
             raise unreachable(daemon_address(self._environ), error) from error
         return True
 
-    def start(self, job: Job, environ: Mapping[str, str]) -> ContainerTraining:
+    def start(self, job: Job, environ: Mapping[str, str]) -> ContainerHandle:
         """Start ``job`` in its container, or follow the one that runs, or take the result of the one that has ended.
 
         Raises ``PippaError``; then nothing is left.
@@ -97,7 +97,7 @@ class DockerLauncher:
             raise _refused(job, error) from error
         except UNREACHABLE as error:
             raise unreachable(daemon_address(self._environ), error) from error
-        return ContainerTraining(container, log_file(self._home, job))
+        return ContainerHandle(container, log_file(self._home, job))
 
     def _existing(self, job: Job, environ: Mapping[str, str]) -> Container | None:
         """The container of ``job`` worth following; what is left of an earlier attempt is removed."""
@@ -119,7 +119,7 @@ class DockerLauncher:
                 # follows continues from there.
                 stop([found], STORELESS_SECONDS)
             elif state["Status"] in ("exited", "dead"):
-                # Stopped before its end, it is no result: to start is to go on.
+                # Stopped before its end, it is no result, and starting it continues the run.
                 if state["ExitCode"] not in _NOT_A_RESULT:
                     return found
                 _remove(found)

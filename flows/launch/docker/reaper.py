@@ -41,7 +41,7 @@ def reap(
 ) -> list[str]:
     """Stop and remove each container that ``is_live`` denies; the names of those there were.
 
-    ``is_live`` is asked once per container. It must say True for a flow run that is scheduled to go on, and for
+    ``is_live`` is asked once per container. It must say True for a flow run that is scheduled to continue, and for
     whatever it can't find out. ``project`` limits it to one compose project, so that two stacks on one daemon, and a
     person's own trainings there, leave each other alone.
     """

@@ -1,4 +1,4 @@
-"""Asking a container to end, once: a trainer that is told a second time ends without saving."""
+"""Stopping a container with one signal: a trainer that gets a second one ends without saving."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from flows.launch.docker.docker_client import UNREACHABLE
 RETRY_SECONDS = 1.0
 
 
-def tell(container: Container) -> None:
-    """SIGTERM to the trainer, unless it was told already: by ``docker stop``, or by a process that was killed since.
+def send_stop(container: Container) -> None:
+    """SIGTERM to the trainer, unless it got one already: by ``docker stop``, or by a process that was killed since.
 
-    One that is paused goes on, or it would never hear it. Raises what docker-py raises.
+    One that is paused is resumed, or it would never get the signal. Raises what docker-py raises.
     """
     container.reload()
     if container.status == "paused":
         container.unpause()
-    told = False
+    sent = False
     with contextlib.suppress(docker.errors.APIError, *UNREACHABLE, LookupError, ValueError):  # who can't tell, tells
-        told = is_told(container)
-    if not told:
+        sent = stop_sent(container)
+    if not sent:
         container.kill(signal="SIGTERM")
 
 
-def is_told(container: Container) -> bool:
-    """Whether the container got SIGTERM since it started, as far as the daemon remembers (its last 256 events)."""
+def stop_sent(container: Container) -> bool:
+    """Whether the container got SIGTERM since it started, by the events that the daemon keeps (the last 256)."""
     client: Any = container.client
     found = client.events(
         since=_seconds(container.attrs["State"]["StartedAt"]),
@@ -56,7 +56,7 @@ def stop(containers: list[Container], grace: float) -> None:
     deadline = time.monotonic() + grace
     for container in containers:
         with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):
-            tell(container)
+            send_stop(container)
     for container in containers:
         _wait(container, deadline)
         with contextlib.suppress(docker.errors.APIError, *UNREACHABLE):

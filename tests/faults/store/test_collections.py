@@ -156,7 +156,7 @@ def test_a_run_keeps_what_its_rule_says_and_never_what_others_need(history, firs
     """Two running runs with a rule each: what is kept is whole, and what is not kept costs nothing."""
     store = Interruptible()
     specs, rules = [a_run(store, "running"), a_run(store, "running")], (first, second)
-    memories = [gc_roots.Memory(), gc_roots.Memory()]
+    memories = [gc_roots.ReadCache(), gc_roots.ReadCache()]
     registered: list[set[int]] = [set(), set()]
     thinned: list[set[int]] = [set(), set()]
     aliased: set[str] = set()

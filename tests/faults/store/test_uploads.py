@@ -66,7 +66,9 @@ def impatient(monkeypatch) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault", [pytest.param(each, marks=pytest.mark.slow if each == "stall" else ()) for each in FAULTS]
+)
 def test_the_store_fails_for_a_while_and_every_checkpoint_gets_there(s3_settings, tmp_path, fault):
     host, _, port = s3_settings.host.partition(":")
     with fault_proxy(host, int(port), seconds_per_chunk=0.05) as way:
@@ -172,6 +174,7 @@ def _upload(root: Path, spec: object, folder: Path, registered: list[int]) -> No
     uploader.finish()
 
 
+@pytest.mark.slow
 def test_the_uploader_killed_50_times_never_shows_a_torn_checkpoint(tmp_path, record_property):
     """SIGKILL at random moments; after each: nothing torn in list, verify or alias. At last everything is there."""
     seed = random.randrange(1 << 32)

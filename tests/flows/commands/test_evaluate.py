@@ -21,6 +21,7 @@ def entry(object_store, s3_settings, monkeypatch, tmp_path) -> registry.Checkpoi
     return tiny_checkpoint(object_store, tmp_path)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_a_run_are_compared_on_chosen_episodes(entry, object_store, tmp_path, capsys):
     later = another(entry, object_store, tmp_path, 60)
     flags = ["--episodes", "1", "--no-ablations"]

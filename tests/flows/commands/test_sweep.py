@@ -95,7 +95,7 @@ def test_a_preset_must_be_named() -> None:
 
 def test_a_queue_goes_on_after_a_failure(monkeypatch, tmp_path) -> None:
     points = grid("smoke", "--batch-size", "1", "2", "3").points
-    trainings = [sweep.Training(n, point, log=tmp_path / f"{n}.log") for n, point in enumerate(points, 1)]
+    trainings = [sweep.SweepTraining(n, point, log=tmp_path / f"{n}.log") for n, point in enumerate(points, 1)]
     words = [["presets", "list"], ["presets", "show", "nothing"], ["presets", "list", "--json"]]
     began: list[int] = []
     ended: list[int] = []

@@ -14,7 +14,7 @@ import pytest
 
 from flows.launch import Job, training_job
 from flows.launch.docker import placement
-from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.container_handle import ContainerHandle
 from flows.launch.docker.launcher import DockerLauncher
 from flows.launch.follow import Outcome, follow
 from tests.support.waiting import PATIENCE
@@ -52,7 +52,7 @@ class Bench:
         job = training_job(self.run_id, "smoke", labels={"flow-run-id": f"flow-of-{self.run_id}"})
         return job.model_copy(update={"arguments": [json.dumps(options)]})
 
-    def start(self, **options: Any) -> ContainerTraining:
+    def start(self, **options: Any) -> ContainerHandle:
         return self.launcher.start(self.job(**options), self.environ)
 
     def left(self) -> list[docker.models.containers.Container]:
@@ -65,7 +65,7 @@ class Bench:
 
 
 def followed(
-    training: ContainerTraining, observe: Callable[[Event], None] = lambda _: None, grace: float = PATIENCE
+    training: ContainerHandle, observe: Callable[[Event], None] = lambda _: None, grace: float = PATIENCE
 ) -> tuple[Outcome, list[Event]]:
     """Follow to the end; the outcome, and every event."""
     events: list[Event] = []

@@ -101,9 +101,18 @@ def test_the_next_one_waits_in_sight_and_for_whom(client, machine, start, monkey
 
 def test_a_killed_training_that_is_started_again_has_its_gpu_at_once(client, machine, start):
     flow_run_id = start()
-    held_and_left(client, flow_run_id, machine, f"gpu-1@{machine}", ["1"])
+    lease = held_and_left(client, flow_run_id, machine, f"gpu-1@{machine}", ["1"])
     with gpu_leases.held(flow_run_id, machine, ["0", "1"], 1, 1, pytest.fail) as gpus:
-        assert gpus == ["1"]
+        # By the same lease: nobody who waits gets it in between.
+        assert gpus == ["1"] and client.read_flow_run(flow_run_id).labels[gpu_leases.LEASE] == str(lease)
+    assert taken(client, f"gpu-1@{machine}") == 0
+
+
+def test_one_that_is_started_again_with_other_gpus_leaves_the_old_ones(client, machine, start):
+    flow_run_id = start()
+    held_and_left(client, flow_run_id, machine, f"gpu-1@{machine}", ["1"])
+    with gpu_leases.held(flow_run_id, f"{machine}-2", ["0"], 1, 1, pytest.fail) as gpus:
+        assert gpus == ["0"] and taken(client, f"gpu-1@{machine}") == 0
 
 
 @pytest.mark.parametrize("gpus", [["0", "1"], []], ids=["gpus", "cpu"])

@@ -42,6 +42,7 @@ def go_on(pippa: BarePippa) -> None:
     (pippa.folder / "go on").touch()
 
 
+@pytest.mark.slow
 def test_a_training_is_a_flow_run_with_its_report_and_one_process_records_it(pippa):
     process = pippa.train()
     recorded_step(pippa, process)

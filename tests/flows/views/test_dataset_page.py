@@ -117,7 +117,7 @@ def test_the_page_says_what_stands_out_first_and_ends_with_the_rules():
 def test_a_thousand_episodes_forty_joints_and_hundreds_of_findings_stay_below_five_megabytes():
     page = build_page(a_profile(episodes=1000, joints=44, cameras=4, findings=3000, webp=9000), "data")
     assert len(page) < 5_000_000
-    assert "more: pippa data show" in page
+    assert "pippa data show data --json" in page
 
 
 def test_eighty_columns_are_enough_and_many_findings_are_summed_up():

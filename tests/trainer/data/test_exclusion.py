@@ -192,7 +192,7 @@ def test_where_some_episodes_are_damaged_the_check_says_which_flag_leaves_them_o
     with pytest.raises(DatasetError) as refused:
         require_valid(folder, CONFIG, str(folder))
     assert f"`pippa data check '{folder}' --data-config {CONFIG}` checks it again" in refused.value.hint
-    assert refused.value.hint.endswith(" To go on without episodes 1, 3, add `--exclude-episodes 1 3`.")
+    assert refused.value.hint.endswith(" To continue without episodes 1, 3, add `--exclude-episodes 1 3`.")
     assert not require_valid(folder, CONFIG, str(folder), DataOptions(exclude_episodes=("1", "3"))).problems
     with pytest.raises(DatasetError) as refused:
         require_valid(folder, CONFIG, str(folder), DataOptions(exclude_episodes=("0", "1")))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.trainer.data.videos import number_in, ordinary_priority, picture
-from trainer.data.places import Clip
+from trainer.data.locations import Clip
 from trainer.data.video import decode_video, index_frames
 from trainer.data.video_cut import Part, cut
 from trainer.errors import DatasetError

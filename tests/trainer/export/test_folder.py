@@ -21,8 +21,8 @@ from tests.support.upstream_files import Config, Metadata
 from tests.trainer.export.conftest import BASE, Exported
 from trainer.config.training_flags import asked
 from trainer.errors import DamagedObjectError, UsageError
-from trainer.export.card import Lineage, command
 from trainer.export.folder import export
+from trainer.export.model_card import Lineage, command
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.policy import Policy
 from trainer.store import snapshots

@@ -113,6 +113,7 @@ def store_environ(settings: S3Settings, folder: Path, address: str) -> dict[str,
     return {**kept, **hub_at, **settings.to_environ(), "PIPPA_HOME": str(folder / "home")}
 
 
+@pytest.mark.slow
 def test_prepared_it_needs_no_hub(address: str, tiny: Path, s3_settings: S3Settings, tmp_path: Path) -> None:
     """`trainer prepare base-model nvidia/GR00T-N1.5-3B`, then everything from the store alone."""
     environ = store_environ(s3_settings, tmp_path, address)

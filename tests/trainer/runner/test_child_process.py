@@ -80,7 +80,7 @@ def test_a_signal_reaches_the_child_once_as_sigterm(number):
     threading.Thread(target=send).start()
     outcome, _ = run(SAVES_ON_SIGTERM, signals, seen)
     assert seen.lines == ["up", "saving", "saved"]
-    assert outcome.returncode == 143 and signals.exit_code == 128 + number and not signals.impatient
+    assert outcome.returncode == 143 and signals.exit_code == 128 + number and not signals.repeated
 
 
 def test_a_second_signal_kills_the_whole_group(monkeypatch):
@@ -103,7 +103,7 @@ while True: time.sleep(1)
 
     threading.Thread(target=send).start()
     outcome, _ = run(code, signals, seen)
-    assert outcome.returncode == -signal.SIGKILL and signals.impatient
+    assert outcome.returncode == -signal.SIGKILL and signals.repeated
     psutil.wait_procs([psutil.Process(pid) for pid in [int(seen.lines[0])] if psutil.pid_exists(pid)], timeout=PATIENCE)
     assert not psutil.pid_exists(int(seen.lines[0])) or psutil.Process(int(seen.lines[0])).status() == "zombie"
 
@@ -119,7 +119,7 @@ def test_an_echo_of_a_signal_is_no_second_one(monkeypatch):
 
     threading.Thread(target=send).start()
     outcome, _ = run(SAVES_ON_SIGTERM, signals, seen)
-    assert outcome.returncode == 143 and seen.lines == ["up", "saving", "saved"] and not signals.impatient
+    assert outcome.returncode == 143 and seen.lines == ["up", "saving", "saved"] and not signals.repeated
 
 
 def test_what_the_child_leaves_behind_is_killed():

@@ -87,7 +87,7 @@ def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_pa
     assert process.returncode == 128 + signal.SIGTERM
     kept = [entry.step for entry in registry.list_checkpoints(store, run.name)]
     (output,) = run.glob("gr00t-*")
-    assert kept == [10]  # upstream saves nothing when it is told to stop
+    assert kept == [10]  # upstream saves nothing on a stop signal
     assert set(checkpoints(output)) == {10}
 
     out, err = (process := start(environ, "--run-id", run.name)).communicate(timeout=PATIENCE)

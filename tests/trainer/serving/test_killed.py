@@ -79,6 +79,7 @@ def client_of(port: int, *, numbered: bool) -> zmq.Socket:
     return client
 
 
+@pytest.mark.slow
 def test_clients_of_a_killed_server_hear_of_it_and_are_answered_by_the_next(server: Serving, checkpoint: Path) -> None:
     config = get_data_config(CONFIG)
     widths = {"left_arm": 7, "right_arm": 7, "left_hand": 6, "right_hand": 6}

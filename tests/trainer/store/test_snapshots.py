@@ -27,7 +27,7 @@ from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import S3Settings
 from trainer.errors import DiskFullError, StoreError, UsageError
 from trainer.store import hashing, registry, snapshots
-from trainer.store.hashing import HashMemory
+from trainer.store.hashing import HashCache
 from trainer.store.manifest import FileRecord, Manifest, blob_key, manifest_key, parse_manifest_key, read_manifest
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
@@ -97,7 +97,7 @@ def test_ignored_files_stay_out(object_store: ObjectStore, folder: Path, tmp_pat
 
 
 def test_a_file_is_read_once_unless_it_was_written_since(object_store: ObjectStore, tmp_path: Path) -> None:
-    remembered, read = HashMemory(), []
+    remembered, read = HashCache(), []
     hash_file = hashing.hash_file
 
     def pushed(name: str) -> set[str]:

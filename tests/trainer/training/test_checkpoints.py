@@ -155,8 +155,9 @@ def test_a_run_resumed_at_its_end_only_finishes(training: MakeTraining) -> None:
     assert (four.output_dir / "config.json").is_file()
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(12, marks=pytest.mark.slow)])
-def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining, rounds: int) -> None:
+@pytest.mark.slow
+def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining) -> None:
+    rounds = 12
     steps = 6 * rounds
     reference = training("reference", max_steps=steps, save_steps=steps)
     killed = training("killed", max_steps=steps, save_steps=1)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.support.training import Training
-from trainer.data.places import Clip
+from trainer.data.locations import Clip
 from trainer.data.policy_config import read_policy_config
 from trainer.data.video_cut import Part, cut
 from trainer.errors import DatasetError, UsageError

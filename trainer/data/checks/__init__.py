@@ -1,7 +1,7 @@
 """Checks a dataset against a data config before a model is loaded: all problems at once, without torch.
 
-Metadata, every table and the packets of every video are looked at, and only what the data config uses. What was found
-fit is remembered by its content (``trainer.data.memory``), and the training reuses what was found out about the videos.
+Metadata, every table and the packets of every video are checked, and only what the data config uses. Good results are
+cached by content (``trainer.data.result_cache``), and the training reuses what the check learned about the videos.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
 from trainer.data.exclusion import leave_out
-from trainer.data.memory import Memory
 from trainer.data.n17 import checks as n17_checks
 from trainer.data.n17 import configs as n17_configs
 from trainer.data.problem import Problem, format_problems
+from trainer.data.result_cache import ResultCache
 from trainer.data.statistics import Statistics
 from trainer.errors import UsageError
 from trainer.generation import N17
 
-__all__ = ["Checked", "Memory", "Problem", "check_dataset", "format_problems"]
+__all__ = ["Checked", "Problem", "ResultCache", "check_dataset", "format_problems"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def check_dataset(
     *,
     embodiment_tag: str = "new_embodiment",
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
-    memory: Memory | None = None,
+    memory: ResultCache | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Checked:
     """Every problem of the dataset at ``path`` for a training with ``data_config``.
@@ -73,7 +73,7 @@ def check_dataset(
         meta,
         config,
         options=options,
-        memory=memory or Memory(),
+        memory=memory or ResultCache(),
         progress=progress or (lambda _done, _of: None),
     )
     damaged = [] if problems else contents.damaged

@@ -21,9 +21,9 @@ from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.frame_indices import FrameIndices
 from trainer.data.image_columns import ImageGroups
 from trainer.data.layout_v3 import LayoutV3
-from trainer.data.memory import Memory
 from trainer.data.meta_files import LINES_BYTES
 from trainer.data.problem import Problem, shorten
+from trainer.data.result_cache import ResultCache
 from trainer.data.statistics import (
     Statistics,
     needed_columns,
@@ -56,7 +56,7 @@ def check_contents(
     config: DataConfig,
     *,
     options: DataOptions,
-    memory: Memory,
+    memory: ResultCache,
     progress: Callable[[int, int], None],
 ) -> Contents:
     """Look at every table and video that ``config`` uses; ``progress(files done, of)``."""
@@ -107,7 +107,7 @@ def check_contents(
                 statistics[column] = statistics_of([part.values for part in parts if part.values is not None])
                 continue
             found = _compare_statistics(meta, config, column, stored[column], parts)
-            (of_all if found.beyond else warnings).extend(found.told)
+            (of_all if found.beyond else warnings).extend(found.problems)
     problems = [problem for _, problem in of_episodes] + of_all
     damaged = sorted({episode for episode, _ in of_episodes}) if not of_all else []
     if 2 * len(damaged) > len(meta.episodes):

@@ -17,9 +17,9 @@ from trainer.data.dataset_meta import DatasetMeta, Episode
 from trainer.data.episodes import EpisodeTable, examine_table, frames_of_rows, value_columns
 from trainer.data.frame_indices import FrameIndices
 from trainer.data.image_columns import ImageColumn, ImageGroups, ImageReader
-from trainer.data.memory import Memory
-from trainer.data.places import file_of
+from trainer.data.locations import file_of
 from trainer.data.problem import Problem
+from trainer.data.result_cache import ResultCache
 from trainer.data.tables import as_matrix
 from trainer.data.video import FrameIndex, VideoDecoder, named, open_video
 from trainer.errors import PippaError
@@ -55,7 +55,7 @@ class EpisodeCheck(NamedTuple):
     alignment: VideoAlignment
     computed: set[str]
     """Columns whose values are kept for their statistics."""
-    memory: Memory
+    memory: ResultCache
     indices: FrameIndices
     images: ImageGroups
 

@@ -33,14 +33,14 @@ def check_listing(meta: DatasetMeta) -> Iterator[Problem]:
             f"{_some(unlisted)} as well",
             f"They are not trained on. Add them to {layout.EPISODES}, or download it again.",
         )
-    said = meta.info.model_extra or {}
+    detail = meta.info.model_extra or {}
     counts = {
         "total_episodes": {len(listed), len(listed) + len(meta.empty), len(listed) + len(unlisted)},
         "total_frames": {meta.total_frames},
         "total_tasks": {len(meta.tasks)},
     }
     for name, right in counts.items():
-        count = said.get(name)
+        count = detail.get(name)
         if (name == "total_frames" and unlisted) or (name == "total_tasks" and meta.no_tasks is not None):
             continue
         if isinstance(count, int | float) and not isinstance(count, bool) and count not in right:

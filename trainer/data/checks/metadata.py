@@ -42,7 +42,7 @@ def check_metadata(
     config: DataConfig,
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
 ) -> tuple[DatasetMeta | None, list[Problem], list[Problem]]:
-    """The metadata, when enough of it is good to go on to the tables and videos; what is wrong, what is odd."""
+    """The metadata, when enough of it is good to check the tables and videos; what is wrong, what is odd."""
     problems: list[Problem] = []
 
     def attempt(load: Callable[[Path], T]) -> T | None:

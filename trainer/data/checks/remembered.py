@@ -13,7 +13,7 @@ from trainer.config.data_options import DataOptions
 from trainer.data.checks.contents import Contents, check_contents, files_of
 from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.memory import Memory, version
+from trainer.data.result_cache import ResultCache, version
 from trainer.data.video import DECODER
 from trainer.errors import DatasetError
 
@@ -29,7 +29,7 @@ def remembered_contents(
     config: DataConfig,
     *,
     options: DataOptions,
-    memory: Memory,
+    memory: ResultCache,
     progress: Callable[[int, int], None],
 ) -> Contents:
     """What ``check_contents`` finds, or found before in the same files."""
@@ -50,7 +50,7 @@ def remembered_contents(
     return contents
 
 
-def _key(meta: DatasetMeta, files: list[Path], chosen: str, memory: Memory) -> str:
+def _key(meta: DatasetMeta, files: list[Path], chosen: str, memory: ResultCache) -> str:
     """Names a check by all that decides its outcome."""
     listed = [[file.relative_to(meta.path).as_posix(), memory.sha256(file)] for file in files]
     text = json.dumps([version(), DECODER, chosen, listed])

@@ -19,7 +19,7 @@ _ROUNDING = 1e-3
 class RangesCompared(NamedTuple):
     """What statistics say otherwise than the values."""
 
-    told: list[Problem]
+    problems: list[Problem]
     beyond: bool = False
     """Whether there are values outside the stored range, which normalisation takes far beyond [-1, 1]."""
 
@@ -49,17 +49,17 @@ def compare_ranges(
         return RangesCompared([])
     worst = int(np.argmax(beyond if is_beyond else wider))
     what = f"{column}[{worst}]" + (f" ({names[worst]})" if names else "")
-    data, said = f"{low[worst]:g} to {high[worst]:g}", f"{least[worst]:g} to {most[worst]:g}"
+    data, detail = f"{low[worst]:g} to {high[worst]:g}", f"{least[worst]:g} to {most[worst]:g}"
     if is_beyond:
         problem = Problem(
-            f"{file}: {what} is {data} in the tables, and {said} here: the file is older than the data, or of other "
+            f"{file}: {what} is {data} in the tables, and {detail} here: the file is older than the data, or of other "
             "data",
             "Train with --recompute-statistics, which computes them from the data and is recorded with the run; or "
             "delete the file.",
         )
     else:
         problem = Problem(
-            f"{file}: {what} is {said} here, and only {data} in the tables",
+            f"{file}: {what} is {detail} here, and only {data} in the tables",
             "The statistics are of more data than this, and are used as they are: normalised values fill a part of "
             "[-1, 1] only. --recompute-statistics computes them from the data.",
         )

@@ -1,7 +1,7 @@
 """Upstream's modality configs, as ``processor_config.json`` has them, and the data configs they are here.
 
 A modality config is four lists of keys with the steps they are read at. All that upstream registers, and all it can
-train, has a data config; what can't be said in one is refused, naming the key.
+train, has a data config; what can't be expressed in one is refused, naming the key.
 """
 
 from __future__ import annotations

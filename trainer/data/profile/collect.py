@@ -24,13 +24,13 @@ from trainer.data.frames import FrameStore, Source
 from trainer.data.holdout import episode_hash
 from trainer.data.image_columns import ImageColumn
 from trainer.data.joints import joint_names, joint_units
-from trainer.data.memory import Memory
 from trainer.data.problem import Problem
 from trainer.data.profile import motion, others, pictures, rules
 from trainer.data.profile.model import Camera, EpisodeFacts, Finding, Joint, Profile, Still, Task
 from trainer.data.profile.motion import Column, Episode, Robot
 from trainer.data.proposal import instructions
 from trainer.data.reader import DatasetReader
+from trainer.data.result_cache import ResultCache
 from trainer.errors import DatasetError
 from trainer.wrong_values import first_problem
 
@@ -65,7 +65,7 @@ class _Pass:
         self.name, self.progress, self.as_planes = name, progress, as_planes
         meta = leave_out(DatasetMeta.load(folder), exclude, name)
         cache = pippa_home() / "cache"
-        self.memory = Memory(cache / "data.sqlite")
+        self.memory = ResultCache(cache / "data.sqlite")
         self.frames = FrameStore(cache / "frames", frame_cache_bytes(), memory=self.memory)
         self.meta, self.config = meta, everything(meta)
         # One for each camera: what is wrong with one says nothing against the others.
@@ -261,7 +261,7 @@ def _twice(hashes: dict[int, str]) -> Iterator[Finding]:
 
 
 def collapsed(findings: Sequence[Finding], episodes: int) -> list[Finding]:
-    """``findings`` in the rules' order; what most of the ``episodes`` have is told once, of the whole dataset."""
+    """``findings`` in the rules' order; what most of the ``episodes`` have is reported once, for the whole dataset."""
     groups: dict[tuple[str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         groups[finding.rule, finding.subject if finding.rule in _BY_SUBJECT else ""].append(finding)
@@ -270,7 +270,7 @@ def collapsed(findings: Sequence[Finding], episodes: int) -> list[Finding]:
         single = [each for each in group if each.episode is not None]
         kept += [each for each in group if each.episode is None]
         numbers = {each.episode for each in single}
-        enough = len(numbers) == episodes > 1 or episodes >= rules.LEAST_EPISODES
+        enough = len(numbers) == episodes > 1 or episodes >= rules.MIN_EPISODES
         if enough and len(numbers) > rules.MOST_OF_THEM * episodes:
             message = f"in {len(numbers)} of {episodes} episodes; in episode {single[0].episode}: {single[0].message}"
             update = {"episode": None, "message": message, "figures": {"episodes": len(numbers)}}

@@ -13,7 +13,7 @@ from trainer.data.profile import rules
 from trainer.data.profile.model import Finding, Joint, Series
 
 _HOLDS = re.compile(r"grip|hand|finger|thumb|claw|jaw|effector", re.IGNORECASE)
-_MOST_SHOWN = 400
+_MAX_SHOWN = 400
 
 
 class Column(NamedTuple):
@@ -269,7 +269,7 @@ def _idle(episode: Episode, robot: Robot) -> Iterator[Finding]:
 
 
 def lag_of(episode: Episode, robot: Robot) -> tuple[int, float] | None:
-    """Rows that the state comes after the action, and how well they then fit; None where that can't be told."""
+    """Rows that the state comes after the action, and how well they then fit; None where that can't be computed."""
     if not len(robot.pairs):
         return None
     state, action = robot.pairs.T

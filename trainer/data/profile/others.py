@@ -26,9 +26,9 @@ def _groups(episodes: Sequence[Episode]) -> list[list[Episode]]:
     tasks: dict[str, list[Episode]] = defaultdict(list)
     for episode in episodes:
         tasks[episode.task].append(episode)
-    enough = [group for group in tasks.values() if len(group) >= rules.LEAST_EPISODES]
-    rest = [each for group in tasks.values() if len(group) < rules.LEAST_EPISODES for each in group]
-    return [*enough, *([rest] if len(rest) >= rules.LEAST_EPISODES else [])]
+    enough = [group for group in tasks.values() if len(group) >= rules.MIN_EPISODES]
+    rest = [each for group in tasks.values() if len(group) < rules.MIN_EPISODES for each in group]
+    return [*enough, *([rest] if len(rest) >= rules.MIN_EPISODES else [])]
 
 
 def _scores(values: np.ndarray) -> np.ndarray:
@@ -90,7 +90,7 @@ def _still(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
             message=f"in no episode: {names}",
             figures={"columns": float(sum(each.sum() for each in never.values()))},
         )
-    if len(episodes) < rules.LEAST_EPISODES:
+    if len(episodes) < rules.MIN_EPISODES:
         return
     once = {kind: _still_once(kind, episodes, robot) for kind, _ in robot.kinds}
     for number, episode in enumerate(episodes):
@@ -138,7 +138,7 @@ def _lags(episodes: Sequence[Episode], robot: Robot) -> Iterator[Finding]:
     median = float(np.median([lag for lag, _ in known.values()]))
     by_number = {episode.number: episode for episode in episodes}
     for number, (lag, fit) in known.items():
-        other = len(known) >= rules.LEAST_EPISODES and abs(lag - median) >= max(2, rules.LATE_APART * robot.fps)
+        other = len(known) >= rules.MIN_EPISODES and abs(lag - median) >= max(2, rules.LATE_APART * robot.fps)
         seconds = lag / robot.fps
         if lag >= 0 and seconds <= rules.LATE_SECONDS and not other:
             continue

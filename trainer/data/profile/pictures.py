@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 
 from trainer.data.frames import FrameStore, Source
-from trainer.data.memory import Memory, version
 from trainer.data.profile import rules
 from trainer.data.profile.model import Finding, Still
 from trainer.data.profile.motion import Episode, Robot, stretches
+from trainer.data.result_cache import ResultCache, version
 
 _SIDE = 64
 """Pixels of the shorter side of what is looked at; every n-th of the frame's own."""
@@ -33,7 +33,7 @@ class Seen(NamedTuple):
     """Of the part that changes most since the row before; nothing is known of the first, which has infinity."""
 
 
-def look(frames: FrameStore, source: Source, positions: np.ndarray, memory: Memory) -> Seen:
+def look(frames: FrameStore, source: Source, positions: np.ndarray, memory: ResultCache) -> Seen:
     """Look at the frame of each row, in order. What was seen before, ``memory`` knows.
 
     Raises ``DatasetError`` for one that can't be decoded.

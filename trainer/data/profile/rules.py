@@ -32,7 +32,7 @@ IDLE_MOVE = 0.02
 LENGTH_TIMES = 2.0
 FAR = 3.5
 FAR_MEAN = 0.25
-LEAST_EPISODES = 5
+MIN_EPISODES = 5
 """To say what is usual."""
 MOST_OF_THEM = 0.5
 """Beyond this share of the episodes something is no exception but how the dataset is."""
@@ -40,7 +40,7 @@ MOST_OF_THEM = 0.5
 
 @dataclass(frozen=True)
 class Rule:
-    """One thing that deserves a look."""
+    """One kind of finding that deserves a look."""
 
     name: str
     title: str
@@ -82,14 +82,14 @@ STILL_RULE = Rule(
     "still",
     "Joints that never move",
     f"a joint stays within {STILL:.1%} of its range for a whole episode and moves in {STILL_ELSEWHERE:.0%} of the "
-    f"others (from {LEAST_EPISODES} episodes on); or it never moves at all",
+    f"others (from {MIN_EPISODES} episodes on); or it never moves at all",
     "A sensor or motor that was off. One that never moves in the whole dataset is harmless: it is learned as constant.",
 )
 BLOCKED = Rule(
     "limit",
     "Joints at a limit",
     f"for {BLOCKED_SECONDS:g} s a joint's state stays within {BLOCKED_MOVE:.1%} of its range, while the action asks "
-    f"for {BLOCKED_ASKED:.0%} of the range more; grippers and hands are left out, which hold things so",
+    f"for {BLOCKED_ASKED:.0%} of the range more; grippers and hands are left out, since they hold objects that way",
     "The joint is at its limit or against something: the policy learns to push.",
     excludes=False,
 )
@@ -120,14 +120,14 @@ LENGTH = Rule(
     "length",
     "Far from the usual length",
     f"an episode is {LENGTH_TIMES:g} times as long or as short as the median of its task, and its modified z-score "
-    f"beyond {FAR:g} (of log lengths; from {LEAST_EPISODES} episodes on)",
+    f"beyond {FAR:g} (of log lengths; from {MIN_EPISODES} episodes on)",
     "A recording that was cut off, or that went on when the task was done. The score is Iglewicz and Hoaglin's (1993).",
 )
 FAR_RULE = Rule(
     "far",
     "Far from the other episodes",
     f"a joint's mean over the episode lies {FAR_MEAN:.0%} of its range from the median of its task's episodes, and its "
-    f"modified z-score is beyond {FAR:g} (from {LEAST_EPISODES} episodes on)",
+    f"modified z-score is beyond {FAR:g} (from {MIN_EPISODES} episodes on)",
     "Another task, another robot's calibration, or a failed attempt.",
 )
 TWICE = Rule(
@@ -138,5 +138,5 @@ TWICE = Rule(
 )
 
 RULES = (UNREADABLE, BLANK, FROZEN, JUMP_RULE, STILL_RULE, BLOCKED, LAG, COPY, IDLE, LENGTH, FAR_RULE, TWICE)
-"""In the order in which they are told."""
+"""In the order in which they are reported."""
 BY_NAME = {rule.name: rule for rule in RULES}

@@ -24,7 +24,7 @@ _MASKED = torch.finfo(torch.bfloat16).min
 def causal_mask(attention_mask: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The additive causal mask [B, 1, N, N] of a left-padded batch.
 
-    A padding token sees no real token. Its row is masked evenly, hence it attends to every position alike, as in
+    A padding token sees no real token. Its row is masked evenly, so it attends to every position alike, as in
     upstream with SDPA attention on a CPU.
     """
     padding = attention_mask == 0
@@ -59,7 +59,7 @@ class VisionTower(nn.Module):
     def __init__(self, config: SiglipVisionConfig) -> None:
         super().__init__()
         self.vision_model = SiglipVisionModel(config)
-        # The pooling head's weights belong to the checkpoint, its output is read by nobody.
+        # The pooling head's weights belong to the checkpoint, its output is not used.
         self.vision_model.use_head = False
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

@@ -79,7 +79,7 @@ class N15Actor:
         for key in self._transform.config.video:
             frames = np.asarray(observation.get(f"video.{key}", ()))
             if key not in self._image_sizes or frames.ndim != 4 or frames.dtype != np.uint8:
-                continue  # what is wrong with it is said by the transform
+                continue  # the transform reports what is wrong with it
             width, height = self._image_sizes[key]
             if frames.shape[1:3] == (height, width):
                 continue

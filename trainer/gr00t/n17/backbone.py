@@ -81,7 +81,7 @@ class QwenBackbone(nn.Module):
     ) -> torch.Tensor:
         """Places of the tokens in time, height and width, [3, B, N]: text counts on, an image's tokens share a time."""
         kinds = (input_ids == self.image_token).int()
-        # transformers declares the types of tensors that nobody else does.
+        # transformers declares types of tensors that other packages don't.
         return self.qwen.get_rope_index(input_ids, kinds, image_grid_thw, None, attention_mask)[0]  # pyrefly: ignore[bad-argument-type]
 
     def forward(

@@ -15,7 +15,7 @@ import pytest
 
 from flows.launch.docker import container_handle as container_module
 from flows.launch.docker import container_secrets
-from flows.launch.docker.container_handle import ContainerTraining
+from flows.launch.docker.container_handle import ContainerHandle
 from flows.launch.docker.launcher import DockerLauncher
 from flows.launch.follow import Outcome, TrainerLostError, can_heal, failure
 from flows.launch.launchers import get_launcher
@@ -50,13 +50,13 @@ def when(kind: type[Event], do: Callable[[], object]) -> Callable[[Event], None]
     return observe
 
 
-def stop_at(training: ContainerTraining, kind: type[Event] = ProgressEvent) -> Callable[[Event], None]:
+def stop_at(training: ContainerHandle, kind: type[Event] = ProgressEvent) -> Callable[[Event], None]:
     """SIGTERM at an event of ``kind``. Before its first words the first process of a container ignores it."""
     return when(kind, training.terminate)
 
 
 def followed_while(
-    do: Callable[[], object], training: ContainerTraining, seen: list[Event]
+    do: Callable[[], object], training: ContainerHandle, seen: list[Event]
 ) -> tuple[Outcome, list[Event]]:
     """Follow to the end, each event into ``seen``, while ``do`` runs beside it."""
     beside = threading.Thread(target=do, daemon=True)

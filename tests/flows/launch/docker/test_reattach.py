@@ -113,7 +113,7 @@ def never_started(bench: Bench) -> Container:
     """What a process leaves that is killed between the container's creation and its start."""
     return bench.client.containers.create(
         bench.environ["PIPPA_TRAINER_IMAGE"],
-        ["trainer", json.dumps({"count": 7})],
+        ["trainer", json.dumps({"count": 7, "interval": 0.5})],  # one that has ended could be removed
         name=f"pippa-{bench.run_id}",
         labels={"pippa.run-id": bench.run_id},
         environment={"PIPPA_S3_ENDPOINT": bench.environ["PIPPA_S3_ENDPOINT"]},

@@ -23,7 +23,7 @@ SAVES: dict[str, Any] = {"count": 1, "wait": True, "saves": 2, "last": [CHECKPOI
 
 
 @pytest.fixture
-def told(monkeypatch) -> list[str]:
+def sent(monkeypatch) -> list[str]:
     """The containers that got SIGTERM from this process, each as often as it did."""
     sent: list[str] = []
     kill = Container.kill
@@ -59,7 +59,7 @@ def test_who_attaches_to_one_that_is_being_stopped_sees_it_end_and_starts_no_oth
     container = training(bench)
     stopper = threading.Thread(target=stop, args=[container])
     stopper.start()
-    until(lambda: stopping.is_told(container))
+    until(lambda: stopping.stop_sent(container))
     again = bench.start(count=99)
     assert bench.container().id == container.id
     outcome, events = followed(again)
@@ -70,27 +70,27 @@ def test_who_attaches_to_one_that_is_being_stopped_sees_it_end_and_starts_no_oth
     assert isinstance(error, StoppedError) and not can_heal(error) and bench.left() == []
 
 
-def test_ctrl_c_of_who_attached_to_one_that_is_being_stopped_lets_it_save(bench: Bench, told):
+def test_ctrl_c_of_who_attached_to_one_that_is_being_stopped_lets_it_save(bench: Bench, sent):
     container = training(bench)
     stopper = threading.Thread(target=docker_stop, args=[container])
     stopper.start()
-    until(lambda: stopping.is_told(container))
+    until(lambda: stopping.stop_sent(container))
     again = bench.start()
     outcome, events = followed(again, stop_at(again))
     stopper.join(PATIENCE)
     assert outcome.exit_code == 143 and isinstance(events[-1], CheckpointEvent)
-    assert told == [] and bench.left() == []
+    assert sent == [] and bench.left() == []
 
 
-def test_one_that_several_stop_is_told_once(bench: Bench, told):
+def test_one_that_several_stop_is_told_once(bench: Bench, sent):
     container = training(bench)
     first = threading.Thread(target=cancelled, args=[container])
     first.start()
-    until(lambda: told)
+    until(lambda: sent)
     # A worker that was started after the first one was killed, say, and the reaper.
     reaper.stop_container(bench.client, bench.run_id, PATIENCE)
     first.join(PATIENCE)
-    assert told == [container.id] and bench.left() == []
+    assert sent == [container.id] and bench.left() == []
 
 
 def test_a_paused_one_is_let_go_on_so_that_it_can_save(bench: Bench):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Run(NamedTuple):
+class RowRange(NamedTuple):
     """Rows that follow one another in a table."""
 
     file: Path
@@ -20,7 +20,7 @@ class Run(NamedTuple):
 class TableRows:
     """The rows of one episode, in order."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[RowRange, ...]
     episode: int | None = None
     """Its number, where the table holds others as well."""
 

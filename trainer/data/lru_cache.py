@@ -1,4 +1,4 @@
-"""A few things that are kept open, those used last."""
+"""A few open resources, least recently used closed first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Key = TypeVar("Key", bound=Hashable)
 Opened = TypeVar("Opened", bound=Closable)
 
 
-class Recent(OrderedDict[Key, Opened]):
+class LruCache(OrderedDict[Key, Opened]):
     """At most ``most`` of them; the one unused longest is closed to make room."""
 
     def __init__(self, most: int) -> None:

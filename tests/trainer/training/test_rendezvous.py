@@ -12,8 +12,8 @@ import pytest
 
 from trainer.errors import EngineError, UsageError
 from trainer.runner.nodes import Node
-from trainer.training import meeting
-from trainer.training.meeting import Meeting, interface, local_address
+from trainer.training import rendezvous
+from trainer.training.rendezvous import Rendezvous, interface, local_address
 
 T = TypeVar("T")
 
@@ -31,12 +31,12 @@ def on_each(work: Callable[[Node], T], count: int = 2) -> list[T]:
         MET.clear()
 
 
-MET: list[Meeting] = []
+MET: list[Rendezvous] = []
 """Node 0's goes with its process, which lives on."""
 
 
-def met(node: Node) -> Meeting:
-    MET.append(meeting := Meeting(node, {"--batch-size": "2"}, print))
+def met(node: Node) -> Rendezvous:
+    MET.append(meeting := Rendezvous(node, {"--batch-size": "2"}, print))
     return meeting
 
 
@@ -66,7 +66,7 @@ def test_without_a_checkpoint_every_node_begins(tmp_path: Path) -> None:
 def test_nodes_that_were_told_different_things_do_not_train() -> None:
     def meet(node: Node) -> str:
         with pytest.raises(UsageError) as refused:
-            Meeting(node, {"--batch-size": str(2 + node.rank), "pippa": "1"}, print)
+            Rendezvous(node, {"--batch-size": str(2 + node.rank), "pippa": "1"}, print)
         return refused.value.message
 
     (said,) = set(on_each(meet))
@@ -74,16 +74,16 @@ def test_nodes_that_were_told_different_things_do_not_train() -> None:
 
 
 def test_a_node_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "JOIN_SECONDS", 0.5)
+    monkeypatch.setattr(rendezvous, "JOIN_SECONDS", 0.5)
     first, second = nodes()
     with pytest.raises(EngineError, match="node 1 of 2 did not come"):
         met(first)
     with pytest.raises(EngineError, match="Node 0 at 127"):
-        Meeting(Node(1, 2, "127.0.0.1", second.port), {}, print)
+        Rendezvous(Node(1, 2, "127.0.0.1", second.port), {}, print)
 
 
 def test_a_node_that_falls_silent_is_lost_and_one_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(meeting, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(rendezvous, "BEAT_SECONDS", 0.2)
 
     def ends(node: Node) -> Exception | None:
         with met(node).watched() as watch:

@@ -30,16 +30,16 @@ JOIN_SECONDS = 1800.0
 """How long to wait for the others to come: they may have gigabytes of data to fetch first."""
 BEAT_SECONDS = 2.0
 SILENT_SECONDS = 30.0
-"""A node that was not heard of for so long is lost."""
+"""A node without a heartbeat for this long is lost."""
 GRACE_SECONDS = 10.0
 """How long after another node's failure the processes here may take to end by themselves."""
 SAVE_SECONDS = 600.0
-"""The same after another node was told to stop: node 0 is saving."""
+"""The same after another node got a stop signal: node 0 is saving."""
 
 _HINT = "Start every node again with the same command: the run continues from its last checkpoint."
 
 
-class Meeting:
+class Rendezvous:
     """The machines of one training, seen from ``node``. Raises ``PippaError`` where they don't come together."""
 
     def __init__(self, node: Node, terms: dict[str, Any], say: Callable[[str], None]) -> None:
@@ -51,8 +51,8 @@ class Meeting:
         self._hosts = self._together(terms)
 
     def same_checkpoint(self, newest: Path | None, folder: Path) -> Path | None:
-        """The checkpoint of node 0 to go on from, on this machine: on node 0 ``newest`` itself, elsewhere its copy in
-        ``folder``. None where the training begins.
+        """The checkpoint of node 0 to continue from, on this machine: on node 0 ``newest`` itself, elsewhere its copy
+        in ``folder``. None where the training begins.
 
         Node 0 decides: its disk may hold a later checkpoint than the object store. The copy goes from machine to
         machine over a connection that asks for a word only this meeting knows.
@@ -90,11 +90,11 @@ class Meeting:
 
     def _opened(self) -> TCPStore:
         node, deadline = self.node, time.monotonic() + JOIN_SECONDS
-        told = 0.0
+        reported = 0.0
         while (problem := _unreachable(node)) and time.monotonic() < deadline:
-            if time.monotonic() - told > SILENT_SECONDS:
+            if time.monotonic() - reported > SILENT_SECONDS:
                 self._say(f"Waiting for node 0 at {node.host}, port {node.port}: {problem}.")
-                told = time.monotonic()
+                reported = time.monotonic()
             time.sleep(0.5)
         if problem:
             raise EngineError(f"Node 0 at {node.host}, port {node.port}, did not come: {problem}.", _HINT)
@@ -133,23 +133,23 @@ class Meeting:
         return answer["hosts"]
 
     def _gathered(self, terms: dict[str, Any]) -> dict[str, Any]:
-        count, deadline, told = self.node.count, time.monotonic() + JOIN_SECONDS, time.monotonic()
+        count, deadline, reported = self.node.count, time.monotonic() + JOIN_SECONDS, time.monotonic()
         while missing := [rank for rank in range(count) if not self._store.check([f"here/{rank}"])]:
             named = f"node{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
             if time.monotonic() > deadline:
                 return {"missing": named}
-            if time.monotonic() - told > SILENT_SECONDS:
+            if time.monotonic() - reported > SILENT_SECONDS:
                 self._say(f"Waiting for {named} of {count}.")
-                told = time.monotonic()
+                reported = time.monotonic()
             time.sleep(0.2)
-        said = [self._wait(f"here/{rank}") for rank in range(count)]
-        for rank, other in enumerate(said):
+        detail = [self._wait(f"here/{rank}") for rank in range(count)]
+        for rank, other in enumerate(detail):
             differs = [name for name in {**terms, **other["terms"]} if terms.get(name) != other["terms"].get(name)]
             if differs:
                 name = min(differs)
                 here, there = terms.get(name), other["terms"].get(name)
                 return {"problem": f"{name} is {here} on node 0, and {there} on node {rank} ({other['host']})."}
-        return {"hosts": [other["host"] for other in said]}
+        return {"hosts": [other["host"] for other in detail]}
 
     def _put(self, key: str, value: Any) -> None:
         self._store.set(key, json.dumps(value))
@@ -172,7 +172,7 @@ class Watch:
         self._before = set(psutil.Process().children(recursive=True))
         self.over = threading.Event()
         self.stopped = threading.Event()
-        """This machine was told to stop, and by that the others."""
+        """This machine got a stop signal, which stops the others too."""
         self._store = store
         self._node = node
         self._hosts = hosts
@@ -184,7 +184,7 @@ class Watch:
         self._lost: int | None = None
         self._code: int | None = None
         """How the training ended here, once it has."""
-        self._told = False
+        self._reported = False
 
     def start(self) -> None:
         """Begin to speak and to listen."""
@@ -201,8 +201,8 @@ class Watch:
         seconds = 0.0 if own else SILENT_SECONDS + 2 * BEAT_SECONDS
         _until(lambda: self._cause() or self._all_ended(), seconds)
         cause = self._cause()
-        # What is said goes with this process, and on node 0 the store too: the others must have read it.
-        heard = self._all_ended if self._node.rank == 0 else lambda: self._told or self._lost is not None
+        # Messages end with this process, and on node 0 the store too: the others must have read them.
+        heard = self._all_ended if self._node.rank == 0 else lambda: self._reported or self._lost is not None
         _until(heard, GRACE_SECONDS + 2 * BEAT_SECONDS)
         return None if own else cause
 
@@ -211,10 +211,10 @@ class Watch:
 
     def _cause(self) -> PippaError | None:
         if self._lost is not None:
-            return EngineError(f"{self._named(self._lost)} was lost: nothing is heard of it any more.", _HINT)
+            return EngineError(f"{self._named(self._lost)} was lost: it sends no heartbeat any more.", _HINT)
         for rank, (code, _) in sorted(self._ended.items()):
             if code == ExitCode.TERMINATED:
-                return EngineError(f"{self._named(rank)} was told to stop, and the training with it.", _HINT)
+                return EngineError(f"{self._named(rank)} got a stop signal, and the training stopped with it.", _HINT)
             if code not in (ExitCode.DONE, ExitCode.FAILED):
                 return EngineError(
                     f"{self._named(rank)} failed, with exit code {code}: its own output says why.", _HINT
@@ -225,20 +225,20 @@ class Watch:
         return f"Node {rank} ({self._hosts[rank]})"
 
     def _speak(self) -> None:
-        store, said, count = self._store, dict[int, bytes](), 0
+        store, detail, count = self._store, dict[int, bytes](), 0
         try:
             while not self.over.wait(BEAT_SECONDS / 4):
-                if self._code is not None and not self._told:
+                if self._code is not None and not self._reported:
                     store.set(f"end/{self._node.rank}", str(self._code))
-                    self._told = True
+                    self._reported = True
                 count += 1
                 if count % 4 == 0:
                     store.set(f"beat/{self._node.rank}", str(count))
                 for rank in self._others:
                     if rank not in self._ended and store.check([f"end/{rank}"]):
                         self._ended[rank] = int(store.get(f"end/{rank}")), time.monotonic()
-                    if store.check([f"beat/{rank}"]) and (beat := store.get(f"beat/{rank}")) != said.get(rank):
-                        said[rank] = beat
+                    if store.check([f"beat/{rank}"]) and (beat := store.get(f"beat/{rank}")) != detail.get(rank):
+                        detail[rank] = beat
                         self._heard[rank] = time.monotonic()
         except RuntimeError:  # the store is gone, and node 0 with it
             if 0 not in self._ended and not self.over.is_set():

@@ -14,7 +14,7 @@ from trainer.errors import ExitCode
 from trainer.events import Event, PhaseEvent
 from trainer.runner.nodes import Node
 from trainer.training.devices import run_under_torchrun
-from trainer.training.meeting import Meeting, interface
+from trainer.training.rendezvous import Rendezvous, interface
 from trainer.version import version
 
 _OWN = {"dataset_path", "data_config", "base_model_path", "output_dir", "resume", "modality_config_path", *RUN_FIELDS}
@@ -24,7 +24,7 @@ _OWN = {"dataset_path", "data_config", "base_model_path", "output_dir", "resume"
 def train_together(
     config: FinetuneConfig, argv: Sequence[str], node: Node, newest: Path | None, emit: Callable[[Event], None]
 ) -> int:
-    """Train on all nodes; returns the exit code. ``newest`` is the checkpoint of node 0 to go on from.
+    """Train on all nodes; returns the exit code. ``newest`` is the checkpoint of node 0 to continue from.
 
     Nodes other than 0 write into a folder of their own, which is removed: the output folder may be a shared one.
     Raises ``EngineError`` when another node was lost or failed, ``UsageError`` when the nodes don't fit together.
@@ -44,7 +44,7 @@ def train_together(
         **{flag(name): str(value) for name, value in config.model_dump(exclude=_OWN).items()},
         "pippa": version(),
     }
-    meeting = Meeting(node, terms, say)
+    meeting = Rendezvous(node, terms, say)
     resume_from = meeting.same_checkpoint(newest, folder)
     if name := interface(node):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)

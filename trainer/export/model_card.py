@@ -24,7 +24,7 @@ _NEVER = {
     *("output_dir", "resume", "report_to", "evaluate", "keep_last", "keep_every", "save_total_limit"),
     *("use_wandb", "wandb_project", "experiment_name", "modality_config_path"),
 }
-"""Arguments that say where a training keeps its things, and nothing of what is trained."""
+"""Arguments that name folders of a training, and nothing of what is trained."""
 _OURS = "apache-2.0"
 """Of weights that pippa generates."""
 
@@ -62,7 +62,7 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
     if not lineage.base_is_on_hub:
         of = f"a fine-tune of the base model {lineage.base_model}"
     what = "LoRA adapters: " if adapter else ""
-    told = command(entry.spec, lineage)
+    reported = command(entry.spec, lineage)
     parts = [
         f"---\n{_metadata(entry, lineage, title, adapter=adapter)}\n---",
         f"# {title}",
@@ -72,8 +72,8 @@ def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], f
         *_inputs(known),
         "## Training",
         _table(_training(entry, lineage)),
-        f"```sh\n{told}\n```",
-        *(_own_data_config(entry.spec) if "--data-config" in told else ()),
+        f"```sh\n{reported}\n```",
+        *(_own_data_config(entry.spec) if "--data-config" in reported else ()),
         *_evaluation(entry),
         *(f"![{Path(each).stem.replace('_', ' ')}]({each})" for each in plots),
         "## Lineage",
@@ -95,7 +95,7 @@ def command(spec: RunSpec, lineage: Lineage) -> str:
     )
     if spec.preset in PRESETS:
         named, start = {name for name, origin in spec.provenance.items() if origin == "flag"}, [spec.preset]
-    else:  # a preset of the user's own, which nobody else knows
+    else:  # a preset of the user's own, which others don't have
         defaults = type(config).model_fields
         named = {name for name in defaults if getattr(config, name) != defaults[name].default}
         named, start = named | {"dataset_path", "data_config", "base_model_path"}, []

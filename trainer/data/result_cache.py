@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS found(key TEXT PRIMARY KEY, content BLOB, used INTEGE
 """
 
 
-class Memory:
+class ResultCache:
     """A file that any number of processes share, made when there is something to remember; without one, the memory ends
     with the process.
 

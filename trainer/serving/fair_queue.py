@@ -10,16 +10,16 @@ from typing import Any
 
 from trainer.serving.arrays import RequestError
 
-MOST_EACH = 2
+MAX_EACH = 2
 """Requests of one client that may wait; upstream's clients wait for each answer."""
-MOST_BYTES = 512 * 1024**2
+MAX_BYTES = 512 * 1024**2
 """Bytes of all requests that wait."""
 
 Work = Callable[[], Any]
 
 
-class Turns:
-    """Requests wait by client, and the clients are served one after the other: who asks often delays nobody."""
+class FairQueue:
+    """Requests wait by client, and the clients are served one after the other: one that asks often delays no other."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -37,7 +37,7 @@ class Turns:
             if self._closed:
                 raise RequestError("The server stops.", 503)
             mine = self._waiting.get(client, ())
-            if len(mine) >= MOST_EACH or self._bytes + size > MOST_BYTES:
+            if len(mine) >= MAX_EACH or self._bytes + size > MAX_BYTES:
                 raise RequestError("Too many requests wait for the model; ask again after the answer.", 503)
             self._waiting.setdefault(client, deque()).append((work, size, future))
             self._bytes += size
