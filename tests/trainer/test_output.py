@@ -26,7 +26,6 @@ def test_a_log_is_dropped_where_its_disk_is_full_and_a_result_is_not(stream, unb
     monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
     with Path("/dev/full").open("w") as full:
         command = [sys.executable, "-c", CODE.format(stream=stream)]
-        done = subprocess.run(
-            command, **{"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, stream: full}, check=False
-        )
+        out, err = (full, subprocess.DEVNULL) if stream == "stdout" else (subprocess.DEVNULL, full)
+        done = subprocess.run(command, stdout=out, stderr=err, check=False)
     assert (done.returncode == 7) == (stream == "stderr") and done.returncode
