@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -57,9 +57,8 @@ def require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | N
         if DockerLauncher(pippa_home()).knows(spec.run_id):
             return
     attach = f"`pippa runs resume {spec.run_id} --launcher docker` on its machine attaches to its container. "
-    silent = (datetime.now(UTC) - state.updated).total_seconds()
     raise UsageError(
-        f"{spec.run_id} is still training: it reported {silent:.0f} s ago, at step {state.step}/{state.of}.",
+        f"{spec.run_id} is still training: it reported step {state.step}/{state.of} last.",
         f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
         + (attach if spec.image else "")
         + "A killed run can be resumed a minute after its last report or, where nothing of it can be alive (its "
