@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from flows import compose_discovery
-from flows.embedded.prefect import answers
 from flows.launch.machine import cards, require_gpus, trainings_per_gpu
+from flows.prefect_server import require_server
 from flows.settings import stop_grace
 from trainer import importers
 from trainer.config.argv import require_engine_can
@@ -21,7 +21,7 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import S3Settings, frame_cache_bytes, pippa_home, price_per_hour, upload_patience
 from trainer.disk import require_home, require_writable
-from trainer.errors import ServerError, UsageError, require_all
+from trainer.errors import UsageError, require_all
 from trainer.importers.generations import require_trainable
 from trainer.importers.names import Folder, Kind, parse
 from trainer.runner.run_spec_builder import require_engine_here
@@ -70,7 +70,7 @@ def _of_the_machine(config: FinetuneConfig, launcher: str) -> Iterator[Check]:
     if launcher == "docker":
         yield _require_docker
     if os.environ.get("PREFECT_API_URL"):
-        yield partial(_require_prefect, os.environ["PREFECT_API_URL"])
+        yield partial(require_server, os.environ["PREFECT_API_URL"])
     if os.environ.get("PIPPA_S3_ENDPOINT"):
         yield S3Settings.from_environ
 
@@ -132,15 +132,3 @@ def _require_docker() -> None:
     from flows.launch.docker.docker_client import connect
 
     connect().close()
-
-
-def _require_prefect(url: str) -> None:
-    try:
-        there = answers(url)
-    except (OSError, ValueError):
-        there = False
-    if not there:
-        raise ServerError(
-            f"The Prefect server {url} does not answer.",
-            "Is PREFECT_API_URL right, and `pippa server` running? Without the setting pippa records the run itself.",
-        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pippa.datasets import open_dataset
-from pippa.runs import evaluate, train
+from pippa.runs import evaluate, evaluate_closed_loop, resume, train
 from pippa.store import Run, Store, open_store
 from trainer.errors import (
     DamagedObjectError,
@@ -23,6 +23,7 @@ from trainer.errors import (
     StoreError,
     UsageError,
 )
+from trainer.store.closed_loop import ClosedLoop
 from trainer.store.evaluation import Evaluation
 from trainer.store.registry_entry import CheckpointEntry as Checkpoint
 from trainer.version import version
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "ClosedLoop",
     "DamagedObjectError",
     "DatasetError",
     "DiskFullError",
@@ -46,8 +48,10 @@ __all__ = [
     "StoreError",
     "UsageError",
     "evaluate",
+    "evaluate_closed_loop",
     "open_dataset",
     "open_store",
+    "resume",
     "train",
 ]
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pippa.store import Run
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
 from trainer.errors import UsageError
-from trainer.events import Event
+from trainer.events import EvaluationEvent, Event
+from trainer.store.closed_loop import TRIALS, ClosedLoop
 from trainer.store.evaluation import Evaluation
+
+if TYPE_CHECKING:
+    from flows.orchestration.training import Request
+    from trainer.config.argv import Resolved
 
 Launcher = Literal["process", "docker"]
 OnEvent = Callable[[Event], None]
@@ -36,12 +41,9 @@ def train(
     ``KeyboardInterrupt``; the run can be resumed. Raises what the command line would say, before anything starts where
     it can be known then.
     """
-    from rich.console import Console
-
     from flows import preflight
     from flows.commands.train import check_folders, overrides_of
-    from flows.orchestration.startup import started
-    from flows.orchestration.training import Request, Training
+    from flows.orchestration.training import Request
     from flows.settings import load_environment
     from trainer.config.argv import resolve_values
     from trainer.config.preset_files import read_preset
@@ -58,15 +60,50 @@ def train(
     resolved = resolve_values(chosen, arguments, f"pippa train {preset or ''}".strip(), problems=name_problems(name))
     config: FinetuneConfig = resolved[1]
     if config.num_nodes > 1:
-        raise UsageError(
-            "From Python, a training has one machine.", "`pippa train PRESET --num-nodes N` trains on several."
-        )
+        raise _several_nodes("pippa train PRESET --num-nodes N")
     preflight.require_startable(config, where, by)
     check_folders(config)
     run_id = new_run_id(name or chosen.name)
-    request = Request(chosen.name, overrides_of(resolved), where, by, run_id)
+    return _trained(Request(chosen.name, overrides_of(resolved), where, by, run_id), on_event, resolved)
+
+
+def resume(
+    run: str,
+    *,
+    force: bool = False,
+    on_event: OnEvent = lambda _: None,
+    launcher: Launcher | None = None,
+) -> Run:
+    """Continue a run from its last checkpoint with the configuration it had, and return it when it is done.
+
+    As ``pippa runs resume RUN``: ``force`` also continues one that reported within the last minute. Raises
+    ``UsageError`` for one that is done or still training, and what ``train`` raises.
+    """
+    from flows.orchestration.resuming import launcher_of, require_not_elsewhere, resumable
+    from flows.orchestration.training import Request
+    from flows.settings import load_environment
+    from pippa.store import opened_store
+
+    load_environment()
+    store = opened_store()
+    spec, state = resumable(store, run)
+    if spec.config.num_nodes > 1:
+        raise _several_nodes(f"pippa runs resume {run}")
+    where = _launcher(launcher, launcher_of(spec))
+    if not force:
+        require_not_elsewhere(store, spec, state, where)
+    return _trained(Request(spec.preset, {}, where, spec.engine, run), on_event)
+
+
+def _trained(request: Request, on_event: OnEvent, resolved: Resolved | None = None) -> Run:
+    from rich.console import Console
+
+    from flows.orchestration.startup import started
+    from flows.orchestration.training import Training
+
+    config, run_id = resolved and resolved[1], request.run_id
     with (
-        started(pippa_home(), run_id, config, Console(quiet=True), where, by) as around,
+        started(pippa_home(), run_id, config, Console(quiet=True), request.launcher, request.engine) as around,
         around.recorder.recording(request) as done,
     ):
 
@@ -83,6 +120,7 @@ def train(
 
 def evaluate(
     *names: str,
+    all_of_run: bool = False,
     dataset: str | None = None,
     episodes: Sequence[int] = (),
     ablations: bool = True,
@@ -91,27 +129,61 @@ def evaluate(
 ) -> dict[str, Evaluation]:
     """Evaluate checkpoints open loop, keep what comes out with them, and return it by checkpoint.
 
-    As ``pippa evaluate NAME … --dataset … --episodes …``. Raises as ``train`` does.
+    As ``pippa evaluate NAME … --dataset … --episodes …``; ``all_of_run`` is ``--all``. Raises as ``train`` does.
     """
-    from flows.orchestration.evaluating import evaluate_here
-    from flows.settings import load_environment
-    from pippa.store import open_store
+    from flows.orchestration.evaluating import open_loop
 
-    load_environment()
-    where, store = _launcher(launcher), open_store()
-    for name in names:  # unknown names are refused before anything starts
-        store.checkpoint(name)
-    options = [*names, *(["--dataset", dataset] if dataset else [])]
-    options += ["--episodes", *map(str, episodes)] if episodes else []
-    options += [] if ablations else ["--no-ablations"]
-    found = evaluate_here(where, pippa_home(), options, dict(os.environ), on_event)
+    arguments = open_loop(names, all_of_run=all_of_run, dataset=dataset, episodes=episodes, ablations=ablations)
+    found = _evaluated(names, arguments, on_event, launcher, dataset)
     return {each.checkpoint: Evaluation.model_validate(each.evaluation) for each in found}
 
 
-def _launcher(name: Launcher | None) -> Launcher:
+def evaluate_closed_loop(
+    *names: str,
+    all_of_run: bool = False,
+    trials: int = TRIALS,
+    seed: int = 0,
+    on_event: OnEvent = lambda _: None,
+    launcher: Launcher | None = None,
+) -> dict[str, ClosedLoop]:
+    """Let checkpoints act in the synthetic pick-and-place scene, keep how far they got, and return it by checkpoint.
+
+    As ``pippa evaluate NAME … --closed-loop``; for policies of that robot. Raises as ``train`` does.
+    """
+    from flows.orchestration.evaluating import closed_loop
+
+    arguments = closed_loop(names, all_of_run=all_of_run, trials=trials, seed=seed)
+    found = _evaluated(names, arguments, on_event, launcher)
+    return {each.checkpoint: ClosedLoop.model_validate(each.evaluation) for each in found}
+
+
+def _evaluated(
+    names: Sequence[str],
+    arguments: Sequence[str],
+    on_event: OnEvent,
+    launcher: Launcher | None,
+    dataset: str | None = None,
+) -> list[EvaluationEvent]:
+    from flows.orchestration.evaluating import evaluate_here, require_known
+    from flows.settings import load_environment
+    from pippa.store import opened_store
+
+    load_environment()
+    where = _launcher(launcher)
+    if not names:
+        raise UsageError("No checkpoint is named.", 'Name one or more, such as "smoke/best".')
+    require_known(opened_store(), names, dataset)
+    return evaluate_here(where, pippa_home(), arguments, dict(os.environ), on_event)
+
+
+def _several_nodes(command: str) -> UsageError:
+    return UsageError("From Python, a training has one machine.", f"`{command}` trains on several.")
+
+
+def _launcher(name: Launcher | None, default: Launcher = "process") -> Launcher:
     from flows.commands.train import chosen_launcher
 
-    found = chosen_launcher(name)
+    found = chosen_launcher(name, default)
     if found == "remote":
         raise UsageError(
             "From Python, trainings and evaluations run on this machine.",

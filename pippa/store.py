@@ -12,6 +12,7 @@ from flows.commands import opened_store
 from flows.settings import load_environment
 from trainer.errors import DamagedObjectError
 from trainer.store import registry, runs, snapshots
+from trainer.store.fallback import pull_newest_good
 from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
 from trainer.store.snapshots import SnapshotInfo
@@ -58,9 +59,27 @@ class Store:
         """Make ``alias`` a name of the checkpoint ``name``; garbage collection keeps what has one."""
         registry.set_alias(self._objects, alias, self.checkpoint(name))
 
-    def pull(self, name: str, folder: str | PathLike[str]) -> Path:
-        """Download a checkpoint into the new folder ``folder``, every file verified; returns it."""
-        return snapshots.pull(self._objects, self.checkpoint(name).snapshot, Path(folder).expanduser())
+    def remove_alias(self, alias: str) -> None:
+        """Remove a name; its checkpoint stays."""
+        registry.remove_alias(self._objects, alias)
+
+    def verify(self, name: str) -> list[str]:
+        """Read and hash every file of a checkpoint; what is wrong with them, empty where it is intact."""
+        return snapshots.verify(self._objects, self.checkpoint(name).snapshot)
+
+    def pull(self, name: str, folder: str | PathLike[str], *, fallback: bool = False) -> Path:
+        """Download a checkpoint into the new folder ``folder``, every file verified; returns it.
+
+        With ``fallback``, where it is damaged, the newest good one before it of its run, with a warning for each that
+        is passed over.
+        """
+        place = Path(folder).expanduser()
+        if fallback:
+            pull_newest_good(
+                self._objects, name, place, skipped=lambda _, error: warnings.warn(error.message, stacklevel=4)
+            )
+            return place
+        return snapshots.pull(self._objects, self.checkpoint(name).snapshot, place)
 
     def export(self, name: str, folder: str | PathLike[str], *, adapter: bool = False) -> Path:
         """Write a checkpoint as a Hugging Face folder with a model card, or its LoRA adapters alone; returns it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -23,6 +24,9 @@ LONGEST_FILE = 8192
 
 _WORD = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL)S?$")
 _PATH = re.compile(r"_(FILE|PATH)$")
+_RANDOM = re.compile(r"(?=.*\d)(?=.*[a-z]).{12,}")
+"""A word of a path that is rather a key."""
+_SUFFIX = re.compile(r"\.(txt|key|pem|token|secret|json|env)$")
 _OURS = ("PIPPA_", "PREFECT_", "WANDB_", "HF_", "HUGGING_FACE_")
 
 
@@ -42,6 +46,20 @@ def without_secrets(environ: Mapping[str, str], keep: Collection[str] = ()) -> d
 def without_our_secrets(environ: Mapping[str, str]) -> dict[str, str]:
     """``environ`` for a program of others, such as git: it may need its own secrets, and none of pippa's."""
     return {name: value for name, value in environ.items() if not (is_secret(name) and name.startswith(_OURS))}
+
+
+def looks_like_path(text: str) -> bool:
+    """Whether ``text`` may be shown as a path: it might also be a key that was put where the path of its file belongs.
+
+    A path is there, or begins with a folder that is; else it is in lower case, begins with a slash or ends as files
+    that hold a secret do, and has no long word of digits and letters. Keys are none of these.
+    """
+    first, *others = text.removeprefix("/").split("/")
+    folder = Path("/" if text.startswith("/") else "", first)
+    if os.path.lexists(text) or (others and first and (first == "~" or folder.is_dir())):
+        return True
+    written = text.startswith("/") or (not others and _SUFFIX.search(text))
+    return bool(written) and text == text.lower() and not any(map(_RANDOM.fullmatch, re.split(r"[/._-]", text)))
 
 
 class Masker:
@@ -104,10 +122,11 @@ def _secrets(environ: Mapping[str, str]) -> Iterator[str]:
                 with suppress(ValueError):
                     yield unquote(urlsplit(value).password or "")
             continue
-        if _PATH.search(name):
-            with suppress(OSError, UnicodeDecodeError):
-                if Path(value).stat().st_size <= LONGEST_FILE:
-                    value = Path(value).read_text()
+        if _PATH.search(name) and looks_like_path(value):
+            path, value = value, ""
+            with suppress(OSError, RuntimeError, UnicodeDecodeError):
+                file = Path(path).expanduser()
+                value = file.read_text() if file.stat().st_size <= LONGEST_FILE else ""
         yield from (value.strip(), *value.split("\n"))  # a private key is written in lines
         if _PATH.sub("", name).endswith("AUTH_STRING"):
             yield value.strip().partition(":")[2]

@@ -7,20 +7,19 @@ import ipaddress
 import json
 import os
 import re
-import signal
 import socket
 import sys
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from trainer.command_line import Parser
 from trainer.config.settings import secret_from
 from trainer.errors import PippaError, UsageError
 from trainer.events import Emitter, PhaseEvent
-from trainer.stop_signals import stop_signals
+from trainer.serving.ending import end_by_signals
 
 if TYPE_CHECKING:
     import zmq
@@ -119,8 +118,7 @@ def required(arguments: Namespace, environ: Mapping[str, str] = os.environ) -> t
 def serve(arguments: Namespace) -> NoReturn:
     """Pull, verify, load and warm up the checkpoint, then serve it. Raises ``PippaError``, and ``SystemExit``."""
     address, token = required(arguments)
-    for number in stop_signals():
-        signal.signal(number, _stop)
+    end_by_signals()
     policy = _loaded(arguments)
     from trainer.serving.service import Service
 
@@ -129,13 +127,14 @@ def serve(arguments: Namespace) -> NoReturn:
 
 def _loaded(arguments: Namespace) -> Policy:
     from trainer.gr00t.checkpoint import find_checkpoint
-    from trainer.gr00t.policy import Policy
-    from trainer.serving.service import warm_up
 
     name = arguments.checkpoint
     events = not arguments.measure  # whose answer stdout is
-    _say(f"Loading {name}.", events=events)
     checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
+    _say(f"Loading {name}.", events=events)
+    from trainer.gr00t.policy import Policy  # which takes torch with it, 10 seconds and more on a slow disk
+    from trainer.serving.service import warm_up
+
     policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
     _say("Warming up.", events=events)
     warm_up(policy)
@@ -174,7 +173,7 @@ def _listen(
     )
     try:
         while all(thread.is_alive() for thread in threads):
-            threads[0].join(1.0)
+            time.sleep(1.0)  # a join that a signal interrupts takes its thread for ended (CPython 3.11)
         raise PippaError("A thread of the server ended.", "Its log says why; start it again.")
     finally:
         service.turns.close()  # waiting clients get an error
@@ -190,10 +189,6 @@ def _taken(flag: str, address: str, port: int, error: OSError | zmq.ZMQError) ->
     elif error.errno == errno.EACCES:
         cure = f"Ports below 1024 are for root; give another one with {flag}."
     return UsageError(f"Can't listen on {address}, port {port}: {error.strerror or error}.", cure)
-
-
-def _stop(number: int, _frame: FrameType | None) -> None:
-    sys.exit(128 + number)
 
 
 def _say(message: str, *, events: bool = True) -> None:

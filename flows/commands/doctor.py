@@ -13,10 +13,10 @@ from functools import partial
 
 from flows import compose_discovery
 from flows.commands import Add, add_json
-from flows.embedded.prefect import answers
+from flows.prefect_server import require_server
 from trainer.config.presets import all_presets
 from trainer.config.settings import pippa_home
-from trainer.errors import ExitCode, PippaError
+from trainer.errors import PippaError
 from trainer.runner import doctor
 from trainer.runner.findings import Finding, Look, look, problem, tell
 
@@ -48,7 +48,9 @@ def look_around(arguments: Namespace) -> int:
 
 def docker() -> Finding:
     """The Docker daemon, and whether it hands out GPUs. Only ``--launcher docker`` and the compose stack need it."""
-    from flows.launch.docker.docker_client import connect
+    from docker.errors import DockerException
+
+    from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_podman, unreachable
     from flows.launch.docker.gpus import TOOLKIT, offered
 
     try:
@@ -57,10 +59,16 @@ def docker() -> Finding:
         found = problem("Docker", error)
         return Finding(found.part, f"{found.says} Trainings without --launcher docker need none.", "note", found.cure)
     try:
-        info = client.info()
+        info, podman = client.info(), is_podman(client)
+    except (DockerException, *UNREACHABLE) as error:
+        found = problem("Docker", unreachable(daemon_address(), error))
+        return Finding(found.part, found.says, "note", found.cure)
     finally:
         client.close()
     version, how = info.get("ServerVersion", "?"), offered(info)
+    if podman:
+        cure = "Set DOCKER_HOST to a Docker daemon, or train with --launcher process."
+        return Finding("Docker", f"it is Podman {version}, with which pippa is not tested", "note", cure)
     if how:
         return Finding("Docker", f"{version}, hands out NVIDIA GPUs ({how})")
     return Finding("Docker", f"{version}, without NVIDIA GPUs", "note", TOOLKIT)
@@ -71,7 +79,10 @@ def compose() -> Finding:
     if shutil.which("docker") is None:
         return Finding("Compose", "the docker command is not installed", "note", "Only the compose stack needs it.")
     command = ["docker", "compose", "version", "--short"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Finding("Compose", f"`{' '.join(command)}` fails: {error}", "note", "Only the compose stack needs it.")
     version = tuple(map(int, re.findall(r"\d+", done.stdout)[:3]))
     wanted = ".".join(map(str, MIN_COMPOSE))
     if done.returncode or version < MIN_COMPOSE:
@@ -86,18 +97,9 @@ def prefect() -> Finding:
     if not url:
         return Finding("Prefect", f"embedded, in {pippa_home() / 'prefect'}")
     try:
-        there = answers(url)
-    except (OSError, ValueError):
-        there = False
-    if there:
-        return Finding("Prefect", f"{url} answers")
-    return Finding(
-        "Prefect",
-        f"{url} does not answer",
-        "problem",
-        "Correct PREFECT_API_URL, start `pippa server`, or unset it: pippa then records runs itself.",
-        ExitCode.STORE,
-    )
+        return Finding("Prefect", f"{url} has the version {require_server(url)}")
+    except PippaError as error:
+        return problem("Prefect", error)
 
 
 def ports(environ: dict[str, str]) -> Finding:

@@ -43,7 +43,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 
 def run(arguments: Namespace) -> int:
     """Evaluate, and print a table or JSON."""
-    from flows.orchestration.evaluating import evaluate_here
+    from flows.orchestration.evaluating import closed_loop, evaluate_here, open_loop, require_known
     from flows.views.evaluation import MARKS, evaluations_table, joints_table, print_sentences
     from trainer.config.presets import goal_of
     from trainer.evaluation.verdict import verdict
@@ -56,9 +56,14 @@ def run(arguments: Namespace) -> int:
         raise UsageError(
             "`pippa evaluate` runs on this machine.", "The deployment `evaluate` does the same where a worker is."
         )
+    names, dataset = arguments.names, arguments.dataset
+    if arguments.closed_loop:
+        options = closed_loop(names, all_of_run=arguments.all, trials=arguments.trials, seed=arguments.seed)
+    else:
+        ablations, episodes = not arguments.no_ablations, arguments.episodes
+        options = open_loop(names, all_of_run=arguments.all, dataset=dataset, episodes=episodes, ablations=ablations)
     store = opened_store()
-    # Unknown names are refused before anything starts.
-    presets = {registry.resolve(store, name).spec.preset for name in arguments.names}
+    require_known(store, names, dataset)
     screen = notes()
 
     def tell(event: Event) -> None:
@@ -67,16 +72,9 @@ def run(arguments: Namespace) -> int:
         elif isinstance(event, WarningEvent):
             screen.print(f"[yellow]![/] {escape(event.message)} {escape(event.hint)}", soft_wrap=True)
 
-    options = [*arguments.names, *(["--all"] if arguments.all else [])]
-    if arguments.closed_loop:
-        options += ["--closed-loop"]
-        options += ["--trials", str(arguments.trials)] if arguments.trials is not None else []
-        options += ["--seed", str(arguments.seed)] if arguments.seed is not None else []
-        return _show_closed_loop(evaluate_here(launcher, pippa_home(), options, dict(os.environ), tell), arguments)
-    options += ["--dataset", arguments.dataset] if arguments.dataset else []
-    options += ["--episodes", *map(str, arguments.episodes)] if arguments.episodes else []
-    options += ["--no-ablations"] if arguments.no_ablations else []
     events: list[EvaluationEvent] = evaluate_here(launcher, pippa_home(), options, dict(os.environ), tell)
+    if arguments.closed_loop:
+        return _show_closed_loop(events, arguments)
     if arguments.json:
         documents = [
             {"checkpoint": each.checkpoint, "on": each.on, "metrics": each.metrics, **(each.evaluation or {})}
@@ -90,6 +88,7 @@ def run(arguments: Namespace) -> int:
     if len(named) == 1:
         output.print()
         output.print(joints_table(named[0][1]))
+    presets = {registry.resolve(store, name).spec.preset for name in names}
     goal = goal_of(next(iter(presets))) if len(presets) == 1 else "generalise"
     if len(named) == 1 and (judged := verdict({events[0].step: named[0][1]}, goal)):
         output.print(f"\n{MARKS[judged.level]} [bold]{escape(judged.summary)}[/]", soft_wrap=True)
@@ -107,9 +106,6 @@ def _require_fitting(arguments: Namespace) -> None:
         if arguments.closed_loop:
             raise UsageError(f"--closed-loop makes its scenes, and takes no {wrong[0]}.", "Leave one of them out.")
         raise UsageError(f"{wrong[0]} is for --closed-loop.", "Add --closed-loop, or leave it out.")
-    for flag, value, least in (("--trials", arguments.trials, 1), ("--seed", arguments.seed, 0)):
-        if value is not None and value < least:
-            raise UsageError(f"{flag} {value}: it must be {least} or more.", f"The usual is {flag} {TRIALS * least}.")
 
 
 def _show_closed_loop(events: Sequence[EvaluationEvent], arguments: Namespace) -> int:

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,10 +29,10 @@ from flows.commands import (
 )
 from flows.commands.remote import connected, follow_to_end, submit_and_follow, watch
 from flows.commands.train import LAUNCHERS, chosen_launcher, run_training
-from flows.launch import LauncherName
+from flows.orchestration.resuming import launcher_of, lives, require_not_elsewhere, resumable
 from trainer.command_line import Switch
 from trainer.config.flags import flag
-from trainer.config.run_spec import RUN_ID, RunSpec
+from trainer.config.run_spec import RUN_ID
 from trainer.config.settings import pippa_home, secret_from
 from trainer.errors import DamagedObjectError, ExitCode, PippaError, StoreError, UsageError
 from trainer.masking import without_secrets
@@ -44,7 +44,7 @@ from trainer.runner.wandb_setup import SECRETS
 from trainer.store.object_store import ObjectStore
 
 if TYPE_CHECKING:
-    from trainer.store.runs import Run, RunState
+    from trainer.store.runs import Run
 
 
 RUN_HELP = "run id, as `pippa runs list` lists them"
@@ -146,7 +146,7 @@ def _status_in(store: ObjectStore | None) -> Callable[[Run], str]:
         state = run.state
         if store is not None and (state is None or state.active):
             with suppress(StoreError):  # a full one has no time to tell
-                if not _lives(store, run.spec.run_id, state, now):
+                if not lives(store, run.spec.run_id, state, now):
                     return "lost"
         return state.status if state else "preparing"
 
@@ -241,8 +241,8 @@ def resume(arguments: Namespace) -> int:
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         return submit_and_follow(None, {}, None, arguments.run, None)
     store = opened_store()
-    spec, state = _resumable(store, arguments.run)
-    launcher = chosen_launcher(arguments.launcher, "docker" if spec.image else "process")
+    spec, state = resumable(store, arguments.run)
+    launcher = chosen_launcher(arguments.launcher, launcher_of(spec))
     assert launcher != "remote"  # noqa: S101 - that was seen to above
     spec, _ = placed(spec, devices, "pippa runs resume")
     if (node := this_node(spec.config.num_nodes)).rank:
@@ -254,7 +254,7 @@ def resume(arguments: Namespace) -> int:
         ):
             return join(store, spec, node, signals, environ)
     if not arguments.force:
-        _require_not_elsewhere(store, spec, state, launcher)
+        require_not_elsewhere(store, spec, state, launcher)
     return run_training(spec.preset, {}, launcher, arguments.run, None, spec.engine, devices)
 
 
@@ -303,47 +303,3 @@ def _wandb_sync(parts: Sequence[Path], environ: Mapping[str, str]) -> bool:
             sys.stderr.write(line)
             said_error |= "ERROR" in line
     return process.returncode == 0 and not said_error
-
-
-def _lives(store: ObjectStore, run_id: str, state: RunState | None, now: Callable[[], datetime]) -> bool:
-    """Whether an unfinished run is alive. Where it runs or ran is known best; from elsewhere its last report tells.
-
-    ``now`` asks for the store's time. Raises ``StoreError``.
-    """
-    from trainer.runner.workspace import is_held
-    from trainer.store import heartbeat
-
-    held = is_held(state.lock) if state else None
-    return heartbeat.is_alive(store, run_id, now()) if held is None else held
-
-
-def _resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | None]:
-    """What a run that can be continued is, and how it went. Raises ``UsageError`` for one that can't."""
-    from trainer.store import runs
-
-    spec, state = runs.read_spec(store, run_id), runs.read_state(store, run_id)
-    if state is not None and state.status == "done":
-        raise UsageError(f"{run_id} is done.", f"`pippa runs show {run_id}` tells how it went.")
-    return spec, state
-
-
-def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
-    """Raise ``UsageError`` for an active run that ``launcher`` would not find: it would be trained twice."""
-    from trainer.store import clock
-
-    now = partial(clock.store_time, store)
-    if state is None or not state.active or not _lives(store, spec.run_id, state, now):
-        return
-    if launcher == "docker":
-        from flows.launch.docker.launcher import DockerLauncher
-
-        if DockerLauncher(pippa_home()).knows(spec.run_id):
-            return
-    attach = f"`pippa runs resume {spec.run_id} --launcher docker` on its machine attaches to its container. "
-    raise UsageError(
-        f"{spec.run_id} is still training: it reported step {state.step}/{state.of} last.",
-        f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
-        + (attach if spec.image else "")
-        + "A killed run can be resumed a minute after its last report or, where nothing of it can be alive (its "
-        f"machine is off), at once: `pippa runs resume {spec.run_id} --force`.",
-    )

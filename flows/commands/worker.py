@@ -14,14 +14,15 @@ from rich.console import Console
 
 from flows.commands import Add, console
 from flows.commands.train import chosen_launcher
-from flows.embedded.prefect import answers, given_api
+from flows.embedded.prefect import given_api
 from flows.launch import LauncherName
+from flows.prefect_server import UnreachableError, require_server
 from flows.settings import keep_bytecode, prefect_environment
 from trainer.config.preset_files import SETTING as PRESETS_SETTING
 from trainer.config.preset_files import presets_file
 from trainer.config.settings import S3Settings, pippa_home
 from trainer.disk import private_folder
-from trainer.errors import ServerError, UsageError
+from trainer.errors import UsageError
 from trainer.runner.run_spec_builder import engine_from
 
 WAIT_SECONDS = 180.0
@@ -100,19 +101,15 @@ def _wait_for_server(screen: Console) -> None:
     url = os.environ["PREFECT_API_URL"]
     deadline = time.monotonic() + WAIT_SECONDS
     reported = False
-    while not _answers(url):
-        if time.monotonic() > deadline:
-            raise ServerError(
-                f"The Prefect server {url} does not answer.", "Is PREFECT_API_URL right, and `pippa server` running?"
-            )
+    while True:
+        try:
+            require_server(url)
+        except UnreachableError:
+            if time.monotonic() > deadline:
+                raise
+        else:
+            return
         if not reported:
             screen.print(f"Waiting for the Prefect server {url}.", soft_wrap=True)
             reported = True
         time.sleep(0.5)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return answers(url)
-    except OSError:
-        return False

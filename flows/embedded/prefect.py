@@ -7,7 +7,6 @@ Several of them, one per training, share one database.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import importlib.metadata
 import os
 import secrets
@@ -18,7 +17,6 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
@@ -152,17 +150,3 @@ def _taken(lock: Path, stack: contextlib.ExitStack) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def answers(api_url: str) -> bool:
-    """Whether the API answers; it does so only after its migrations. Raises ``OSError`` where nothing listens."""
-    url = urlsplit(api_url)
-    kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    client = kind(url.netloc, timeout=2.0)
-    try:
-        client.request("GET", f"{url.path}/health")
-        return client.getresponse().status == http.client.OK
-    except http.client.HTTPException:
-        return False
-    finally:
-        client.close()

@@ -16,7 +16,7 @@ from flows.launch.launchers import get_launcher
 from flows.orchestration import gpu_leases
 from flows.orchestration.artifacts import key_of, log_event
 from flows.orchestration.cancellation import stop_what_runs, supervised
-from flows.orchestration.evaluating import evaluation_job
+from flows.orchestration.evaluating import evaluation_job, open_loop, require_known
 from flows.settings import stop_grace
 from flows.views.run_markdown import evaluated
 from trainer.config.settings import pippa_home
@@ -59,11 +59,11 @@ def evaluate(
     log, home, flow_run_id = get_run_logger(), pippa_home(), UUID(str(runtime.flow_run.id))
     # An unknown name is refused before anything waits for a GPU; an alias that moves meanwhile changes nothing.
     store = open_store()
+    require_known(store, [checkpoint, *(more or [])], dataset)
     entry = registry.resolve(store, checkpoint)
     others = [name if all_of_run else registry.resolve(store, name).name for name in more or []]
-    arguments = [checkpoint if all_of_run else entry.name, *others, *(["--all"] if all_of_run else [])]
-    arguments += ["--dataset", dataset] if dataset else []
-    arguments += ["--episodes", *map(str, episodes)] if episodes else []
+    names = [checkpoint if all_of_run else entry.name, *others]
+    arguments = open_loop(names, all_of_run=all_of_run, dataset=dataset, episodes=episodes)
     arguments += ["--trajs", str(trajs)] if trajs else []
     labels = {"run-id": str(flow_run_id), "flow-run-id": str(flow_run_id), "checkpoint": entry.name}
     job = evaluation_job(f"evaluate-{flow_run_id}", arguments, labels)

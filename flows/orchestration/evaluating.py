@@ -10,7 +10,47 @@ from flows.launch import GPU_VARIABLE, Job, LauncherName, gpu_locks, machine
 from flows.launch.follow import failure, follow
 from flows.launch.launchers import get_launcher
 from flows.settings import stop_grace
+from trainer import importers
+from trainer.errors import UsageError
 from trainer.events import EvaluationEvent, Event, PhaseEvent
+from trainer.store import registry
+from trainer.store.closed_loop import TRIALS
+from trainer.store.object_store import ObjectStore
+
+
+def open_loop(
+    names: Sequence[str],
+    *,
+    all_of_run: bool = False,
+    dataset: str | None = None,
+    episodes: Sequence[int] | None = None,
+    ablations: bool = True,
+) -> list[str]:
+    """The arguments of an open-loop evaluation."""
+    options = [*names, *(["--all"] if all_of_run else [])]
+    options += ["--dataset", dataset] if dataset else []
+    options += ["--episodes", *map(str, episodes)] if episodes else []
+    return options if ablations else [*options, "--no-ablations"]
+
+
+def closed_loop(
+    names: Sequence[str], *, all_of_run: bool = False, trials: int | None = None, seed: int | None = None
+) -> list[str]:
+    """The arguments of a closed-loop evaluation. Raises ``UsageError`` for numbers that make no trial."""
+    options = [*names, *(["--all"] if all_of_run else []), "--closed-loop"]
+    for flag, value, least in (("--trials", trials, 1), ("--seed", seed, 0)):
+        if value is not None and value < least:
+            raise UsageError(f"{flag} {value}: it must be {least} or more.", f"The usual is {flag} {TRIALS * least}.")
+        options += [] if value is None else [flag, str(value)]
+    return options
+
+
+def require_known(store: ObjectStore, names: Sequence[str], dataset: str | None = None) -> None:
+    """Raise ``UsageError`` for a checkpoint or dataset that the store has not, before anything starts."""
+    for name in names:
+        registry.resolve(store, name)
+    if dataset:
+        importers.existing(store, dataset)
 
 
 def evaluation_job(name: str, arguments: Sequence[str], labels: Mapping[str, str]) -> Job:

@@ -13,7 +13,7 @@ import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.exceptions import ObjectAlreadyExists
 
-from trainer.errors import ServerError
+from flows.prefect_server import refusal, require_version, unreachable
 
 BUSY_SECONDS = 0.1
 
@@ -62,44 +62,25 @@ def prefect_client() -> Iterator[SyncPrefectClient]:
 
     Raises ``ServerError`` where it is refused, nothing answers, or what answers is no Prefect server of this version.
     """
+    url = os.environ["PREFECT_API_URL"]
     try:
         with sync_client() as client:
-            _require_version(client)
+            require_version(url, _version(client))
             yield client
     except httpx.HTTPStatusError as error:
-        if error.response.status_code in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            raise ServerError(
-                "The Prefect server refuses the password.",
-                "Set PREFECT_API_AUTH_STRING (or …_FILE) to the server's own: user:password.",
-            ) from None
-        if error.response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise ServerError(
-                f"The Prefect server {os.environ['PREFECT_API_URL']} fails: it answers {error.response.status_code}.",
-                "Its log says why.",
-            ) from None
+        if refused := refusal(url, error.response.status_code):
+            raise refused from None
         raise
     except httpx.TransportError as error:
-        raise ServerError(
-            f"The Prefect server {os.environ['PREFECT_API_URL']} does not answer: {error}",
-            "Is the address right, and the tunnel to it open?",
-        ) from error
+        raise unreachable(url, str(error)) from error
 
 
-def _require_version(client: SyncPrefectClient) -> None:
-    """Raise ``ServerError`` unless a Prefect server of our major version answers; others have other requests."""
-    url, ours = os.environ["PREFECT_API_URL"], client.client_version()
+def _version(client: SyncPrefectClient) -> object:
     try:
-        answer = client.request("GET", "/admin/version").json()
+        return client.request("GET", "/admin/version").json()
     except httpx.HTTPStatusError as error:
         if error.response.status_code != HTTPStatus.NOT_FOUND:
             raise
-        answer = None
     except ValueError:
-        answer = None
-    if not (isinstance(answer, str) and answer.partition(".")[0].isdecimal()):
-        raise ServerError(f"{url} is not the API of a Prefect server.", "It ends in /api: http://127.0.0.1:4200/api.")
-    if answer.partition(".")[0] != ours.partition(".")[0]:
-        raise ServerError(
-            f"The Prefect server {url} has the version {answer}; pippa works with {ours}.",
-            "Start one of that version: `pippa server`, or the stack in containers.",
-        )
+        pass
+    return None

@@ -55,6 +55,24 @@ def test_a_full_disk_under_the_checkpoints_is_named_and_heals(pippa, small_disk,
 
 
 @pytest.mark.slow
+def test_a_full_disk_under_wandbs_folder_holds_up_no_training(pippa, small_disk, tmp_path):
+    """W&B's files, the run's log and its events lie there; the checkpoints do not."""
+    engine = json.loads(pippa.environ["FAKE_ENGINE"]) | {"wandb": True}
+    pippa.environ["FAKE_ENGINE"] = json.dumps(engine)
+    folder = small_disk(pippa.home / "runs", "2m")
+    flags = ("--output-dir", str(tmp_path / "checkpoints"), "--report-to", "wandb", "--evaluate", "none")
+    process = pippa.train(*flags, "--save-steps", "4", "--max-steps", "12")
+    pippa.wait_for_pause(process)
+    until(lambda: pippa.steps(pippa.run_id) == [4])
+    ballast = fill(folder)
+    pippa.go_on()
+    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
+    text = pippa.output.read_text()
+    assert pippa.steps(pippa.run_id) == [4, 8, 12] and "Traceback" not in text and pippa.left() == []
+    assert pippa.states()[pippa.run_id] == "COMPLETED" and ballast.exists()
+
+
+@pytest.mark.slow
 def test_a_full_store_holds_up_no_training_and_catches_up(pippa, small_disk):
     store = small_disk(pippa.home / "store", "8m")
     process = pippa.train("--save-steps", "4", "--max-steps", "12")

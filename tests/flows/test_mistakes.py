@@ -41,7 +41,7 @@ MISTAKES = [
     Mistake("train smoke --lr 1e-4", 2, ("no flag --lr", "Did you mean --learning-rate?")),
     Mistake("train smoke --tune-llm false", 2, ("--tune-llm takes no value", "write --no-tune-llm")),
     Mistake("train smoke --max-steps many", 2, ("--max-steps: 'many' is not a whole number",)),
-    Mistake("train smoke --batch-size 0", 2, ("--batch-size: input should be greater than or equal to 1",)),
+    Mistake("train smoke --batch-size 0", 2, ("--batch-size: 0 must be at least 1",)),
     Mistake("train smoke --batch-size", 2, ("--batch-size needs a value",)),
     Mistake("train smoke --launcher dokcer", 2, ("--launcher: 'dokcer' is not one of", "Did you mean docker?")),
     Mistake("train smoke --data-config so101", 2, ("No data config is called 'so101'", "Did you mean so100?")),

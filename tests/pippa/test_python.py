@@ -45,6 +45,7 @@ def test_the_blocks_of_its_page_run_in_order(here, monkeypatch):
         r"^from-python-\S+ done$",
         r"^from-python-\S+/20 \{.*'open_loop_mse': ",
         r"^from-python-\S+/20 \d\S+ \d\S+ \['motor_0', ",
+        r"^from-python-\S+/20 placed \d of 2 \(",
         r"\(1, 256, 256, 3\) \(16, 7\)$",
         r"Did you mean from-python/latest",
     ):
@@ -68,6 +69,13 @@ WRONG = {
     "a dataset": (lambda: pippa.train("smoke", dataset_path=["nowhere"]), "nowhere"),
     "no dataset": (lambda: pippa.train(), "dataset.path"),
     "a checkpoint": (lambda: pippa.evaluate("smoke/best"), "no checkpoint 'smoke/best'"),
+    "no checkpoint": (lambda: pippa.evaluate(), "No checkpoint is named"),
+    "a checkpoint in closed loop": (lambda: pippa.evaluate_closed_loop("smoke/best"), "no checkpoint 'smoke/best'"),
+    "no trials": (lambda: pippa.evaluate_closed_loop("smoke/best", trials=0), "must be 1 or more"),
+    "a run to resume": (lambda: pippa.resume("smoke-20260101-000000-abcd"), "There is no run"),
+    "an alias": (lambda: pippa.open_store().remove_alias("kitchen/good"), "no alias 'kitchen/good'"),
+    "a device": (lambda: pippa.Policy("smoke/best", device="gpu"), "device is 'gpu'"),
+    "a GPU that is not there": (lambda: pippa.Policy("smoke/best", device="cuda:7"), "torch sees 0 GPUs"),
     "a folder": (lambda: pippa.open_dataset("./nowhere"), "nowhere"),
     "a run": (lambda: pippa.open_store().run("smoke-20260101-000000-abcd"), "There is no run"),
 }

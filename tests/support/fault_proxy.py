@@ -94,12 +94,7 @@ class FaultProxy(Proxy):
                     break
                 passed += len(data)
                 sink.sendall(data)
-        for each in (source, sink):
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-        with self._cutting:
-            self._open.discard(source)
-        source.close()
+        self._close(source, sink)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,9 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
                 sink.sendall(data)
+        self._close(source, sink)
+
+    def _close(self, source: socket.socket, sink: socket.socket) -> None:
         for each in (source, sink):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)

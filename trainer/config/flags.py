@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from trainer.command_line import EachSwitch, Once, Parser, Switch, did_you_mean_flag, not_among
 from trainer.errors import UsageError
+from trainer.wrong_values import in_words
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -141,17 +142,13 @@ def _problem(model: type[BaseModel], name: str, error: ErrorDetails) -> str:
             return "is required."
         case "extra_forbidden":
             return f"there is no such flag. {did_you_mean_flag(flag(name), map(flag, model.model_fields))}"
-        case "int_parsing" | "int_type":
-            return f"{given!r} is not a whole number."
-        case "float_parsing" | "float_type":
-            return f"{given!r} is not a number."
         case "literal_error" if len(error["loc"]) > 1:  # a key of several
             return not_among(str(given), error["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
         case "literal_error":
             return not_among(str(given), get_args(_without_none(model.model_fields[name].annotation)))
         case _:
-            text = error["msg"].removeprefix("Value error, ")
-            return f"{text[:1].lower()}{text[1:]} (got {given})"
+            text = in_words(error)
+            return f"{text} (got {given})" if error["type"] == "value_error" else f"{text}."
 
 
 def _shown(value: object) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 import secrets
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from trainer.config.generations import AnyConfig
 
@@ -76,7 +76,7 @@ class RunSpec(BaseModel):
     config: AnyConfig
     provenance: dict[str, Literal["default", "preset", "flag"]]
     """Where the value of each field of ``config`` came from."""
-    datasets: list[SnapshotRef]
+    datasets: Annotated[list[SnapshotRef], Field(min_length=1)]
     """One per entry of ``config.dataset_path``, in its order."""
     base_model: SnapshotRef
     wandb: WandbSpec
@@ -85,6 +85,12 @@ class RunSpec(BaseModel):
     """Commit of pippa's own checkout or image."""
     image: str | None = None
     """Digest of the training image; None for a process."""
+
+    @model_validator(mode="after")
+    def _a_snapshot_for_each(self) -> Self:
+        if len(self.datasets) != (named := len(self.config.dataset_path)):
+            raise ValueError(f"datasets: {len(self.datasets)} snapshots, and config.dataset_path names {named}")
+        return self
 
     @property
     def name(self) -> str:

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, SecretStr
 
 from trainer.errors import StoreError, UsageError
+from trainer.masking import looks_like_path
 
 DEFAULT_BUCKET = "pippa"
 """The bucket where PIPPA_S3_BUCKET names none: pippa's own, which it creates."""
@@ -93,12 +94,18 @@ def secret_from(environ: Mapping[str, str], name: str) -> str | None:
     file = environ.get(f"{name}_FILE")
     if not file:
         return environ.get(name) or None
-    try:
-        return Path(file).read_text().strip() or None
-    except OSError as error:
+    if not looks_like_path(file):
         raise UsageError(
-            f"{name}_FILE: can't read {file} ({error.strerror})", "Point it at a readable file."
-        ) from error
+            f"{name}_FILE is not the path of a file. What it is isn't shown: it may be the secret itself.",
+            f"Set {name}_FILE to the path of a file that holds the secret, or {name} to the secret.",
+        )
+    try:
+        return Path(file).expanduser().read_text().strip() or None
+    except (OSError, RuntimeError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text file"
+        raise UsageError(
+            f"{name}_FILE: can't read {file} ({reason}).", f"Point it at a readable file, or set {name}."
+        ) from None
 
 
 def hub_token(environ: Mapping[str, str] = os.environ) -> str | None:

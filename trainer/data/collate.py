@@ -46,15 +46,8 @@ class Collator:
             return {**prompts, **samples.vectors, **images, "one_embodiment": True}  # a dataset has one tag
         texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
         batch: dict[str, Any] = dict(self.processor.encode(texts, images))
-        batch["state"] = _stack([sample["state"] for sample in samples])
         batch["state_mask"] = _stack([sample["state_mask"] for sample in samples])
-        if all("action" in sample for sample in samples):
-            batch["action"] = _stack([sample["action"] for sample in samples])
-            batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
-        embodiments = [sample["embodiment_id"] for sample in samples]
-        batch["embodiment_id"] = torch.tensor(embodiments, dtype=torch.int64)
-        batch["one_embodiment"] = len(set(embodiments)) == 1
-        return batch
+        return {**batch, **vectors(samples)}
 
 
 def finish_images(batch: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +59,18 @@ def finish_images(batch: dict[str, Any]) -> dict[str, Any]:
         images = resized_rgb(batch["frames"], batch["factors"], batch["corners"])
         return {**rest, "eagle_pixel_values": finished(images, batch["jitter"])}
     return {**rest, "eagle_pixel_values": augment(batch["frames"], batch["jitter"])}
+
+
+def vectors(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """States, actions (where all samples have one) and embodiments of a batch, for any generation."""
+    batch: dict[str, Any] = {"state": _stack([sample["state"] for sample in samples])}
+    if all("action" in sample for sample in samples):
+        batch["action"] = _stack([sample["action"] for sample in samples])
+        batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
+    embodiments = [sample["embodiment_id"] for sample in samples]
+    batch["embodiment_id"] = torch.tensor(embodiments, dtype=torch.int64)
+    batch["one_embodiment"] = len(set(embodiments)) == 1
+    return batch
 
 
 def _stack(arrays: list[np.ndarray]) -> torch.Tensor:

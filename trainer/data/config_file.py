@@ -18,6 +18,7 @@ from pydantic_core import ErrorDetails
 
 from trainer.data.data_config import DataConfig, Feature
 from trainer.errors import UsageError
+from trainer.wrong_values import in_words
 
 SUFFIXES = (".toml", ".json")
 LARGEST = 64 * 1024
@@ -150,7 +151,7 @@ def _problem(error: ErrorDetails, made: type[DataConfig | Feature]) -> str:
         case "value_error":
             message = error["msg"].removeprefix("Value error, ")
             return f"{place}: {message}." if place else f"{message}."
-    return f"{wrong}: {error['msg'][:1].lower()}{error['msg'][1:]}."
+    return f"{place}: {in_words(error)}."
 
 
 def _nearest(given: object, known: Sequence[str]) -> str:

@@ -19,8 +19,9 @@ from trainer.data.info import Camera, Info, InfoV3, load_info
 from trainer.data.layout_v2 import Episode, LayoutV2, load_episodes, load_tasks
 from trainer.data.layout_v3 import LayoutV3, load_episodes_v3, load_tasks_v3
 from trainer.data.locations import TableRows, Video, file_of
-from trainer.data.meta_files import Count, Whole, first_problem, read_document
+from trainer.data.meta_files import Count, Whole, read_document
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,7 +94,7 @@ class Modality(BaseModel):
                 try:
                     kept[kind][key] = model.model_validate(entry)
                 except ValidationError as error:
-                    unusable[f"{kind}.{key}"] = first_problem(error)
+                    unusable[f"{kind}.{key}"] = first_problem(error, model)
         return kept | {"unusable": unusable}
 
     def column(self, modality: str, key: str) -> str:

@@ -11,9 +11,10 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictStr, ValidationError, field_validator
 
-from trainer.data.meta_files import Count, Positive, Whole, first_problem, read_json, validated
+from trainer.data.meta_files import Count, Positive, Whole, read_json, validated
 from trainer.data.paths import checked_template, filled
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 _AXES = {"height": 0, "h": 0, "width": 1, "w": 1, "channel": 2, "channels": 2, "c": 2}
 

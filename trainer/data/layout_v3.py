@@ -20,8 +20,9 @@ from pydantic import Field, ValidationError
 from trainer.data.info import InfoV3, file_in
 from trainer.data.layout_v2 import Episode
 from trainer.data.locations import Clip, TableRows
-from trainer.data.meta_files import AGAIN_V3, first_problem, read_text
+from trainer.data.meta_files import AGAIN_V3, read_text
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, Field, ValidationError
 
 from trainer.data.paths import require_file
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 Document = TypeVar("Document", bound=BaseModel)
 
@@ -109,7 +110,7 @@ def validated(document: Any, model: type[Document], file: Path) -> Document:
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        raise DatasetError(f"{file}: {first_problem(error)}.", "Correct that entry.") from error
+        raise DatasetError(f"{file}: {first_problem(error, model)}.", "Correct that entry.") from error
 
 
 def read_lines(file: Path, model: type[Document]) -> Iterator[Document]:
@@ -135,20 +136,12 @@ def _parsed(line: str, model: type[Document], where: str) -> Document:
     try:
         return model.model_validate(json.loads(line))
     except ValidationError as error:  # a ValueError as well
-        raise DatasetError(f"{where}: {first_problem(error)}.", "Correct that line.") from error
+        raise DatasetError(f"{where}: {first_problem(error, model)}.", "Correct that line.") from error
     except (ValueError, RecursionError) as error:
         raise DatasetError(
             f"{where}: not JSON ({_reason(error)}): {line[:80]!r}.",
             "Correct or remove that line; one JSON object per line.",
         ) from error
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first problem that pydantic found, as ``key: what is wrong``."""
-    details = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in details["loc"])
-    what = "missing" if details["type"] == "missing" else details["msg"].removeprefix("Value error, ")
-    return f"{where}: {what}" if where else what
 
 
 def _reason(error: Exception) -> str:

@@ -20,6 +20,7 @@ from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import Camera, DatasetMeta, RotationType
 from trainer.data.statistics import Statistics, load_statistics, needed_columns, read_statistics, usable
 from trainer.errors import DatasetError, UsageError
+from trainer.wrong_values import first_problem
 
 
 class StateActionMetadata(BaseModel):
@@ -228,5 +229,8 @@ def read_metadata(folder: Path, embodiment_tag: str) -> DatasetMetadata:
         raise UsageError(
             f"{file}: missing.", "A checkpoint is a folder with experiment_cfg/ beside its weights."
         ) from None
-    except (json.JSONDecodeError, ValidationError) as error:
-        raise UsageError(f"{file}: not readable ({error}).", "Pull the checkpoint again.") from error
+    except ValidationError as error:
+        problem = first_problem(error, DatasetMetadata)
+        raise UsageError(f"{file}: {embodiment_tag}.{problem}.", "Pull the checkpoint again.") from error
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{file}: not JSON ({error}).", "Pull the checkpoint again.") from error

@@ -23,6 +23,7 @@ from trainer.data.data_config import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.joints import joint_names
 from trainer.errors import UsageError
+from trainer.wrong_values import first_problem
 
 FILE = "policy.json"
 LARGEST = 64 * 1024**2
@@ -87,7 +88,10 @@ def read_policy_config(checkpoint: Path) -> PolicyConfig | None:
         if file.stat().st_size > LARGEST:
             raise UsageError(f"{file}: larger than {LARGEST // 1024**2} MiB.", "Pull the checkpoint again.")
         return PolicyConfig.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, RecursionError, ValidationError) as error:
+    except ValidationError as error:
+        problem = first_problem(error, PolicyConfig)
+        raise UsageError(f"{file}: {problem}.", "Pull the checkpoint again.") from error
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{file}: not readable ({str(error)[:300]}).", "Pull the checkpoint again.") from error
 
 

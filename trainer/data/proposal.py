@@ -17,8 +17,8 @@ from trainer.data.body_parts import parts_of
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.data_config import DataConfig, Feature, Normalisation
 from trainer.data.dataset_meta import Info, Modality, SourceEntry, StateActionEntry, load_info, load_modality
-from trainer.data.meta_files import first_problem
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 TASK_KEY = "human.task_description"
 _LANGUAGE = ("task_description", "task", "instruction", "language", "coarse_action")

@@ -71,13 +71,14 @@ def evaluate_entry(places: Places, entry: CheckpointEntry, options: ClosedLoopOp
 
     Raises ``UsageError`` for one that is of another robot, before it is loaded.
     """
-    from trainer.evaluation.predictor import Predictor as WithNoise
     from trainer.gr00t.checkpoint import described
-    from trainer.gr00t.policy import Policy
 
     checkpoint = described(places.checkpoint(entry), entry.name, entry)
     config = checkpoint.data_config
     require_robot(config, entry.name)
+    from trainer.evaluation.predictor import Predictor as WithNoise  # which takes torch with it
+    from trainer.gr00t.policy import Policy
+
     policy = WithNoise(Policy(checkpoint), options.seed)
     places.say(f"{entry.name}: {options.trials} trials in the synthetic scene.")
     found = run_trials(policy, config, options.trials, options.seed, lambda line: places.say(f"{entry.name}: {line}"))

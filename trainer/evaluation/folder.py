@@ -74,7 +74,6 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     emit(PhaseEvent(phase="evaluate", message=f"Open-loop evaluation of {options.model_path.name}"))
     from trainer.evaluation.compatibility import require_fit
     from trainer.gr00t.checkpoint import find_checkpoint
-    from trainer.gr00t.policy import Policy
 
     checkpoint = find_checkpoint(options.model_path, options.data_config, options.embodiment_tag)
     known = checkpoint.known
@@ -91,6 +90,8 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
             "Count from 0.",
         )
     everything = data.all_of(checkpoint.data_config, alignment, (known and known.trained_on) or None)
+    from trainer.gr00t.policy import Policy  # which takes torch with it
+
     policy = Policy(checkpoint, denoising_steps=options.denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,

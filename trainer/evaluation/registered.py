@@ -197,7 +197,6 @@ def measure(
     """
     from trainer.evaluation.compatibility import require_fit
     from trainer.gr00t.checkpoint import described
-    from trainer.gr00t.policy import Policy
 
     checkpoint = described(folder, entry.name, entry)
     data, alignment = places.dataset(ref, _left_out(entry, ref, numbers)), entry.spec.config.video_alignment
@@ -212,6 +211,8 @@ def measure(
         episodes = [each for each in everything if each.hash in hashes]
     else:
         episodes = first_of_each(everything, count)
+    from trainer.gr00t.policy import Policy  # which takes torch with it
+
     policy = Policy(checkpoint, denoising_steps=denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,
@@ -265,11 +266,7 @@ def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOp
 
 def dataset_of(store: ObjectStore, entry: CheckpointEntry, name: str | None) -> SnapshotRef:
     """The dataset to evaluate ``entry`` on. Raises ``UsageError`` for an unknown one."""
-    if name is None:
-        return entry.spec.datasets[0]
-    if ref := importers.find(store, "dataset", name):
-        return ref
-    raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
+    return entry.spec.datasets[0] if name is None else importers.existing(store, name)
 
 
 def _left_out(entry: CheckpointEntry, ref: SnapshotRef, asked: Sequence[int]) -> tuple[str, ...]:

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from trainer.config.settings import hub_token
 from trainer.errors import UsageError
 from trainer.generation import GENERATIONS, N15, N17, Generation, generation_in, generation_of, named_generation
 from trainer.gr00t.weight_files import weights_problem
+from trainer.wrong_values import first_problem
 
 __all__ = [
     "GENERATIONS",
@@ -28,6 +31,7 @@ __all__ = [
     "named_generation",
     "read_config_json",
     "require_whole",
+    "resolve_folder",
 ]
 
 T = TypeVar("T")
@@ -46,6 +50,30 @@ TOKENIZER_FILES = (
 def has_tokenizer(folder: Path) -> bool:
     """Whether ``folder`` has a tokenizer, in the form of ``tokenizers`` or in Qwen's older one."""
     return (folder / "tokenizer.json").is_file() or (folder / "vocab.json").is_file()
+
+
+def resolve_folder(path: str | PathLike[str]) -> Path:
+    """The folder of a model: ``path`` itself where it is one, else a download of that name from the hub.
+
+    Raises ``UsageError`` when it is neither, or the hub can't be reached.
+    """
+    folder = Path(path)
+    if folder.is_dir():
+        return folder.absolute()
+    hint = "Give the folder of a GR00T base model or checkpoint, or a hub id such as nvidia/GR00T-N1.5-3B."
+    if folder.is_absolute() or str(path).count("/") != 1:
+        raise UsageError(f"There is no model folder {path}.", hint)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
+        return Path(snapshot_download(str(path), allow_patterns=patterns, token=hub_token()))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise UsageError(
+            f"{path} is not a folder here, and could not be loaded from the Hugging Face Hub ({type(error).__name__}).",
+            hint + " Offline, download it beforehand; a gated model needs HF_TOKEN.",
+        ) from error
 
 
 def read_config_json(folder: Path, generation: Generation, made: Callable[[dict[str, Any]], T]) -> T:
@@ -67,8 +95,7 @@ def read_config_json(folder: Path, generation: Generation, made: Callable[[dict[
     try:
         return made(values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}".lstrip(": ") for e in error.errors())
-        raise UsageError(f"{path} is not a configuration of {generation}: {problems}", hint) from error
+        raise UsageError(f"{path} is not a configuration of {generation}: {first_problem(error)}.", hint) from error
 
 
 def require_whole(folder: Path) -> None:

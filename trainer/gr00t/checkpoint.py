@@ -22,8 +22,7 @@ from trainer.data.policy_config import (
     recorded_data_config,
 )
 from trainer.errors import UsageError
-from trainer.gr00t.base_model import N15, N17, Generation, generation_in
-from trainer.gr00t.weights import resolve_folder
+from trainer.gr00t.base_model import N15, N17, Generation, generation_in, resolve_folder
 from trainer.store import registry
 from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
@@ -60,8 +59,9 @@ def find_checkpoint(
     then pulled into the cache of this machine, or a hub id.
 
     ``data_config`` and ``embodiment_tag`` are for one that does not know them. Raises ``UsageError`` where there is
-    none of that name, and for a data config or tag that contradicts what it was trained with.
+    none of that name, and for a data config or tag that contradicts what it was trained with. Torch is not needed.
     """
+    given = get_data_config(data_config) if isinstance(data_config, str) else data_config
     entry = None
     if not Path(name).is_dir():
         store = open_store()
@@ -69,7 +69,7 @@ def find_checkpoint(
         folder = cached(store, entry.snapshot, pippa_home(), log.info) if entry else resolve_folder(name)
     else:
         folder = resolve_folder(name)
-    found = described(folder, str(name), entry, data_config, embodiment_tag)
+    found = described(folder, str(name), entry, given, embodiment_tag)
     return replace(found, registered=entry.name) if entry else found
 
 
@@ -77,12 +77,11 @@ def described(
     folder: Path,
     name: str,
     entry: CheckpointEntry | None = None,
-    data_config: DataConfig | str | None = None,
+    given: DataConfig | None = None,
     embodiment_tag: str | None = None,
 ) -> Checkpoint:
     """The checkpoint in ``folder``, which people call ``name`` and the registry ``entry``. Raises ``UsageError``."""
     known = read_policy_config(folder)
-    given = get_data_config(data_config) if isinstance(data_config, str) else data_config
     tag = known.embodiment_tag if known else entry.spec.config.embodiment_tag if entry else None
     if _generation(folder) == N17:
         return _of_n17(folder, name, known, given, tag, embodiment_tag)

@@ -76,17 +76,19 @@ class Policy:
         A checkpoint knows its data config and embodiment tag; one of Isaac-GR00T N1.5 needs them as arguments.
         ``denoising_steps`` replaces the checkpoint's number of Euler steps; ``device`` is by default a GPU where there
         is one. Raises ``UsageError`` when there is no such checkpoint, when it has no statistics for
-        ``embodiment_tag``, and when ``data_config`` or the tag contradict what it was trained with.
+        ``embodiment_tag``, when there is no such device, and when ``data_config`` or the tag contradict what it was
+        trained with.
         """
         if denoising_steps is not None and denoising_steps < 1:
             raise UsageError(f"denoising_steps is {denoising_steps}.", "Take one step or more; upstream takes 4.")
+        place = _device(device)
         self.checkpoint = (
             model_path
             if isinstance(model_path, Checkpoint)
             else find_checkpoint(model_path, data_config, embodiment_tag)
         )
         self.data_config = self.checkpoint.data_config
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = place
         self._actor = _actor(self.checkpoint, self.device)
         self.model = self._actor.model
         self.model.requires_grad_(False).eval().to(self.device)
@@ -207,6 +209,18 @@ class Policy:
             )
         batch = min(sizes.values(), default=0)
         return [{name: value[row] for name, value in present.items()} for row in range(batch)]
+
+
+def _device(given: str | torch.device | None) -> torch.device:
+    """Raises ``UsageError`` for one that torch does not know, and for a GPU that is not there."""
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(given or ("cuda" if gpus else "cpu"))
+    except RuntimeError:
+        raise UsageError(f"device is {given!r}.", 'Say "cpu", "cuda", or "cuda:1" for the second GPU.') from None
+    if device.type == "cuda" and (device.index or 0) >= gpus:
+        raise UsageError(f"device is {str(device)!r}, and torch sees {gpus} GPUs.", "`pippa doctor` lists them.")
+    return device
 
 
 def _actor(checkpoint: Checkpoint, device: torch.device) -> Actor:

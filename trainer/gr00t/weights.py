@@ -13,14 +13,11 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from trainer.config.settings import hub_token
 from trainer.errors import UsageError
 from trainer.hardlink import link_or_copy
 
@@ -77,27 +74,6 @@ class GrootModel(PreTrainedModel):
 
 
 Model = TypeVar("Model", bound=GrootModel)
-
-
-def resolve_folder(path: str | PathLike[str]) -> Path:
-    """The folder of a model: ``path`` itself where it is one, else a download of that name from the hub.
-
-    Raises ``UsageError`` when it is neither, or the hub can't be reached.
-    """
-    folder = Path(path)
-    if folder.is_dir():
-        return folder.absolute()
-    hint = "Give the folder of a GR00T base model or checkpoint, or a hub id such as nvidia/GR00T-N1.5-3B."
-    if folder.is_absolute() or str(path).count("/") != 1:
-        raise UsageError(f"There is no model folder {path}.", hint)
-    try:
-        patterns = ["*.json", "*.safetensors", "*.txt", "*.jinja"]
-        return Path(snapshot_download(str(path), allow_patterns=patterns, token=hub_token()))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(
-            f"{path} is not a folder here, and could not be loaded from the Hugging Face Hub ({type(error).__name__}).",
-            hint + " Offline, download it beforehand; a gated model needs HF_TOKEN.",
-        ) from error
 
 
 def _shards(folder: Path) -> dict[str, Path]:

@@ -60,6 +60,7 @@ __all__ = [
     "dataset",
     "describe",
     "downloads_folder",
+    "existing",
     "find",
     "is_folder",
     "require_known",
@@ -146,6 +147,13 @@ def find(store: ObjectStore, kind: Kind, name: str, store_name: str | None = Non
     """
     source = parse(kind, name)
     return None if source is None else _found(store, kind, source, store_name)
+
+
+def existing(store: ObjectStore, name: str) -> SnapshotRef:
+    """The dataset in the store that ``name`` means; nothing is imported. Raises ``UsageError`` where there is none."""
+    if ref := find(store, "dataset", name):
+        return ref
+    raise UsageError(f"There is no dataset {name!r} in the store.", "`pippa data list` lists them.")
 
 
 def require_known(kind: Kind, names: Sequence[str], store: Callable[[], ObjectStore | None]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.client
 import importlib.metadata
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -30,6 +32,7 @@ _PACKAGES = ("torch", "transformers", "accelerate", "av", "wandb", "minio")
 _MIN_SHM = 1_000_000_000
 """Bytes of shared memory: data loading processes hand their batches over in it."""
 _HUB_SECONDS = 5.0
+_HUB_BYTES = 1_000_000
 
 
 def main(preset: Preset | None = None, *, as_json: bool = False) -> int:
@@ -184,14 +187,19 @@ def hub() -> Finding:
     token: str | bool | None = None
     try:
         token = hub_token() or (Path.home() / ".cache" / "huggingface" / "token").is_file()
-        request = urllib.request.Request(f"{address}/api/models?limit=1", method="HEAD")  # noqa: S310 - its own setting
-        with urllib.request.urlopen(request, timeout=_HUB_SECONDS):  # noqa: S310
-            pass
+        with urllib.request.urlopen(f"{address}/api/models?limit=1", timeout=_HUB_SECONDS) as answer:  # noqa: S310
+            is_hub = isinstance(json.loads(answer.read(_HUB_BYTES)), list)
     except PippaError as error:
         return problem("hub", error)
-    except urllib.error.HTTPError:
-        pass  # it answers
-    except (OSError, ValueError) as error:
+    except urllib.error.HTTPError as error:
+        if error.code not in (401, 403, 429) and error.code < 500:
+            is_hub = False
+        else:
+            says = f"{address} answers {error.code} ({error.reason})"
+            return Finding("hub", says, "note", "Try again later, or see what is between this machine and the hub.")
+    except ValueError:
+        is_hub = False
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or type(error).__name__
         return Finding(
             "hub",
@@ -199,6 +207,9 @@ def hub() -> Finding:
             "note",
             "What the object store has trains without it; `pippa data push` and `pippa models add ./FOLDER` fill it.",
         )
+    if not is_hub:
+        cure = "Correct HF_ENDPOINT, or sign in to the network: a proxy or another server answers there."
+        return Finding("hub", f"{address} is not a Hugging Face hub", "note", cure)
     return Finding("hub", f"{address} answers, {'with a token' if token else 'no token (HF_TOKEN)'}")
 
 

@@ -276,7 +276,12 @@ def _refused(base_url: str, key: str) -> str | None:
         return f"WANDB_BASE_URL is not a URL: {base_url}"
     try:
         with urllib.request.urlopen(request, timeout=PROBE_TIMEOUT_SECONDS) as response:  # noqa: S310
-            viewer = (json.load(response).get("data") or {}).get("viewer")
+            answer = json.load(response)
+        if not isinstance(answer, dict) or not answer.keys() & {"data", "errors"}:
+            return f"{base_url} is not a W&B server"
+        viewer = (answer.get("data") or {}).get("viewer")
+    except json.JSONDecodeError:
+        return f"{base_url} is not a W&B server"
     except urllib.error.HTTPError as error:
         return f"W&B at {base_url} answers {error.code} ({error.reason})"
     except (OSError, ValueError, AttributeError) as error:

@@ -28,6 +28,8 @@ def explained(settings: S3Settings, what: str) -> Iterator[None]:
 
     The library's errors are not chained: their texts hold whole requests.
     """
+    from xml.etree import ElementTree
+
     import urllib3
     from minio.error import InvalidResponseError, MinioException, S3Error, ServerError
 
@@ -38,15 +40,16 @@ def explained(settings: S3Settings, what: str) -> Iterator[None]:
     except ServerError as error:
         raise _refusal(settings, what, "", "", error.status_code) from None
     except InvalidResponseError as error:
-        raise StoreError(
-            f"{settings.endpoint} does not answer as an S3 store does; could not {what}: {str(error)[:200]}",
-            "Check PIPPA_S3_ENDPOINT: it must be the port of the S3 API, not of a console or a proxy.",
-        ) from None
+        raise _not_s3(settings, what, f": {str(error)[:200]}") from None
     except urllib3.exceptions.HTTPError as error:
         raise _unreachable(settings, what, error) from None
     except MinioException as error:
         raise StoreError(f"{settings.endpoint}: could not {what}: {error}") from None
+    except ElementTree.ParseError:
+        raise _not_s3(settings, what) from None
     except ValueError as error:
+        if str(error).startswith("XML element"):
+            raise _not_s3(settings, what) from None
         # The library's own checks: the endpoint's form, names of buckets and objects.
         raise StoreError(
             f"Could not {what}: {error}.", "Check PIPPA_S3_ENDPOINT, PIPPA_S3_BUCKET and the name."
@@ -89,6 +92,13 @@ def _refusal(settings: S3Settings, what: str, code: str, message: str, status: i
             "Look at its log: its disk may be full, or it is starting or overloaded; then try again.",
         )
     return StoreError(f"The object store {endpoint} refuses to {what} ({detail}).")
+
+
+def _not_s3(settings: S3Settings, what: str, said: str = "") -> StoreError:
+    return StoreError(
+        f"{settings.endpoint} does not answer as an S3 store does; could not {what}{said}",
+        "Check PIPPA_S3_ENDPOINT: it must be the port of the S3 API, not of a console or a proxy.",
+    )
 
 
 def no_bucket(settings: S3Settings, what: str) -> StoreError:

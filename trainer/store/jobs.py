@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from trainer.config.run_spec import RUN_ID, new_run_id
 from trainer.store.object_store import ObjectStore, damaged
+from trainer.wrong_values import first_problem
 
 _JOBS = "jobs/"
 
@@ -33,7 +34,7 @@ def find(store: ObjectStore, job: str) -> str | None:
     try:
         return JobRun.model_validate(document).run_id
     except ValidationError as error:
-        raise damaged(key, error.errors()[0]["msg"]) from error
+        raise damaged(key, first_problem(error, JobRun)) from error
 
 
 def run_of(store: ObjectStore, job: str, name: str) -> str:

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
 from trainer.errors import UsageError
 from trainer.store.object_store import MissingObjectError, ObjectStore, damaged
+from trainer.wrong_values import first_problem
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -144,8 +145,7 @@ def read_manifest(store: ObjectStore, ref: SnapshotRef) -> Manifest:
     try:
         manifest = Manifest.model_validate(document)
     except ValidationError as error:
-        reasons = "; ".join(problem["msg"] for problem in error.errors()[:3])
-        raise damaged(manifest_key(ref), reasons, "Push the folder again.") from error
+        raise damaged(manifest_key(ref), first_problem(error, Manifest), "Push the folder again.") from error
     if manifest.digest != ref.digest:
         raise damaged(manifest_key(ref), f"it is that of {manifest.ref}", "Push the folder again.")
     return manifest

@@ -26,6 +26,7 @@ from trainer.store.manifest import manifest_key, parse_manifest_key, read_manife
 from trainer.store.object_store import ObjectStore, damaged
 from trainer.store.registry_entry import BEST_METRIC, CHECKPOINTS, CheckpointEntry
 from trainer.store.snapshots import unsound_blobs
+from trainer.wrong_values import first_problem
 
 __all__ = ["BEST_METRIC", "CheckpointEntry"]
 
@@ -152,9 +153,12 @@ def set_alias(store: ObjectStore, alias: str, entry: CheckpointEntry) -> None:
 
 
 def remove_alias(store: ObjectStore, alias: str) -> None:
-    """Forget an alias; the checkpoint stays."""
+    """Forget an alias; the checkpoint stays. Raises ``UsageError`` for one that there is not."""
     check_alias(alias)
-    store.delete(f"{ALIASES}{alias}.json")
+    key = f"{ALIASES}{alias}.json"
+    if store.info(key) is None:
+        raise UsageError(f"There is no alias {alias!r}.", "`pippa checkpoints` shows the aliases of each checkpoint.")
+    store.delete(key)
 
 
 def aliases(store: ObjectStore, damage: list[DamagedObjectError] | None = None) -> dict[str, str]:
@@ -296,9 +300,7 @@ def read_entry(store: ObjectStore, key: str) -> CheckpointEntry | None:
     try:
         entry = CheckpointEntry.model_validate(document)
     except ValidationError as error:
-        reason = error.errors()[0]
-        why = f"{'.'.join(map(str, reason['loc']))}: {reason['msg']}"
-        raise damaged(key, f"{why} (or it comes from a newer pippa)") from error
+        raise damaged(key, f"{first_problem(error, CheckpointEntry)} (or it comes from a newer pippa)") from error
     if entry.key != key:
         raise damaged(key, f"it is that of {entry.name}")
     if not parse_manifest_key(manifest_key(entry.snapshot)):

@@ -21,6 +21,7 @@ from trainer.store.hashing import hash_file
 from trainer.store.object_store import DOCUMENT_BYTES, ObjectStore, damaged
 from trainer.store.parallel import for_each
 from trainer.store.snapshots import UPLOADS
+from trainer.wrong_values import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -168,7 +169,7 @@ def read_document(store: ObjectStore, run_id: str, name: str, model: type[Model]
     try:
         return None if content is None else model.model_validate_json(content)
     except ValidationError as error:
-        why = f"{error.errors()[0]['msg']} (or it comes from a newer pippa)"
+        why = f"{first_problem(error, model)} (or it comes from a newer pippa)"
         raise damaged(f"{RUNS}{run_id}/{name}", why) from error
 
 

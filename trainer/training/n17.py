@@ -20,11 +20,10 @@ from trainer.data.n17.processor_files import ProcessorFiles
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
 from trainer.events import Event
-from trainer.gr00t.base_model import N17
+from trainer.gr00t.base_model import N17, resolve_folder
 from trainer.gr00t.n17.compatibility import require_fit
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
-from trainer.gr00t.weights import resolve_folder
 from trainer.training.adapters import add_adapters
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer

@@ -18,6 +18,7 @@ from docker.context import ContextAPI
 from trainer.errors import ServerError
 
 REQUEST_SECONDS = 60
+_ANOTHER = "something else than a Docker daemon answers there"
 UNREACHABLE = (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError)
 """What docker-py lets through when the daemon goes away in the middle."""
 
@@ -33,7 +34,8 @@ def connect(environ: Mapping[str, str] = os.environ) -> docker.DockerClient:
             client = docker.from_env(environment=dict(environ), timeout=REQUEST_SECONDS)
         else:
             client = docker.DockerClient(base_url=address, timeout=REQUEST_SECONDS)
-        client.ping()
+        if not client.ping():
+            raise docker.errors.DockerException(_ANOTHER)
     except (docker.errors.DockerException, *UNREACHABLE) as error:
         raise unreachable(address, error) from error
     return client
@@ -52,6 +54,12 @@ def daemon_address(environ: Mapping[str, str] = os.environ) -> str:
 def is_local(address: str) -> bool:
     """Whether the daemon at ``address`` runs on this machine, as far as an address tells."""
     return urlsplit(address).scheme in ("unix", "http+unix", "npipe")
+
+
+def is_podman(client: docker.DockerClient) -> bool:
+    """Whether Podman answers in Docker's place."""
+    parts = client.version().get("Components") or []
+    return any("podman" in str(part.get("Name", "")).lower() for part in parts)
 
 
 def in_container() -> bool:
@@ -116,4 +124,7 @@ def _user() -> str:
 
 
 def _reason(error: Exception) -> str:
+    causes = (error, error.__cause__, error.__context__)
+    if any(isinstance(each, ValueError | TypeError | KeyError) for each in causes):  # not the JSON it expects
+        return _ANOTHER
     return str(error).strip().partition("\n")[0][:300] or type(error).__name__

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +42,54 @@ def test_a_prefect_server_that_is_away_is_a_problem(
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
     assert cli.main(["doctor"]) == 4
     assert "http://127.0.0.1:9/api does not answer" in capsys.readouterr().out
+
+
+class Portal(BaseHTTPRequestHandler):
+    """What answers everything, as the sign-in page of a hotel's network does."""
+
+    body = b"<html>Sign in</html>"
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.body)
+
+    do_POST = do_HEAD = do_PUT = do_GET  # noqa: N815
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+        pass
+
+
+@pytest.mark.parametrize("body", [b"<html>Sign in</html>", b"<p>It works", b'{"status": "ok"}', b'"ok"', b"<a/>", b""])
+def test_what_answers_in_a_servers_place_is_not_taken_for_it(
+    body: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), type("Other", (Portal,), {"body": body})) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        for name, value in {
+            **dict.fromkeys(("HF_ENDPOINT", "WANDB_BASE_URL", "PIPPA_S3_ENDPOINT"), url),
+            "PREFECT_API_URL": f"{url}/api",
+            "DOCKER_HOST": url.replace("http", "tcp"),
+            "WANDB_MODE": "online",
+            "WANDB_API_KEY": "k" * 40,
+            **dict.fromkeys(("PIPPA_S3_ACCESS_KEY", "PIPPA_S3_SECRET_KEY"), "a-key-of-a-test"),
+        }.items():
+            monkeypatch.setenv(name, value)
+        assert cli.main(["doctor", "--json"]) == 4
+        server.shutdown()
+    found = {each["part"]: each for each in json.loads(capsys.readouterr().out)}
+    for part, says in {
+        "object store": "does not answer as an S3 store does",
+        "W&B": "is not a W&B server",
+        "hub": "is not a Hugging Face hub",
+        "Docker": "something else than a Docker daemon answers there",
+        "Prefect": "is not the API of a Prefect server",
+    }.items():
+        assert found[part]["state"] != "ok" and says in found[part]["says"] and found[part]["cure"], found[part]
 
 
 def test_ports_of_the_stack_that_are_taken_are_named() -> None:

@@ -15,7 +15,7 @@ import pytest
 
 from flows.cli import dispatch
 from flows.commands.server import server_environment
-from flows.embedded.prefect import answers
+from flows.prefect_server import UnreachableError, require_server
 from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
 
@@ -133,6 +133,6 @@ def test_it_answers_asks_for_its_password_shows_its_pages_and_ends(tmp_path):
 
 def _up(url: str) -> bool:
     try:
-        return answers(url)
-    except OSError:
+        return bool(require_server(url, {"PREFECT_API_AUTH_STRING": "team:secret"}))
+    except UnreachableError:
         return False

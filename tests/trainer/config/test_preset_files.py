@@ -90,7 +90,7 @@ def test_everything_wrong_in_a_file_is_said_with_its_key(here: Path) -> None:
         "presets.a.from: there is no preset 'blogg'. Did you mean blog?",
         "presets.a.sumary: there is no such key. Did you mean summary?",
         "presets.a.environment: 'pip' is not one of",
-        "presets.a.arguments: --batch-size: input should be greater than or equal to 1",
+        "presets.a.arguments: --batch-size: 0 must be at least 1",
         "presets.a.arguments: --learning-rat: there is no such flag. Did you mean --learning-rate?",
         "presets.a.arguments: --report-to: 'wanbd' is not one of wandb, tensorboard, azure_ml. Did you mean wandb?",
         "presets.b.arguments is missing",

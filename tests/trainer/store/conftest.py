@@ -56,12 +56,13 @@ def tree_of(root: Path) -> dict[str, bytes]:
 
 def a_spec(datasets: list[SnapshotRef] | None = None, preset: str = "smoke") -> RunSpec:
     """The spec of a run."""
+    datasets = datasets or [SnapshotRef(kind="dataset", name="somewhere", digest="0" * 64)]
     return RunSpec(
         run_id=new_run_id(preset),
         preset=preset,
-        config=FinetuneConfig(dataset_path=["somewhere"]),
+        config=FinetuneConfig(dataset_path=[ref.name for ref in datasets]),
         provenance={},
-        datasets=datasets or [],
+        datasets=datasets,
         base_model=SnapshotRef(kind="model", name="tiny", digest="0" * 64),
         wandb=WandbSpec(entity="wild-ai", project="pippa", name="n", run_id="r", group="g"),
     )

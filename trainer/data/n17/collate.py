@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
+from trainer.data.collate import vectors
 from trainer.data.n17.finish import Finish, StepBatch
 from trainer.data.n17.patches import Patches
 from trainer.data.n17.sample import Sample
@@ -50,16 +50,4 @@ class Collator:
             images = {"crops": samples.crops, "finish": finish}
             return {**prompts, **samples.vectors, **images, "one_embodiment": True}  # a dataset has one tag
         texts, images = [sample["text"] for sample in samples], [sample["images"] for sample in samples]
-        batch: dict[str, Any] = dict(self.processor.encode(texts, images))
-        batch["state"] = _stack([sample["state"] for sample in samples])
-        if all("action" in sample for sample in samples):
-            batch["action"] = _stack([sample["action"] for sample in samples])
-            batch["action_mask"] = _stack([sample["action_mask"] for sample in samples])
-        embodiments = [sample["embodiment_id"] for sample in samples]
-        batch["embodiment_id"] = torch.tensor(embodiments, dtype=torch.int64)
-        batch["one_embodiment"] = len(set(embodiments)) == 1
-        return batch
-
-
-def _stack(arrays: Sequence[np.ndarray]) -> torch.Tensor:
-    return torch.from_numpy(np.stack(arrays))
+        return {**self.processor.encode(texts, images), **vectors(samples)}

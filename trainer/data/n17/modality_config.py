@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from trainer.data.config_file import validated
 from trainer.data.data_config import DataConfig, Feature, Pose
 from trainer.errors import UsageError
+from trainer.wrong_values import first_problem
 
 _POSES: dict[str, Pose] = {"XYZ_ROT6D": "xyz_rot6d", "XYZ_ROTVEC": "xyz_rotvec"}
 
@@ -68,11 +69,8 @@ def from_upstream(values: Mapping[str, Any], name: str, where: str) -> DataConfi
     try:
         form = EmbodimentForm.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        message = first["msg"].removeprefix("Value error, ")
         raise UsageError(
-            f"{where}: {place}: {message[:1].lower()}{message[1:]}.",
+            f"{where}: {first_problem(error, EmbodimentForm)}.",
             "A modality config has video, state, action and language, each with delta_indices and modality_keys.",
         ) from None
     horizon = len(form.action.delta_indices)

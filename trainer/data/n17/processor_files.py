@@ -21,6 +21,7 @@ from trainer.data.n17.modality_config import from_upstream, to_upstream
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.statistics import TagStatistics
 from trainer.errors import UsageError
+from trainer.wrong_values import first_problem
 
 CONFIG, STATISTICS, EMBODIMENTS = "processor_config.json", "statistics.json", "embodiment_id.json"
 _CLASS = "Gr00tN1d7Processor"
@@ -101,10 +102,8 @@ def read(folder: Path) -> ProcessorFiles:
     try:
         settings = ProcessorSettings.model_validate({k: v for k, v in kwargs.items() if k not in _LEFT_OUT})
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        raise UsageError(
-            f"{file}: processor_kwargs.{'.'.join(map(str, first['loc']))}: {first['msg']}.", "Copy the file again."
-        ) from None
+        problem = first_problem(error, ProcessorSettings)
+        raise UsageError(f"{file}: processor_kwargs.{problem}.", "Copy the file again.") from None
     configs = kwargs.get("modality_configs") or {}
     if not isinstance(configs, dict) or not all(isinstance(each, dict) for each in configs.values()):
         raise UsageError(f"{file}: processor_kwargs.modality_configs is not an object of objects.", "Copy it again.")

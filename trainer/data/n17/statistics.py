@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from trainer.data.data_config import Feature
 from trainer.data.n17 import poses
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 _NAMES = ("min", "max", "mean", "std", "q01", "q99")
 """In the order upstream writes them."""
@@ -89,7 +90,7 @@ def read(values: Mapping[str, Any], where: str) -> dict[str, TagStatistics]:
                 }
             )
         except (ValidationError, TypeError, AttributeError) as error:
-            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            problem = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise DatasetError(
                 f"{where}: the statistics of {tag} can't be used: {problem}.", "Download or copy the checkpoint again."
             ) from error

@@ -24,7 +24,6 @@ from trainer.data.frames import FrameStore, Source
 from trainer.data.holdout import episode_hash
 from trainer.data.image_columns import ImageColumn
 from trainer.data.joints import joint_names, joint_units
-from trainer.data.meta_files import first_problem
 from trainer.data.problem import Problem
 from trainer.data.profile import motion, others, pictures, rules
 from trainer.data.profile.model import Camera, EpisodeFacts, Finding, Joint, Profile, Still, Task
@@ -33,6 +32,7 @@ from trainer.data.proposal import instructions
 from trainer.data.reader import DatasetReader
 from trainer.data.result_cache import ResultCache
 from trainer.errors import DatasetError
+from trainer.wrong_values import first_problem
 
 Progress = Callable[[int, int], None]
 

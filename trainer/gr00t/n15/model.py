@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n15.action_head import FlowMatchingActionHead
 from trainer.gr00t.n15.backbone import EagleBackbone
 from trainer.gr00t.n15.config import GR00TN15Config, config_document, read_config
 from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.parts.embodiment import CategorySpecificLinear
-from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint, resolve_folder
+from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint
 
 log = logging.getLogger(__name__)
 

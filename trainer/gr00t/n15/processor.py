@@ -16,11 +16,10 @@ import torch
 from tokenizers import Tokenizer
 
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import N15
+from trainer.gr00t.base_model import N15, resolve_folder
 from trainer.gr00t.n15.config import read_config
 from trainer.gr00t.n15.sections import EagleConfig
-from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
-from trainer.gr00t.weights import resolve_folder
+from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, padded, save_tokenizer
 
 IMAGE_TOKEN = "<IMG_CONTEXT>"  # noqa: S105 - a token of a tokenizer
 SPECIAL_TOKENS = (PAD_TOKEN, "<|im_start|>", "<|im_end|>", IMAGE_TOKEN, "<img>", "</img>")
@@ -87,16 +86,11 @@ class EagleProcessor:
     def encode_prompts(self, texts: Sequence[str], views: Sequence[int]) -> dict[str, Any]:
         """The same without the pixel values, for instructions with so many camera images each."""
         prompts = [self._prompt(text, count) for text, count in zip(texts, views, strict=True)]
-        length = max(map(len, prompts))
-        input_ids = torch.full((len(prompts), length), self._pad_token)
-        mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, length - len(prompt) :] = prompt
-            mask[row, length - len(prompt) :] = 1
+        input_ids, mask, unpadded = padded(prompts, self._pad_token)
         return {
             "eagle_input_ids": input_ids,
             "eagle_attention_mask": mask,
-            "eagle_unpadded": all(len(prompt) == length for prompt in prompts),
+            "eagle_unpadded": unpadded,
             "eagle_image_tokens": self.image_tokens * sum(views),
         }
 

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n17.action_head import Context, FlowMatchingActionHead
 from trainer.gr00t.n17.backbone import QwenBackbone
 from trainer.gr00t.n17.config import Gr00tN1d7Config, config_document, read_config
 from trainer.gr00t.n17.places import Places
 from trainer.gr00t.parts.chunking import Chunking
-from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint, resolve_folder
+from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint
 
 EMBEDDINGS = "backbone.model.model.language_model.embed_tokens.weight"
 LM_HEAD = "backbone.model.lm_head.weight"

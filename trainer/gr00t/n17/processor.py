@@ -20,12 +20,11 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from trainer.data.n17.patches import Patches, write_patches
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import N17
+from trainer.gr00t.base_model import N17, resolve_folder
 from trainer.gr00t.n17.config import read_config
 from trainer.gr00t.n17.places import find_places
 from trainer.gr00t.n17.sections import ModelConfig
-from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
-from trainer.gr00t.weights import resolve_folder
+from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, padded, save_tokenizer
 
 IMAGE_TOKEN = "<|image_pad|>"  # noqa: S105 - tokens of a tokenizer
 _START, _END = "<|im_start|>", "<|im_end|>"
@@ -157,18 +156,13 @@ class QwenProcessor:
             self._prompt(text, tuple(height * width // merged for height, width in views))
             for text, views in zip(texts, grids, strict=True)
         ]
-        length = max(map(len, prompts))
-        input_ids = torch.full((len(prompts), length), self._pad_token)
-        mask = torch.zeros_like(input_ids)
-        for row, prompt in enumerate(prompts):
-            input_ids[row, length - len(prompt) :] = prompt
-            mask[row, length - len(prompt) :] = 1
+        input_ids, mask, unpadded = padded(prompts, self._pad_token)
         every = [grid for views in grids for grid in views]
         return {
             "input_ids": input_ids,
             "attention_mask": mask,
             "image_grid_thw": torch.tensor([[1, *grid] for grid in every]),
-            "unpadded": all(len(prompt) == length for prompt in prompts),
+            "unpadded": unpadded,
             **find_places(input_ids, mask, every, self._qwen)._asdict(),
         }
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 from tokenizers import Tokenizer
@@ -16,6 +18,17 @@ from trainer.gr00t.base_model import TOKENIZER_FILES, has_tokenizer
 from trainer.hardlink import link_or_copy
 
 PAD_TOKEN = "<|endoftext|>"  # noqa: S105 - a token of a tokenizer
+
+
+def padded(prompts: Sequence[torch.Tensor], pad_token: int) -> tuple[torch.Tensor, torch.Tensor, bool]:
+    """Tokens [L] of B prompts as one int64 tensor [B, T], padded on the left, its mask, and whether none is padded."""
+    length = max(map(len, prompts))
+    input_ids = torch.full((len(prompts), length), pad_token)
+    mask = torch.zeros_like(input_ids)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, length - len(prompt) :] = prompt
+        mask[row, length - len(prompt) :] = 1
+    return input_ids, mask, all(len(prompt) == length for prompt in prompts)
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: Path, same_as: Path | None = None) -> None:

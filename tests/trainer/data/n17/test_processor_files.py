@@ -105,7 +105,7 @@ POSE = {"rep": "RELATIVE", "type": "EEF", "format": "DEFAULT"}
 @pytest.mark.parametrize(
     ("part", "changed", "problem"),
     [
-        ("video", None, "video: field required"),
+        ("video", None, "video: missing"),
         ("video", {"modality_keys": []}, r"video\.modality_keys"),
         ("video", {"delta_indices": [0, -15]}, r"video_delta_indices: \[0, -15\] does not lead up to 0"),
         ("state", {"delta_indices": [-1, 0]}, r"state\.delta_indices is \[-1, 0\]"),

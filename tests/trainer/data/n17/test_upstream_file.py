@@ -90,7 +90,11 @@ register_modality_config({
         ("list(range(0, 16))", "list(range(0, 16, 0))", r"range\(\) arg 3 must not be zero"),
         ("list(range(0, 16))", "list(range(1, 17))", r"action\.delta_indices is \[1, 2, …, 16\]"),
         ("so100_config = {", "import os\nos.remove('x')\nso100_config = {", "only assignments and register"),
-        ('modality_keys=["front"', 'modality_key=["front"', r"video\.modality_keys: field required"),
+        (
+            'modality_keys=["front"',
+            'modality_key=["front"',
+            r"video\.modality_key: .*; did you mean modality_keys\?",
+        ),
         ("EmbodimentTag.NEW_EMBODIMENT", "EmbodimentTag.GR1", "No embodiment tag of GR00T N1.7 is called 'GR1'"),
         ("register_modality_config(so100_config", "print(so100_config", "only assignments and register"),
         ("register_modality_config(so100_config, embodiment_tag=EmbodimentTag.NEW_EMBODIMENT)", "", "registers no"),
