@@ -22,8 +22,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 positive = st.integers(1, 10**9)
 
 
-def config_of(fsdp: bool, num_gpus: int, **values: Any) -> FinetuneConfig:
-    """One with two GPUs at least where the model is divided between them."""
+def config_of(fsdp: bool, num_gpus: int, groups: int, **values: Any) -> FinetuneConfig:
+    """One with two GPUs at least where the model is divided between them, by all or in groups."""
+    if fsdp and groups:
+        return FinetuneConfig(fsdp=True, fsdp_devices=num_gpus + 1, num_gpus=(num_gpus + 1) * groups, **values)
     return FinetuneConfig(fsdp=fsdp, num_gpus=num_gpus + fsdp, **values)
 
 
@@ -36,6 +38,7 @@ configs = st.builds(
     batch_size=positive,
     max_steps=positive,
     num_gpus=positive,
+    groups=st.integers(0, 3),
     save_steps=positive,
     learning_rate=st.floats(0, 1, exclude_min=True),
     weight_decay=st.floats(0, 1),
