@@ -145,7 +145,7 @@ def _changed(parent: str, name: str, summary: str, tags: tuple[str, ...], **argu
     )
 
 
-_LESSONS = (
+_VARIANTS = (
     _changed(
         "overfit-demo",
         "overfit-best",
@@ -191,7 +191,7 @@ _LESSONS = (
     ),
 )
 
-PRESETS: dict[str, Preset] = {**_RECIPES, **{preset.name: preset for preset in (*_LESSONS, *N17_PRESETS)}}
+PRESETS: dict[str, Preset] = {**_RECIPES, **{preset.name: preset for preset in (*_VARIANTS, *N17_PRESETS)}}
 
 DEFAULT = Preset("default", "Upstream's defaults; --dataset-path names the data.", "uv", {})
 """What `pippa train --dataset-path …` trains without a preset."""

@@ -168,6 +168,7 @@ class Run:
                 status="preparing",
                 of=self.spec.config.max_steps,
                 started=started,
+                metrics=before.metrics if before else {},
                 lock=workspace.lock_address(self.folder),
             )
             self.record = RunLog(self.store, self.spec.run_id, self.folder, state, Masker.of(self.environ))
@@ -232,6 +233,8 @@ class Run:
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
             self.record.update(status="running", step=step or 0)
             problem = self._train(readable, base_model, lock, uploader, resume=step is not None)
+        else:
+            self.record.update(step=step)  # an earlier attempt reached the end, and was killed afterwards
 
         emit(PhaseEvent(phase="upload", message="Finishing uploads."))
         stopped = (lambda: self.signals.repeated) if problem is None else (lambda: self.signals.received is not None)

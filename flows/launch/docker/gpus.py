@@ -99,6 +99,6 @@ def refusal(message: str) -> PippaError | None:
     # What the image asks for (NVIDIA_REQUIRE_CUDA), in the words of NVIDIA's container runtime.
     cure = "Update NVIDIA's driver." if "unsatisfied condition" in message else TOOLKIT
     return PippaError(
-        f"The Docker daemon can't give a container the requested GPUs: {message.strip()}",
+        f"The Docker daemon can't give a container the GPUs it requests: {message.strip()}",
         f"{cure} PIPPA_GPUS names the GPUs to use; none trains on the CPU.",
     )

@@ -186,6 +186,7 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
     trainer.home = tmp_path / "a-third-machine"  # which only has to evaluate
     code, events = trainer.finish(trainer.start("--run-id", run_id))
     assert code == 0 and not [event for event in events if isinstance(event, (ProgressEvent, WarningEvent))]
+    assert trainer.state().step == 20 and trainer.state().metrics["loss"]
 
 
 def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_empty_one(trainer, tmp_path):
