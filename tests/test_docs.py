@@ -321,7 +321,16 @@ def test_the_commands_lists_can_be_typed():
 
 
 OTHERS_FLAGS = {
-    "docker": {"--build-arg", "--build-context", "--gpus", "--group-add", "--profile", "--secret", "--volumes"},
+    "docker": {
+        "--build-arg",
+        "--build-context",
+        "--builder",
+        "--gpus",
+        "--group-add",
+        "--profile",
+        "--secret",
+        "--volumes",
+    },
     "the robot loop of docs/examples": {"--execute", "--rate", "--timeout"},
     "sky": {"--env", "--use-spot"},
     "upstream's evaluation": {"--action-horizon"},

@@ -37,6 +37,8 @@ from trainer.config.run_spec import Engine
 from trainer.errors import ExitCode, UsageError
 from trainer.events import DoneEvent, ErrorEvent, Event, parse_event
 from trainer.runner.wandb_setup import GROUP
+from trainer.store.runs import read_spec
+from trainer.store.stores import open_store
 
 POLL_SECONDS = 1.5
 LAST_WORDS_SECONDS = 20.0
@@ -66,10 +68,12 @@ def submit(
 ) -> FlowRun:
     """Start the deployment ``train/<preset>`` as ``run_id``; without ``preset``, that which the run had before.
 
+    Where this server does not know the run, as on a machine in place of one that was lost, the store says which.
+
     ``group`` is the run's in W&B instead of the preset, and a tag of the flow run (``of_group``).
 
-    Raises ``UsageError`` when the run is active already, and when the server has no such deployment or refuses the
-    parameters.
+    Raises ``UsageError`` when the run is active already, when neither server nor store knows it, and when the server has
+    no such deployment or refuses the parameters.
     """
     earlier = _flow_runs(client, run_id)
     if unfinished := [run for run in earlier if run.state is None or not run.state.is_final()]:
@@ -80,7 +84,7 @@ def submit(
             "killed, its machine's worker says so within four minutes; without one, set its state on Prefect's page.",
         )
     if preset is None:
-        preset = str(earlier[0].parameters["preset"]) if earlier else run_id.rsplit("-", 3)[0]
+        preset = str(earlier[0].parameters["preset"]) if earlier else read_spec(open_store(), run_id).preset
     try:
         deployment = client.read_deployment_by_name(f"train/{preset}")
     except ObjectNotFound:

@@ -339,8 +339,3 @@ class FinetuneConfig(BaseModel):
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
-
-
-def field_help(config: type[FinetuneConfig] = FinetuneConfig) -> dict[str, str]:
-    """One line of help per flag, from the docstring below the field."""
-    return {name: field.description or "" for name, field in config.fields().items()}

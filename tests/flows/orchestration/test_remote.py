@@ -11,8 +11,11 @@ from prefect.states import Cancelled, Completed, Running, State
 from flows.orchestration.deployments import POOL, deployments
 from flows.orchestration.register_deployments import register
 from flows.orchestration.remote import find, of_group, submit
-from trainer.config.run_spec import new_run_id
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec, new_run_id
 from trainer.errors import UsageError
+from trainer.store.runs import write_spec
+from trainer.store.stores import open_store
 
 
 @pytest.fixture
@@ -31,6 +34,24 @@ def test_a_run_that_has_ended_is_resumed_as_a_new_flow_run(client, end: State) -
     assert resumed.id != first.id and resumed.parameters["run_id"] == run_id
     assert resumed.state is not None and resumed.state.is_scheduled()
     assert find(client, run_id).id == resumed.id
+
+
+def test_a_run_that_this_server_never_saw_is_resumed_as_the_store_has_it(client) -> None:
+    """As on an empty machine in place of one that was lost."""
+    run_id, store = new_run_id("kitchen"), open_store()
+    with pytest.raises(UsageError, match=f"There is no run {run_id}"):
+        submit(client, None, {}, None, run_id)
+    store.create()
+    ref = SnapshotRef(kind="model", name="tiny", digest="0" * 64)
+    wandb = WandbSpec(entity="e", project="p", name="n", run_id=run_id, group="g")
+    config = FinetuneConfig(dataset_path=["own"], data_config="fourier_gr1_arms_only")
+    write_spec(
+        store,
+        RunSpec(run_id=run_id, preset="smoke", config=config, provenance={}, datasets=[], base_model=ref, wandb=wandb),
+    )
+    resumed = submit(client, None, {}, None, run_id)
+    assert resumed.deployment_id == client.read_deployment_by_name("train/smoke").id
+    assert (resumed.parameters["preset"], resumed.parameters["run_id"]) == ("smoke", run_id)
 
 
 @pytest.mark.parametrize("state", [None, Running()], ids=["scheduled", "running"])

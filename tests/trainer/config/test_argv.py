@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trainer.config.argv import parse_flags, require_engine_can, resolve, resolve_values, to_argv
 from trainer.config.data_options import VideoAlignment
-from trainer.config.finetune_config import OWN_FIELDS, EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
+from trainer.config.finetune_config import OWN_FIELDS, EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend
 from trainer.config.presets import PRESETS
 from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
@@ -144,7 +144,8 @@ def test_help_explains_every_flag(capsys):
         parse_flags(["--help"], BLOG)
     assert exit_.value.code == 0
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name, text in field_help().items():
+    for name, field in FinetuneConfig.fields().items():
+        text = field.description or ""
         assert f"--{name.replace('_', '-')}" in printed
         assert text.split(". ")[0].split(": ")[0] in printed
     assert "[so100_dualcam]" in printed
