@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 import yaml
 
 from flows.settings import stop_grace
+from tests.support.parsing import problems
 from tests.support.waiting import PATIENCE
 from trainer.config.presets import PRESETS
 from trainer.runner.nodes import this_node
@@ -243,40 +246,90 @@ for document in json.load(sys.stdin):
     k.validate(document, k.latest_version(), strict=True)
 """
 SKYPILOT = """
-import sys, json, sky
-(document,) = json.load(sys.stdin)
-for group in ("envs", "secrets"):
-    document[group] = {name: value or "given" for name, value in document[group].items()}
-# What docs/deploy.md adds by flags.
-document["num_nodes"], document["resources"]["use_spot"] = 2, True
-given = [("PRESET", "smoke"), ("RESUME", "smoke-20261122-171005-ac13")]
-task = sky.Task.from_yaml_config(document, env_overrides=given)
-assert task.envs["PRESET"] == "smoke" and task.envs["RESUME"] and task.num_nodes == 2
-for each in task.resources:
-    assert each.use_spot and each.job_recovery["recover_on_exit_codes"] == [4, 7]  # a managed job recovers by itself
+import sys, json
+from click.testing import CliRunner
+from sky.client.cli import command
+
+# From here on SkyPilot's server would be asked for machines.
+launched = []
+def launch(task, *_, **given):
+    launched.append((getattr(task, "tasks", [task])[0], given))
+    raise KeyboardInterrupt
+command.sdk.launch = command.managed_jobs.launch = launch
+
+told = []
+for words in json.load(sys.stdin):
+    result = CliRunner().invoke(command.cli, [*words[1:], "--yes"])
+    if not launched:
+        raise SystemExit(f"{words}: {result.output} {result.exception}")
+    task, given = launched.pop()
+    told.append({
+        "envs": dict(task.envs), "nodes": task.num_nodes, "down": given.get("down"), "secrets": list(task.secrets),
+        "spot": [each.use_spot for each in task.resources],
+        "recovers": [each.job_recovery["recover_on_exit_codes"] for each in task.resources],
+    })
+print("TOLD", json.dumps(told))
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "tool", "code"),
-    [
-        ("kubernetes-job.yaml", "kubernetes-validate==1.37.0", KUBERNETES),
-        ("kubernetes-nodes.yaml", "kubernetes-validate==1.37.0", KUBERNETES),
-        ("skypilot.yaml", "skypilot==0.14.1", SKYPILOT),
-    ],
-)
-def test_the_tools_own_schema_takes_it(tmp_path, name, tool, code):
+def asked_of(tool: str, code: str, document: object, home: Path, **environ: str) -> str:
+    """What ``code`` prints, run with the package ``tool``, of what it is given."""
     cache = subprocess.run(["uv", "cache", "dir"], capture_output=True, text=True, check=True).stdout.strip()
     done = subprocess.run(
         ["uv", "tool", "run", "--quiet", "--from", tool, "python", "-c", code],
-        input=json.dumps(load_all(name)),
-        env={**os.environ, "UV_CACHE_DIR": cache, "HOME": str(tmp_path)},  # SkyPilot leaves files in HOME
+        input=json.dumps(document),
+        cwd=ROOT,
+        env={**os.environ, "UV_CACHE_DIR": cache, "HOME": str(home), **environ},  # SkyPilot leaves files in HOME
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["kubernetes-job.yaml", "kubernetes-nodes.yaml"])
+def test_kubernetes_own_schema_takes_it(tmp_path, name):
+    asked_of("kubernetes-validate==1.37.0", KUBERNETES, load_all(name), tmp_path)
+
+
+def skypilot_commands() -> list[list[str]]:
+    """The command lines of ``sky`` that the docs and the file itself name, with values in place of dots."""
+    texts = [(ROOT / "docs/deploy.md").read_text(), (DEPLOY / "skypilot.yaml").read_text().replace("\n#  ", "\n")]
+    joined = "\n".join(texts).replace("\\\n", " ").replace("…", "given")
+    return [shlex.split(line) for line in re.findall(r"^ *(sky .*)$", joined, flags=re.MULTILINE)]
+
+
+@pytest.mark.slow
+def test_skypilot_takes_each_documented_command(tmp_path):
+    keys = {"PIPPA_S3_ACCESS_KEY": "access", "PIPPA_S3_SECRET_KEY": "secret", "WANDB_API_KEY": "wandb"}
+    printed = asked_of("skypilot==0.14.1", SKYPILOT, skypilot_commands(), tmp_path, **keys)
+    _, _, document = printed.partition("TOLD ")
+    launched, managed, resumed, down = json.loads(document)
+    for each in (launched, managed, resumed, down):
+        assert each["recovers"] == [[4, 7]] * 3  # a managed job recovers by itself
+        assert each["envs"]["PIPPA_S3_ENDPOINT"] == "https://given" and keys.keys() <= set(each["secrets"])
+    assert launched["envs"]["PRESET"] == "blog" and launched["nodes"] == 1 and not any(launched["spot"])
+    assert managed["nodes"] == 2 and all(managed["spot"]) and resumed["envs"]["RESUME"] == "given"
+    assert down["down"] and not launched["down"]
+
+
+@pytest.mark.parametrize(("run", "words"), [("", "pippa train blog"), ("blog-1", "pippa runs resume blog-1")])
+def test_what_the_skypilot_task_runs_is_a_command(tmp_path, run, words):
+    document = load("skypilot.yaml")
+    stub = tmp_path / ".local/bin/uv"
+    stub.parent.mkdir(parents=True)
+    stub.write_text('#!/bin/sh\nfor word in "$@"; do echo "$word"; done\n')
+    stub.chmod(0o755)
+    skypilots = {"SKYPILOT_NUM_GPUS_PER_NODE": "8", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_TASK_ID": "sky-managed-7"}
+    given = {**document["envs"], "PIPPA_S3_ENDPOINT": "https://s3", "FLAGS": "--batch-size 16", "RESUME": run}
+    environ = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], **given, **skypilots}
+    done = subprocess.run(["sh", "-c", document["run"]], env=environ, capture_output=True, text=True, check=True)
+    command = done.stdout.split()
+    assert command[:2] == ["run", "--no-sync"] and " ".join(command[2:]).startswith(words)
+    assert problems([command[2:]]) == [None]
+    assert {"--num-gpus 8", "--num-nodes 2"} <= set(map(" ".join, pairwise(command)))
 
 
 @pytest.mark.docker

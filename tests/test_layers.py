@@ -128,6 +128,18 @@ def test_no_modules_import_each_other_in_a_circle():
     graphlib.TopologicalSorter(edges()).prepare()
 
 
+def test_tests_mirror_the_rooms():
+    """A folder of tests is a room's, or `flows/team`; a test that has a module's name is in the folder of its room."""
+    known = {file.relative_to(ROOT) for file in modules().values()}
+    folders = {file.parent for file in known} | {Path("flows/team")}
+    for package in ("trainer", "flows"):
+        for file in (ROOT / "tests" / package).rglob("test_*.py"):
+            test = file.relative_to(ROOT / "tests")
+            assert test.parent in folders, file
+            same_name = [each for each in known if each.name == test.name.removeprefix("test_")]
+            assert len(same_name) != 1 or test.parent not in same_name[0].parent.parents, f"{file}: {same_name}"
+
+
 @pytest.mark.parametrize(
     ("package", "never"),
     [

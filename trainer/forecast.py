@@ -63,8 +63,6 @@ ADVISED_RANK = 32
 """Of the LoRA adapters that are suggested where memory is short."""
 
 _LESS: tuple[dict[str, object], ...] = (
-    {},
-    {"fsdp": True},
     {"tune_llm": False},
     {"tune_visual": False},
     {"tune_llm": False, "tune_visual": False},
@@ -313,12 +311,10 @@ def ways(config: FinetuneConfig, model: Model, memory: int) -> list[Way]:
     """
     found: list[Way] = []
     tried: list[Way] = []
-    for change in _LESS:
+    for change in ({}, *_divisions(config), *_LESS):
         same = any(getattr(config, name) == value for name, value in change.items())
         # With LoRA the tune flags decide about the projector only.
         if same or (config.lora_rank and any(name.startswith("tune_") for name in change)):
-            continue
-        if "fsdp" in change and config.processes == 1:
             continue
         for flags in _batches(config, change):
             changed = config.model_copy(update=flags)
@@ -346,6 +342,16 @@ def named(found: Sequence[Way]) -> str:
     return ", ".join(f"`{way.flags}` ({way.total / 1e9:.1f} GB)" for way in found)
 
 
+def _divisions(config: FinetuneConfig) -> Iterator[dict[str, object]]:
+    """How the GPUs can divide the model, that which sends less between machines first."""
+    if not config.fsdp and min(config.num_nodes, config.num_gpus) > 1:
+        yield {"fsdp": True, "fsdp_devices": config.num_gpus}
+    if not config.fsdp and config.processes > 1:
+        yield {"fsdp": True}
+    if config.fsdp and config.shards < config.processes:
+        yield {"fsdp_devices": config.processes}
+
+
 def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[dict[str, object]]:
     """``change`` alone, then with the batch halved again and again, at each size first with the same global batch."""
     if change:
@@ -359,7 +365,7 @@ def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[d
 
 
 def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory:
-    shares = config.processes if config.fsdp else 1
+    shares = config.shards
     gradients = _share(sum(part.gradients for part in found), shares)
     kept = [part.activations + part.copies for part in found]
     if config.gradient_accumulation_steps > 1:

@@ -15,10 +15,9 @@ from bench.flops import peak_tflops
 from trainer.generation import N15
 
 Way = Callable[[variants.FixedStep], AbstractContextManager[Callable[[], None]]]
-WHOLE_STEP = "whole step as a CUDA graph"
 GRAPHS: dict[str, Way] = {
     "frozen backbone as a CUDA graph": variants.backbone_graph,
-    WHOLE_STEP: variants.step_graph,
+    "whole step as a CUDA graph": variants.step_graph,
 }
 COMPILED: dict[str, Way] = {"torch.compile, layer by layer": variants.compiled}
 LAUNCHED = ["batch", "way", "ms/step", "samples/s", "×"]
@@ -45,9 +44,8 @@ def run(report: Report, size: str, device: str, generation: str) -> None:
         for batch in few:
             against.attempt([batch], lambda batch=batch: configurations.compare(batch))
         launched = report.table("The same batch again and again, default flags", LAUNCHED)
-        graphs = GRAPHS if made.subject.backbone_inputs else {WHOLE_STEP: variants.step_graph}
         for batch in few:
-            report.attempt(lambda batch=batch: launch(made, launched, batch, graphs))
+            report.attempt(lambda batch=batch: launch(made, launched, batch, GRAPHS))
         if made.subject.generation == N15:
             images = report.table("A batch's images, two cameras of 640x480, from pinned memory", FORMS)
             for batch in few:

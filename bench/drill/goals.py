@@ -43,6 +43,12 @@ def _of_default(name: str, choose: Callable[[list[float]], float]) -> Callable[[
     return figure
 
 
+def _host_waits(measured: Figures) -> float | None:
+    """Of a step, at the batch size that has most."""
+    batches = (each for each in measured.get("where", {}).values() if isinstance(each, Mapping))
+    return max((each["host_waits"] for each in batches if each.get("host_waits") is not None), default=None)
+
+
 def _of_whole(name: str) -> Callable[[Figures], float | None]:
     return lambda measured: measured.get("whole", {}).get(name)
 
@@ -53,6 +59,7 @@ GOALS = [
     Goal("peak memory against upstream's way, largest batch", 0.7, False, "×", _ratio(False, "memory")),
     Goal("MFU, default flags, largest batch", 35, True, " %", _of_default("mfu_percent", lambda each: each[-1])),
     Goal("time waiting for data, default flags, at most", 1, False, " %", _of_default("waiting_percent", max)),
+    Goal("waits of the host for the GPU in a step, at most", 0, False, "", _host_waits),
     Goal("training stopped by a save, at most", 100, False, " ms", _of_whole("stopped_ms")),
 ]
 

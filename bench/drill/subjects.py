@@ -32,6 +32,7 @@ from trainer.gr00t.n15.processor import IMAGE_TOKEN, EagleProcessor
 from trainer.gr00t.n15.tiny import make_tiny_base_model, tiny_config
 from trainer.gr00t.n17.config import Gr00tN1d7Config
 from trainer.gr00t.n17.model import Gr00tN1d7
+from trainer.gr00t.n17.places import Places
 from trainer.gr00t.n17.processor import IMAGE_SETTINGS, ImageSettings, QwenProcessor
 from trainer.gr00t.n17.sections import OFFICIAL_3B
 from trainer.gr00t.n17.tiny import make_tiny_base_model as make_tiny_n17
@@ -84,8 +85,6 @@ class Subject(Protocol):
     """What the preset says beside these, for the engine alone."""
     layers: frozenset[str]
     """Classes that are compiled by themselves."""
-    backbone_inputs: tuple[str, ...]
-    """What a graph of the backbone copies; none where it can't be one."""
 
     def make(self, size: str, folder: Path, dataset: Path, device: torch.device) -> Made:
         """All of it; ``size`` is ``full`` or ``small``, ``folder`` is for files."""
@@ -122,7 +121,6 @@ class _N15:
     whole_flags: Mapping[str, object] = {"--batch-size": 1, "--report-to": "tensorboard"}
     engine_flags: Mapping[str, object] = {}
     layers: frozenset[str] = frozenset({"SiglipEncoderLayer", "Qwen3DecoderLayer", "Block"})
-    backbone_inputs: tuple[str, ...] = ("eagle_input_ids", "eagle_pixel_values")
 
     def make(self, size: str, folder: Path, dataset: Path, device: torch.device) -> Made:
         tokenizer = Tokenizer.from_file(str(make_tiny_base_model(folder / "tiny") / "tokenizer.json"))
@@ -196,7 +194,6 @@ class _N17:
     whole_flags: Mapping[str, object] = {"--global-batch-size": 1, "--no-use-wandb": None}
     engine_flags: Mapping[str, object] = {"--data-config": "gr1_arms_only"}
     layers: frozenset[str] = frozenset({"Qwen3VLVisionBlock", "Qwen3VLTextDecoderLayer", "Block"})
-    backbone_inputs: tuple[str, ...] = ()
 
     def make(self, size: str, folder: Path, dataset: Path, device: torch.device) -> Made:
         tiny = make_tiny_n17(folder / "tiny")
@@ -257,14 +254,14 @@ class _PartsN17:
         self._inputs = {name: each.to(dtype) if each.is_floating_point() else each for name, each in floating.items()}
         shape = (1, self._head.config.action_horizon, self._head.config.max_action_dim)
         self._noise = torch.randn(shape, device=model.device, dtype=dtype)
-        self._ids = inputs["embodiment_id"]
+        self._ids, self._places = inputs["embodiment_id"], Places.of(inputs, model.device)
         self._context = self._attended()
         self._encoded = self._head.encode_state(self._inputs["state"], self._ids)
         self._buckets = torch.zeros(1, dtype=torch.int64, device=model.device)
 
     def features(self) -> torch.Tensor:
         given = self._inputs
-        return self._backbone(given["input_ids"], None, given["pixel_values"], given["image_grid_thw"])
+        return self._backbone(given["input_ids"], None, given["pixel_values"], given["image_grid_thw"], self._places)
 
     def _attended(self) -> Any:
         return self._head.context(self.features(), self._inputs["input_ids"] == self._backbone.image_token)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from bench.drill.steps import TUNES, Bench, free, now
 from trainer.data.collate import finish_images
@@ -78,21 +79,21 @@ def milliseconds(function: Callable[[], object], repeats: int, warm_up: int = 3)
 @contextmanager
 def backbone_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
     """The frozen backbone's forward pass is one launch."""
-    backbone = step.model.backbone
-    static: dict[str, torch.Tensor] = {
-        name.removeprefix("eagle_"): step.inputs[name].clone() for name in step.subject.backbone_inputs
-    }
-    images = step.inputs["eagle_image_tokens"]
+    backbone, given = step.model.backbone, []
+    with torch.no_grad(), backbone.register_forward_pre_hook(lambda _, arguments: given.append(arguments)):
+        step.model(step.inputs, step.noise, step.time)
+    static = tree_map_only(torch.Tensor, torch.clone, given[0])
 
     def compute() -> torch.Tensor:
         with torch.no_grad(), autocast(step.device, cached=False):
-            return backbone(static["input_ids"], None, static["pixel_values"], images)
+            return backbone(*static)
 
     replay, features = captured(compute)
 
-    def forward(input_ids: torch.Tensor, _mask: Any, pixel_values: torch.Tensor, _images: Any) -> torch.Tensor:
-        static["input_ids"].copy_(input_ids)
-        static["pixel_values"].copy_(pixel_values)
+    def forward(*arguments: Any) -> torch.Tensor:
+        for kept, new in zip(tree_leaves(static), tree_leaves(arguments), strict=True):
+            if isinstance(kept, torch.Tensor):
+                kept.copy_(new)
         replay()
         return features
 

@@ -73,6 +73,8 @@ def look(report: Report, table: Table, bench: Bench, batch: int) -> None:
         costs[short(each.name)] += lasting[id(each)]
     for name, cost in costs.most_common(LARGEST):
         table.row(f"`{name}`", f"{cost / steps / 1e3:.2f} ms", f"{cost / steps / taken:.0%}")
+    waits = profiler.waits.places.total() / WATCHED if on_gpu else None
+    table.row("the host waits for the device", "not measured" if waits is None else f"{waits:g} times", "")
     for place, count in profiler.waits.places.most_common(LARGEST):
         table.row(f"the host waits at {place}", f"{count / WATCHED:g} times", "")
     bound = on_gpu and busy < BUSY * taken
@@ -80,7 +82,13 @@ def look(report: Report, table: Table, bench: Bench, batch: int) -> None:
         report.note(f"Batch {batch} is {'bound by the host' if bound else 'bound by the device'}.")
     report.fact(
         f"batch_{batch}",
-        {"ms": taken / 1e3, "busy_ms": busy / 1e3, "kernels": len(events) / steps, "host_bound": bound},
+        {
+            "ms": taken / 1e3,
+            "busy_ms": busy / 1e3,
+            "kernels": len(events) / steps,
+            "host_bound": bound,
+            "host_waits": waits,
+        },
     )
 
 

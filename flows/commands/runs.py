@@ -9,7 +9,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,6 +95,8 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
         help_text = f"continue with another number of {counted}; the global batch stays"
         parser.add_argument(flag(name), type=int, metavar="N", help=help_text)
     parser.add_argument(flag("fsdp"), action=Switch, help="continue with or without FSDP")
+    help_text = "continue with this many GPUs to a copy of the model; 0 for all"
+    parser.add_argument(flag("fsdp_devices"), type=int, metavar="N", help=help_text)
     parser = add("runs follow", follow, description="Watch a run on another machine. Ctrl-C stops watching.")
     parser.add_argument("run", metavar="RUN", help=RUN_HELP)
     parser = add("runs cancel", cancel, description="Stop a training; it saves and uploads a last checkpoint first.")
@@ -234,9 +236,7 @@ def resume(arguments: Namespace) -> int:
     devices = {name: count for name in DEVICE_FIELDS if (count := getattr(arguments, name)) is not None}
     if chosen_launcher(arguments.launcher) == "remote":
         if devices:
-            raise UsageError(
-                "A worker trains a run as it was started.", "Leave --num-gpus, --num-nodes and --fsdp out."
-            )
+            raise UsageError("A worker trains a run as it was started.", f"Leave {', '.join(map(flag, devices))} out.")
         if not RUN_ID.fullmatch(arguments.run):
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         return submit_and_follow(None, {}, None, arguments.run, None)
@@ -340,9 +340,8 @@ def _require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | 
         if DockerLauncher(pippa_home()).knows(spec.run_id):
             return
     attach = f"`pippa runs resume {spec.run_id} --launcher docker` on its machine attaches to its container. "
-    silent = (datetime.now(UTC) - state.updated).total_seconds()
     raise UsageError(
-        f"{spec.run_id} is still training: it reported {silent:.0f} s ago, at step {state.step}/{state.of}.",
+        f"{spec.run_id} is still training: it reported step {state.step}/{state.of} last.",
         f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
         + (attach if spec.image else "")
         + "A killed run can be resumed a minute after its last report or, where nothing of it can be alive (its "

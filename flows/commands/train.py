@@ -88,7 +88,7 @@ def train(arguments: Namespace) -> int:
             Signals() as signals,
             gpu_locks.held_on_node(pippa_home(), job, config.num_gpus, console().print) as environ,
         ):
-            return join_job(_opened(), job, node, signals, environ)
+            return join_job(_opened(), config, job, node, signals, environ)
     print_warnings(console(), check_folders(config))
     overrides = overrides_of(resolved)
     run_id = jobs.run_of(_opened(), job, name) if job else new_run_id(name)

@@ -72,8 +72,8 @@ def submit(
 
     ``group`` is the run's in W&B instead of the preset, and a tag of the flow run (``of_group``).
 
-    Raises ``UsageError`` when the run is active already, when nobody knows it, and when the server has no such
-    deployment or refuses the parameters.
+    Raises ``UsageError`` when the run is active already, when neither server nor store knows it, and when the server
+    has no such deployment or refuses the parameters.
     """
     earlier = _flow_runs(client, run_id)
     if unfinished := [run for run in earlier if run.state is None or not run.state.is_final()]:

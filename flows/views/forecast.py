@@ -179,9 +179,11 @@ def _rows(found: Plan) -> Iterator[_Row]:
         yield (
             "GPU memory",
             needs.gpu.total,
-            f"{'on each GPU' if config.processes > 1 else ''}{_of_card(found)}".strip(" ()"),
+            f"on each GPU{_of_card(found)}" if config.processes > 1 else _of_card(found).strip(" ()"),
         )
         yield from _memory(needs.gpu, config)
+        if config.fsdp and min(config.num_nodes, config.num_gpus) > 1:
+            yield _divided_otherwise(found)
         yield "host memory", needs.host, "copies of a checkpoint, frames loaded ahead, libraries"
     free = f", of {size(found.free)} free" if found.free is not None else ""
     yield "disk", found.disk, f"at most{free}{', and the decoded frames' if found.frames is None else ''}"
@@ -200,7 +202,7 @@ def _rows(found: Plan) -> Iterator[_Row]:
 
 
 def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
-    share = f", 1/{config.processes} on each GPU" if config.fsdp else ""
+    share = f", 1/{config.shards} on each GPU" if config.fsdp else ""
     yield "  weights", memory.weights, f"{memory.parameters / 1e6:,.1f} M parameters{share}"
     yield "  AdamW moments", memory.moments, f"of the {memory.trained / 1e6:,.1f} M that are trained{share}"
     yield "  activations", memory.activations, f"at {' '.join(to_argv(config, ['batch_size']))}"
@@ -208,11 +210,21 @@ def _memory(memory: Memory, config: FinetuneConfig) -> Iterator[_Row]:
     yield "  gradients", memory.gradients, together if config.gradient_accumulation_steps == 1 else "accumulated"
     if memory.buckets:
         exchanged = (
-            "pieces gathered from all GPUs" if config.fsdp else "the gradients once more, to be exchanged between GPUs"
+            "pieces gathered from others" if config.fsdp else "the gradients once more, to be exchanged between GPUs"
         )
         yield "  buckets", memory.buckets, exchanged
     if memory.fixed:
         yield "  CUDA", memory.fixed, "context and workspaces"
+
+
+def _divided_otherwise(found: Plan) -> _Row:
+    """What the other way to divide the model between several machines would take."""
+    config = found.config
+    gpus, words = config.num_gpus, "each machine has a copy of the model, and only gradients cross the network"
+    if config.shards < config.processes:
+        gpus, words = config.processes, "all machines have one copy of the model"
+    other = forecast(config.model_copy(update={"fsdp_devices": gpus}), found.model).gpu.total
+    return "  or in all", other, f"with --fsdp-devices {gpus}: {words}"
 
 
 def _disk(found: Plan) -> Iterator[_Row]:

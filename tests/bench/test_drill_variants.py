@@ -10,12 +10,13 @@ import torch
 
 from bench.drill import variants
 from bench.drill.steps import bench
+from bench.drill.subjects import SUBJECTS
 from bench.drill.variants import FixedStep
 
 
-@pytest.fixture(scope="module")
-def step() -> Iterator[FixedStep]:
-    with bench("small", "N1.5") as made:
+@pytest.fixture(scope="module", params=SUBJECTS)
+def step(request: pytest.FixtureRequest) -> Iterator[FixedStep]:
+    with bench("small", request.param) as made:
         yield FixedStep(made, 2)
 
 

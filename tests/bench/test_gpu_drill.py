@@ -41,7 +41,9 @@ def test_it_runs_whole_without_a_gpu(tmp_path: Path) -> None:
     assert files == {"right.md", "fast.md", "where.md", "whole.md", "gpu.md", "measured.json", "log.txt"}
     assert "host does not wait for the gpu | passed" in ended.stdout
     assert "step 41 is done" in ended.stdout
-    assert ended.stdout.count("no verdict") == len(verdicts({})) - 1  # what a CPU can do is not known: no utilisation
+    # What a CPU can do is not known: no utilisation; nor does a host wait for it.
+    assert ended.stdout.count("no verdict") == len(verdicts({})) - 2
+    assert ended.stdout.count("the host waits for the device | not measured") == 2
     measured = json.loads((out / "measured.json").read_text())
     batches = [(each["tune"], each["batch_size"]) for each in measured["fast"]["configurations"]]
     assert batches == [("default", 1), ("default", 2), ("everything", 1), ("everything", 2)]
@@ -59,6 +61,7 @@ def test_n17_is_measured_too(tmp_path: Path) -> None:
     ended = subprocess.run(command, cwd=REPOSITORY, env=environ, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stdout + (out / "log.txt").read_text()[-5000:]
     assert "GR00T N1.7, size small, on CPU" in ended.stdout and "step 41 is done" in ended.stdout
+    assert ended.stdout.count("the host waits for the device | not measured") == 2
     measured = json.loads((out / "measured.json").read_text())
     batches = [(each["tune"], each["batch_size"]) for each in measured["fast"]["configurations"]]
     assert batches == [("default", 1), ("default", 2), ("everything", 1), ("everything", 2)]
@@ -105,6 +108,7 @@ def figures(**whole: float) -> dict[str, Any]:
     return {
         "about": {"counts": True},
         "fast": {"configurations": [*default, everything], "against_upstreams_way": against},
+        "where": {"batch_1": {"host_waits": 0.0}, "batch_32": {"host_waits": 1.5}, "about": "a card"},
         "whole": whole,
     }
 
@@ -117,10 +121,11 @@ def test_each_goal_is_met_or_not() -> None:
         ["0.7×", "met"],
         ["36.5 %", "met"],
         ["0.9 %", "met"],
+        ["1.5", "NOT MET"],
         ["100 ms", "NOT MET"],
     ]
     assert verdicts(figures())[-1][2:] == ["not measured", ""]
-    assert [row[2] for row in verdicts({})] == ["not measured"] * 6
+    assert [row[2] for row in verdicts({})] == ["not measured"] * 7
 
 
 def test_what_is_brought_along_is_in_the_lock() -> None:

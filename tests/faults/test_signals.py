@@ -48,6 +48,7 @@ def in_a_terminal(pippa: BarePippa, *argv: str) -> tuple[subprocess.Popen[bytes]
     return process, ours
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_saves_and_registers(pippa):
     sources = ("--dataset-path", "./data", "--base-model-path", "./model", "--max-steps", "60", "--save-steps", "20")
     process, terminal = in_a_terminal(pippa, "train", "smoke", *sources)

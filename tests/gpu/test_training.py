@@ -15,7 +15,9 @@ from transformers import TrainerCallback
 
 from bench.drill.waits import Waits
 from tests.gpu.conftest import Within
+from tests.support.n17 import n17_training
 from tests.support.training import Training, assert_same, interrupted
+from trainer.gr00t.n17.tiny import make_tiny_base_model
 from trainer.gr00t.weights import save_checkpoint
 from trainer.training import finetuning
 from trainer.training.finetune_trainer import FinetuneTrainer
@@ -72,7 +74,17 @@ def test_parts_make_the_whole(training: MakeTraining, device: torch.device, with
     within(max((ours[name] - theirs[name]).abs().max().item() for name in ours), allowed)
 
 
-def test_the_host_does_not_wait_for_the_gpu(training: MakeTraining, monkeypatch: pytest.MonkeyPatch) -> None:
+def n17(training: MakeTraining, name: str, **flags: int) -> Training:
+    """As ``training``, of N1.7 and on its dataset."""
+    like = training(name)
+    base_model = make_tiny_base_model(like.output_dir.with_name(f"{name}-base-model"))
+    return n17_training(like.output_dir, like.flags["dataset_path"][0], base_model, **flags)
+
+
+@pytest.mark.parametrize("generation", ["N1.5", "N1.7"])
+def test_the_host_does_not_wait_for_the_gpu(
+    training: MakeTraining, generation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From one step to the next, where nothing is logged or saved."""
     waits = Waits()
 
@@ -84,5 +96,7 @@ def test_the_host_does_not_wait_for_the_gpu(training: MakeTraining, monkeypatch:
                 waits.__exit__(None, None, None)
 
     monkeypatch.setattr(finetuning, "reporting", lambda *_: [Watch()])
-    assert training("watched", max_steps=9, save_steps=9).run() == 0
+    flags = {"max_steps": 9, "save_steps": 9}
+    watched = training("watched", **flags) if generation == "N1.5" else n17(training, "watched", **flags)
+    assert watched.run() == 0
     assert waits.places == {}

@@ -12,6 +12,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Literal
 
 from tests.support.proxy import Proxy
 
@@ -24,6 +25,11 @@ class Machine:
     """What runs a command there."""
     environ: dict[str, str]
     """Which node it is, where node 0 is, and where the object store of this machine is."""
+
+    def plug(self, state: Literal["up", "down"]) -> None:
+        """The cable between both, where there is one."""
+        if self.prefix:
+            _ip("-n", self.prefix[-1], "link", "set", "e0", state)
 
 
 @contextlib.contextmanager

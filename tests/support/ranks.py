@@ -1,4 +1,4 @@
-"""Two processes on the CPU that carry out several trainings after one another: they are started once, which is slow."""
+"""Processes on the CPU that carry out several trainings after one another: they are started once, which is slow."""
 
 from __future__ import annotations
 
@@ -25,33 +25,31 @@ class Part(NamedTuple):
     training: Training
     resume_from: Path | None = None
     """Copied into the output folder first."""
-    fsdp: bool | None = None
-    """Another choice than the training's."""
 
 
 _Todo = tuple[list[str], tuple[Path, Path] | None]
 """A command line, and what to copy before."""
 
 
-def train_on_two(parts: Sequence[Part], log: Path) -> None:
-    """Carry out ``parts``, every step of which is logged; each rank leaves ``held-<rank>.json`` in the output folder.
+def train_together(parts: Sequence[Part], log: Path, count: int = 2) -> None:
+    """Carry out ``parts`` on ``count`` processes, every step of which is logged; each rank leaves ``held-<rank>.json``
+    in the output folder.
 
     It has the bytes of parameters and of AdamW's moments that the rank holds by itself.
     """
     with socket.create_server(("127.0.0.1", 0)) as free:
-        environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+        environ = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
     for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"):
         environ[name] = os.environ[name]
     todo: list[_Todo] = []
     for part in parts:
-        given = {"num_gpus": 2, **({} if part.fsdp is None else {"fsdp": part.fsdp})}
         if part.resume_from:
             copy = part.resume_from, part.training.output_dir / part.resume_from.name
-            todo.append((part.training.argv(**given, resume=True), copy))
+            todo.append((part.training.argv(num_gpus=count, resume=True), copy))
         else:
-            todo.append((part.training.argv(**given), None))
+            todo.append((part.training.argv(num_gpus=count), None))
     log.touch()
-    ranks = [SERVER.Process(target=_rank, args=(rank, environ, todo, str(log))) for rank in ("0", "1")]
+    ranks = [SERVER.Process(target=_rank, args=(rank, environ, todo, str(log))) for rank in map(str, range(count))]
     for rank in ranks:
         rank.start()
     for rank in ranks:

@@ -167,6 +167,17 @@ def test_fsdp_is_recommended_where_there_are_several_gpus() -> None:
     assert not any("--fsdp" in way.flags for way in ways(alone, OFFICIAL, memory))
 
 
+def test_on_several_machines_each_with_a_copy_comes_before_one_copy_for_all() -> None:
+    given = config(num_gpus=4, num_nodes=2, tune_llm=True, tune_visual=True, batch_size=2)
+    found = {way.flags: way.total for way in ways(given, OFFICIAL, CARDS[24] << 20)}
+    assert list(found)[:2] == ["--fsdp --fsdp-devices 4", "--fsdp"]
+    alone = forecast(given.model_copy(update={"num_nodes": 1, "fsdp": True}), OFFICIAL)
+    assert found["--fsdp --fsdp-devices 4"] == alone.gpu.total > found["--fsdp"]
+    hybrid = given.model_copy(update={"fsdp": True, "fsdp_devices": 4})
+    first, *_ = ways(hybrid, OFFICIAL, round(found["--fsdp"] / FITS) + 1)
+    assert first == ("--fsdp-devices 8", found["--fsdp"])
+
+
 def test_where_nothing_fits_the_least_is_named() -> None:
     [way] = ways(config(), OFFICIAL, 4 << 30)
     assert way.flags == "--batch-size 1 --lora-rank 32" and not fits(way.total, 4 << 30)

@@ -46,6 +46,7 @@ _FIELDS = FinetuneConfig.model_fields
 _NOT_UPSTREAMS = {
     "num_nodes": "upstream trains on one machine.",
     "fsdp": "upstream trains with the whole model on each GPU.",
+    "fsdp_devices": "upstream trains with the whole model on each GPU.",
     "video_alignment": "upstream finds a row's frame by its timestamp.",
     "recompute_statistics": "upstream normalises with what meta/stats.json says.",
     "holdout": "upstream trains on every episode.",

@@ -40,6 +40,7 @@ RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
 OWN_FIELDS = (
     "num_nodes",
     "fsdp",
+    "fsdp_devices",
     "video_alignment",
     "recompute_statistics",
     "upstream_exact",
@@ -85,6 +86,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "num_gpus",
         "num_nodes",
         "fsdp",
+        "fsdp_devices",
         "dataloader_num_workers",
         "dataloader_prefetch_factor",
         "video_backend",
@@ -209,6 +211,10 @@ class FinetuneConfig(BaseModel):
     """Divide parameters, gradients and optimizer state between the GPUs (FSDP2): for a model that does not fit one. The
     result is the same, a step takes longer."""
 
+    fsdp_devices: Annotated[int, Field(ge=0)] = 0
+    """With fsdp: how many GPUs divide a copy of the model between them; 0 means all, of all machines. With the GPUs of
+    one machine only gradients cross the network (hybrid sharding)."""
+
     video_alignment: VideoAlignment = "timestamp"
     """A row's frame: the one at its `timestamp`, or by `index`, row k to frame k, where only the clock is wrong."""
 
@@ -261,6 +267,11 @@ class FinetuneConfig(BaseModel):
         return self.num_gpus * self.num_nodes
 
     @property
+    def shards(self) -> int:
+        """GPUs that divide a copy of the model between them: 1 without FSDP."""
+        return (self.fsdp_devices or self.processes) if self.fsdp else 1
+
+    @property
     def global_batch(self) -> int:
         """Samples that one optimizer step sees."""
         return self.batch_size * self.processes * self.gradient_accumulation_steps
@@ -299,6 +310,16 @@ class FinetuneConfig(BaseModel):
             raise ValueError("one GPU can't divide the model: --no-fsdp, or --num-gpus 2 or more")
         return value
 
+    @field_validator("fsdp_devices")
+    @classmethod
+    def _makes_equal_groups(cls, value: int, info: ValidationInfo) -> int:
+        gpus = info.data.get("num_gpus", 1) * info.data.get("num_nodes", 1)
+        if value and not info.data.get("fsdp", True):
+            raise ValueError("it says how --fsdp divides the model: give that too")
+        if value and (value == 1 or gpus % value):
+            raise ValueError(f"{gpus} GPUs make no groups of that many: take a divisor of {gpus} above 1")
+        return value
+
     @field_validator("holdout")
     @classmethod
     def _is_a_rule(cls, value: str) -> str:
@@ -318,8 +339,3 @@ class FinetuneConfig(BaseModel):
     @field_serializer("data_config")
     def _as_data(self, value: str | DataConfig) -> str | dict[str, Any]:
         return value if isinstance(value, str) else to_document(value)
-
-
-def field_help(config: type[FinetuneConfig] = FinetuneConfig) -> dict[str, str]:
-    """One line of help per flag, from the docstring below the field."""
-    return {name: field.description or "" for name, field in config.fields().items()}

@@ -77,7 +77,7 @@ _GROUPS: dict[str, tuple[str, ...]] = {
         "gradient_accumulation_steps",
     ),
     "machine": (
-        *("num_gpus", "num_nodes", "fsdp", "dataloader_num_workers", "dataloader_prefetch_factor"),
+        *("num_gpus", "num_nodes", "fsdp", "fsdp_devices", "dataloader_num_workers", "dataloader_prefetch_factor"),
         *("shard_size", "episode_sampling_rate", "num_shards_per_epoch"),
     ),
     "checkpoints and reports": (

@@ -140,10 +140,9 @@ class Policy:
         augmented and no dropout is on, so that the same draws give the same losses.
         """
         batch = self._collate([self._actor.training_sample(step) for step in steps])
-        dtype, device = self.model.action_head.dtype, self.device
-        drawn = torch.as_tensor(noise, dtype=dtype, device=device)
-        velocity = self._actor.velocity(batch, drawn, torch.as_tensor(time, dtype=dtype, device=device))
-        action, mask = batch["action"].to(device), batch["action_mask"].to(device)
+        drawn = self._moved(noise)
+        velocity = self._actor.velocity(batch, drawn, self._moved(time))
+        action, mask = batch["action"].to(self.device), batch["action_mask"].to(self.device)
         errors = (velocity.float() - (action - drawn.float())) ** 2 * mask
         return (errors.sum(dim=(1, 2)) / mask.sum(dim=(1, 2))).tolist()
 
@@ -171,7 +170,7 @@ class Policy:
             self._actor.normalised(previous.whole(kept, row), observation)
             for row, observation in enumerate(observations)
         ]
-        start = torch.as_tensor(np.stack(rows), dtype=self.model.action_head.dtype, device=self.device)
+        start = self._moved(np.stack(rows))
         left = self.data_config.action_horizon - previous.executed_steps
         return Chunking(start, left, left, previous.frozen_steps, previous.ramp_rate)
 
@@ -182,8 +181,12 @@ class Policy:
         shape = (batch, *self.noise_shape) if batched else self.noise_shape
         if np.shape(noise) != shape:
             raise UsageError(f"noise is {list(np.shape(noise))}.", f"For this observation it must be {list(shape)}.")
-        start = torch.as_tensor(noise, dtype=self.model.action_head.dtype, device=self.device)
+        start = self._moved(noise)
         return start if batched else start[None]
+
+    def _moved(self, values: np.ndarray) -> torch.Tensor:
+        """``values`` in the action head's dtype on its device, without waiting for it."""
+        return torch.as_tensor(values, dtype=self.model.action_head.dtype).to(self.device, non_blocking=True)
 
     def _is_batched(self, observation: Mapping[str, Any]) -> bool:
         """Whether every state has a batch axis before time and dimension, as upstream tells."""

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TypeVar
 
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home
 from trainer.disk import private_folder
@@ -33,13 +35,33 @@ _POLL_SECONDS = 2.0
 T = TypeVar("T")
 
 
+_BY_NODE_0 = ("dataset_path", "data_config", "base_model_path")
+"""What node 0 brings into the store: the engines meet too late to compare it."""
+
+
 def join_job(
-    store: ObjectStore, job: str, node: Node, signals: Signals, environ: Mapping[str, str] = os.environ
+    store: ObjectStore,
+    config: FinetuneConfig,
+    job: str,
+    node: Node,
+    signals: Signals,
+    environ: Mapping[str, str] = os.environ,
 ) -> int:
-    """Train along in the run of ``job``, once node 0 has begun it. Returns the exit code; raises ``PippaError``."""
+    """Train along in the run of ``job``, once node 0 has begun it. Returns the exit code; raises ``PippaError``.
+
+    ``config`` is what this node was told; where it is not what node 0 was told, nobody trains.
+    """
     run_id = _awaited(lambda: jobs.find(store, job), f"Node 0 has not begun the job {job}.")
     _awaited(lambda: runs.read_file(store, run_id, "spec.json"), f"Node 0 has not begun {run_id}.")
-    return join(store, runs.read_spec(store, run_id), node, signals, environ)
+    spec = runs.read_spec(store, run_id)
+    for name in _BY_NODE_0:
+        if getattr(config, name) != getattr(spec.config, name):
+            raise UsageError(
+                f"{flag(name)} on node {node.rank} is not that of {run_id}, which node 0 began as the job {job}.",
+                "Give every node the same command; another --job is another run.",
+            )
+    # The engines compare the rest when they meet, and then all nodes hear of it.
+    return join(store, spec.model_copy(update={"config": config}), node, signals, environ)
 
 
 def join(

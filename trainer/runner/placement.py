@@ -7,7 +7,7 @@ from trainer.config.n17_config import N17Config
 from trainer.config.run_spec import RunSpec
 from trainer.errors import UsageError
 
-DEVICE_FIELDS = ("num_gpus", "num_nodes", "fsdp")
+DEVICE_FIELDS = ("num_gpus", "num_nodes", "fsdp", "fsdp_devices")
 """What may be given beside the id of a run to continue."""
 
 
@@ -18,7 +18,11 @@ def placed(spec: RunSpec, devices: dict[str, object], prog: str) -> tuple[RunSpe
     it can't stay.
     """
     before = spec.config
-    config = validated(type(before), {**before.model_dump(), **devices}, prog)
+    config = validated(type(before), {**before.model_dump(exclude={"fsdp_devices"}), **devices}, prog)
+    group = before.fsdp_devices
+    if "fsdp_devices" not in devices and group and config.fsdp and config.processes % group == 0:
+        # Otherwise all GPUs divide the model: nothing needs less memory.
+        config = config.model_copy(update={"fsdp_devices": group})
     if isinstance(before, N17Config):  # what each GPU takes stays, and with it the memory
         passing = {"batch_size": before.batch_size, "global_batch_size": before.batch_size * config.processes}
         config = config.model_copy(update=passing)

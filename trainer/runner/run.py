@@ -19,6 +19,7 @@ from signal import SIGINT, SIGKILL, SIGTERM
 from trainer.command_line import Parser
 from trainer.config.argv import require_engine_can
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.flags import flag
 from trainer.config.run_spec import RunSpec, new_run_id
 from trainer.config.settings import pippa_home, upload_patience
 from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
@@ -81,7 +82,7 @@ def _new(arguments: Namespace, signals: Signals) -> int:
     store = open_store()
     store.open()
     if node.rank:
-        return join_job(store, job, node, signals)
+        return join_job(store, config, job, node, signals)
     run_id = jobs.run_of(store, job, name) if job else new_run_id(name)
     if job and runs.read_file(store, run_id, "spec.json") is not None:
         return _again(store, runs.read_spec(store, run_id), config, job, signals)
@@ -115,8 +116,8 @@ def _stored(arguments: Namespace, signals: Signals) -> int:
             "\n".join(
                 [
                     *arguments.problems,
-                    "--run-id takes nothing beside it but --num-gpus, --num-nodes and --fsdp: a run keeps what it was "
-                    "started with.",
+                    f"--run-id takes nothing beside it but {', '.join(map(flag, DEVICE_FIELDS))}: a run keeps what it "
+                    "was started with.",
                 ]
             ),
             f"`trainer run --run-id {arguments.run_id}` continues it.",
@@ -151,6 +152,8 @@ class Run:
         self.upload_patience = upload_patience(environ)
         # Joining with an absolute path gives that path.
         self.output_dir = self.folder / Path(spec.config.output_dir).expanduser()
+        self.reported = 0
+        """The step that an earlier attempt had reached, as far as the store heard of it."""
         self.record: RunLog
         self.uploader: checkpoint_uploader.Uploader | None = None
 
@@ -160,6 +163,7 @@ class Run:
             self._restore_record()
             before = runs.read_state(self.store, self.spec.run_id)
             started = before.started if before and before.started else datetime.now(UTC)
+            self.reported = before.step if before else 0
             state = runs.RunState(
                 status="preparing",
                 of=self.spec.config.max_steps,
@@ -218,6 +222,11 @@ class Run:
         if step is None or step < spec.config.max_steps:
             for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
                 emit(warning)
+            if (again := self.reported - (step or 0)) > 0:
+                lost = (
+                    f"{again} step{'s are' if again > 1 else ' is'} trained again: {self.reported} was reported last."
+                )
+                emit(PhaseEvent(phase="prepare", message=lost))
             message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
             # The native engine says itself when it has loaded and begins to train.
             emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))

@@ -163,10 +163,11 @@ def resume_step(
         snapshots.pull(store, snapshot, output_dir / f"checkpoint-{stored}")
         local = stored
     if local < newest:
+        last = f"was kept at step {local} last: the training continues from there"
+        never = "never reached the store: the training begins again, at step 0"
         emit(
             WarningEvent(
-                message=f"Step {newest} is registered, but the optimizer's state was kept at step {local} last: "
-                "the training continues from there.",
+                message=f"Step {newest} is registered, but the optimizer's state {last if local else never}.",
                 hint="The registered checkpoints stay as they are.",
             )
         )

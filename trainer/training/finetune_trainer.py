@@ -100,7 +100,7 @@ class FinetuneTrainer(Trainer):
         experiment_cfg: Folder copied into each checkpoint (``metadata.json``, which upstream's policy of N1.5 needs).
         emit: Hears of every checkpoint that is complete.
         lora: Whether ``model`` has adapters (``trainer.gr00t.lora``), which are saved merged and by themselves.
-        fsdp: Whether the processes divide the model between them (``trainer.training.sharding``).
+        shards: Processes that divide a copy of the model between them; 1 for none (``trainer.training.sharding``).
         kept: Checkpoints that stay on the disk.
         finish_images: What is left to do for the images of a batch, on the device it has arrived on.
 
@@ -118,11 +118,11 @@ class FinetuneTrainer(Trainer):
         callbacks: list[TrainerCallback],
         emit: Callable[[Event], None] = lambda _: None,
         lora: bool = False,
-        fsdp: bool = False,
+        shards: int = 1,
         kept: int = CHECKPOINTS_KEPT,
         finish_images: Callable[[dict[str, Any]], dict[str, Any]] = lambda batch: batch,
     ) -> None:
-        self._fsdp = fsdp
+        self._divided = shards > 1
         super().__init__(
             model=model,
             args=args,
@@ -151,9 +151,9 @@ class FinetuneTrainer(Trainer):
         self.add_callback(HoldOptimizer(self._copies))
         self._micro_batches = _CountBatches()
         self.add_callback(self._micro_batches)
-        self._shards = Shards(model, args.device, keeps=args.should_save) if fsdp else None
+        self._shards = Shards(model, args.device, shards, keeps=args.should_save) if self._divided else None
         # transformers' word for a model that it shall neither wrap nor move.
-        self.is_distributed_loading_by_transformers = fsdp
+        self.is_distributed_loading_by_transformers = self._divided
         # Dropout must differ between the ranks; what has to be equal (model, noise, order) doesn't depend on this.
         torch.manual_seed(args.seed + args.process_index)
         model.train()
@@ -166,7 +166,7 @@ class FinetuneTrainer(Trainer):
 
     def _move_model_to_device(self, model: nn.Module, device: torch.device) -> None:
         """With FSDP, each part of it where it is divided: the whole may not fit."""
-        if not self._fsdp:
+        if not self._divided:
             super()._move_model_to_device(model, device)
 
     def get_train_dataloader(self) -> DataLoader[Any]:

@@ -58,7 +58,7 @@ def train(
         PhaseEvent(
             phase="train",
             message=f"Training {trained / 1e6:,.1f} M of {total / 1e6:,.1f} M parameters on {frames:,} frames"
-            f", {config.global_batch_formula} samples a step{', the model divided (FSDP)' if config.fsdp else ''}",
+            f", {config.global_batch_formula} samples a step{_division(config)}",
         )
     )
     if resume_from and (before := saved_by(resume_from)) not in (0, config.processes):
@@ -75,3 +75,9 @@ def train(
     trainer.save_final()
     stop.release()
     return 128 + stop.received if stop.received else ExitCode.DONE
+
+
+def _division(config: FinetuneConfig) -> str:
+    if not config.fsdp:
+        return ""
+    return f", the model divided between {'all' if config.shards == config.processes else config.shards} GPUs (FSDP)"

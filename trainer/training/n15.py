@@ -105,6 +105,6 @@ def make_trainer(
         callbacks=callbacks(),
         emit=emit,
         lora=config.lora_rank > 0,
-        fsdp=config.fsdp,
+        shards=config.shards,
         finish_images=finish_images,
     )

@@ -105,7 +105,7 @@ def make_trainer(
         callbacks=callbacks(),
         emit=emit,
         lora=config.lora_rank > 0,
-        fsdp=config.fsdp,
+        shards=config.shards,
         kept=config.save_total_limit,
         finish_images=finish_images,
     )

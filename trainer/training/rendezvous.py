@@ -33,6 +33,7 @@ SILENT_SECONDS = 30.0
 """A node without a heartbeat for this long is lost."""
 GRACE_SECONDS = 10.0
 """How long after another node's failure the processes here may take to end by themselves."""
+_LOOK_SECONDS = 0.2
 SAVE_SECONDS = 600.0
 """The same after another node got a stop signal: node 0 is saving."""
 
@@ -46,8 +47,13 @@ class Rendezvous:
         """Wait for all of them; every one must have the same ``terms``. ``say`` hears who is missing."""
         self.node = node
         self._say = say
+        self._id = secrets.token_hex(8)
+        """Tells this machine from another that takes itself for the same node."""
         self._store = self._opened()
-        self._put(f"here/{node.rank}", {"host": socket.gethostname(), "terms": terms})
+        if node.rank == 0 and self._has("together"):
+            raise EngineError(f"The training has begun already: another machine is node 0, at {node.host}.", _HINT)
+        mine = {"rank": node.rank, "host": socket.gethostname(), "terms": terms, "id": self._id}
+        self._put(f"here/{node.rank}", mine)
         self._hosts = self._together(terms)
 
     def same_checkpoint(self, newest: Path | None, folder: Path) -> Path | None:
@@ -116,32 +122,63 @@ class Rendezvous:
 
     def _together(self, terms: dict[str, Any]) -> list[str]:
         """The host names of all nodes, once all are there."""
-        count = self.node.count
-        if self.node.rank:
-            answer = self._wait("together")
-            self._put(f"read/{self.node.rank}", True)
+        rank, count = self.node.rank, self.node.count
+        if rank:
+            answer = self._answered()
         else:
+            self._put("count", count)
             answer = self._gathered(terms)
             self._put("together", answer)
-            if "hosts" not in answer:  # the store goes with this process: those that are there must have read it
-                there = [rank for rank in range(1, count) if self._store.check([f"here/{rank}"])]
-                _until(lambda: all(self._store.check([f"read/{rank}"]) for rank in there), GRACE_SECONDS)
+        self._put(f"read/{rank}/{self._id}", True)
+        if rank == 0 and "hosts" not in answer:  # the store goes with this process: those there must have read it
+            there = [self._wait(key) for each in range(count) if self._has(key := f"here/{each}")]
+            keys = [f"read/{each['rank']}/{each['id']}" for each in there]
+            _until(lambda: all(map(self._has, keys)), GRACE_SECONDS)
+            time.sleep(2 * _LOOK_SECONDS)  # for one whose place another has taken
         if "problem" in answer:
             raise UsageError(answer["problem"], "Give every node the same command, and the same version of pippa.")
         if "missing" in answer:
             raise EngineError(f"Within {JOIN_SECONDS:.0f} s {answer['missing']} of {count} did not come.", _HINT)
+        if answer["ids"][rank] != self._id:
+            raise EngineError(f"The training has begun already, with {answer['hosts'][rank]} as node {rank}.", _HINT)
         return answer["hosts"]
+
+    def _answered(self) -> dict[str, Any]:
+        """What node 0 says to the others once all are there, or can't train together."""
+        rank = self.node.rank
+        if (count := self._wait("count")) != self.node.count:
+            here = f"{self.node.count} on node {rank} ({socket.gethostname()})"
+            self._put("wrong", f"--num-nodes is {count} on node 0, and {here}.")
+        while not self._has("together"):
+            if twice := self._twice():
+                self._put("wrong", twice)
+            time.sleep(_LOOK_SECONDS)
+        return self._wait("together")
+
+    def _twice(self) -> str:
+        """What is wrong where a second machine takes itself for this node; one that came in its place is alone."""
+        rank = self.node.rank
+        other = self._wait(f"here/{rank}")
+        if other["id"] == self._id:
+            return ""
+        return f"Two machines take themselves for node {rank}: {socket.gethostname()} and {other['host']}."
 
     def _gathered(self, terms: dict[str, Any]) -> dict[str, Any]:
         count, deadline, reported = self.node.count, time.monotonic() + JOIN_SECONDS, time.monotonic()
-        while missing := [rank for rank in range(count) if not self._store.check([f"here/{rank}"])]:
+        while missing := [rank for rank in range(count) if not self._has(f"here/{rank}")]:
+            if twice := self._twice():
+                self._put("wrong", twice)
+            if self._has("wrong"):
+                return {"problem": self._wait("wrong")}
             named = f"node{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
             if time.monotonic() > deadline:
                 return {"missing": named}
             if time.monotonic() - reported > SILENT_SECONDS:
                 self._say(f"Waiting for {named} of {count}.")
                 reported = time.monotonic()
-            time.sleep(0.2)
+            time.sleep(_LOOK_SECONDS)
+        if self._has("wrong"):
+            return {"problem": self._wait("wrong")}
         detail = [self._wait(f"here/{rank}") for rank in range(count)]
         for rank, other in enumerate(detail):
             differs = [name for name in {**terms, **other["terms"]} if terms.get(name) != other["terms"].get(name)]
@@ -149,16 +186,18 @@ class Rendezvous:
                 name = min(differs)
                 here, there = terms.get(name), other["terms"].get(name)
                 return {"problem": f"{name} is {here} on node 0, and {there} on node {rank} ({other['host']})."}
-        return {"hosts": [other["host"] for other in detail]}
+        return {"hosts": [other["host"] for other in detail], "ids": [other["id"] for other in detail]}
 
     def _put(self, key: str, value: Any) -> None:
         self._store.set(key, json.dumps(value))
 
+    def _has(self, key: str) -> bool:
+        with _node_0_lives():
+            return self._store.check([key])
+
     def _wait(self, key: str) -> Any:
-        try:
+        with _node_0_lives():
             return json.loads(self._store.get(key))
-        except RuntimeError as error:
-            raise EngineError("Node 0 was lost before the training began.", _HINT) from error
 
 
 class Watch:
@@ -261,6 +300,14 @@ class Watch:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
                 return
+
+
+@contextlib.contextmanager
+def _node_0_lives() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise EngineError("Node 0 was lost before the training began.", _HINT) from error
 
 
 def local_address(node: Node) -> str:

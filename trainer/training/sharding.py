@@ -1,4 +1,5 @@
-"""FSDP2: parameters, gradients and AdamW's moments divided between the processes of a training.
+"""FSDP2: parameters, gradients and AdamW's moments divided between the processes of a training, or of each group of
+them (hybrid sharding: the groups, such as the GPUs of a machine, exchange their gradients as with DDP).
 
 By ``torch.distributed.fsdp.fully_shard`` (Zhao et al., VLDB 2023), as torchtitan does and not through accelerate: its
 FSDP turns trained bfloat16 weights into float32 ones, so that a checkpoint would be another model's, and mixes up
@@ -26,8 +27,9 @@ from trainer.training.host_copies import walk
 class Shards:
     """``model``, divided in place. Every process of the training makes one, and calls its methods at the same time."""
 
-    def __init__(self, model: GrootModel, device: torch.device, *, keeps: bool) -> None:
-        """``device`` is this process's; ``keeps`` tells that it writes the checkpoints.
+    def __init__(self, model: GrootModel, device: torch.device, shards: int, *, keeps: bool) -> None:
+        """``device`` is this process's; ``shards`` processes that follow each other, such as those of a machine, divide
+        a copy of the model between them; ``keeps`` tells that this one writes the checkpoints.
 
         For these it keeps the frozen weights in host memory, where they were loaded.
         """
@@ -38,7 +40,9 @@ class Shards:
         self._frozen = {
             name: tensor.detach() for name, tensor in model.state_dict().items() if keeps and name not in trained
         }
-        mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
+        copies = torch.distributed.get_world_size() // shards
+        sizes = {"copies": copies, "shards": shards} if copies > 1 else {"shards": shards}
+        mesh = init_device_mesh(device.type, tuple(sizes.values()), mesh_dim_names=tuple(sizes))
         # From the inside out: what no piece inside has belongs to the one around. On a GPU a piece is moved there and
         # cut before the next, so that no card ever holds the whole model.
         for piece in (*model.pieces(), model):

@@ -8,7 +8,7 @@ from prefect.utilities.callables import parameter_schema
 
 from flows.orchestration.parameters import Overrides, as_form, described, given
 from flows.orchestration.train import train
-from trainer.config.finetune_config import field_help
+from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.generations import ALL_FIELDS
 from trainer.config.n17_config import N17Config
 from trainer.config.presets import PRESETS
@@ -34,7 +34,8 @@ def test_presets_launchers_and_engines_are_choices(schema):
 
 def test_every_argument_is_there_with_its_help_and_its_limits(schema, fields):
     assert list(fields) == list(ALL_FIELDS)
-    assert {name: field["description"] for name, field in fields.items()} == {**field_help(N17Config), **field_help()}
+    helps = {name: field.description for name, field in {**N17Config.fields(), **FinetuneConfig.fields()}.items()}
+    assert {name: field["description"] for name, field in fields.items()} == helps
     assert fields["batch_size"]["minimum"] == 1 and fields["learning_rate"]["exclusiveMinimum"] == 0
     assert fields["report_to"]["enum"] == ["wandb", "tensorboard", "azure_ml"]
     assert {"gr1", "libero_sim"} < set(fields["embodiment_tag"]["enum"])

@@ -177,6 +177,16 @@ def test_a_container_has_the_cards_it_is_given(environ, names, monkeypatch: pyte
     assert (None if found is None else [card.name for card in found]) == names
 
 
+def test_both_ways_to_divide_a_model_between_machines_are_told() -> None:
+    flags = ("--num-nodes", "2", "--num-gpus", "8", "--batch-size", "8", "--fsdp")
+    everywhere, in_each = (printed(planned(config("blog", *flags, *more))) for more in ((), ("--fsdp-devices", "8")))
+    assert re.search(r"GPU memory +8\.6 GB +on each GPU \(a card of 16 GB or more\)", everywhere)
+    assert re.search(r"or in all +9\.6 GB +with --fsdp-devices 8: each machine has a copy", everywhere)
+    assert re.search(r"GPU memory +9\.6 GB", in_each) and "1/8 on each GPU" in in_each
+    assert re.search(r"or in all +8\.6 GB +with --fsdp-devices 16: all machines", in_each)
+    assert "or in all" not in printed(planned(config("blog", "--num-gpus", "8", "--fsdp")))
+
+
 def test_a_price_makes_the_time_a_cost(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cost" not in printed(planned(config("blog")))
     monkeypatch.setenv("PIPPA_PRICE_PER_HOUR", "2.5")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from trainer.config.argv import parse_flags, require_engine_can, resolve, resolve_values, to_argv
 from trainer.config.data_options import VideoAlignment
-from trainer.config.finetune_config import OWN_FIELDS, EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend, field_help
+from trainer.config.finetune_config import OWN_FIELDS, EmbodimentTag, FinetuneConfig, ReportTo, VideoBackend
 from trainer.config.presets import PRESETS
 from trainer.data.configs import DATA_CONFIGS
 from trainer.errors import UsageError
@@ -22,8 +22,10 @@ texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"
 positive = st.integers(1, 10**9)
 
 
-def config_of(fsdp: bool, num_gpus: int, **values: Any) -> FinetuneConfig:
-    """One with two GPUs at least where the model is divided between them."""
+def config_of(fsdp: bool, num_gpus: int, groups: int, **values: Any) -> FinetuneConfig:
+    """One with two GPUs at least where the model is divided between them, by all or in groups."""
+    if fsdp and groups:
+        return FinetuneConfig(fsdp=True, fsdp_devices=num_gpus + 1, num_gpus=(num_gpus + 1) * groups, **values)
     return FinetuneConfig(fsdp=fsdp, num_gpus=num_gpus + fsdp, **values)
 
 
@@ -36,6 +38,7 @@ configs = st.builds(
     batch_size=positive,
     max_steps=positive,
     num_gpus=positive,
+    groups=st.integers(0, 3),
     save_steps=positive,
     learning_rate=st.floats(0, 1, exclude_min=True),
     weight_decay=st.floats(0, 1),
@@ -141,7 +144,8 @@ def test_help_explains_every_flag(capsys):
         parse_flags(["--help"], BLOG)
     assert exit_.value.code == 0
     printed = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name, text in field_help().items():
+    for name, field in FinetuneConfig.fields().items():
+        text = field.description or ""
         assert f"--{name.replace('_', '-')}" in printed
         assert text.split(". ")[0].split(": ")[0] in printed
     assert "[so100_dualcam]" in printed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tests.trainer.data.test_state_action import metadata_of, raw_data
+from tests.trainer.data.transforms.test_state_action import metadata_of, raw_data
 from trainer.data.configs import DATA_CONFIGS, get_data_config
 from trainer.data.transforms.sample import SampleTransform
 

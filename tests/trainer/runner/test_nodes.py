@@ -74,6 +74,21 @@ def test_a_run_on_other_devices_keeps_its_global_batch():
         placed(run, {"num_nodes": "none"}, "trainer run")
 
 
+def test_groups_that_divide_the_model_stay_where_the_gpus_make_them():
+    run = spec("--num-nodes", "2", "--num-gpus", "4", "--fsdp", "--fsdp-devices", "4")
+    assert run.config.shards == 4
+
+    def shards(**devices: object) -> int:
+        return placed(run, devices, "trainer run")[0].config.shards
+
+    assert shards(num_nodes=1) == 4 and shards(num_nodes=4, num_gpus=2) == 4
+    assert shards(num_nodes=1, num_gpus=2) == 2  # all there are
+    assert shards(fsdp_devices=2) == 2 and shards(fsdp_devices=0) == 8
+    assert shards(fsdp=False) == shards(fsdp=False, num_nodes=1, num_gpus=1) == 1
+    with pytest.raises(UsageError, match="--fsdp-devices: 8 GPUs make no groups"):
+        shards(fsdp_devices=3)
+
+
 def test_a_run_of_n17_keeps_its_global_batch_too():
     dataset = SnapshotRef(kind="dataset", name="synthetic.PickNPlace", digest="d" * 64)
     base = SnapshotRef(kind="model", name="tiny-n17", digest="b" * 64)

@@ -1,11 +1,16 @@
-"""FSDP2 on two processes: the same training as with DDP, the same checkpoints, and half of it in each process."""
+"""FSDP2: the same training as with DDP, the same checkpoints, and a share of it in each process.
+
+On two processes, and on four: all of them divide the model, or two and two (hybrid sharding).
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.n17 import n17_training
-from tests.support.ranks import Part, train_on_two
+from tests.support.ranks import Part, train_together
 from tests.support.training import Training, assert_same_training, small_training
 from tests.support.waiting import PATIENCE
 from tests.trainer.training.conftest import shortened
@@ -24,6 +29,7 @@ from trainer.config.n17_config import N17Config
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.gr00t.n17.tiny import make_tiny_base_model as make_tiny_n17
 from trainer.runner import checkpoint_folder
+from trainer.training import arguments
 from trainer.training.devices import CPU_PROCESSES
 
 Trainings = Mapping[str, Training]
@@ -46,16 +52,52 @@ def trained(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path) -> Tra
         tune_llm=True,
         tune_visual=True,
     )
-    made = {"ddp": ddp, **{name: ddp.in_folder(name, fsdp=True) for name in ("fsdp", "parts", "crossed")}}
-    half = made["fsdp"].checkpoint(2)
+    made = {"ddp": ddp, **{name: ddp.in_folder(name, fsdp=True) for name in ("fsdp", "parts", "fsdp from ddp")}}
+    made["ddp from fsdp"] = ddp.in_folder("ddp from fsdp")
     together(
         folder,
         [
             *(Part(made[name]) for name in ("ddp", "fsdp")),
-            Part(made["parts"], resume_from=half),
-            Part(made["crossed"], resume_from=half, fsdp=False),
+            *(Part(made[name], made["fsdp"].checkpoint(2)) for name in ("parts", "ddp from fsdp")),
+            Part(made["fsdp from ddp"], ddp.checkpoint(2)),
         ],
     )
+    return made
+
+
+@pytest.fixture(scope="module")
+def on_four(trained: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    """The same on four processes, with the same global batch, from the start or from what others left half-way."""
+    folder = tmp_path_factory.mktemp("four")
+    ddp = Training({**trained["ddp"].flags, "output_dir": folder / "ddp", "gradient_accumulation_steps": 1})
+    n17 = n17_training(
+        folder / "n17-ddp",
+        shortened(folder / "longer", [20, 20], seed=0),
+        make_tiny_n17(folder / "tiny-n17"),
+        max_steps=4,
+        global_batch_size=4,
+    )
+    hybrid = {"fsdp": True, "fsdp_devices": 2}
+    one = trained["ddp"].in_folder("one process", gradient_accumulation_steps=4)
+    with environment(folder) as patch:
+        patch.setattr(arguments, "LOGGING_STEPS", 1)
+        assert one.run(num_gpus=1) == 0
+    made = {"ddp": ddp, "hybrid": ddp.in_folder("hybrid", **hybrid), "n17-ddp": n17}
+    made["n17-hybrid"] = n17.in_folder("n17-hybrid", **hybrid)
+    half = made["hybrid"].checkpoint(2)
+    resumed = {
+        "parts": (hybrid, half),
+        "ddp from hybrid": ({}, half),
+        "fsdp from hybrid": ({"fsdp": True}, half),
+        "hybrid from ddp": (hybrid, ddp.checkpoint(2)),
+        "hybrid from fsdp on two": (hybrid, trained["fsdp"].checkpoint(2)),
+        "fsdp from one process": ({"fsdp": True}, one.checkpoint(2)),
+    }
+    parts = [Part(training) for training in made.values()]
+    for name, (changes, checkpoint) in resumed.items():
+        made[name] = ddp.in_folder(name, **changes)
+        parts.append(Part(made[name], checkpoint))
+    together(folder, parts, count=4)
     return made
 
 
@@ -75,41 +117,70 @@ def others(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path, base_mo
     made = {"lora-ddp": lora, "n17-ddp": n17}
     made |= {"lora-fsdp": lora.in_folder("lora-fsdp", fsdp=True), "n17-fsdp": n17.in_folder("n17-fsdp", fsdp=True)}
     made["lora-parts"] = lora.in_folder("lora-parts", fsdp=True)
-    whole = [Part(made[name]) for name in ("lora-ddp", "lora-fsdp", "n17-ddp", "n17-fsdp")]
-    together(folder, [*whole, Part(made["lora-parts"], resume_from=made["lora-fsdp"].checkpoint(2))])
+    parts = [Part(made[name]) for name in ("lora-ddp", "lora-fsdp", "n17-ddp", "n17-fsdp")]
+    parts.append(Part(made["lora-parts"], made["lora-fsdp"].checkpoint(2)))
+    for kind in ("lora", "n17"):
+        for name, changes, checkpoint in (
+            (f"{kind}-fsdp from ddp", {"fsdp": True}, made[f"{kind}-ddp"].checkpoint(2)),
+            (f"{kind}-ddp from fsdp", {}, made[f"{kind}-fsdp"].checkpoint(2)),
+        ):
+            made[name] = made[f"{kind}-ddp"].in_folder(name, **changes)
+            parts.append(Part(made[name], checkpoint))
+    together(folder, parts)
     return made
 
 
-def together(folder: Path, parts: list[Part]) -> None:
+@contextlib.contextmanager
+def environment(folder: Path) -> Iterator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPPA_HOME", str(folder / "home"))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
         patch.setenv("OMP_NUM_THREADS", "1")
-        train_on_two(parts, folder / "log")
+        yield patch
+
+
+def together(folder: Path, parts: list[Part], count: int = 2) -> None:
+    with environment(folder):
+        train_together(parts, folder / "log", count)
 
 
 def test_losses_norms_and_weights_are_those_of_ddp(trained: Trainings) -> None:
-    # A step of AdamW is about as large as what bfloat16 rounds: where two ways to sum differ by a bit, weights do.
-    for ours in ("fsdp", "crossed"):
-        assert_same_steps(trained[ours], trained["ddp"], losses=5e-4, norms=2e-3)
-        first, want = history(trained[ours])[0], history(trained["ddp"])[0]
-        assert first["loss"] == pytest.approx(want["loss"], rel=1e-6)
-        assert_close(trained[ours].weights(4), trained["ddp"].weights(4), within=5e-4)
-        assert layout(trained[ours].checkpoint(4)) == layout(trained["ddp"].checkpoint(4))
-    assert_half_of(trained["fsdp"], trained["ddp"])
+    for ours in ("fsdp", "ddp from fsdp", "fsdp from ddp"):
+        assert_trained_as(trained[ours], trained["ddp"])
+    assert_share_of(trained["fsdp"], trained["ddp"])
+
+
+@pytest.mark.slow
+def test_on_four_processes_all_or_two_and_two_divide_the_model(trained: Trainings, on_four: Trainings) -> None:
+    for name, ours in on_four.items():
+        if not name.startswith("n17"):
+            assert_trained_as(ours, trained["ddp"])
+    assert_same_training(on_four["parts"], on_four["hybrid"], 4)
+    assert_share_of(on_four["hybrid"], on_four["ddp"], ranks=4)
+    assert_share_of(on_four["fsdp from hybrid"], on_four["ddp"], ranks=4, share=0.25)
+
+
+@pytest.mark.slow
+def test_the_newer_generation_is_divided_in_groups_too(on_four: Trainings) -> None:
+    hybrid, ddp = on_four["n17-hybrid"], on_four["n17-ddp"]
+    assert_same_steps(hybrid, ddp, losses=1e-6, norms=1e-5)
+    assert_close(hybrid.weights(4), ddp.weights(4), within=1e-5)
+    assert layout(hybrid.checkpoint(4)) == layout(ddp.checkpoint(4))
+    assert_share_of(hybrid, ddp, ranks=4)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["lora", "n17"])
 def test_lora_and_the_newer_generation_train_as_with_ddp(others: Trainings, kind: str) -> None:
     fsdp, ddp = others[f"{kind}-fsdp"], others[f"{kind}-ddp"]
-    assert_same_steps(fsdp, ddp, losses=1e-6, norms=1e-5)
-    assert_close(fsdp.weights(4), ddp.weights(4), within=1e-5)
-    assert layout(fsdp.checkpoint(4)) == layout(ddp.checkpoint(4))
+    for ours in (fsdp, others[f"{kind}-fsdp from ddp"], others[f"{kind}-ddp from fsdp"]):
+        assert_same_steps(ours, ddp, losses=1e-6, norms=1e-5)
+        assert_close(ours.weights(4), ddp.weights(4), within=1e-5)
+        assert layout(ours.checkpoint(4)) == layout(ddp.checkpoint(4))
     # What is frozen comes first, in the same bytes: the store has it once.
     frozen = min(ddp.checkpoint(4).glob("model-*.safetensors"))
     assert (fsdp.checkpoint(4) / frozen.name).read_bytes() == frozen.read_bytes()
-    assert_half_of(fsdp, ddp)
+    assert_share_of(fsdp, ddp)
 
 
 @pytest.mark.slow
@@ -154,6 +225,31 @@ def test_one_gpu_is_refused_with_the_cure(config: type[FinetuneConfig]) -> None:
     assert config(dataset_path=["-"], fsdp=True, num_nodes=2).fsdp
 
 
+@pytest.mark.parametrize("config", [FinetuneConfig, N17Config])
+def test_groups_that_gpus_do_not_make_are_refused_with_the_cure(config: type[FinetuneConfig]) -> None:
+    two_machines = {"dataset_path": ["-"], "num_nodes": 2, "num_gpus": 4}
+    assert [config(**two_machines, fsdp=True, fsdp_devices=group).shards for group in (0, 2, 4, 8)] == [8, 2, 4, 8]
+    assert config(**two_machines).shards == 1
+    for group in (1, 3, 16):
+        with pytest.raises(ValueError, match="a divisor of 8 above 1"):
+            config(**two_machines, fsdp=True, fsdp_devices=group)
+    with pytest.raises(ValueError, match="--fsdp divides"):
+        config(**two_machines, fsdp_devices=4)
+
+
+def assert_trained_as(ours: Training, ddp: Training) -> None:
+    """A step of AdamW is about as large as what bfloat16 rounds: where two ways to sum differ by a bit, weights do."""
+    assert_same_steps(ours, ddp, losses=5e-4, norms=2e-3)
+    assert history(ours)[0]["loss"] == pytest.approx(history(ddp)[0]["loss"], rel=1e-6)
+    assert_close(ours.weights(4), ddp.weights(4), within=5e-4)
+    states = re.compile(r"rng_state.*")  # one for each process
+    found, want = (
+        {file: kinds for file, kinds in layout(each.checkpoint(4)).items() if not states.fullmatch(file)}
+        for each in (ours, ddp)
+    )
+    assert found == want
+
+
 def history(training: Training) -> list[dict[str, float]]:
     """What was logged of each of the four steps."""
     logged = json.loads((training.checkpoint(4) / "trainer_state.json").read_text())["log_history"]
@@ -170,12 +266,12 @@ def assert_same_steps(ours: Training, theirs: Training, *, losses: float, norms:
         assert entry["grad_norm"] == pytest.approx(want["grad_norm"], rel=norms)
 
 
-def assert_half_of(ours: Training, whole: Training) -> None:
-    """Each process holds about half of the parameters and moments, all of which it holds in ``whole``."""
-    for rank in (0, 1):
+def assert_share_of(ours: Training, whole: Training, ranks: int = 2, share: float = 0.5) -> None:
+    """Each process holds about its share of the parameters and moments, all of which it holds in ``whole``."""
+    for rank in range(ranks):
         own, all_of_it = (json.loads((each.output_dir / f"held-{rank}.json").read_text()) for each in (ours, whole))
-        for kind, share in own.items():
-            assert 0.45 * all_of_it[kind] < share < 0.55 * all_of_it[kind], (rank, kind)
+        for kind, held in own.items():
+            assert 0.9 * share < held / all_of_it[kind] < 1.1 * share, (rank, kind)
 
 
 def assert_close(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor], within: float) -> None:

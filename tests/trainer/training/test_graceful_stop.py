@@ -33,6 +33,7 @@ def test_a_signal_ends_it_with_a_checkpoint(training: MakeTraining, number: int,
     assert "Traceback" not in stopped.log.read_text()
 
 
+@pytest.mark.slow
 def test_while_loading_it_ends_at_once(training: MakeTraining) -> None:
     stopped = training("stopped")
     process = stopped.start()

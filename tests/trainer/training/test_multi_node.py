@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -28,7 +28,7 @@ from trainer.store.s3 import S3Store
 
 MakeTraining = Callable[..., Training]
 FLAGS = ("--batch-size", "2", "--num-nodes", "2", "--save-steps", "2", "--dataloader-num-workers", "0")
-FLAGS += ("--report-to", "tensorboard", "--evaluate", "none", "--max-steps", "60")
+FLAGS += ("--report-to", "tensorboard", "--evaluate", "none", "--max-steps", "150")
 FLAGS += ("--learning-rate", "1e-4", "--weight-decay", "1e-5", "--warmup-ratio", "0.05")
 
 
@@ -113,8 +113,57 @@ class Nodes:
         return self.folder / f"log-{rank}-{self.attempt}"
 
 
+def processes(of: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """All of a node's."""
+    return [*psutil.Process(of.pid).children(recursive=True), psutil.Process(of.pid)]
+
+
+def send(number: signal.Signals, to: list[psutil.Process]) -> None:
+    for process in to:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(number)
+
+
+@contextlib.contextmanager
+def lost(how: str, node: subprocess.Popen[bytes], machine: Machine) -> Iterator[int]:
+    """``node`` is killed, frozen or cut off meanwhile; yields its exit code."""
+    of_node = processes(node)
+    if how == "cut off":
+        machine.plug("down")
+    else:
+        send(signal.SIGKILL if how == "killed" else signal.SIGSTOP, of_node)
+    try:
+        yield -signal.SIGKILL if how == "killed" else 7
+    finally:
+        if how == "cut off":
+            machine.plug("up")
+        elif how == "frozen":
+            send(signal.SIGCONT, of_node)
+
+
+def lose(how: str, nodes: Nodes, store: S3Store, step: int) -> int:
+    """Both train on to a state beyond ``step``, when node 1 is lost; returns the step of the last state."""
+    first, second = nodes.start()
+    until(lambda: jobs.find(store, "one"), nodes.said(0).read_text, alive=lambda: first.poll() is None)
+    run_id = jobs.find(store, "one") or ""
+
+    def reached() -> int:
+        point = resume_points.read(store, run_id)
+        return point.step if point else 0
+
+    until(lambda: reached() > step, nodes.said(0).read_text, alive=lambda: first.poll() is None)
+    with lost(how, second, nodes.machines[1]) as code:
+        assert first.wait(PATIENCE) == 7, nodes.said(0).read_text()
+    assert second.wait(PATIENCE) == code, nodes.said(1).read_text()
+    (error,) = [event for event in events(nodes.said(0)) if isinstance(event, ErrorEvent)]
+    assert error.code == 7 and "Node 1" in error.message and "was lost" in error.message, how
+    state = runs.read_state(store, run_id)
+    assert state is not None and state.status == "failed" and "Node 1" in state.message
+    return reached()
+
+
 @pytest.mark.slow
-def test_a_killed_node_ends_the_attempt_and_two_empty_machines_go_on(
+def test_a_lost_node_ends_the_attempt_and_two_empty_machines_go_on(
     s3_settings: S3Settings, tmp_path: Path, no_dropout: Path, even_dataset: Path, training: MakeTraining
 ) -> None:
     store = S3Store(s3_settings)
@@ -122,35 +171,26 @@ def test_a_killed_node_ends_the_attempt_and_two_empty_machines_go_on(
     port = int(s3_settings.endpoint.rpartition(":")[2])
     with two_machines(port) as machines:
         nodes = Nodes(machines, s3_settings, tmp_path, [*FLAGS, *sources])
-        first, second = nodes.start()
-        until(lambda: jobs.find(store, "one"), nodes.said(0).read_text, alive=lambda: first.poll() is None)
-        run_id = jobs.find(store, "one") or ""
-        until(lambda: resume_points.read(store, run_id), nodes.said(0).read_text, alive=lambda: first.poll() is None)
-        for process in [*psutil.Process(second.pid).children(recursive=True), psutil.Process(second.pid)]:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGKILL)
-        assert first.wait(PATIENCE) == 7, nodes.said(0).read_text()
-        (error,) = [event for event in events(nodes.said(0)) if isinstance(event, ErrorEvent)]
-        assert error.code == 7 and "Node 1" in error.message and "was lost" in error.message
-        state = runs.read_state(store, run_id)
-        assert state is not None and state.status == "failed" and "Node 1" in state.message
+        step = 0
+        for how in ("killed", "frozen", *(["cut off"] if machines[1].prefix else [])):
+            step = lose(how, nodes, store, step)
 
         first, second = nodes.start()
         assert first.wait(PATIENCE) == 0, nodes.said(0).read_text()
         assert second.wait(PATIENCE) == 0, nodes.said(1).read_text()
     begun = [event.message for event in events(nodes.said(0)) if isinstance(event, PhaseEvent)]
     assert any(message.startswith("Continuing from step ") for message in begun), begun
-    entry = max(registry.list_checkpoints(store, run_id), key=lambda each: each.step)
-    assert entry.step == 60
+    entry = max(registry.list_checkpoints(store, jobs.find(store, "one")), key=lambda each: each.step)
+    assert entry.step == 150
     # One process with the summed batch. Over so many steps the order of sums shows: little beside what is learned.
     whole = training(
-        "whole", dataset_path=[even_dataset], base_model_path=no_dropout, batch_size=4, max_steps=60, save_steps=60
+        "whole", dataset_path=[even_dataset], base_model_path=no_dropout, batch_size=4, max_steps=150, save_steps=150
     )
     assert whole.run() == 0
     pulled = training("pulled")
     start = {name: each for file in no_dropout.glob("*.safetensors") for name, each in load_file(file).items()}
-    snapshots.pull(store, entry.snapshot, pulled.checkpoint(60))
-    ours, theirs = pulled.weights(60), whole.weights(60)
+    snapshots.pull(store, entry.snapshot, pulled.checkpoint(150))
+    ours, theirs = pulled.weights(150), whole.weights(150)
     assert ours.keys() == theirs.keys()
     learned = sum((theirs[name] - start[name]).abs().sum().item() for name in theirs)
     apart = sum((theirs[name] - ours[name]).abs().sum().item() for name in theirs)

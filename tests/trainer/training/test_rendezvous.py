@@ -73,6 +73,55 @@ def test_nodes_that_were_told_different_things_do_not_train() -> None:
     assert said.startswith("--batch-size is 2 on node 0, and 3 on node 1 (")
 
 
+@pytest.mark.parametrize(
+    ("ranks", "count", "said"),
+    [
+        ((0, 1, 1), 3, "Two machines take themselves for node 1"),
+        ((0, 0), 2, "Two machines take themselves for node 0"),
+        ((0, 2), 2, "--num-nodes is 2 on node 0, and 3 on node 2"),
+    ],
+)
+def test_nodes_that_were_given_a_wrong_number_do_not_wait_for_each_other(
+    ranks: tuple[int, ...], count: int, said: str
+) -> None:
+    first, *_ = nodes()
+    refused: list[UsageError] = []
+
+    def meet(rank: int) -> None:
+        with pytest.raises(UsageError) as error:
+            MET.append(Rendezvous(Node(rank, max(count, rank + 1), first.host, first.port), {}, print))
+        refused.append(error.value)
+
+    with ThreadPoolExecutor(len(ranks)) as threads:
+        for each in [threads.submit(meet, rank) for rank in ranks]:
+            each.result()
+    MET.clear()
+    assert len(refused) == len(ranks) and all(each.message.startswith(said) for each in refused), refused
+
+
+def test_a_node_that_comes_too_late_takes_no_part() -> None:
+    first, second = nodes()
+    with ThreadPoolExecutor(2) as threads:
+        for each in [threads.submit(met, node) for node in (first, second)]:
+            each.result()
+    for late in (first, second):
+        with pytest.raises(EngineError, match="has begun already"):
+            Rendezvous(late, {}, print)
+    MET.clear()
+
+
+def test_a_node_that_is_started_again_while_others_are_awaited_takes_its_place() -> None:
+    first, second, third = nodes(3)
+    with ThreadPoolExecutor(4) as threads:
+        begun = [threads.submit(met, first)]
+        gone = MET[-1:]  # its process was killed: nobody speaks for it
+        store = rendezvous.TCPStore(first.host, first.port, is_master=False)
+        store.set("here/1", '{"rank": 1, "host": "gone", "terms": {}, "id": "gone"}')
+        begun += [threads.submit(met, node) for node in (second, third)]
+        assert [each.result().node.rank for each in begun] == [0, 1, 2] and not gone
+    MET.clear()
+
+
 def test_a_node_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rendezvous, "JOIN_SECONDS", 0.5)
     first, second = nodes()

@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+from trainer.data.transforms.augment import to_device
+
 _SUPPORT = 2.0
 _SHARPNESS = -0.5
 
@@ -54,6 +56,6 @@ def _along(images: torch.Tensor, dim: int, size: int) -> torch.Tensor:
     shape = [-1, 1] if dim == -2 else [-1]
     total = torch.full((), 1 << (places - 1), dtype=torch.int32, device=images.device)
     for positions, weight in zip(taps, weights, strict=True):
-        taken = images.index_select(dim, torch.from_numpy(positions).to(images.device))
-        total = total + taken.to(torch.int32) * torch.from_numpy(weight).to(images.device).view(shape)
+        taken = images.index_select(dim, to_device(positions, images.device))
+        total = total + taken.to(torch.int32) * to_device(weight, images.device).view(shape)
     return (total >> places).clamp_(0, 255).to(torch.uint8)

@@ -20,22 +20,12 @@ from trainer.data.transforms.augment import planned, to_device
 _HUE = 3
 
 
-def jittered(image: np.ndarray, order: np.ndarray, factors: np.ndarray) -> np.ndarray:
-    """``image`` uint8 ``[H, W, 3]`` with brightness (0), contrast (1), saturation (2) and hue (3) changed in ``order``.
-
-    ``factors`` of the first three are 1 for no change, that of the hue is a share of the circle, 0 for none.
-    """
-    from trainer.data.n17 import kernels  # numba, which takes a while to import
-
-    changed = image.transpose(2, 0, 1).copy()
-    kernels.jitter(changed, order, factors)
-    return np.ascontiguousarray(changed.transpose(1, 2, 0))
-
-
 def jitter_together(images: torch.Tensor, order: np.ndarray, factors: np.ndarray) -> torch.Tensor:
-    """The same of the images of B samples, uint8 ``[B, V, 3, H, W]``, in place, on their device.
+    """Brightness (0), contrast (1), saturation (2) and hue (3) of B samples' images, each changed in its ``order``.
 
-    ``order`` and float64 ``factors`` are ``[B, 4]``. Samples that share their next operation share its kernels.
+    The images are uint8 ``[B, V, 3, H, W]`` and changed in place, on their device. ``order`` and float64 ``factors``
+    are ``[B, 4]``: a factor of the first three is 1 for no change, one of the hue is a share of the circle, 0 for none.
+    Samples that share their next operation share its kernels.
     """
     same = factors == np.array([1.0, 1.0, 1.0, 0.0])
     plan = planned(np.where(np.take_along_axis(same, order, axis=1), -1, order))
@@ -111,13 +101,10 @@ def _from_hsv(hue: torch.Tensor, saturation: torch.Tensor, value: torch.Tensor) 
 _STEPS = (_brightness, _contrast, _saturation, _hue)
 
 
-def rotated(image: np.ndarray, degrees: float) -> np.ndarray:
-    """``image`` uint8 ``[H, W, 3]`` turned about its centre, counter-clockwise; its edges are mirrored outwards."""
-    return turned(torch.from_numpy(image).permute(2, 0, 1)[None], [degrees])[0].permute(1, 2, 0).contiguous().numpy()
-
-
 def turned(images: torch.Tensor, degrees: Sequence[float]) -> torch.Tensor:
-    """Images uint8 ``[N, 3, H, W]``, each turned by its angle as ``rotated`` does, on their device.
+    """Images uint8 ``[N, 3, H, W]``, each turned about its centre by its angle, counter-clockwise, on their device.
+
+    Their edges are mirrored outwards.
 
     OpenCV's warpAffine with bilinear interpolation: places in 32nds of a pixel, weights in 1024ths.
     """

@@ -115,8 +115,7 @@ class TrainingDataset(Dataset[Sample]):
         self.processor = SampleProcessor(config, settings, self.statistics, embodiment_id)
         self._episodes = [episode for part in parts for episode in part]
         self._ends = np.cumsum([episode.usable(config.action_horizon) for episode in self._episodes])
-        self.unused_steps = sum(len(episode.texts) for episode in self._episodes) - int(self._ends[-1])
-        """Steps that are no samples: those whose horizon goes beyond their episode's end."""
+        """Steps whose horizon goes beyond their episode's end are no samples."""
         self.frames.plan([video for reader in readers for video in decoded_videos(reader)])
 
     @property

@@ -43,7 +43,7 @@ def patches_together(images: torch.Tensor, grid: tuple[int, int], patches: Patch
     size, merge, times = patches
     images = bicubic.resize(images, rows * size, columns * size)
     # Numbers of the device: a GPU multiplies by the inverse of a divisor that is the host's.
-    half = torch.tensor(127.5, device=images.device)
+    half = torch.full((), 127.5, device=images.device)
     pixels = (images.to(torch.float32) - half) / half
     blocks = pixels.view(-1, 3, rows // merge, merge, size, columns // merge, merge, size)
     blocks = blocks.permute(0, 2, 5, 3, 6, 1, 4, 7).unsqueeze(6)

@@ -13,7 +13,6 @@ from trainer.data.profile import rules
 from trainer.data.profile.model import Finding, Joint, Series
 
 _HOLDS = re.compile(r"grip|hand|finger|thumb|claw|jaw|effector", re.IGNORECASE)
-_MAX_SHOWN = 400
 
 
 class Column(NamedTuple):

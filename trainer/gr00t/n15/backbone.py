@@ -129,7 +129,10 @@ class EagleModel(nn.Module):
             wanted = int(places.sum()) if image_tokens is None else image_tokens
             if wanted != (given := images.shape[0] * images.shape[1]):
                 raise ValueError(f"The prompts have room for {wanted} image tokens; the images give {given}.")
-            embeddings = embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings.dtype))
+            # As masked_scatter, whose gradient the host waits for: how many places there are decides its shape.
+            rows = (places.flatten().cumsum(0) - 1).clamp_min(0)
+            taken = images.flatten(0, 1).index_select(0, rows).view_as(embeddings)
+            embeddings = torch.where(places.unsqueeze(-1), taken.to(embeddings.dtype), embeddings)
             mask, padding = None, None
             if attention_mask is not None:
                 mask = causal_mask(attention_mask, embeddings.dtype)

@@ -91,7 +91,7 @@ class GR00TN15(GrootModel):
         """The inputs on this model's device, floating ones in the action head's dtype (upstream's prepare_input)."""
         device, dtype = self.device, self.action_head.dtype
         return {
-            key: value.to(device, dtype if torch.is_floating_point(value) else None)
+            key: value.to(device, dtype if torch.is_floating_point(value) else None, non_blocking=True)
             for key, value in inputs.items()
             if isinstance(value, torch.Tensor)
         }

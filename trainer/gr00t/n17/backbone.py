@@ -7,10 +7,20 @@ vision tower's features are added to it. Not computed, because nothing reads the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 from torch import nn
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel, Qwen3VLTextRMSNorm
+from torch.nn import functional
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLModel,
+    Qwen3VLTextRMSNorm,
+    Qwen3VLVisionAttention,
+    apply_rotary_pos_emb_vision,
+)
 
+from trainer.gr00t.n17.places import Places, find_places
 from trainer.gr00t.n17.sections import ModelConfig
 from trainer.gr00t.parts.trained import has_trainable
 
@@ -23,6 +33,44 @@ class UnusedNorm(Qwen3VLTextRMSNorm):
         return hidden_states
 
 
+class ImageAttention(Qwen3VLVisionAttention):
+    """Attention within each image, images of the same size at once: transformers' takes one after another, and asks the
+    GPU where each ends.
+    """
+
+    def forward(  # pyrefly: ignore[bad-override]
+        self,
+        hidden_states: torch.Tensor,
+        cu_seqlens: Sequence[int],
+        position_embeddings: tuple[torch.Tensor, torch.Tensor],
+        **_: Any,
+    ) -> torch.Tensor:
+        """Patches [P, width] to [P, width], given ``Places.image_patches`` in place of the ends of all images, and the
+        rotary embeddings' cosines and sines.
+        """
+        query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+        query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
+        series = [part.unflatten(0, (-1, sum(cu_seqlens))).transpose(1, 2) for part in (query, key, value)]
+        alike = zip(*(part.split(list(cu_seqlens), dim=2) for part in series), strict=True)
+        attended = [functional.scaled_dot_product_attention(*each, scale=self.scaling) for each in alike]
+        together = attended[0] if len(attended) == 1 else torch.cat(attended, dim=2)
+        return self.proj(together.transpose(1, 2).flatten(2).flatten(0, 1))
+
+
+def add_to_images(hidden: torch.Tensor, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, N, width] with features [K, width] of the vision tower added to those at ``Places.image_places``."""
+    return hidden.flatten(0, 1).index_add(0, places, features.to(hidden.dtype)).view_as(hidden)
+
+
+def causal_mask(attention_mask: torch.Tensor) -> torch.Tensor:
+    """Which tokens each one attends to, [B, 1, N, N], of ``attention_mask`` [B, N]. transformers makes the same mask,
+    and asks the GPU before whether it is needed.
+    """
+    n = attention_mask.shape[1]
+    past = torch.ones(n, n, dtype=torch.bool, device=attention_mask.device).tril()
+    return past & (attention_mask != 0)[:, None, None, :]
+
+
 class LanguageHolder(nn.Module):
     """Qwen3-VL without its output layer, under the name ``model`` of the causal model it is taken from."""
 
@@ -32,6 +80,9 @@ class LanguageHolder(nn.Module):
         self.model = Qwen3VLModel(qwen)
         norm = self.model.language_model.norm
         self.model.language_model.norm = UnusedNorm(config.qwen3_vl_config.width, eps=norm.variance_epsilon)
+        self.model.language_model._deepstack_process = add_to_images
+        for block in self.model.visual.blocks:
+            block.attn.__class__ = ImageAttention  # the same parameters, without drawing them again
 
 
 class QwenBackbone(nn.Module):
@@ -40,6 +91,7 @@ class QwenBackbone(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.model = LanguageHolder(config)
+        self._config = config.qwen3_vl_config
         self.image_token = config.qwen3_vl_config.image_token_id
         # A level that would be added to the last kept layer's output is not part of the features.
         self._levels = min(config.qwen3_vl_config.deepstack_levels, config.select_layer - 1)
@@ -76,13 +128,22 @@ class QwenBackbone(nn.Module):
             fresh = type(rotary)(rotary.config)
             rotary.inv_freq, rotary.original_inv_freq = fresh.inv_freq, fresh.original_inv_freq
 
-    def positions(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, image_grid_thw: torch.Tensor
-    ) -> torch.Tensor:
-        """Places of the tokens in time, height and width, [3, B, N]: text counts on, an image's tokens share a time."""
-        kinds = (input_ids == self.image_token).int()
-        # transformers declares types of tensors that other packages don't.
-        return self.qwen.get_rope_index(input_ids, kinds, image_grid_thw, None, attention_mask)[0]  # pyrefly: ignore[bad-argument-type]
+    def encode_images(
+        self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, places: Places
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The vision tower's features [K, width] of the images' tokens, and those of its inner levels; arguments as in
+        ``forward``.
+        """
+        times = len(pixel_values) // len(places.patch_places)
+        vision = self.qwen.visual(
+            pixel_values.to(self.qwen.visual.dtype),
+            grid_thw=image_grid_thw,
+            interp_indices=places.interp_indices.repeat(times, 1),
+            interp_weights=places.interp_weights.repeat(times, 1),
+            position_ids=places.patch_places.repeat(times, 1),
+            cu_seqlens=places.image_patches,
+        )
+        return vision.pooler_output, vision.deepstack_features
 
     def forward(
         self,
@@ -90,32 +151,31 @@ class QwenBackbone(nn.Module):
         attention_mask: torch.Tensor | None,
         pixel_values: torch.Tensor,
         image_grid_thw: torch.Tensor,
-        position_ids: torch.Tensor | None = None,
+        places: Places | None = None,
     ) -> torch.Tensor:
         """Features [B, N, width] of token ids [B, N] and the images' patches [P, channels x 2 x size x size].
 
-        ``attention_mask`` [B, N] is 0 where a token is padding, on the left; None means nowhere. ``image_grid_thw``
-        [I, 3] says how many patches each image has, and ``position_ids`` [3, B, N] replace ``positions``. Raises
-        ``ValueError`` when the prompts have another number of image tokens than the images give.
+        ``attention_mask`` [B, N] is 0 where a token is padding; None means nowhere. ``image_grid_thw`` [I, 3] says how
+        many patches each image has. ``places`` follow from these, and are found where they are not given; on a GPU the
+        host then waits. Raises ``ValueError`` when the prompts have another number of image tokens than the images
+        give.
         """
         language = self.qwen.language_model
-        places = input_ids == self.image_token
+        if places is None:
+            mask = None if attention_mask is None else attention_mask.cpu()
+            grids = [(rows, columns) for _, rows, columns in image_grid_thw.tolist()]
+            places = find_places(input_ids.cpu(), mask, grids, self._config).to(input_ids.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_images):
-            vision = self.qwen.visual(pixel_values.to(self.qwen.visual.dtype), grid_thw=image_grid_thw)
-            images = vision.pooler_output
+            images, levels = self.encode_images(pixel_values, image_grid_thw, places)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (images.requires_grad or self._trains_language)):
             embeddings = language.embed_tokens(input_ids)
-            if (wanted := int(places.sum())) != len(images):
-                raise ValueError(f"The prompts have room for {wanted} image tokens; the images give {len(images)}.")
-            embeddings = embeddings.masked_scatter(places.unsqueeze(-1), images.to(embeddings.dtype))
-            if position_ids is None:
-                position_ids = self.positions(input_ids, attention_mask, image_grid_thw)
+            embeddings = embeddings.flatten(0, 1).index_copy(0, places.image_places, images.to(embeddings.dtype))
             features = language(
-                inputs_embeds=embeddings,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                visual_pos_masks=places,
-                deepstack_visual_embeds=vision.deepstack_features[: self._levels],
+                inputs_embeds=embeddings.view(*input_ids.shape, -1),
+                attention_mask=None if attention_mask is None else causal_mask(attention_mask),
+                position_ids=places.position_ids,
+                visual_pos_masks=places.image_places,
+                deepstack_visual_embeds=levels[: self._levels],
                 use_cache=False,
             ).last_hidden_state
         if self.training and self._trains_norm:

@@ -23,7 +23,7 @@ def parts(model: ModelConfig, config: FinetuneConfig, *, on_gpu: bool = True) ->
     lora, rank = config.lora_rank > 0, config.lora_rank
     full_lora = rank if config.lora_full_model else 0
     data, qwen = get_data_config(config.data_config), model.qwen3_vl_config
-    merged = qwen.vision_config.get("spatial_merge_size", 2) ** 2
+    merged = qwen.merge_size**2
     batch, images = config.batch_size, len(data.video) * len(data.video_delta_indices)
     tokens = batch * (TEXT_TOKENS + images * (2 + IMAGE_TOKENS))
     mask = 1 if on_gpu else 4
@@ -98,7 +98,7 @@ def _vision(model: ModelConfig, mode: Mode, patches: int, tuned: bool) -> Part:
     """Qwen3-VL's tower, its merger and those of the deepstack."""
     vision = model.qwen3_vl_config.vision_config
     d, m, layers, out = (vision[name] for name in ("hidden_size", "intermediate_size", "depth", "out_hidden_size"))
-    merge, times = vision.get("spatial_merge_size", 2), vision.get("temporal_patch_size", 2)
+    merge, times = model.qwen3_vl_config.merge_size, vision.get("temporal_patch_size", 2)
     pixels = vision.get("in_channels", 3) * times * vision["patch_size"] ** 2
     wide, levels = merge**2 * d, len(vision["deepstack_visual_indexes"])
     x, n = mode.operand, mode.full

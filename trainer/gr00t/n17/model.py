@@ -12,6 +12,7 @@ from torch import nn
 from trainer.gr00t.n17.action_head import Context, FlowMatchingActionHead
 from trainer.gr00t.n17.backbone import QwenBackbone
 from trainer.gr00t.n17.config import Gr00tN1d7Config, config_document, read_config
+from trainer.gr00t.n17.places import Places
 from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint, resolve_folder
 
@@ -25,8 +26,8 @@ class Gr00tN1d7(GrootModel):
     ``inputs`` of ``forward`` and ``get_action`` are the collator's batch: ``input_ids`` and ``attention_mask`` [B, N],
     ``pixel_values`` [patches, 1536], ``image_grid_thw`` [images, 3], ``state`` [B, history, S], ``embodiment_id`` [B]
     and, to train, ``action`` and ``action_mask`` [B, T, D]. Other keys are ignored, but for ``unpadded``,
-    ``position_ids`` and ``one_embodiment``: what these say is found out without them, at the price of waiting for the
-    GPU.
+    ``one_embodiment`` and the fields of ``Places``: what these say is found out without them, at the price of waiting
+    for the GPU.
     """
 
     config: Gr00tN1d7Config  # pyrefly: ignore[bad-override-mutable-attribute]
@@ -85,9 +86,9 @@ class Gr00tN1d7(GrootModel):
         """The inputs on this model's device, floating ones in the action head's dtype (upstream's prepare_input)."""
         device, dtype = self.device, self.action_head.dtype
         return {
-            key: value.to(device, dtype if torch.is_floating_point(value) else None)
+            key: value.to(device, dtype if torch.is_floating_point(value) else None, non_blocking=True)
             for key, value in inputs.items()
-            if isinstance(value, torch.Tensor)
+            if isinstance(value, torch.Tensor) and key not in Places._fields
         }
 
     def _context(self, inputs: Mapping[str, Any], batch: Mapping[str, torch.Tensor]) -> Context:
@@ -101,7 +102,7 @@ class Gr00tN1d7(GrootModel):
             None if unpadded else mask,
             batch["pixel_values"],
             batch["image_grid_thw"],
-            batch.get("position_ids"),
+            Places.of(inputs, ids.device),
         )
         return self.action_head.context(features, ids == self.backbone.image_token, None if unpadded else mask != 0)
 

@@ -22,6 +22,7 @@ from trainer.data.n17.patches import Patches, write_patches
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.base_model import N17
 from trainer.gr00t.n17.config import read_config
+from trainer.gr00t.n17.places import find_places
 from trainer.gr00t.n17.sections import ModelConfig
 from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, save_tokenizer
 from trainer.gr00t.weights import resolve_folder
@@ -87,7 +88,7 @@ class QwenProcessor:
                 )
         self.tokenizer = tokenizer
         self.images = images or ImageSettings()
-        self._image_token = qwen.image_token_id
+        self._qwen = qwen
         self._pad_token = tokenizer.token_to_id(PAD_TOKEN) or 0
         self._prompts: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
 
@@ -147,7 +148,8 @@ class QwenProcessor:
         """The inputs for B instructions that are not pixels, with images of these heights and widths for each.
 
         ``input_ids`` int64 [B, N], left-padded, ``attention_mask`` int64 [B, N], 0 where padded, and
-        ``image_grid_thw`` int64 [images, 3]; also ``unpadded``, whether no token is padding.
+        ``image_grid_thw`` int64 [images, 3]; also, so that nobody has to ask a GPU for it, ``unpadded``, whether no
+        token is padding, and the fields of ``Places``.
         """
         grids = [[self._grid(*size) for size in views] for views in sizes]
         merged = self.images.merge_size**2
@@ -161,11 +163,13 @@ class QwenProcessor:
         for row, prompt in enumerate(prompts):
             input_ids[row, length - len(prompt) :] = prompt
             mask[row, length - len(prompt) :] = 1
+        every = [grid for views in grids for grid in views]
         return {
             "input_ids": input_ids,
             "attention_mask": mask,
-            "image_grid_thw": torch.tensor([[1, *grid] for views in grids for grid in views]),
+            "image_grid_thw": torch.tensor([[1, *grid] for grid in every]),
             "unpadded": all(len(prompt) == length for prompt in prompts),
+            **find_places(input_ids, mask, every, self._qwen)._asdict(),
         }
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:
@@ -183,7 +187,7 @@ class QwenProcessor:
             return cached
         text = prompt_text(instruction, image_tokens)
         prompt = torch.tensor(self.tokenizer.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
-        if int((prompt == self._image_token).sum()) != sum(image_tokens):
+        if int((prompt == self._qwen.image_token_id).sum()) != sum(image_tokens):
             raise DatasetError(
                 f"The instruction {instruction!r} contains the model's own token {IMAGE_TOKEN}.",
                 "Write the instruction in plain words in meta/tasks.jsonl.",

@@ -9,6 +9,7 @@ section, ``qwen3_vl_config``; a checkpoint without it has those of Qwen3-VL-2B. 
 
 from __future__ import annotations
 
+from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
@@ -53,6 +54,16 @@ class QwenConfig(Section):
     def deepstack_levels(self) -> int:
         """How many of the vision tower's layers are added to the language model's first ones."""
         return len(self.vision_config["deepstack_visual_indexes"])
+
+    @property
+    def merge_size(self) -> int:
+        """Patches each way that become a token of the language model."""
+        return self.vision_config.get("spatial_merge_size", 2)
+
+    @property
+    def positions_side(self) -> int:
+        """Sides of the square of learned positions that images are laid over."""
+        return isqrt(self.vision_config.get("num_position_embeddings", 2304))
 
     def qwen3_vl(self, layers: int) -> Qwen3VLConfig:
         """The configuration of transformers, with the language model cut to its first ``layers`` layers."""

@@ -45,6 +45,6 @@ class Chunking:
         factors = torch.ones(noise.shape[1], dtype=noise.dtype, device=noise.device)
         factors[: self.frozen] = 0
         between = torch.linspace(0, 1, self.overlap - self.frozen + 2, dtype=noise.dtype, device=noise.device)[1:-1]
-        rate = torch.tensor(self.ramp_rate, dtype=noise.dtype, device=noise.device)
+        rate = torch.full((), self.ramp_rate, dtype=noise.dtype, device=noise.device)
         factors[self.frozen : self.overlap] = (1 - torch.exp(-rate * between)) / (1 - torch.exp(-rate))
         return start, factors[None, :, None]

@@ -34,7 +34,6 @@ def lengths(folder: Path) -> list[int]:
 def test_a_step_without_its_whole_horizon_is_no_sample(synthetic: Path) -> None:
     dataset = TrainingDataset([synthetic], ARM, PLAIN, 10)
     assert len(dataset) == sum(length - 15 for length in lengths(synthetic))
-    assert dataset.unused_steps == 15 * len(lengths(synthetic))
     last = dataset[len(dataset) - 1]
     assert last["action_mask"][:16].any() and not last["action_mask"][16:].any()
     with pytest.raises(IndexError):

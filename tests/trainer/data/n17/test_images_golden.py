@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from trainer.data.n17 import area, images
-from trainer.data.n17.colour import jittered, rotated
+from trainer.data.n17 import area, images, kernels
+from trainer.data.n17.colour import turned
 from trainer.data.n17.images import Augmentation, draw_augmentation, transform
 from trainer.data.n17.settings import ProcessorSettings
 
@@ -87,8 +87,9 @@ def test_colours_are_jittered_alike(augmented: tuple[dict[str, Any], dict[str, n
     cases, tensors = augmented
     drawn = cases["jitter"][number]
     factors = np.array([drawn[name] for name in ("brightness", "contrast", "saturation", "hue")])
-    got = jittered(tensors["jitter/in"], np.array(drawn["order"]), factors)
-    assert differing(got, tensors[f"jitter/{number}"]) <= 2e-4
+    got = tensors["jitter/in"].transpose(2, 0, 1).copy()
+    kernels.jitter(got, np.array(drawn["order"]), factors)
+    assert differing(got.transpose(1, 2, 0), tensors[f"jitter/{number}"]) <= 2e-4
 
 
 @pytest.mark.parametrize("number", range(4))
@@ -114,9 +115,9 @@ def test_training_images_are_equal(augmented: tuple[dict[str, Any], dict[str, np
 
 
 def test_an_image_turned_by_nothing_is_itself() -> None:
-    image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(rotated(image, 0.0), image)
-    assert not np.array_equal(rotated(image, 5.0), image)
+    image = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 20, 30), dtype=np.uint8))
+    assert torch.equal(turned(image, [0.0]), image)
+    assert not torch.equal(turned(image, [5.0]), image)
 
 
 def test_a_draw_is_known_from_its_generator_and_within_its_limits() -> None:
