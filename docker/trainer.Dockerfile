@@ -40,7 +40,8 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
     uv sync --frozen --no-default-groups --group trainer --no-install-project
 
-# Reinstalled, since uv would take the wheel it built from an earlier state of these files out of its cache.
+# Reinstalled, since uv would take the wheel it built from an earlier state of these files out of its cache. By its
+# name: a sync would install a dependency a second time whose wheel contradicts its own name, as cuSPARSELt's for arm64.
 COPY pyproject.toml uv.lock README.md LICENSE NOTICE ./
 COPY trainer trainer
 COPY flows flows
@@ -51,7 +52,7 @@ RUN --mount=type=cache,target=/root/.cache/uv,sharing=locked \
     --mount=type=bind,target=/context \
     --mount=type=secret,id=ca,target=/run/secrets/ca \
     if [ -s /run/secrets/ca ]; then export SSL_CERT_FILE=/run/secrets/ca; fi; \
-    uv sync --frozen --no-default-groups --group trainer --no-editable --reinstall-package pippa; \
+    uv pip install --python /opt/pippa --no-deps --reinstall-package pippa .; \
     sh /usr/local/bin/git-revision /context > /opt/pippa/pippa-revision
 
 ARG PIPPA_SOURCE=""
