@@ -71,7 +71,7 @@ def test_all_that_is_wrong_is_said_at_once_and_before_anything_starts(tmp_path, 
     flags = ("--learning-rate", "x", "1e-3", "0.001", "7", "--batch-sizes", "4", "8", "--output-dir", "/tmp/out")
     assert cli.main(["sweep", "smoke", *flags]) == 2
     told = capsys.readouterr().err
-    for part in ("--learning-rate: 'x'", "(got 7)", "Did you mean --batch-size?", "same training"):
+    for part in ("--learning-rate: 'x'", "7 must be at most 1", "Did you mean --batch-size?", "same training"):
         assert told.count(part) == 1, told
     assert cli.main(["sweep", "smoke", "--learning-rate", "1e-3", "2e-3", "--output-dir", "/tmp/out"]) == 2
     assert "all trainings of a sweep would write there" in capsys.readouterr().err
