@@ -16,7 +16,7 @@ from trainer.config.flags import parse
 from trainer.data.body_parts import GR1_JOINTS
 from trainer.data.data_config import DataConfig
 from trainer.errors import UsageError
-from trainer.evaluation.registered import Places, named_entries
+from trainer.evaluation.registered import EvaluationContext, named_entries
 from trainer.events import Emitter, EvaluationEvent
 from trainer.store import registry
 from trainer.store.closed_loop import TRIALS, ClosedLoop
@@ -59,34 +59,34 @@ def main(argv: Sequence[str]) -> int:
     """Evaluate as ``argv`` says, with events on stdout. Returns the exit code."""
     options = parse(ClosedLoopOptions, argv, "trainer evaluate")
     store = open_store()
-    places = Places(store, Emitter())
+    context = EvaluationContext(store, Emitter())
     entries = named_entries(store, options.checkpoint, all_of=options.all)
     for entry in entries:
-        evaluate_entry(places, entry, options)
+        evaluate_entry(context, entry, options)
     return 0
 
 
-def evaluate_entry(places: Places, entry: CheckpointEntry, options: ClosedLoopOptions) -> ClosedLoop:
+def evaluate_entry(context: EvaluationContext, entry: CheckpointEntry, options: ClosedLoopOptions) -> ClosedLoop:
     """Try the checkpoint ``entry`` and keep the figures with it.
 
     Raises ``UsageError`` for one that is of another robot, before it is loaded.
     """
     from trainer.gr00t.checkpoint import described
 
-    checkpoint = described(places.checkpoint(entry), entry.name, entry)
+    checkpoint = described(context.checkpoint(entry), entry.name, entry)
     config = checkpoint.data_config
     require_robot(config, entry.name)
     from trainer.evaluation.predictor import Predictor as WithNoise  # which takes torch with it
     from trainer.gr00t.policy import Policy
 
     policy = WithNoise(Policy(checkpoint), options.seed)
-    places.say(f"{entry.name}: {options.trials} trials in the synthetic scene.")
-    found = run_trials(policy, config, options.trials, options.seed, lambda line: places.say(f"{entry.name}: {line}"))
+    context.say(f"{entry.name}: {options.trials} trials in the synthetic scene.")
+    found = run_trials(policy, config, options.trials, options.seed, lambda line: context.say(f"{entry.name}: {line}"))
     usual = (options.trials, options.seed) == (TRIALS, 0)
     label = "" if usual else f"@trials-{options.trials},seed-{options.seed}"
     metrics = {f"{name}{label}": value for name, value in found.metrics().items()}
-    registry.add_metrics(places.store, entry.run_id, entry.step, metrics)
-    places.emit(
+    registry.add_metrics(context.store, entry.run_id, entry.step, metrics)
+    context.emit(
         EvaluationEvent(
             step=entry.step,
             metrics=metrics,

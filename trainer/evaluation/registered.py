@@ -81,8 +81,8 @@ def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, 
         _require_config(store, entry)
     if options.episodes and options.trajs != FULL_EPISODES:
         raise UsageError("--episodes and --trajs both say which episodes.", "Give one of them.")
-    places = Places(store, emit)
-    return {entry.name: evaluate_entry(places, entry, ref, options) for entry, ref in zip(entries, refs, strict=True)}
+    context = EvaluationContext(store, emit)
+    return {entry.name: evaluate_entry(context, entry, ref, options) for entry, ref in zip(entries, refs, strict=True)}
 
 
 def _require_config(store: ObjectStore, entry: CheckpointEntry) -> None:
@@ -105,8 +105,8 @@ def named_entries(store: ObjectStore, names: Sequence[str], *, all_of: bool) -> 
     return list(found.values())
 
 
-class Places:
-    """Where checkpoints and datasets lie on this machine; each dataset is opened once."""
+class EvaluationContext:
+    """The store, where events go, and the checkpoints and datasets on this machine; each dataset is opened once."""
 
     def __init__(self, store: ObjectStore, emit: Emitter) -> None:
         self.store = store
@@ -134,16 +134,16 @@ class Places:
 
 
 def evaluate_entry(
-    places: Places, entry: CheckpointEntry, ref: SnapshotRef, options: RegisteredOptions
+    context: EvaluationContext, entry: CheckpointEntry, ref: SnapshotRef, options: RegisteredOptions
 ) -> dict[str, float]:
     """Evaluate one checkpoint on the dataset ``ref`` and keep what came out."""
-    store, label = places.store, label_of(entry, ref, options)
-    (places.home / "tmp").mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=places.home / "tmp", prefix="evaluate-") as report:
+    store, label = context.store, label_of(entry, ref, options)
+    (context.home / "tmp").mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=context.home / "tmp", prefix="evaluate-") as report:
         found = measure(
-            places,
+            context,
             entry,
-            places.checkpoint(entry),
+            context.checkpoint(entry),
             ref,
             Protocol(steps=options.steps, full=not label),
             count=options.trajs,
@@ -159,10 +159,10 @@ def evaluate_entry(
                 update={"ablations": found.ablations or before.ablations, "compared": before.compared}
             )
         if not label:
-            compare_with_best(places, entry, ref, found)
+            compare_with_best(context, entry, ref, found)
         registry.add_metrics(store, entry.run_id, entry.step, metrics, found if not label else None)
         runs.upload_folder(store, entry.run_id, Path(report), f"report/checkpoint-{entry.step}{label}")
-    places.emit(event_of(entry, found, metrics))
+    context.emit(event_of(entry, found, metrics))
     return metrics
 
 
@@ -179,7 +179,7 @@ def event_of(entry: CheckpointEntry, found: Evaluation, metrics: dict[str, float
 
 
 def measure(
-    places: Places,
+    context: EvaluationContext,
     entry: CheckpointEntry,
     folder: Path,
     ref: SnapshotRef,
@@ -199,10 +199,10 @@ def measure(
     from trainer.gr00t.checkpoint import described
 
     checkpoint = described(folder, entry.name, entry)
-    data, alignment = places.dataset(ref, _left_out(entry, ref, numbers)), entry.spec.config.video_alignment
+    data, alignment = context.dataset(ref, _left_out(entry, ref, numbers)), entry.spec.config.video_alignment
     reader = data.reader(checkpoint.data_config, alignment)
     for warning in require_fit(reader.meta, checkpoint):
-        places.emit(warning)
+        context.emit(warning)
     everything = data.all_of(checkpoint.data_config, alignment, _trained_on(entry, checkpoint.known, ref))
     episodes: list[Chosen]
     if numbers:
@@ -222,29 +222,29 @@ def measure(
         alignment=alignment,
         all_count=bool(numbers),
         ablate=ablate,
-        say=lambda what, done, of: places.say(f"{entry.name}: {what}", done, of),
+        say=lambda what, done, of: context.say(f"{entry.name}: {what}", done, of),
     )
     if report is not None:
         write_report(report, folder, found, trajectories, reader, checkpoint.data_config.keys("video"))
     return found
 
 
-def compare_with_best(places: Places, entry: CheckpointEntry, ref: SnapshotRef, found: Evaluation) -> None:
+def compare_with_best(context: EvaluationContext, entry: CheckpointEntry, ref: SnapshotRef, found: Evaluation) -> None:
     """Evaluate the best checkpoint so far on the episodes of ``found`` where it was evaluated on none of them, as when
     the dataset has grown: only the same episodes show which is better.
     """
     from trainer.store.best import compare_evaluations
 
-    best = registry.best_of_track(places.store, entry)
+    best = registry.best_of_track(context.store, entry)
     if best is None or best.name == entry.name or best.evaluation is None:
         return
     if compare_evaluations(found, best.evaluation) is not None:
         return
-    places.say(f"{best.name}, the best so far, is evaluated on the same episodes.")
+    context.say(f"{best.name}, the best so far, is evaluated on the same episodes.")
     again = measure(
-        places, best, places.checkpoint(best), ref, Protocol(), hashes=[each.hash for each in found.episodes]
+        context, best, context.checkpoint(best), ref, Protocol(), hashes=[each.hash for each in found.episodes]
     )
-    registry.add_metrics(places.store, best.run_id, best.step, {}, merged(best.evaluation, again))
+    registry.add_metrics(context.store, best.run_id, best.step, {}, merged(best.evaluation, again))
 
 
 def label_of(entry: CheckpointEntry, dataset: SnapshotRef, options: RegisteredOptions) -> str:

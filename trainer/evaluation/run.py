@@ -20,7 +20,7 @@ from trainer.config.flags import parse
 from trainer.config.presets import goal_of
 from trainer.errors import PippaError
 from trainer.evaluation.checkpoint import Protocol
-from trainer.evaluation.registered import Places, compare_with_best, event_of, measure
+from trainer.evaluation.registered import EvaluationContext, compare_with_best, event_of, measure
 from trainer.evaluation.to_wandb import add_to_wandb
 from trainer.evaluation.verdict import Verdict, best_step, verdict
 from trainer.events import Emitter, WarningEvent
@@ -60,20 +60,20 @@ def evaluate_run(options: RunOptions, emit: Emitter) -> dict[int, Evaluation]:
     A checkpoint that can't be evaluated is left out with a warning, unless it is the only one. Raises what ``measure``
     raises.
     """
-    places = Places(open_store(), emit)
-    entries = {entry.step: entry for entry in registry.list_checkpoints(places.store, options.run)}
+    context = EvaluationContext(open_store(), emit)
+    entries = {entry.step: entry for entry in registry.list_checkpoints(context.store, options.run)}
     if not entries:
         return {}
-    work = _Work(options, places, entries)
+    work = _Work(options, context, entries)
     last = max(entries)
     found: dict[int, Evaluation] = {}
     if options.which == "every" and len(entries) > 1:
         for number, step in enumerate(entries, start=1):
-            places.say(f"Evaluating checkpoint {number} of {len(entries)}: step {step}.")
+            context.say(f"Evaluating checkpoint {number} of {len(entries)}: step {step}.")
             work.tolerated(step, found, Protocol(full=False), SUBSET_EPISODES)
     best = best_step(found) if found else last
     for step in dict.fromkeys((best, last)):
-        places.say(f"Evaluating step {step} by the full protocol.")
+        context.say(f"Evaluating step {step} by the full protocol.")
         work.tolerated(step, found, Protocol(), ablate=step == best, report=True)
     # The last one first, so that of two that are equally good the later one is best.
     for step in sorted(found, reverse=True):
@@ -87,11 +87,11 @@ def evaluate_run(options: RunOptions, emit: Emitter) -> dict[int, Evaluation]:
 class _Work:
     """One run's checkpoints on this machine."""
 
-    def __init__(self, options: RunOptions, places: Places, entries: dict[int, CheckpointEntry]) -> None:
+    def __init__(self, options: RunOptions, context: EvaluationContext, entries: dict[int, CheckpointEntry]) -> None:
         self.options = options
-        self.places = places
+        self.context = context
         self.entries = entries
-        self.report = options.report_dir or places.home / "runs" / options.run / "report"
+        self.report = options.report_dir or context.home / "runs" / options.run / "report"
 
     def tolerated(
         self,
@@ -109,7 +109,7 @@ class _Work:
         try:
             with self._files(entry) as files:
                 found[step] = measure(
-                    self.places,
+                    self.context,
                     entry,
                     files,
                     entry.spec.datasets[0],
@@ -121,7 +121,7 @@ class _Work:
         except (PippaError, OSError) as error:
             if step == last and not found:
                 raise
-            self.places.emit(
+            self.context.emit(
                 WarningEvent(
                     message=f"Step {step} was not evaluated: {error}",
                     hint=f"The checkpoint is safe; `pippa evaluate {entry.name}` tries it again.",
@@ -132,10 +132,10 @@ class _Work:
         """Put an evaluation into the registry, and tell it."""
         entry = self.entries[step]
         if evaluation.full:
-            compare_with_best(self.places, entry, entry.spec.datasets[0], evaluation)
+            compare_with_best(self.context, entry, entry.spec.datasets[0], evaluation)
         metrics = evaluation.metrics()
-        registry.add_metrics(self.places.store, entry.run_id, step, metrics, evaluation)
-        self.places.emit(event_of(entry, evaluation, metrics))
+        registry.add_metrics(self.context.store, entry.run_id, step, metrics, evaluation)
+        self.context.emit(event_of(entry, evaluation, metrics))
 
     @contextmanager
     def _files(self, entry: CheckpointEntry) -> Iterator[Path]:
@@ -145,10 +145,10 @@ class _Work:
             if checkpoint_folder.problem(local, entry.step) is None:
                 yield local
                 return
-        folder = self.places.home / "tmp" / f"evaluate-{entry.run_id}-{entry.step}"
+        folder = self.context.home / "tmp" / f"evaluate-{entry.run_id}-{entry.step}"
         marker = folder.with_name(f".{folder.name}.snapshot")
         try:
-            yield snapshots.pull(self.places.store, entry.snapshot, folder)
+            yield snapshots.pull(self.context.store, entry.snapshot, folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             marker.unlink(missing_ok=True)

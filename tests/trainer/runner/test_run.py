@@ -194,14 +194,14 @@ def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_
     process = trainer.preset(*job)
     until(reached.exists)
     run_id = trainer.run_id
-    until(lambda: trainer.steps == [5, 10])
+    until(lambda: trainer.steps == [5, 10] and trainer.state().step >= 10)
+    reported = trainer.state().step
     for each in [*psutil.Process(process.pid).children(recursive=True), process]:
         each.kill()
     process.communicate()
     shutil.rmtree(trainer.home)
     # The training state goes up less often than checkpoints.
     point = resume_points.read(trainer.store, run_id)
-    reported = trainer.state().step
 
     trainer.home, trainer.engine = tmp_path / "an-empty-machine", {}
     code, events = trainer.finish(trainer.preset(*job))
