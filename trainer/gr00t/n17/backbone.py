@@ -58,7 +58,7 @@ class ImageAttention(Qwen3VLVisionAttention):
 
 
 def add_to_images(hidden: torch.Tensor, positions: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, N, width] with the vision tower's features [K, width] added to those at ``Positions.image_indices``."""
+    """Tokens [B, N, width] plus the vision tower's features [K, width] at ``Positions.image_indices``."""
     return hidden.flatten(0, 1).index_add(0, positions, features.to(hidden.dtype)).view_as(hidden)
 
 
@@ -157,8 +157,8 @@ class QwenBackbone(nn.Module):
 
         ``attention_mask`` [B, N] is 0 where a token is padding; None means nowhere. ``image_grid_thw`` [I, 3] says how
         many patches each image has. ``positions`` follow from these, and are found where they are not given; on a
-        GPU the host then waits. Raises ``ValueError`` when the prompts have another number of image tokens than the images
-        give.
+        GPU the host then waits. Raises ``ValueError`` when the prompts have another number of image tokens than the
+        images give.
         """
         language = self.qwen.language_model
         if positions is None:
