@@ -32,7 +32,7 @@ from trainer.gr00t.n15.processor import IMAGE_TOKEN, EagleProcessor
 from trainer.gr00t.n15.tiny import make_tiny_base_model, tiny_config
 from trainer.gr00t.n17.config import Gr00tN1d7Config
 from trainer.gr00t.n17.model import Gr00tN1d7
-from trainer.gr00t.n17.places import Places
+from trainer.gr00t.n17.positions import Positions
 from trainer.gr00t.n17.processor import IMAGE_SETTINGS, ImageSettings, QwenProcessor
 from trainer.gr00t.n17.sections import OFFICIAL_3B
 from trainer.gr00t.n17.tiny import make_tiny_base_model as make_tiny_n17
@@ -254,14 +254,14 @@ class _PartsN17:
         self._inputs = {name: each.to(dtype) if each.is_floating_point() else each for name, each in floating.items()}
         shape = (1, self._head.config.action_horizon, self._head.config.max_action_dim)
         self._noise = torch.randn(shape, device=model.device, dtype=dtype)
-        self._ids, self._places = inputs["embodiment_id"], Places.of(inputs, model.device)
+        self._ids, self._positions = inputs["embodiment_id"], Positions.of(inputs, model.device)
         self._context = self._attended()
         self._encoded = self._head.encode_state(self._inputs["state"], self._ids)
         self._buckets = torch.zeros(1, dtype=torch.int64, device=model.device)
 
     def features(self) -> torch.Tensor:
         given = self._inputs
-        return self._backbone(given["input_ids"], None, given["pixel_values"], given["image_grid_thw"], self._places)
+        return self._backbone(given["input_ids"], None, given["pixel_values"], given["image_grid_thw"], self._positions)
 
     def _attended(self) -> Any:
         return self._head.context(self.features(), self._inputs["input_ids"] == self._backbone.image_token)

@@ -43,11 +43,14 @@ def test_a_run_that_this_server_never_saw_is_resumed_as_the_store_has_it(client)
         submit(client, None, {}, None, run_id)
     store.create()
     ref = SnapshotRef(kind="model", name="tiny", digest="0" * 64)
+    own = SnapshotRef(kind="dataset", name="own", digest="0" * 64)
     wandb = WandbSpec(entity="e", project="p", name="n", run_id=run_id, group="g")
     config = FinetuneConfig(dataset_path=["own"], data_config="fourier_gr1_arms_only")
     write_spec(
         store,
-        RunSpec(run_id=run_id, preset="smoke", config=config, provenance={}, datasets=[], base_model=ref, wandb=wandb),
+        RunSpec(
+            run_id=run_id, preset="smoke", config=config, provenance={}, datasets=[own], base_model=ref, wandb=wandb
+        ),
     )
     resumed = submit(client, None, {}, None, run_id)
     assert resumed.deployment_id == client.read_deployment_by_name("train/smoke").id

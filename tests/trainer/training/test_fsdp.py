@@ -144,6 +144,7 @@ def together(folder: Path, parts: list[Part], count: int = 2) -> None:
         train_together(parts, folder / "log", count)
 
 
+@pytest.mark.slow
 def test_losses_norms_and_weights_are_those_of_ddp(trained: Trainings) -> None:
     for ours in ("fsdp", "ddp from fsdp", "fsdp from ddp"):
         assert_trained_as(trained[ours], trained["ddp"])
@@ -188,10 +189,12 @@ def test_resumed_adapters_are_bit_for_bit_the_uninterrupted(others: Trainings) -
     assert_same_training(others["lora-parts"], others["lora-fsdp"], 4)
 
 
+@pytest.mark.slow
 def test_a_resumed_training_is_bit_for_bit_the_uninterrupted(trained: Trainings) -> None:
     assert_same_training(trained["parts"], trained["fsdp"], 4)
 
 
+@pytest.mark.slow
 def test_one_process_without_fsdp_goes_on(trained: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -20,7 +20,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     apply_rotary_pos_emb_vision,
 )
 
-from trainer.gr00t.n17.places import Places, find_places
+from trainer.gr00t.n17.positions import Positions, find_positions
 from trainer.gr00t.n17.sections import ModelConfig
 from trainer.gr00t.parts.trained import has_trainable
 
@@ -45,8 +45,8 @@ class ImageAttention(Qwen3VLVisionAttention):
         position_embeddings: tuple[torch.Tensor, torch.Tensor],
         **_: Any,
     ) -> torch.Tensor:
-        """Patches [P, width] to [P, width], given ``Places.image_patches`` in place of the ends of all images, and the
-        rotary embeddings' cosines and sines.
+        """Patches [P, width] to [P, width], given ``Positions.image_patches`` in place of the ends of all images, and
+        the rotary embeddings' cosines and sines.
         """
         query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
         query, key = apply_rotary_pos_emb_vision(query, key, *position_embeddings)
@@ -57,9 +57,9 @@ class ImageAttention(Qwen3VLVisionAttention):
         return self.proj(together.transpose(1, 2).flatten(2).flatten(0, 1))
 
 
-def add_to_images(hidden: torch.Tensor, places: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
-    """Tokens [B, N, width] with features [K, width] of the vision tower added to those at ``Places.image_places``."""
-    return hidden.flatten(0, 1).index_add(0, places, features.to(hidden.dtype)).view_as(hidden)
+def add_to_images(hidden: torch.Tensor, positions: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """Tokens [B, N, width] plus the vision tower's features [K, width] at ``Positions.image_indices``."""
+    return hidden.flatten(0, 1).index_add(0, positions, features.to(hidden.dtype)).view_as(hidden)
 
 
 def causal_mask(attention_mask: torch.Tensor) -> torch.Tensor:
@@ -129,19 +129,19 @@ class QwenBackbone(nn.Module):
             rotary.inv_freq, rotary.original_inv_freq = fresh.inv_freq, fresh.original_inv_freq
 
     def encode_images(
-        self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, places: Places
+        self, pixel_values: torch.Tensor, image_grid_thw: torch.Tensor, positions: Positions
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The vision tower's features [K, width] of the images' tokens, and those of its inner levels; arguments as in
         ``forward``.
         """
-        times = len(pixel_values) // len(places.patch_places)
+        times = len(pixel_values) // len(positions.patch_positions)
         vision = self.qwen.visual(
             pixel_values.to(self.qwen.visual.dtype),
             grid_thw=image_grid_thw,
-            interp_indices=places.interp_indices.repeat(times, 1),
-            interp_weights=places.interp_weights.repeat(times, 1),
-            position_ids=places.patch_places.repeat(times, 1),
-            cu_seqlens=places.image_patches,
+            interp_indices=positions.interp_indices.repeat(times, 1),
+            interp_weights=positions.interp_weights.repeat(times, 1),
+            position_ids=positions.patch_positions.repeat(times, 1),
+            cu_seqlens=positions.image_patches,
         )
         return vision.pooler_output, vision.deepstack_features
 
@@ -151,30 +151,30 @@ class QwenBackbone(nn.Module):
         attention_mask: torch.Tensor | None,
         pixel_values: torch.Tensor,
         image_grid_thw: torch.Tensor,
-        places: Places | None = None,
+        positions: Positions | None = None,
     ) -> torch.Tensor:
         """Features [B, N, width] of token ids [B, N] and the images' patches [P, channels x 2 x size x size].
 
         ``attention_mask`` [B, N] is 0 where a token is padding; None means nowhere. ``image_grid_thw`` [I, 3] says how
-        many patches each image has. ``places`` follow from these, and are found where they are not given; on a GPU the
-        host then waits. Raises ``ValueError`` when the prompts have another number of image tokens than the images
-        give.
+        many patches each image has. ``positions`` follow from these, and are found where they are not given; on a
+        GPU the host then waits. Raises ``ValueError`` when the prompts have another number of image tokens than the
+        images give.
         """
         language = self.qwen.language_model
-        if places is None:
+        if positions is None:
             mask = None if attention_mask is None else attention_mask.cpu()
             grids = [(rows, columns) for _, rows, columns in image_grid_thw.tolist()]
-            places = find_places(input_ids.cpu(), mask, grids, self._config).to(input_ids.device)
+            positions = find_positions(input_ids.cpu(), mask, grids, self._config).to(input_ids.device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._trains_images):
-            images, levels = self.encode_images(pixel_values, image_grid_thw, places)
+            images, levels = self.encode_images(pixel_values, image_grid_thw, positions)
         with torch.set_grad_enabled(torch.is_grad_enabled() and (images.requires_grad or self._trains_language)):
             embeddings = language.embed_tokens(input_ids)
-            embeddings = embeddings.flatten(0, 1).index_copy(0, places.image_places, images.to(embeddings.dtype))
+            embeddings = embeddings.flatten(0, 1).index_copy(0, positions.image_indices, images.to(embeddings.dtype))
             features = language(
                 inputs_embeds=embeddings.view(*input_ids.shape, -1),
                 attention_mask=None if attention_mask is None else causal_mask(attention_mask),
-                position_ids=places.position_ids,
-                visual_pos_masks=places.image_places,
+                position_ids=positions.position_ids,
+                visual_pos_masks=positions.image_indices,
                 deepstack_visual_embeds=levels[: self._levels],
                 use_cache=False,
             ).last_hidden_state

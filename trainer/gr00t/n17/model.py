@@ -13,7 +13,7 @@ from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n17.action_head import Context, FlowMatchingActionHead
 from trainer.gr00t.n17.backbone import QwenBackbone
 from trainer.gr00t.n17.config import Gr00tN1d7Config, config_document, read_config
-from trainer.gr00t.n17.places import Places
+from trainer.gr00t.n17.positions import Positions
 from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.weights import GrootModel, Layout, load_checkpoint
 
@@ -27,8 +27,8 @@ class Gr00tN1d7(GrootModel):
     ``inputs`` of ``forward`` and ``get_action`` are the collator's batch: ``input_ids`` and ``attention_mask`` [B, N],
     ``pixel_values`` [patches, 1536], ``image_grid_thw`` [images, 3], ``state`` [B, history, S], ``embodiment_id`` [B]
     and, to train, ``action`` and ``action_mask`` [B, T, D]. Other keys are ignored, but for ``unpadded``,
-    ``one_embodiment`` and the fields of ``Places``: what these say is found out without them, at the price of waiting
-    for the GPU.
+    ``one_embodiment`` and the fields of ``Positions``: what these say is found out without them, at the price of
+    waiting for the GPU.
     """
 
     config: Gr00tN1d7Config  # pyrefly: ignore[bad-override-mutable-attribute]
@@ -89,7 +89,7 @@ class Gr00tN1d7(GrootModel):
         return {
             key: value.to(device, dtype if torch.is_floating_point(value) else None, non_blocking=True)
             for key, value in inputs.items()
-            if isinstance(value, torch.Tensor) and key not in Places._fields
+            if isinstance(value, torch.Tensor) and key not in Positions._fields
         }
 
     def _context(self, inputs: Mapping[str, Any], batch: Mapping[str, torch.Tensor]) -> Context:
@@ -103,7 +103,7 @@ class Gr00tN1d7(GrootModel):
             None if unpadded else mask,
             batch["pixel_values"],
             batch["image_grid_thw"],
-            Places.of(inputs, ids.device),
+            Positions.of(inputs, ids.device),
         )
         return self.action_head.context(features, ids == self.backbone.image_token, None if unpadded else mask != 0)
 

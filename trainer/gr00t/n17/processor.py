@@ -22,7 +22,7 @@ from trainer.data.n17.patches import Patches, write_patches
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.base_model import N17, resolve_folder
 from trainer.gr00t.n17.config import read_config
-from trainer.gr00t.n17.places import find_places
+from trainer.gr00t.n17.positions import find_positions
 from trainer.gr00t.n17.sections import ModelConfig
 from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, padded, save_tokenizer
 
@@ -148,7 +148,7 @@ class QwenProcessor:
 
         ``input_ids`` int64 [B, N], left-padded, ``attention_mask`` int64 [B, N], 0 where padded, and
         ``image_grid_thw`` int64 [images, 3]; also, so that nobody has to ask a GPU for it, ``unpadded``, whether no
-        token is padding, and the fields of ``Places``.
+        token is padding, and the fields of ``Positions``.
         """
         grids = [[self._grid(*size) for size in views] for views in sizes]
         merged = self.images.merge_size**2
@@ -163,7 +163,7 @@ class QwenProcessor:
             "attention_mask": mask,
             "image_grid_thw": torch.tensor([[1, *grid] for grid in every]),
             "unpadded": unpadded,
-            **find_places(input_ids, mask, every, self._qwen)._asdict(),
+            **find_positions(input_ids, mask, every, self._qwen)._asdict(),
         }
 
     def _grid(self, height: int, width: int) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from tests.support.golden_n17 import forward
 from trainer.errors import UsageError
 from trainer.gr00t.n17.model import Gr00tN1d7
-from trainer.gr00t.n17.places import find_places
+from trainer.gr00t.n17.positions import find_positions
 from trainer.gr00t.parts.chunking import Chunking
 
 MakeModel = Callable[..., Gr00tN1d7]
@@ -43,10 +43,10 @@ def test_every_part_of_the_forward_pass(
     mask = inputs["attention_mask"]
     real = mask != 0
     grids = [(rows, columns) for _, rows, columns in inputs["image_grid_thw"].tolist()]
-    places = find_places(inputs["input_ids"], mask, grids, model.config.checked.qwen3_vl_config)
+    positions = find_positions(inputs["input_ids"], mask, grids, model.config.checked.qwen3_vl_config)
     # At padding, other versions say otherwise.
-    assert torch.equal(places.position_ids[:, real], want["position_ids"][:, real])
-    encoded, levels = model.backbone.encode_images(inputs["pixel_values"], inputs["image_grid_thw"], places)
+    assert torch.equal(positions.position_ids[:, real], want["position_ids"][:, real])
+    encoded, levels = model.backbone.encode_images(inputs["pixel_values"], inputs["image_grid_thw"], positions)
     assert_close(encoded, want["vision_features"], 5e-5)
     for level, features in enumerate(levels):
         assert_close(features, want[f"deepstack_{level}"], 5e-5)

@@ -20,34 +20,34 @@ Grid = tuple[int, int]
 """Patches of an image, down and across."""
 
 
-class Places(NamedTuple):
+class Positions(NamedTuple):
     """The keys of a batch that the backbone takes, for B prompts of N tokens.
 
-    What is said of patches is said of the shortest series of images whose sizes repeat, U patches: of one image where
-    all are alike, of one sample's where its cameras differ.
+    Fields of patches cover the shortest series of images whose sizes repeat, U patches: one image where all are alike,
+    one sample's images where its cameras differ.
     """
 
     position_ids: torch.Tensor
-    """int64 [3, B, N]: places of the tokens in time, height and width, 0 at padding."""
-    image_places: torch.Tensor
+    """int64 [3, B, N]: positions of the tokens in time, height and width, 0 at padding."""
+    image_indices: torch.Tensor
     """int64 [K]: which of the B x N tokens are images', in order."""
     interp_indices: torch.Tensor
     """int64 [U, 4]: the rows of the learned positions that each patch lies between."""
     interp_weights: torch.Tensor
     """float32 [U, 4]: their weights."""
-    patch_places: torch.Tensor
+    patch_positions: torch.Tensor
     """int64 [U, 2]: row and column of each patch in its image."""
     image_patches: list[int]
     """Patches of each image of the series. In host memory, wherever the batch is."""
 
     @classmethod
-    def of(cls, inputs: Mapping[str, Any], device: torch.device) -> Places | None:
+    def of(cls, inputs: Mapping[str, Any], device: torch.device) -> Positions | None:
         """Those of the batch ``inputs``, on ``device``; None where it lacks any."""
         if not set(cls._fields) <= inputs.keys():
             return None
         return cls(**{name: inputs[name] for name in cls._fields}).to(device)
 
-    def to(self, device: torch.device) -> Places:
+    def to(self, device: torch.device) -> Positions:
         """These on ``device``, without waiting for it."""
         moved: dict[str, Any] = {
             name: each.to(device, non_blocking=True)
@@ -57,9 +57,9 @@ class Places(NamedTuple):
         return self._replace(**moved)
 
 
-def find_places(
+def find_positions(
     input_ids: torch.Tensor, attention_mask: torch.Tensor | None, grids: Sequence[Grid], qwen: QwenConfig
-) -> Places:
+) -> Positions:
     """Those of token ids [B, N] in host memory, of which ``attention_mask`` [B, N] is 0 where they are padding.
 
     Raises ``ValueError`` when the prompts have another number of image tokens than images of these ``grids`` give.
@@ -75,30 +75,30 @@ def find_places(
     ends = counts.cumsum()
     for row, here in enumerate(real):
         last = int(np.searchsorted(ends, images[: row + 1].sum(), side="right"))
-        positions[:, row, here] = _positions(images[row, here], merged[used:last])
+        positions[:, row, here] = _rope_positions(images[row, here], merged[used:last])
         used = last
-    return Places(
+    return Positions(
         torch.from_numpy(positions),
         torch.from_numpy(np.flatnonzero(images)),
         *_of_patches(_repeated(grids), qwen.positions_side, qwen.merge_size),
     )
 
 
-def _positions(images: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:
-    """Places [3, n] of a prompt's n tokens, of which ``images`` [n] are images' (multimodal RoPE, as Qwen2-VL has it):
-    text counts on; an image's tokens share a time, and text goes on where its longer side ends.
+def _rope_positions(images: np.ndarray, grids: Sequence[Grid]) -> np.ndarray:
+    """Positions [3, n] of a prompt's n tokens, of which ``images`` [n] are images' (multimodal RoPE, as Qwen2-VL has
+    it): text counts on; an image's tokens share a time, and the text after it continues where its longer side ends.
     """
-    places = np.tile(np.arange(len(images)), (3, 1))
+    positions = np.tile(np.arange(len(images)), (3, 1))
     tokens, taken = np.flatnonzero(images), 0
     for rows, columns in grids:
         start = tokens[taken]
         taken += rows * columns
         end = start + rows * columns
-        places[:, end:] -= rows * columns - max(rows, columns)
-        places[0, start:end] = places[0, start]
+        positions[:, end:] -= rows * columns - max(rows, columns)
+        positions[0, start:end] = positions[0, start]
         down, across = np.divmod(np.arange(rows * columns), columns)
-        places[1, start:end], places[2, start:end] = places[1, start] + down, places[2, start] + across
-    return places
+        positions[1, start:end], positions[2, start:end] = positions[1, start] + down, positions[2, start] + across
+    return positions
 
 
 def _repeated(grids: Sequence[Grid]) -> tuple[Grid, ...]:
@@ -113,7 +113,7 @@ def _repeated(grids: Sequence[Grid]) -> tuple[Grid, ...]:
 def _of_patches(
     grids: tuple[Grid, ...], side: int, merge: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[int]]:
-    """The last four of ``Places``: most batches have images of the same sizes."""
+    """The last four of ``Positions``: most batches have images of the same sizes."""
     sizes = torch.tensor([[1, *grid] for grid in grids])
     indices, weights = get_vision_interpolation_indices_and_weights(
         sizes, num_grid_per_side=side, mode="bilinear", align_corners=True, spatial_merge_size=merge

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLModel
 
 from trainer.gr00t.n17.backbone import ImageAttention, QwenBackbone
-from trainer.gr00t.n17.places import Grid, find_places
+from trainer.gr00t.n17.positions import Grid, find_positions
 from trainer.gr00t.n17.sections import ModelConfig, tiny_values
 
 IMAGE, TEXT = 5, 7
@@ -46,9 +46,11 @@ def test_tokens_are_where_transformers_finds_them(prompts: list[tuple[list[Grid]
         model = Qwen3VLModel(QWEN.qwen3_vl(1))
     sizes = torch.tensor([[1, *grid] for grid in grids])
     want, _ = model.get_rope_index(ids, (ids == IMAGE).int(), sizes, None, mask)  # pyrefly: ignore[bad-argument-type]
-    places = find_places(ids, mask, grids, QWEN)
-    assert torch.equal(places.position_ids, want)
-    assert (ids.flatten()[places.image_places] == IMAGE).all() and len(places.image_places) == (ids == IMAGE).sum()
+    positions = find_positions(ids, mask, grids, QWEN)
+    assert torch.equal(positions.position_ids, want)
+    assert (ids.flatten()[positions.image_indices] == IMAGE).all() and len(positions.image_indices) == (
+        ids == IMAGE
+    ).sum()
 
 
 @pytest.mark.parametrize(
@@ -68,14 +70,14 @@ def test_images_attend_to_themselves(backbone: QwenBackbone, grids: list[Grid], 
     ids, mask, _ = batch([(grids, 1)], left=True)
     sizes = torch.tensor([[1, *grid] for grid in grids])
     pixels = torch.randn(sum(h * w for h, w in grids), 3 * 2 * 16 * 16)
-    places = find_places(ids, mask, grids, QWEN)
-    assert places.image_patches == series
-    together, levels = backbone.encode_images(pixels, sizes, places)
+    positions = find_positions(ids, mask, grids, QWEN)
+    assert positions.image_patches == series
+    together, levels = backbone.encode_images(pixels, sizes, positions)
     alone, alone_levels = [], []
     for size, patches in zip(sizes, pixels.split([h * w for h, w in grids]), strict=True):
         one = [tuple(size[1:].tolist())]
         ids, mask, _ = batch([(one, 1)], left=True)
-        features, level = backbone.encode_images(patches, size[None], find_places(ids, mask, one, QWEN))
+        features, level = backbone.encode_images(patches, size[None], find_positions(ids, mask, one, QWEN))
         alone.append(features)
         alone_levels.append(level[0])
     torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
