@@ -48,7 +48,8 @@ def test_a_store_that_becomes_read_only_costs_no_checkpoint(pippa, small_disk):
     process = pippa.train("--save-steps", "4", "--max-steps", "12")
     pippa.wait_for_pause(process)
     until(lambda: pippa.steps(pippa.run_id) == [4])
-    subprocess.run(["mount", "-o", "remount,ro", str(store)], check=True)
+    # Refused while anything there is open for writing, such as the run's log.
+    until(lambda: subprocess.run(["mount", "-o", "remount,ro", str(store)], check=False).returncode == 0)
     pippa.go_on()
     pippa.wait_for("can't be uploaded yet", process)
     subprocess.run(["mount", "-o", "remount,rw", str(store)], check=True)
