@@ -133,8 +133,9 @@ def test_a_prefect_that_forgot_its_leases_keeps_no_training_from_its_own_gpu(
         flow_run_id = client.create_flow_run(idle, name=run_id, state=Running()).id
         lease = held_and_left(client, flow_run_id, here, limit, ["0"])
         assert taken(client, limit) == 1
+    shutil.rmtree(tmp_path / "prefect/concurrency_leases")
     with server(tmp_path, monkeypatch), get_client(sync_client=True) as client:
-        # As if nobody had ended it: the database counts it, and no lease will ever give it back.
+        # The database counts it, and no lease will ever give it back.
         assert taken(client, limit) == 1
         said: list[str] = []
         other = client.create_flow_run(idle, name=a_run(), state=Running()).id
