@@ -1,4 +1,4 @@
-"""An evaluation on this machine, by the chosen launcher, on a GPU of its own."""
+"""An evaluation on this machine, by the chosen launcher, on a GPU that it holds."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_the_path_of_what_is_no_text_file_is_shown(content, tmp_path, monkeypatc
     [
         "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
         "/JalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY",
-        "hf_abcdefghijklmnopqrstuvwxyzABCDEFGH",
+        "hf_" + "aBcD" * 9,
         "3f1d2c4b5a69788796a5b4c3d2e1f00112233445",
         "/9f8e7d6c5b4a392817",
         "correct horse battery staple",

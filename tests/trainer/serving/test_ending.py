@@ -34,7 +34,7 @@ BUSY = {
     [*((busy, signal.SIGTERM) for busy in BUSY), ("nothing", signal.SIGINT), ("nothing", signal.SIGHUP)],
 )
 def test_a_signal_ends_it_whatever_it_does(busy, number):
-    # In a session of its own: under nohup SIGHUP would be ignored.
+    # In a new session: under nohup SIGHUP would be ignored.
     code = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)\n{PRELUDE}{BUSY[busy]}"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:

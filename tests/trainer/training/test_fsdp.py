@@ -65,18 +65,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path) -> Tra
     return made
 
 
-@pytest.fixture(scope="module")
-def on_four(trained: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
-    """The same on four processes, with the same global batch, from the start or from what others left half-way."""
-    folder = tmp_path_factory.mktemp("four")
-    ddp = Training({**trained["ddp"].flags, "output_dir": folder / "ddp", "gradient_accumulation_steps": 1})
-    n17 = n17_training(
+def n17_with_ddp(folder: Path) -> Training:
+    """Four steps of N1.7 on a small dataset, both made in ``folder``."""
+    return n17_training(
         folder / "n17-ddp",
         shortened(folder / "longer", [20, 20], seed=0),
         make_tiny_n17(folder / "tiny-n17"),
         max_steps=4,
         global_batch_size=4,
     )
+
+
+@pytest.fixture(scope="module")
+def on_four(trained: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Trainings:
+    """The same on four processes, with the same global batch, from the start or from what others left half-way."""
+    folder = tmp_path_factory.mktemp("four")
+    ddp = Training({**trained["ddp"].flags, "output_dir": folder / "ddp", "gradient_accumulation_steps": 1})
+    n17 = n17_with_ddp(folder)
     hybrid = {"fsdp": True, "fsdp_devices": 2}
     one = trained["ddp"].in_folder("one process", gradient_accumulation_steps=4)
     with environment(folder) as patch:
@@ -107,13 +112,7 @@ def others(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path, base_mo
     folder = tmp_path_factory.mktemp("fsdp-others")
     # Of rank 1, an adapter's first matrix has one row: one process holds it, the other nothing.
     lora = small_training(folder / "lora-ddp", even_dataset, base_model, lora_rank=1, lora_full_model=True)
-    n17 = n17_training(
-        folder / "n17-ddp",
-        shortened(folder / "longer", [20, 20], seed=0),
-        make_tiny_n17(folder / "tiny-n17"),
-        max_steps=4,
-        global_batch_size=4,
-    )
+    n17 = n17_with_ddp(folder)
     made = {"lora-ddp": lora, "n17-ddp": n17}
     made |= {"lora-fsdp": lora.in_folder("lora-fsdp", fsdp=True), "n17-fsdp": n17.in_folder("n17-fsdp", fsdp=True)}
     made["lora-parts"] = lora.in_folder("lora-parts", fsdp=True)
