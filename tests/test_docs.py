@@ -26,9 +26,10 @@ from trainer.config.presets import PRESETS
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.n17.embodiments import registered
 from trainer.errors import ExitCode
-from trainer.forecast import CARDS, CUDA_BYTES, FITS, forecast, smallest_card, ways
+from trainer.forecast import CUDA_BYTES, forecast
 from trainer.gr00t.n15.sections import Sections
 from trainer.gr00t.n17.sections import OFFICIAL_3B
+from trainer.memory_advice import CARDS, FITS, smallest_card, ways
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

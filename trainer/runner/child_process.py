@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
-from trainer.forecast import GENERAL_ADVICE
+from trainer.memory_advice import GENERAL_ADVICE
 from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.stop_signals import ECHO_SECONDS, stop_signals
 

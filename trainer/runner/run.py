@@ -26,8 +26,9 @@ from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.disk import private_folder
 from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
-from trainer.forecast import advice, read_sections
+from trainer.forecast import read_sections
 from trainer.masking import Masker, without_secrets
+from trainer.memory_advice import advice
 from trainer.runner import (
     checkpoint_folder,
     checkpoint_uploader,
