@@ -235,7 +235,7 @@ def test_commands_are_found_in_every_kind_of_file():
     found = {file.relative_to(ROOT).as_posix() for file, commands in named().items() if commands}
     pages = {f"docs/{name}.md" for name in ("checkpoints", "data", "deploy", "schedule", "stack", "train")}
     settings = {"compose.yaml", "deploy/kubernetes-job.yaml", "deploy/skypilot.yaml", "docker/trainer.Dockerfile"}
-    code = {"flows/commands/runs.py", "flows/views/report.py", "trainer/store/snapshots.py", "trainer/runner/run.py"}
+    code = {"flows/commands/runs.py", "flows/views/report.py", "trainer/store/blobs.py", "trainer/runner/run.py"}
     assert found >= {"README.md", "CONTRIBUTING.md", *pages, *settings, *code}
 
 

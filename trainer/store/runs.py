@@ -20,7 +20,7 @@ from trainer.store.damage import read_good
 from trainer.store.hashing import hash_file
 from trainer.store.object_store import DOCUMENT_BYTES, ObjectStore, damaged
 from trainer.store.parallel import for_each
-from trainer.store.snapshots import UPLOADS
+from trainer.store.blobs import UPLOADS
 from trainer.wrong_values import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)
