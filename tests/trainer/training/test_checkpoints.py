@@ -161,28 +161,24 @@ def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining) -> No
     steps = 6 * rounds
     reference = training("reference", max_steps=steps, save_steps=steps)
     killed = training("killed", max_steps=steps, save_steps=1)
-
-    def assert_whole(found: list[int]) -> None:
-        for step in found:
-            assert checkpoint_folder.problem(killed.checkpoint(step), step) is None
-            killed.state(step)
-            killed.weights(step)
-
     dice = random.Random(rounds)
     for _ in range(rounds):
         process = killed.start(resume=bool(killed.steps))
-        staging, before = killed.output_dir / ".saving", killed.steps
-        killed.wait_for(lambda before=before: killed.steps != before, process)
+        staging, before = killed.output_dir / ".saving", killed.steps[-1:]
+        killed.wait_for(lambda before=before: killed.steps[-1:] != before, process)
         killed.wait_for(staging.exists, process)
         # A save takes some 50 ms here, of which a step is as long again.
         time.sleep(dice.uniform(0, 0.1))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL
-        assert set(before) < set(killed.steps), killed.log.read_text()
-        assert_whole(killed.steps[len(before) :])
-    assert_whole(killed.steps)
-    assert killed.steps[-1] < steps
+        assert killed.steps, killed.log.read_text()
+        for step in killed.steps:
+            assert checkpoint_folder.problem(killed.checkpoint(step), step) is None
+            killed.state(step)
+            killed.weights(step)
+    last = killed.steps[-1]
+    assert last < steps
     assert killed.run(resume=True, save_steps=steps) == 0
     assert not (killed.output_dir / ".saving").exists()
     assert reference.run() == 0
