@@ -19,9 +19,15 @@ from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
-def pippa(tmp_path) -> Iterator[BarePippa]:
+def new_pippa(tmp_path) -> Iterator[BarePippa]:
     with bare_pippa(tmp_path) as pippa:
         yield pippa
+
+
+@pytest.fixture
+def pippa(new_pippa, made_prefect) -> BarePippa:
+    new_pippa.has_run(made_prefect)
+    return new_pippa
 
 
 def recorded_step(pippa: BarePippa, process: subprocess.Popen[bytes]) -> psutil.Process:
