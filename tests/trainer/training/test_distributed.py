@@ -12,6 +12,7 @@ import psutil
 import pytest
 import torch
 
+from tests.support.ranks import Part, train_together
 from tests.support.training import Training, assert_same
 from tests.support.waiting import PATIENCE
 from trainer.errors import UsageError
@@ -67,14 +68,8 @@ def test_two_processes_make_one(training: MakeTraining, no_dropout: Path, even_d
 
 
 @pytest.mark.slow
-def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
-    flags = {"num_gpus": 2, "max_steps": 12, "save_steps": 12, "dataloader_num_workers": 1}
-    whole = training("whole", **flags)
-    process = whole.start(TWO)
-    process.join(PATIENCE)
-    assert process.exitcode == 0, whole.log.read_text()
-
-    stopped = training("stopped", **flags)
+def test_two_processes_stop_once_and_resume(training: MakeTraining, tmp_path: Path) -> None:
+    stopped = training("stopped", num_gpus=2, max_steps=12, save_steps=12, dataloader_num_workers=1)
     process = stopped.start(TWO)
     stopped.wait_for_event("progress", process)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -88,11 +83,10 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
     assert len(gone) >= 4
     assert alive == []
 
-    process = stopped.start(TWO, resume=True)
-    process.join(PATIENCE)
-    assert process.exitcode == 0, stopped.log.read_text()
+    whole, resumed = stopped.in_folder("whole"), stopped.in_folder("resumed")
+    train_together([Part(whole), Part(resumed, stopped.checkpoint(step))], tmp_path / "log")
     # Three epochs, each in another order, with dropout: the same as without the stop, to the last bit.
-    assert_same(stopped.weights(12), whole.weights(12))
+    assert_same(resumed.weights(12), whole.weights(12))
 
 
 @pytest.mark.slow
