@@ -52,7 +52,7 @@ from trainer.store import jobs, registry, resume_points, runs
 from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS
 from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store, open_store
 
 _EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
 
@@ -122,7 +122,7 @@ def _stored(arguments: Namespace, signals: Signals) -> int:
             ),
             f"`trainer run --run-id {arguments.run_id}` continues it.",
         )
-    store = open_store()
+    store = existing_store("run")
     spec, change = placed(runs.read_spec(store, arguments.run_id), devices, "trainer run")
     require_engine_here(spec.engine, spec.run_id)
     private_folder(pippa_home())
