@@ -19,6 +19,7 @@ from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import advice, read_sections
 from trainer.importers.generations import require_horizon
+from trainer.output import stdout_is_log
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.runner.dataset_check import check_datasets
@@ -50,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
+    stdout_is_log()
     choose_devices(config.num_gpus)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
     if needs_torchrun(config.processes):

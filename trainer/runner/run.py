@@ -28,6 +28,7 @@ from trainer.errors import EngineError, ExitCode, PippaError, UsageError
 from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
 from trainer.forecast import advice, read_sections
 from trainer.masking import Masker, without_secrets
+from trainer.output import stdout_is_log
 from trainer.runner import (
     checkpoint_folder,
     checkpoint_uploader,
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
     group.add_argument("--job", metavar="ID", help=JOB_HELP)
     arguments = parser.parse_args(argv)
     die_with_parent()
+    stdout_is_log()
     with Signals() as signals:
         try:
             return _stored(arguments, signals) if arguments.run_id else _new(arguments, signals)
