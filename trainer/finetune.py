@@ -57,10 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if needs_torchrun(config.processes):
         import torch
 
+        from trainer.training.refusal import told
+
         node = this_node(config.num_nodes)
-        check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
-        check_device_count(config.num_gpus, torch.cuda.device_count())
-        _check(config, emit)  # once, not by every rank at the same time
+        with told(node):
+            check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
+            check_device_count(config.num_gpus, torch.cuda.device_count())
+            _check(config, emit)  # once, not by every rank at the same time
         before = OomKills.now()
         if node.count == 1:
             code = run_under_torchrun(config.num_gpus, argv)

@@ -32,6 +32,7 @@ from trainer.output import stdout_is_log
 from trainer.runner import (
     checkpoint_folder,
     checkpoint_uploader,
+    elsewhere,
     engine_datasets,
     forecast_warnings,
     isaac_n17,
@@ -90,7 +91,7 @@ def _new(arguments: Namespace, signals: Signals) -> int:
         return _again(store, runs.read_spec(store, run_id), config, job, signals)
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Importing dataset and base model into the store."))
-    datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
+    datasets, base_model = prepare_sources(store, config, log=_say)
     spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=run_id)
     runs.write_spec(store, spec)
     return Run(spec, store, signals).run()
@@ -103,8 +104,9 @@ def _again(store: ObjectStore, spec: RunSpec, config: FinetuneConfig, job: str, 
             f"The job {job} is {spec.run_id} already, with other arguments.",
             f"`trainer run --run-id {spec.run_id}` continues it as it was; another --job is another run.",
         )
-    if (state := runs.read_state(store, spec.run_id)) and state.status == "done":
-        print(f"{spec.run_id} is done.", file=sys.stderr)  # noqa: T201
+    state = elsewhere.waited_for(store, spec.run_id, _say) or runs.read_state(store, spec.run_id)
+    if state and state.status == "done":
+        _say(f"{spec.run_id} is done.")
         return ExitCode.DONE
     return Run(spec, store, signals).run()
 
@@ -131,8 +133,12 @@ def _stored(arguments: Namespace, signals: Signals) -> int:
     if (node := this_node(spec.config.num_nodes)).rank:
         return join(store, spec, node, signals)
     if change:
-        print(change, file=sys.stderr)  # noqa: T201
+        _say(change)
     return Run(spec, store, signals).run()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201
 
 
 class Run:
@@ -161,7 +167,7 @@ class Run:
 
     def run(self) -> int:
         """All phases. Every end is in the events and in the run's state; the exit code tells which."""
-        with workspace.locked(self.folder, lambda line: print(line, file=sys.stderr)) as lock:  # noqa: T201
+        with workspace.locked(self.folder, _say) as lock:
             self._restore_record()
             before = runs.read_state(self.store, self.spec.run_id)
             started = before.started if before and before.started else datetime.now(UTC)

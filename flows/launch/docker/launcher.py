@@ -34,6 +34,7 @@ from flows.settings import stop_grace
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.runner import workspace
 
 PREFIX = "pippa-"
 LABEL = "pippa."
@@ -219,6 +220,7 @@ class DockerLauncher:
             "PIPPA_HOME": place.home,
             "HOME": f"{place.home}/cache/home",  # what libraries keep between runs
             "PIPPA_IMAGE": images.digest(image),
+            workspace.MACHINE: str(self.client.info().get("Name") or ""),
         }
         labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
         if place.user:

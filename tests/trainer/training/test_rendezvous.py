@@ -10,9 +10,10 @@ from typing import TypeVar
 
 import pytest
 
-from trainer.errors import EngineError, UsageError
+from trainer.errors import EngineError, PippaError, StoreError, UsageError
 from trainer.runner.nodes import Node
 from trainer.training import rendezvous
+from trainer.training.refusal import told
 from trainer.training.rendezvous import Rendezvous, interface, local_address
 
 T = TypeVar("T")
@@ -97,6 +98,25 @@ def test_nodes_that_were_given_a_wrong_number_do_not_wait_for_each_other(
             each.result()
     MET.clear()
     assert len(refused) == len(ranks) and all(each.message.startswith(said) for each in refused), refused
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (UsageError("--dataset-path is a on node 0, and b on node 1."), UsageError, "--dataset-path is a on node 0"),
+        (StoreError("The store is away."), EngineError, "can't train along, exit code 4: The store is away."),
+    ],
+)
+def test_a_node_that_refuses_ends_all_that_wait_for_it(error: PippaError, kind: type[PippaError], said: str) -> None:
+    def meet(node: Node) -> None:
+        if node.rank == 1:
+            with pytest.raises(type(error)), told(node):
+                raise error
+        else:
+            with pytest.raises(kind, match=said):
+                met(node)
+
+    on_each(meet, 3)
 
 
 def test_a_node_that_comes_too_late_takes_no_part() -> None:
