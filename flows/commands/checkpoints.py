@@ -192,14 +192,15 @@ def alias(arguments: Namespace) -> int:
             "Name the checkpoint, or --remove the alias.",
             "`pippa checkpoints alias ALIAS NAME`, or `pippa checkpoints alias ALIAS --remove`.",
         )
-    store = existing_store("checkpoint")
     from trainer.store import registry
 
+    if not arguments.remove:
+        registry.check_alias(arguments.alias)
+    store = existing_store("checkpoint")
     if arguments.remove:
         registry.remove_alias(store, arguments.alias)
         console().print(f"[green]✓[/] {escape(arguments.alias)} is removed")
         return ExitCode.DONE
-    registry.check_alias(arguments.alias)
     entry = registry.resolve(store, arguments.name)
     registry.set_alias(store, arguments.alias, entry)
     console().print(f"[green]✓[/] {escape(arguments.alias)} is {escape(entry.name)}")
