@@ -30,7 +30,20 @@ class Mistake(NamedTuple):
     environ: Mapping[str, str] = MappingProxyType({})
 
 
+NOTHING_YET = {
+    "checkpoint": "evaluate a/best, checkpoints show latest, checkpoints pull latest out, "
+    "checkpoints export latest out, checkpoints verify latest, checkpoints alias good latest",
+    "run": f"report {RUN}, runs show {RUN}, runs compare {RUN} b, runs pull {RUN} out, runs sync {RUN}, "
+    f"runs resume {RUN}",
+    "dataset": "data pull robot out",
+    "object store": "checkpoints gc --delete, store check --repair",
+}
 MISTAKES = [
+    *(
+        Mistake(line, 2, (f"There is no {kind} yet: ", "/store is not there", "`pippa ", "PIPPA_S3_ENDPOINT"))
+        for kind, lines in NOTHING_YET.items()
+        for line in lines.split(", ")
+    ),
     Mistake("tarin smoke", 2, ("no command `pippa tarin`", "Did you mean `pippa train`?")),
     Mistake("smoke", 2, ("Did you mean `pippa train smoke`?",)),
     Mistake("verify latest", 2, ("Did you mean `pippa checkpoints verify`?",)),
@@ -81,26 +94,6 @@ MISTAKES = [
     Mistake("server --host 0.0.0.0 --port 4999", 2, ("there is no password",)),
     Mistake("worker", 2, ("PREFECT_API_URL is not set",)),
     Mistake("runs follow RUN", 2, ("PREFECT_API_URL is not set",)),
-    *(
-        Mistake(line, 2, (f"There is no {kind} yet: ", "/store is not there", cure, "PIPPA_S3_ENDPOINT"))
-        for kind, cure, lines in (
-            (
-                "checkpoint",
-                "`pippa train smoke` makes some",
-                ("evaluate a/best", "checkpoints show latest", "checkpoints pull latest out", "checkpoints verify a")
-                + ("checkpoints export latest out", "checkpoints alias good latest"),
-            ),
-            (
-                "run",
-                "`pippa train smoke` is one",
-                (f"runs show {RUN}", f"runs compare {RUN} b", f"runs pull {RUN} out", f"runs sync {RUN}")
-                + (f"runs resume {RUN}", f"report {RUN}"),
-            ),
-            ("dataset", "`pippa data add NAME`", ("data pull a out",)),
-            ("object store", "`pippa store create`", ("checkpoints gc --delete", "store check --repair")),
-        )
-        for line in lines
-    ),
     Mistake("checkpoints alias latest x", 2, ("moved by pippa itself",)),
     Mistake("completion fish", 2, ("'fish' is not one of bash, zsh, tcsh",)),
 ]

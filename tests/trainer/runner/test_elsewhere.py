@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 from pathlib import Path
 
 import pytest
@@ -43,11 +45,24 @@ def test_it_is_waited_for_to_its_end_and_its_machine_is_named(store, monkeypatch
 
 def test_a_machine_that_falls_silent_is_taken_for_lost(store, monkeypatch) -> None:
     monkeypatch.setattr(elsewhere, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(elsewhere, "WATCHED_SECONDS", 0.2)
     reports(store, 1)
-    later = iter([timedelta(0), timedelta(seconds=59), heartbeat.ALIVE + timedelta(seconds=1)])
+    later = chain([timedelta(0), timedelta(seconds=59)], repeat(heartbeat.ALIVE + timedelta(seconds=1)))
     monkeypatch.setattr(elsewhere.clock, "store_time", lambda _: datetime.now(UTC) + next(later))
     end = elsewhere.waited_for(store, RUN, lambda _: None)
-    assert end is not None and end.status == "running" and next(later, None) is None
+    assert end is not None and end.status == "running"
+
+
+def test_after_an_outage_of_the_store_its_machine_has_time_to_report(store, monkeypatch) -> None:
+    monkeypatch.setattr(elsewhere, "LOOK_SECONDS", 0)
+    monkeypatch.setattr(elsewhere, "WATCHED_SECONDS", 0.4)
+    silence = heartbeat.ALIVE + timedelta(seconds=1)
+    later = iter([timedelta(0), silence, timedelta(0), timedelta(0)])
+    monkeypatch.setattr(elsewhere.clock, "store_time", lambda _: datetime.now(UTC) + next(later))
+    looks = iter([lambda: time.sleep(0.5), lambda: None, lambda: reports(store, 9, "done")])
+    reports(store, 1)
+    end = elsewhere.waited_for(store, RUN, lambda _: None, lambda _: next(looks)())
+    assert end is not None and end.status == "done"
 
 
 def test_what_ended_and_what_was_killed_on_this_machine_is_not_waited_for(store, tmp_path) -> None:
