@@ -13,7 +13,8 @@ from torch.distributed import TCPStore
 
 from trainer.errors import PippaError
 from trainer.runner.nodes import Node, why_not
-from trainer.training.rendezvous import GRACE_SECONDS, JOIN_SECONDS, unreachable
+from trainer.training.node_watch import GRACE_SECONDS
+from trainer.training.rendezvous import JOIN_SECONDS, unreachable
 
 TELL_SECONDS = 60.0
 """How long an engine that has nothing else to do tries to tell."""
