@@ -45,12 +45,14 @@ _FIRST: dict[Kind, str] = {
 
 
 def existing_store(kind: Kind, environ: Mapping[str, str] = os.environ) -> ObjectStore:
-    """``open_store`` for what reads a ``kind`` of it.
+    """``open_store`` for what reads a ``kind`` of it, and makes no folder.
 
-    Raises ``UsageError`` where the folder is not there: then nothing was stored yet, and none is made.
+    Raises ``UsageError`` where nothing was stored yet, and ``StoreError`` where the folder went away after a run.
     """
     store = open_store(environ)
     if isinstance(store, FolderStore) and not store.root.is_dir():
+        if (pippa_home(environ) / "runs").is_dir():
+            raise store.gone(f"look for a {kind}" if kind != "object store" else "look into it")
         raise UsageError(
             f"There is no {kind} yet: {store.root} is not there.",
             f"{_FIRST[kind]} For another object store set PIPPA_HOME, or PIPPA_S3_ENDPOINT.",
