@@ -10,8 +10,13 @@ from typing import TypeVar
 
 import pytest
 
+from tests.trainer.store.conftest import a_spec
 from trainer.errors import EngineError, PippaError, StoreError, UsageError
+from trainer.runner.child_process import Signals
+from trainer.runner.joining import join_job
 from trainer.runner.nodes import Node
+from trainer.store import jobs, runs
+from trainer.store.folder import FolderStore
 from trainer.training import node_watch, rendezvous
 from trainer.training.refusal import told
 from trainer.training.rendezvous import Rendezvous, interface, local_address
@@ -117,6 +122,24 @@ def test_a_node_that_refuses_ends_all_that_wait_for_it(error: PippaError, kind: 
                 met(node)
 
     on_each(meet, 3)
+
+
+def test_a_node_with_another_dataset_ends_the_one_that_waits_for_it(tmp_path: Path) -> None:
+    """Its light process, which has no torch, knows it before its engine begins."""
+    store = FolderStore(tmp_path)
+    store.create()
+    spec = a_spec()
+    spec = spec.model_copy(update={"run_id": jobs.run_of(store, "one", "smoke")})
+    runs.write_spec(store, spec)
+    other = spec.config.model_copy(update={"dataset_path": ["elsewhere"]})
+
+    def meet(node: Node) -> str:
+        with pytest.raises(UsageError) as refused:
+            join_job(store, other, "one", node, Signals()) if node.rank else met(node)
+        return refused.value.message
+
+    (said,) = set(on_each(meet))
+    assert said.startswith("--dataset-path is somewhere on node 0") and "and elsewhere on node 1 (" in said
 
 
 def test_a_node_that_comes_too_late_takes_no_part() -> None:
