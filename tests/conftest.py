@@ -113,6 +113,19 @@ def point_at_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[s
     return point
 
 
+@pytest.fixture
+def pippa_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``pippa …`` in this process; returns the exit code and what it wrote."""
+    from flows.cli import main
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
     """A client of the Docker daemon of this machine; a test with it is also marked ``docker``.
