@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 # One thread for torch, here and in child processes: sums of several threads differ in their last bit, and the machines
 # that run tests have few cores. It is read when torch is imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Container images often tell Python to write no bytecode. Each of hundreds of processes would compile torch,
+# transformers and Prefect again, which takes longer than to import them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and every child process inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -84,6 +85,10 @@ class BarePippa(Pippa):
     @property
     def store(self) -> FolderStore:
         return FolderStore(self.home / "store")
+
+    def has_run(self, made_prefect: Path) -> None:
+        """Its Prefect is no new one: making the tables takes most of a short training's time."""
+        shutil.copytree(made_prefect, self.home / "prefect")
 
     def steps(self, run_id: str) -> list[int]:
         """The registered steps of a run."""

@@ -107,8 +107,9 @@ def test_a_queue_goes_on_after_a_failure(monkeypatch, tmp_path) -> None:
 
 
 @pytest.fixture
-def pippa(tmp_path: Path) -> Iterator[BarePippa]:
+def pippa(tmp_path: Path, made_prefect: Path) -> Iterator[BarePippa]:
     with bare_pippa(tmp_path) as found:
+        found.has_run(made_prefect)
         found.environ["PIPPA_HOME"] = str(tmp_path / "home")
         yield found
 
