@@ -19,7 +19,7 @@ from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs, snapshots
 from trainer.store.s3 import S3Store
 
-OUTAGE = float(os.environ.get("PIPPA_OUTAGE", "120"))
+OUTAGE = float(os.environ.get("PIPPA_OUTAGE", "180"))
 """Longer than any single request is repeated, and than the longest pause between two attempts at an upload: one takes
 20 s, the other 30 s."""
 
