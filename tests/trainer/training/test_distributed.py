@@ -19,7 +19,14 @@ from trainer.errors import UsageError
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.runner import checkpoint_folder
 from trainer.training import devices
-from trainer.training.devices import CPU_PROCESSES, check_device_count, check_gpu_usable, choose_devices, needs_torchrun
+from trainer.training.devices import (
+    CPU_PROCESSES,
+    cause,
+    check_device_count,
+    check_gpu_usable,
+    choose_devices,
+    needs_torchrun,
+)
 
 MakeTraining = Callable[..., Training]
 TWO = {CPU_PROCESSES: "1"}
@@ -95,6 +102,22 @@ def test_one_rank_that_fails_ends_all_with_its_exit_code(training: MakeTraining,
     process = lost.start(TWO)
     process.join(PATIENCE)
     assert process.exitcode == 2, lost.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("codes", "why"),
+    [
+        ([143, 2], 2),  # rank 0 was ended because rank 1 failed, and answered it
+        ([-15, 1], 1),
+        ([1, 5], 5),
+        ([1, -9], -9),
+        ([-15, -9, 143], -9),
+        ([143, 143], 143),
+        ([-15], -15),
+    ],
+)
+def test_the_rank_that_failed_says_why_and_not_those_that_were_ended_for_it(codes: list[int], why: int) -> None:
+    assert cause(codes) == why
 
 
 def test_as_many_gpus_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
