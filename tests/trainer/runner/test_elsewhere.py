@@ -65,14 +65,20 @@ def test_after_an_outage_of_the_store_its_machine_has_time_to_report(store, monk
     assert end is not None and end.status == "done"
 
 
-def test_what_ended_and_what_was_killed_on_this_machine_is_not_waited_for(store, tmp_path) -> None:
+def test_what_ended_and_what_was_killed_on_this_machine_is_not_waited_for(store, tmp_path, monkeypatch) -> None:
     assert elsewhere.waited_for(store, RUN, pytest.fail) is None
     reports(store, 9, "done")
     assert elsewhere.waited_for(store, RUN, pytest.fail) is None
-    folder = tmp_path / "runs" / RUN
+    folder = tmp_path / "home" / "runs" / RUN
     with workspace.locked(folder, print):
         reports(store, 5, lock=workspace.lock_address(folder))
+        monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
         assert elsewhere.waited_for(store, RUN, pytest.fail) is None  # it still saves here: its lock is waited for
+        monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "second"))  # another folder of this machine
+        monkeypatch.setattr(elsewhere, "LOOK_SECONDS", 0)
+        end = elsewhere.waited_for(store, RUN, lambda _: None, lambda _: reports(store, 9, "done"))
+        assert end is not None and end.status == "done"
+        reports(store, 5, lock=workspace.lock_address(folder))
     assert elsewhere.waited_for(store, RUN, pytest.fail) is None
 
 
