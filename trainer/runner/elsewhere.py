@@ -30,11 +30,11 @@ def waited_for(
     waited for too; raises ``StoreError`` where it is away from the start.
     """
     state = runs.read_state(store, run_id)
-    own = (
-        workspace.run_folder(pippa_home(), run_id) / "lock"
-    )  # what still saves there holds it, and is waited for there
-    if state is None or not state.active or workspace.lock_file_of(state.lock) == own:
+    if state is None or not state.active:
         return None
+    own = workspace.run_folder(pippa_home(), run_id) / "lock"
+    if workspace.is_held(state.lock) is not None and workspace.lock_file_of(state.lock) == own:
+        return None  # what still saves there holds it, and is waited for there
     if not _lives(store, run_id, state):
         return None
     machine = workspace.machine_of(state.lock) or "another machine"

@@ -14,7 +14,7 @@ from trainer.store import heartbeat, runs
 from trainer.store.folder import FolderStore
 
 RUN = "smoke-20261129-120000-abcd"
-FIRST = "first/boot:/var/lib/pippa/runs/lock"
+FIRST = f"first/boot:/var/lib/pippa/runs/{RUN}/lock"
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def test_it_is_waited_for_to_its_end_and_its_machine_is_named(store, monkeypatch
         seen.append(state.step)
         reports(store, state.step + 1, "done" if state.step == 2 else "running")
 
+    monkeypatch.setenv("PIPPA_HOME", "/var/lib/pippa")  # as in every container
     reports(store, 1)
     end = elsewhere.waited_for(store, RUN, said.append, look)
     assert end is not None and end.status == "done" and seen == [1, 2]
