@@ -113,13 +113,3 @@ def test_a_team_s_server_that_goes_away_costs_the_record_only(pippa, prefect_env
         assert process.wait(PATIENCE) == 0, pippa.output.read_text()
     text = pippa.output.read_text()
     assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1 and pippa.left() == []
-
-
-@pytest.mark.slow
-def test_first_trainings_at_once_are_all_recorded(new_pippa):
-    pippa = new_pippa
-    pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "3"
-    go_on(pippa)
-    processes = [pippa.train() for _ in range(3)]
-    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0], pippa.output.read_text()
-    assert list(pippa.states().values()) == ["COMPLETED"] * 3
