@@ -140,6 +140,7 @@ def docker_client() -> Iterator[docker.DockerClient]:
     Where no engine answers it skips, unless PIPPA_REQUIRE_DOCKER=1 says that one must.
     """
     import docker
+    import docker.errors
 
     try:
         client = docker.from_env()

@@ -123,7 +123,7 @@ def test_settings_come_from_the_env_file(capsys, tmp_path, monkeypatch):
 
 
 def test_a_defect_is_one_line(capsys, monkeypatch):
-    monkeypatch.setattr(cli, "dispatch", lambda _: 1 / 0)
+    monkeypatch.setattr(cli, "dispatch", lambda _: 1 / 0)  # pyrefly: ignore [division-by-zero]
     code, _, err = pippa(capsys, "runs")
     assert code == 1 and "ZeroDivisionError" in err and "PIPPA_DEBUG" in err and "Traceback" not in err
 

@@ -9,7 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -121,11 +121,11 @@ def one_page(root: Path) -> None:
 
 
 def nested_type(root: Path) -> None:
-    """A column whose type is a thousand lists deep."""
+    """A column whose type is hundreds of lists deep."""
     kind: pa.DataType = pa.float32()
     value: Any = 0.0
     for _ in range(300):
-        kind, value = pa.list_(kind), [value]
+        kind, value = pa.list_(kind), cast("Any", [value])
     table = pq.read_table(root / TABLE)
     column = pa.array([value] * table.num_rows, kind)
     index = table.column_names.index("action")

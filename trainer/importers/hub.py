@@ -133,7 +133,7 @@ def _explained(repository: HubRepository, kind: Kind, store_name: str) -> Iterat
         yield
     except PippaError:
         raise
-    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError, errors.GatedRepoError) as error:
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         at = f" at {repository.revision}" if repository.revision else ""
         raise UsageError(
             f"The Hugging Face hub has no {kind} {repository.id}{at} for this account.",

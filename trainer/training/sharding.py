@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -48,7 +48,7 @@ class Shards:
         for piece in (*model.pieces(), model):
             sharded = fully_shard(piece, mesh=mesh)
             if device.type == "cpu":  # gloo has sums, and no means
-                cast("FSDPModule", sharded).set_force_sum_reduction_for_comms(True)
+                sharded.set_force_sum_reduction_for_comms(True)
 
     def weights(self) -> dict[str, torch.Tensor] | None:
         """The whole weights by name, in host memory; None where this process does not keep them."""
@@ -82,7 +82,7 @@ class Shards:
 
         def whole(tensor: torch.Tensor) -> torch.Tensor | None:
             if isinstance(tensor, DTensor):
-                tensor = cast("torch.Tensor", tensor.full_tensor())
+                tensor = tensor.full_tensor()
             # A copy, also on a CPU: it is written while the training continues.
             return tensor.detach().to("cpu", copy=True) if self._keeps else None
 
