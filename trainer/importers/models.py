@@ -9,7 +9,6 @@ from pathlib import Path
 
 from trainer.errors import UsageError
 from trainer.gr00t import base_model as base_model_folder
-from trainer.gr00t.licenses import license_of
 from trainer.importers import hub
 from trainer.importers.downloads import Log
 from trainer.importers.names import HubRepository
@@ -62,8 +61,8 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
 
 def licensed(folder: Path, log: Log) -> dict[str, str]:
     """Say which licence the weights in ``folder`` have; what a snapshot's origin keeps of it."""
-    license_ = license_of(folder)
-    if license_ is None:
+    generation = base_model_folder.generation_in(folder)
+    if generation is None:
         return {}
-    log(str(license_))
-    return {"license": license_.name}
+    log(str(generation.license))
+    return {"license": generation.license.name}

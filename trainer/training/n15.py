@@ -15,7 +15,6 @@ from trainer.data.configs import get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
-from trainer.errors import UsageError
 from trainer.events import Event
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
@@ -65,12 +64,6 @@ def make_trainer(
         tune_projector=config.tune_projector,
         tune_diffusion_model=config.tune_diffusion_model,
     )
-    if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
-        raise UsageError(
-            f"The data config {data_config} has max_state_dim {data_config.max_state_dim}; "
-            f"{source} takes states of width {width}.",
-            f"Set max_state_dim to {width}: states are padded to it.",
-        )
     resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
     if config.upstream_exact:
         model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from trainer.generation import N17
 from trainer.importers import generated
-from trainer.importers.names import SYNTHETIC, TINY, TINY_N17
+from trainer.importers.names import SYNTHETIC, TINY
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -39,7 +40,7 @@ def identity(folder: Path, name: str) -> str:
         (TINY, "gr00t/weights.py", True),
         (TINY, "hardlink.py", True),
         (TINY, "data/synthetic_scene.py", False),
-        (TINY_N17, "gr00t/n17/tiny.py", True),
+        (N17.tiny, "gr00t/n17/tiny.py", True),
         (TINY, "gr00t/n17/tiny.py", False),
     ],
 )
@@ -56,7 +57,7 @@ def test_a_change_of_code_it_is_made_by_makes_it_another(copy, name, file, chang
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [SYNTHETIC, TINY, TINY_N17])
+@pytest.mark.parametrize("name", [SYNTHETIC, TINY, N17.tiny])
 def test_every_module_that_runs_while_it_is_made_counts(name, tmp_path):
     module, function = generated._MAKERS[name]
     code = f"""
