@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import get_parameter_names
 from trainer.config.finetune_config import CHECKPOINTS_KEPT
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
-from trainer.gr00t.base_model import generation_of
+from trainer.generation import generation_of
 from trainer.gr00t.lora import adapter_state, merged_state, save_adapter
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.gr00t.weights import GrootModel, save_checkpoint, trained_state

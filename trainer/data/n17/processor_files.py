@@ -15,9 +15,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.data.data_config import DataConfig
+from trainer.data.modality_config import from_upstream, to_upstream
 from trainer.data.n17 import statistics
 from trainer.data.n17.embodiments import PROJECTOR_INDEX
-from trainer.data.n17.modality_config import from_upstream, to_upstream
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.statistics import TagStatistics
 from trainer.errors import UsageError
