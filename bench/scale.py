@@ -16,7 +16,7 @@ from typing import Any
 import simpy
 
 from bench.table import report, table
-from trainer.runner.checkpoint_uploader import STATE_PAUSE
+from trainer.runner.checkpoint_registration import STATE_PAUSE
 
 PREFETCHED = 2
 """Batches that each loading process keeps ready, as torch's DataLoader does."""
@@ -117,7 +117,7 @@ class Training:
         yield self._pending.put(last)
 
     def _upload(self) -> Generator[simpy.Event, Any, None]:
-        """As ``checkpoint_uploader`` does: the lowest step first, the training state with a pause in between."""
+        """As ``trainer.runner`` does: the lowest step first, the training state with a pause in between."""
         clock, setup, outcome = self._clock, self._setup, self.outcome
         sent, took = 0.0, setup.state / setup.link
         last = False

@@ -26,9 +26,10 @@ from trainer.config.presets import PRESETS
 from trainer.data.configs import DATA_CONFIGS
 from trainer.data.n17.embodiments import registered
 from trainer.errors import ExitCode
-from trainer.forecast import CARDS, CUDA_BYTES, FITS, forecast, smallest_card, ways
+from trainer.forecast import CUDA_BYTES, forecast
 from trainer.gr00t.n15.sections import Sections
 from trainer.gr00t.n17.sections import OFFICIAL_3B
+from trainer.memory_advice import CARDS, FITS, smallest_card, ways
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -234,7 +235,7 @@ def test_commands_are_found_in_every_kind_of_file():
     found = {file.relative_to(ROOT).as_posix() for file, commands in named().items() if commands}
     pages = {f"docs/{name}.md" for name in ("checkpoints", "data", "deploy", "schedule", "stack", "train")}
     settings = {"compose.yaml", "deploy/kubernetes-job.yaml", "deploy/skypilot.yaml", "docker/trainer.Dockerfile"}
-    code = {"flows/commands/runs.py", "flows/views/report.py", "trainer/store/snapshots.py", "trainer/runner/run.py"}
+    code = {"flows/commands/runs.py", "flows/views/report.py", "trainer/store/blobs.py", "trainer/runner/run.py"}
     assert found >= {"README.md", "CONTRIBUTING.md", *pages, *settings, *code}
 
 

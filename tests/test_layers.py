@@ -163,7 +163,7 @@ def test_torch_comes_with_data_gr00t_and_training_alone():
 @pytest.mark.parametrize(
     "module",
     [
-        *("flows.cli", "pippa", "trainer.cli", "trainer.runner.run", "trainer.store.stores"),
+        *("flows.cli", "pippa", "trainer.cli", "trainer.runner.command", "trainer.store.stores"),
         "trainer.gr00t.checkpoint",  # a name that nobody knows is said before torch is there
     ],
 )

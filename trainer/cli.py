@@ -86,7 +86,7 @@ def _dispatch(argv: list[str]) -> int:
     command, rest = (argv[0], argv[1:]) if argv else ("--help", [])
     match command:
         case "run":
-            from trainer.runner.run import main as run
+            from trainer.runner.command import main as run
 
             return run(rest)
         case "prepare":

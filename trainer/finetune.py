@@ -17,8 +17,9 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.generations import config_of
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
-from trainer.forecast import advice, read_sections
+from trainer.forecast import read_sections
 from trainer.importers.generations import require_horizon
+from trainer.memory_advice import advice
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.runner.dataset_check import check_datasets

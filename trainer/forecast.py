@@ -1,7 +1,8 @@
 """What a training will need, computed from its arguments: GPU memory, host memory, disk, bytes to the store. No torch.
 
-This is the only place that knows. What ``pippa train`` prints and warns of, the advice after an out-of-memory error,
-the disk that the frame cache leaves free, and the figures in presets and docs come from here; tests hold them.
+This is the only place that knows. What ``pippa train`` prints and warns of, the advice after an out-of-memory error
+(``trainer.memory_advice``), the disk that the frame cache leaves free, and the figures in presets and docs come from
+here; tests hold them.
 ``docs/memory.md`` explains them.
 
 Nothing of it has been measured on a GPU yet: ``MEASURED`` is where a measurement goes.
@@ -11,14 +12,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
-from trainer.config.argv import to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
@@ -44,14 +44,6 @@ MEASURED = 1.0
 """A measured peak divided by ``Memory.tensors`` of the same training; it corrects that. 1.0 until there is one:
 ``python -m bench.gpu_drill`` leaves ``peak_memory_bytes`` by flags and batch in its ``measured.json``."""
 
-FITS = 0.92
-"""A training fits a card when the forecast is at most this share of its memory. The rest is for what torch's allocator
-holds in pieces too small to use, and for other programs on the card."""
-
-CARDS = {16: 15_360, 24: 23_028, 32: 32_607, 40: 40_960, 48: 46_068, 80: 81_559, 96: 97_887, 141: 143_771}
-"""Sizes that cards are sold in, in GB, and what nvidia-smi shows of one in MiB: T4, A10G, RTX 5090, A100, L40S, H100,
-RTX PRO 6000, H200."""
-
 AHEAD_BYTES = 4_000_000_000
 """Samples loaded ahead of one GPU, at most. Their frames are as large as the camera's until the training's device
 resizes them, and lie in pinned memory: the default 32 batches of 32 samples with two cameras of 1280x720 would take
@@ -60,28 +52,6 @@ resizes them, and lie in pinned memory: the default 32 batches of 32 samples wit
 PROCESS_BYTES, CUDA_HOST_BYTES, LOADER_BYTES = 900_000_000, 2_000_000_000, 100_000_000
 """Host memory of the engine's process without the model (measured: 0.85 GB), what CUDA's libraries add to it on a GPU
 (not measured), and what each data loading process adds (measured: 0.08 GB)."""
-
-ADVISED_RANK = 32
-"""Of the LoRA adapters that are suggested where memory is short."""
-
-_LESS: tuple[dict[str, object], ...] = (
-    {"tune_llm": False},
-    {"tune_visual": False},
-    {"tune_llm": False, "tune_visual": False},
-    {"tune_diffusion_model": False},
-    {"lora_full_model": False},
-    {"lora_rank": ADVISED_RANK},
-)
-"""What can be changed, beside the batch, to need less GPU memory."""
-_LESS_BY = 0.8
-"""Of what was too much, to try next."""
-
-GENERAL_ADVICE = (
-    "Lower --batch-size, of N1.7 --global-batch-size (raise --gradient-accumulation-steps to keep the samples of a "
-    "step), train fewer parts (--no-tune-llm, --no-tune-visual, --no-tune-diffusion-model) or use --lora-rank "
-    f"{ADVISED_RANK}."
-)
-"""Where the model is not known."""
 
 _KNOWN_FRAMES = {
     "synthetic.PickNPlace": (351, 256 * 256),
@@ -215,6 +185,11 @@ def forecast(config: FinetuneConfig, model: Model, *, native: bool = True) -> Fo
     )
 
 
+def gpu_memory(config: FinetuneConfig, model: Model) -> Memory:
+    """What training ``model`` as ``config`` says takes of each GPU: ``forecast(…).gpu`` alone."""
+    return _memory(parts(model, config), config, CUDA_BYTES)
+
+
 def model_of(base_model: str, generation: Generation | None = None) -> Model | None:
     """The sizes of the base model called so: a tiny one's, those of a folder's config.json, else the official 3B's of
     its ``generation``, the default one where neither that nor its name tells.
@@ -278,85 +253,6 @@ def room_for_checkpoints(base_model: Path, config: FinetuneConfig, output_dir: P
     files = (file.stat() for file in output_dir.rglob("*") if file.is_file())
     there = sum({file.st_ino: file.st_size for file in files}.values())  # links once
     return max(forecast(config, model, native=native).disk.checkpoints - there, 0)
-
-
-def fits(need: int, memory: int) -> bool:
-    """Whether a training that needs so many bytes fits a card of so many."""
-    return need <= FITS * memory
-
-
-def smallest_card(need: int) -> int | None:
-    """The smallest size of a card, in GB as it is sold, that a training fits; None where none is large enough."""
-    return next((size for size, mib in CARDS.items() if fits(need, mib << 20)), None)
-
-
-class Way(NamedTuple):
-    """Flags with which a training needs less GPU memory, and how much it then needs."""
-
-    flags: str
-    total: int
-
-
-def ways(config: FinetuneConfig, model: Model, memory: int) -> list[Way]:
-    """How the training fits a card of ``memory`` bytes: by a smaller batch, by training less of the model, by LoRA.
-
-    Each with the largest batch that fits, if need be with the accumulation that keeps the global batch. Where nothing
-    fits, the one that needs least.
-    """
-    found: list[Way] = []
-    tried: list[Way] = []
-    for change in ({}, *_divisions(config), *_LESS):
-        same = any(getattr(config, name) == value for name, value in change.items())
-        # With LoRA the tune flags decide about the projector only.
-        if same or (config.lora_rank and any(name.startswith("tune_") for name in change)):
-            continue
-        for flags in _batches(config, change):
-            changed = config.model_copy(update=flags)
-            changed = changed.with_batch_size(changed.batch_size)
-            total = _memory(parts(model, changed), changed, CUDA_BYTES).total
-            tried.append(Way(" ".join(to_argv(changed, flags)), total))
-            if fits(total, memory):
-                found.append(tried[-1])
-                break
-    return found or sorted(tried, key=lambda way: way.total)[:1]
-
-
-def advice(config: FinetuneConfig, model: Model | None) -> str:
-    """What to change after a GPU ran out of memory, with what it then needs as far as ``model`` is known."""
-    if model is None:
-        return GENERAL_ADVICE
-    total = forecast(config, model).gpu.total
-    found = [way for way in ways(config, model, round(_LESS_BY * total / FITS)) if way.total < total]
-    if not found:
-        return f"The forecast was {total / 1e9:.1f} GB: it takes a larger GPU, or one that nothing else uses."
-    return f"The forecast was {total / 1e9:.1f} GB. Less takes one of these: {named(found)}."
-
-
-def named(found: Sequence[Way]) -> str:
-    """The flags of ``found``, with what a training then needs."""
-    return ", ".join(f"`{way.flags}` ({way.total / 1e9:.1f} GB)" for way in found)
-
-
-def _divisions(config: FinetuneConfig) -> Iterator[dict[str, object]]:
-    """How the GPUs can divide the model, that which sends less between machines first."""
-    if not config.fsdp and min(config.num_nodes, config.num_gpus) > 1:
-        yield {"fsdp": True, "fsdp_devices": config.num_gpus}
-    if not config.fsdp and config.processes > 1:
-        yield {"fsdp": True}
-    if config.fsdp and config.shards < config.processes:
-        yield {"fsdp_devices": config.processes}
-
-
-def _batches(config: FinetuneConfig, change: Mapping[str, object]) -> Iterator[dict[str, object]]:
-    """``change`` alone, then with the batch halved again and again, at each size first with the same global batch."""
-    if change:
-        yield dict(change)
-    batch, samples = config.batch_size, config.batch_size * config.gradient_accumulation_steps
-    while batch > 1:
-        batch //= 2
-        if samples % batch == 0:
-            yield {**change, "batch_size": batch, "gradient_accumulation_steps": samples // batch}
-        yield {**change, "batch_size": batch}
 
 
 def _memory(found: Sequence[Part], config: FinetuneConfig, fixed: int) -> Memory:

@@ -19,8 +19,9 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.config.settings import DISK_RESERVE, frame_cache_bytes, frame_cache_folder, pippa_home, price_per_hour
 from trainer.events import WarningEvent
-from trainer.forecast import CARDS, Forecast, Memory, Model, forecast, kept_frames, model_of, smallest_card, ways
+from trainer.forecast import Forecast, Memory, Model, forecast, kept_frames, model_of
 from trainer.generation import is_tiny
+from trainer.memory_advice import CARDS, smallest_card, ways
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import host_memory, memory_warning
 from trainer.runner.measured_speed import MeasuredSpeed, measured_speed

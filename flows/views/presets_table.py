@@ -14,8 +14,9 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.data.configs import get_data_config
-from trainer.forecast import forecast, model_of, smallest_card
+from trainer.forecast import forecast, model_of
 from trainer.generation import is_tiny
+from trainer.memory_advice import smallest_card
 from trainer.runner.wandb_setup import default_wandb
 
 _TUNABLE = {

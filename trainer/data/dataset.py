@@ -18,7 +18,8 @@ from torch.utils.data import Dataset
 
 from trainer.config.data_options import VideoAlignment
 from trainer.data.configs import DataConfig, get_data_config
-from trainer.data.frames import Entry, FrameStore, Source
+from trainer.data.frame_cache import Entry, Source
+from trainer.data.frames import FrameStore
 from trainer.data.holdout import choose, episode_hash
 from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.image_columns import ImageColumn

@@ -15,7 +15,8 @@ from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.episodes import EpisodeTable, examine_table, frames_of_rows
 from trainer.data.exclusion import leave_out
-from trainer.data.frames import FrameStore, Source
+from trainer.data.frame_cache import Source
+from trainer.data.frames import FrameStore
 from trainer.data.image_columns import ImageColumn
 from trainer.data.problem import Problem
 from trainer.errors import DatasetError

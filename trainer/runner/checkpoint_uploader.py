@@ -2,11 +2,8 @@
 
 One thread takes every complete ``checkpoint-<step>`` of the engine's output directory aside by hard links, so that the
 engine may delete it (``save_total_limit``) before it is uploaded. The native engine says when there is one; for
-upstream's, which do not, the thread looks. Another uploads what was taken aside, lowest step first, and registers it.
-The training waits for neither; the store may be down for as long as it likes.
-
-Training state goes up apart and less often (``resume_points``): with AdamW it is two thirds of what a checkpoint adds,
-and of use only while the run is not done.
+upstream's, which do not, the thread looks. Another uploads what was taken aside, lowest step first, and registers it
+(``checkpoint_registration``). The training waits for neither; the store may be down for as long as it likes.
 
 What waits on the disk is bounded (``upload_queue``): while the store is away for long, the oldest of those that wait is
 dropped, with a warning each time; never the newest.
@@ -24,23 +21,19 @@ from pathlib import Path
 from trainer.config.run_spec import RunSpec
 from trainer.config.settings import upload_queue
 from trainer.disk import says_full
-from trainer.errors import DamagedObjectError, DiskFullError, PippaError, StoreError
-from trainer.events import CheckpointEvent, Event, WarningEvent
+from trainer.errors import DiskFullError, PippaError, StoreError
+from trainer.events import Event, WarningEvent
 from trainer.hardlink import link_or_copy
 from trainer.runner import checkpoint_folder, saved_checkpoint
 from trainer.runner.checkpoint_folder import PENDING, Quiet
+from trainer.runner.checkpoint_registration import Registration
 from trainer.runner.pending_uploads import make_room
-from trainer.store import gc, gc_roots, registry, resume_points, snapshots
-from trainer.store.hashing import HashCache
 from trainer.store.object_store import ObjectStore
-from trainer.store.retention import Retention
 
 POLL_SECONDS = 0.2
 QUIET_SECONDS = 5.0
 """An engine that writes in place has finished a checkpoint whose files haven't changed for so long."""
 BACKOFF_SECONDS = (0.5, 30.0)
-STATE_PAUSE = 10
-"""After training state was sent, or old checkpoints removed, it isn't done again for so many times as it took."""
 
 
 class Uploader:
@@ -64,7 +57,6 @@ class Uploader:
         quiet_seconds: float = QUIET_SECONDS,
         most_waiting: int | None = None,
     ) -> None:
-        self._store = store
         self._spec = spec
         self._output_dir = output_dir
         self._emit = emit
@@ -79,23 +71,15 @@ class Uploader:
         self._set_aside = threading.Event()
         """Something to do for the thread that uploads."""
         self._progress = time.monotonic()
-        self._furthest = 0
-        """Bytes of the push under way that got through in its best attempt."""
         self._most_waiting = upload_queue() if most_waiting is None else most_waiting
         self._under_way: int | None = None
-        self._retention = Retention(spec.config.keep_last or None, spec.config.keep_every or None)
-        self._memory = gc_roots.ReadCache()
-        self._thin_after = 0.0
-        self._thinning_failed = ""
-        self._hashes = HashCache()
+        self._registration = Registration(store, spec, emit, self._got_through)
+        self.registered = self._registration.steps
+        self._retention = self._registration.retention
         self._resumable = False
-        self._state_sent = time.monotonic()
-        self._state_seconds: float | None = None
-        """What sending the training state takes; None before it is known."""
         self._watched_all = False
         """The watcher ended after the engine, with every whole checkpoint set aside."""
         self.pending_dir = output_dir / PENDING
-        self.registered: list[int] = []
         self.dropped: list[int] = []
         """Steps that had to make room for later ones, and are in no store."""
         self.gave_up: str = ""
@@ -256,8 +240,8 @@ class Uploader:
                         checkpoint_folder.newest(self._output_dir, without=self._foreign) if self._resumable else None
                     )
                     if last is not None:
-                        self._keep_resumable(last, self._output_dir / f"checkpoint-{last}")
-                    self._thin(now=True)
+                        self._registration.keep_training_state(last, self._output_dir / f"checkpoint-{last}")
+                    self._registration.thin(now=True)
                     return
                 else:
                     # After the engine's end this waits for the other thread's, without a message.
@@ -280,118 +264,13 @@ class Uploader:
 
     def _upload(self, step: int, folder: Path) -> None:
         self._under_way = step
-        if step not in self.registered and not self._register(step, folder):
-            shutil.rmtree(folder)
-            return
-        if self._state_seconds is not None and time.monotonic() > self._state_sent + STATE_PAUSE * self._state_seconds:
-            try:
-                self._keep_resumable(step, folder)
-            except Exception as error:  # it must not hold up the checkpoints that follow
-                self._state_sent = time.monotonic()
-                reason = str(error).partition("\n")[0]
-                self._emit(
-                    WarningEvent(
-                        message=f"The training state of step {step} could not be kept in the store: {reason}",
-                        hint="The checkpoint is there. Until it works, only this machine can continue from here.",
-                    )
-                )
+        added = self._registration.add(step, folder)
         shutil.rmtree(folder)
-        self._thin()
+        if added:
+            self._registration.thin()
 
-    def _thin(self, *, now: bool = False) -> None:
-        """Remove what the run's retention doesn't keep. It must not hold up the checkpoints that follow."""
-        if self._retention == Retention() or (time.monotonic() < self._thin_after and not now):
-            return
-        started = time.monotonic()
-        reason = ""
-        try:
-            found = gc.thin(self._store, self._spec.run_id, self._retention, self._memory)
-            reason = " ".join(found.withheld)
-        except Exception as error:
-            reason = str(error).partition("\n")[0]
-        if reason and not self._thinning_failed:
-            hint = "They are tried again with each checkpoint; `pippa store check` lists what is damaged."
-            self._emit(WarningEvent(message=f"Old checkpoints could not be removed: {reason}", hint=hint))
-        self._thinning_failed = reason
-        self._thin_after = time.monotonic() + STATE_PAUSE * (time.monotonic() - started)
-
-    def _register(self, step: int, folder: Path) -> bool:
-        """Upload and register a checkpoint; False when another one is registered as this step."""
-        started = time.monotonic()
-        spec = self._spec
-        pushed = self._push(step, folder, spec.run_id, resume_points.is_training_state)
-        try:
-            known = registry.find(self._store, spec.run_id, step)
-        except DamagedObjectError:  # registering replaces it
-            known = None
-        if known is not None and known.snapshot.digest != pushed.ref.digest:
-            # Another machine continued the run from an earlier step; trying again would never help.
-            self._emit(WarningEvent(message=f"Step {step} was not registered again: another content is registered."))
-            return False
-        # Also moves the aliases `latest` and `<preset>/latest`.
-        registry.register(
-            self._store,
-            registry.CheckpointEntry(
-                run_id=spec.run_id,
-                step=step,
-                snapshot=pushed.ref,
-                spec=spec,
-                wandb_run=spec.wandb_run,
-                held_out=saved_checkpoint.held_out(folder),
-                metrics=saved_checkpoint.loss(folder),
-            ),
-        )
-        self.registered.append(step)
-        seconds = time.monotonic() - started
-        if self._state_seconds is None:
-            speed = max(pushed.bytes_uploaded, 1) / seconds
-            self._state_seconds = saved_checkpoint.training_state_bytes(folder) / speed
-        self._emit(
-            CheckpointEvent(
-                step=step, digest=pushed.ref.digest, bytes_uploaded=pushed.bytes_uploaded, seconds=round(seconds, 3)
-            )
-        )
-        return True
-
-    def _keep_resumable(self, step: int, folder: Path) -> None:
-        """Make ``step`` the one from which another machine continues the run."""
-        run_id = self._spec.run_id
-        before = resume_points.read(self._store, run_id)
-        if before is not None and before.step >= step:
-            return
-        started = time.monotonic()
-        pushed = self._push(step, folder, resume_points.snapshot_name(run_id), like=run_id)
-        resume_points.move(self._store, run_id, resume_points.ResumePoint(step=step, snapshot=pushed.ref))
-        self._state_sent = time.monotonic()
-        self._state_seconds = self._state_sent - started
-
-    def _push(
-        self,
-        step: int,
-        folder: Path,
-        name: str,
-        ignore: Callable[[str], bool] | None = None,
-        like: str | None = None,
-    ) -> snapshots.PushResult:
-        pushed = snapshots.push(
-            self._store,
-            folder,
-            "checkpoint",
-            name,
-            origin={"run_id": self._spec.run_id, "step": str(step)},
-            progress=self._advanced,
-            ignore=ignore,
-            hash_file=self._hashes,
-            like=like,
-        )
-        self._furthest = 0
-        return pushed
-
-    def _advanced(self, done: int, _: int) -> None:
-        """Something got through; what an earlier attempt had got through is no progress."""
-        if done > self._furthest:
-            self._furthest = done
-            self._progress = time.monotonic()
+    def _got_through(self) -> None:
+        self._progress = time.monotonic()
 
     def _warn_once(self, before: str, reason: str) -> None:
         """One warning per outage, however often it is tried again; ``before`` is what was wrong the last time."""

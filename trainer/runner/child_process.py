@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 from trainer.errors import PippaError
 from trainer.events import CheckpointEvent, DoneEvent, ErrorEvent, Event, parse_event
-from trainer.forecast import GENERAL_ADVICE
+from trainer.memory_advice import GENERAL_ADVICE
 from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.stop_signals import ECHO_SECONDS, stop_signals
 
@@ -107,6 +107,42 @@ class Outcome:
         return explain(self.returncode, self.tail, self.error, oom_kills=self.oom_kills, advice=advice)
 
 
+class _Output:
+    """Where the lines of a child go."""
+
+    def __init__(
+        self, emit: Callable[[Event], None], log: Callable[[str], None], translate: Callable[[str], list[Event]] | None
+    ) -> None:
+        self._emit = emit
+        self._log = log
+        self._translate = translate
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.error: ErrorEvent | None = None
+        """The last one it printed."""
+
+    def read(self, stream: BinaryIO, *, stdout: bool) -> None:
+        """All lines until the end of ``stream``."""
+        for line in _lines(stream):
+            # ValueError: a straggler's line after the log was closed. The pipe must be drained, or the engine stops.
+            with contextlib.suppress(ValueError):
+                self._relay(line, stdout=stdout)
+
+    def _relay(self, line: str, *, stdout: bool) -> None:
+        event = parse_event(line) if stdout else None
+        if isinstance(event, ErrorEvent):
+            self.error = event
+        elif event is not None:
+            if not isinstance(event, CheckpointEvent | DoneEvent):
+                self._emit(event)
+        else:
+            translated = self._translate(line) if self._translate else []
+            for each in translated:
+                self._emit(each)
+            if not (translated or _is_bar(line)):
+                self.tail.append(line)
+                self._log(line)
+
+
 def run_child(
     command: list[str],
     environ: Mapping[str, str],
@@ -124,31 +160,9 @@ def run_child(
     goes to ``log``. Whatever it leaves running in its group is killed. Raises ``FileNotFoundError`` or
     ``PermissionError`` when ``command`` can't be started.
     """
-    tail: deque[str] = deque(maxlen=TAIL_LINES)
-    errors: list[ErrorEvent] = []
+    output = _Output(emit, log, translate)
     kills = OomKills.now()
     signals.deferred = True  # an exception between the child's start and its `try` would leave it behind
-
-    def relay(line: str, *, stdout: bool) -> None:
-        event = parse_event(line) if stdout else None
-        if isinstance(event, ErrorEvent):
-            errors.append(event)
-        elif event is not None:
-            if not isinstance(event, CheckpointEvent | DoneEvent):
-                emit(event)
-        else:
-            translated = translate(line) if translate else []
-            for each in translated:
-                emit(each)
-            if not (translated or _is_bar(line)):
-                tail.append(line)
-                log(line)
-
-    def read(stream: BinaryIO, *, stdout: bool) -> None:
-        for line in _lines(stream):
-            # ValueError: a straggler's line after the log was closed. The pipe must be drained, or the engine stops.
-            with contextlib.suppress(ValueError):
-                relay(line, stdout=stdout)
 
     child = subprocess.Popen(
         command,
@@ -161,7 +175,7 @@ def run_child(
     )
     assert child.stdout is not None and child.stderr is not None  # noqa: S101 - both are pipes
     readers = [
-        threading.Thread(target=read, args=(stream,), kwargs={"stdout": stream is child.stdout}, daemon=True)
+        threading.Thread(target=output.read, args=(stream,), kwargs={"stdout": stream is child.stdout}, daemon=True)
         for stream in (child.stdout, child.stderr)
     ]
     try:
@@ -175,7 +189,7 @@ def run_child(
         child.wait()
         for reader in readers:
             reader.join(timeout=10)
-    return Outcome(child.returncode, list(tail), errors[-1] if errors else None, OomKills.now().since(kills))
+    return Outcome(child.returncode, list(output.tail), output.error, OomKills.now().since(kills))
 
 
 def kill_group(child: subprocess.Popen[bytes]) -> None:

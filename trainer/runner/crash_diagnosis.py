@@ -11,7 +11,7 @@ from typing import NamedTuple
 from trainer.disk import disk_full, says_full
 from trainer.errors import EngineError, OutOfMemoryError, PippaError, from_exit_code
 from trainer.events import ErrorEvent
-from trainer.forecast import GENERAL_ADVICE
+from trainer.memory_advice import GENERAL_ADVICE
 
 _SHM = re.compile(
     r"bus error|insufficient shared memory|unable to (open|allocate) shared memory"

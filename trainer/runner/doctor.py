@@ -20,8 +20,9 @@ from trainer.config.presets import PRESETS, Preset
 from trainer.config.settings import hub_token, pippa_home
 from trainer.disk import require_home
 from trainer.errors import ExitCode, PippaError
-from trainer.forecast import fits, forecast, model_of
+from trainer.forecast import forecast, model_of
 from trainer.generation import is_tiny
+from trainer.memory_advice import fits
 from trainer.runner.cards import Card, cards
 from trainer.runner.findings import Finding, Look, look, problem, tell
 from trainer.runner.wandb_setup import wandb_connection

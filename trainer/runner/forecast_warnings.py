@@ -10,7 +10,8 @@ from pathlib import Path
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import RunSpec
 from trainer.events import WarningEvent
-from trainer.forecast import FITS, Model, fits, forecast, named, read_sections, room_for_checkpoints, ways
+from trainer.forecast import Model, forecast, read_sections, room_for_checkpoints
+from trainer.memory_advice import FITS, fits, named, ways
 from trainer.runner.cards import Card, used
 
 _CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")

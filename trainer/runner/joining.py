@@ -15,7 +15,8 @@ from trainer.config.settings import pippa_home
 from trainer.disk import private_folder
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import CheckpointEvent, Emitter, PhaseEvent
-from trainer.forecast import advice, read_sections
+from trainer.forecast import read_sections
+from trainer.memory_advice import advice
 from trainer.runner import workspace
 from trainer.runner.child_process import Signals, run_child
 from trainer.runner.engine_command import engine_command, engine_environ

@@ -1,4 +1,4 @@
-"""``trainer run``: the light process around an engine, from the snapshots in the store to the checkpoints in it.
+"""A run on this machine: the light process around an engine, from the snapshots in the store to the checkpoints in it.
 
 Phases: prepare (dataset and base model into the cache), check (dataset against data config), train (the engine, a child
 process), upload (what is left), evaluate (open loop, another child). It imports no torch.
@@ -9,25 +9,19 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from signal import SIGINT, SIGKILL, SIGTERM
 
-from trainer.command_line import Parser
-from trainer.config.argv import require_engine_can
-from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.flags import flag
-from trainer.config.run_spec import RunSpec, new_run_id
+from trainer.config.run_spec import RunSpec
 from trainer.config.settings import pippa_home, upload_patience
-from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
-from trainer.disk import private_folder
-from trainer.errors import EngineError, ExitCode, PippaError, UsageError
-from trainer.events import DoneEvent, Emitter, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
-from trainer.forecast import advice, read_sections
+from trainer.errors import EngineError, ExitCode, PippaError
+from trainer.events import DoneEvent, ErrorEvent, EvaluationEvent, Event, PhaseEvent, SavedEvent, WarningEvent
+from trainer.forecast import read_sections
 from trainer.masking import Masker, without_secrets
+from trainer.memory_advice import advice
 from trainer.runner import (
     checkpoint_folder,
     checkpoint_uploader,
@@ -41,95 +35,12 @@ from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
 from trainer.runner.engine_command import data_config_argument, engine_command, engine_environ, own_environ, program
 from trainer.runner.hf_log_parser import HfLogParser
-from trainer.runner.joining import JOB_HELP, join, join_job, require_job
-from trainer.runner.nodes import this_node
-from trainer.runner.parent_watch import child_environment, die_with_parent
-from trainer.runner.placement import DEVICE_FIELDS, placed
+from trainer.runner.parent_watch import child_environment
 from trainer.runner.run_log import RunLog
-from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
-from trainer.store import jobs, registry, resume_points, runs
+from trainer.store import registry, resume_points, runs
 from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS
 from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
-from trainer.store.stores import open_store
-
-_EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Run ``trainer run`` with ``argv`` and return the exit code. Raises ``PippaError`` before a run exists."""
-    parser = Parser("trainer run", collects=True, description=f"Train, upload checkpoints, evaluate. {DESCRIPTION}")
-    group = add_training_flags(parser, argv, _EXAMPLES)
-    group.add_argument("--run-id", metavar="RUN", help="start or continue a run whose spec is in the object store")
-    group.add_argument("--job", metavar="ID", help=JOB_HELP)
-    arguments = parser.parse_args(argv)
-    die_with_parent()
-    with Signals() as signals:
-        try:
-            return _stored(arguments, signals) if arguments.run_id else _new(arguments, signals)
-        except Interrupted:
-            return signals.exit_code
-
-
-def _new(arguments: Namespace, signals: Signals) -> int:
-    (preset, config, provenance), name = asked(arguments, "trainer run")
-    engine, node, job = engine_from(), this_node(config.num_nodes), arguments.job
-    require_engine_can(config, engine)
-    require_engine_here(engine)
-    require_job(node, job)
-    private_folder(pippa_home())
-    store = open_store()
-    store.open()
-    if node.rank:
-        return join_job(store, config, job, node, signals)
-    run_id = jobs.run_of(store, job, name) if job else new_run_id(name)
-    if job and runs.read_file(store, run_id, "spec.json") is not None:
-        return _again(store, runs.read_spec(store, run_id), config, job, signals)
-    emit = Emitter()
-    emit(PhaseEvent(phase="prepare", message="Importing dataset and base model into the store."))
-    datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
-    spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=run_id)
-    runs.write_spec(store, spec)
-    return Run(spec, store, signals).run()
-
-
-def _again(store: ObjectStore, spec: RunSpec, config: FinetuneConfig, job: str, signals: Signals) -> int:
-    """The run of a job that was started before."""
-    if spec.config != config:
-        raise UsageError(
-            f"The job {job} is {spec.run_id} already, with other arguments.",
-            f"`trainer run --run-id {spec.run_id}` continues it as it was; another --job is another run.",
-        )
-    if (state := runs.read_state(store, spec.run_id)) and state.status == "done":
-        print(f"{spec.run_id} is done.", file=sys.stderr)  # noqa: T201
-        return ExitCode.DONE
-    return Run(spec, store, signals).run()
-
-
-def _stored(arguments: Namespace, signals: Signals) -> int:
-    own = ("run_id", "problems")
-    given = {name: value for name, value in vars(arguments).items() if name not in own and value is not None}
-    devices = {name: given.pop(name) for name in DEVICE_FIELDS if name in given}
-    if given or arguments.problems:
-        raise UsageError(
-            "\n".join(
-                [
-                    *arguments.problems,
-                    f"--run-id takes nothing beside it but {', '.join(map(flag, DEVICE_FIELDS))}: a run keeps what it "
-                    "was started with.",
-                ]
-            ),
-            f"`trainer run --run-id {arguments.run_id}` continues it.",
-        )
-    store = open_store()
-    spec, change = placed(runs.read_spec(store, arguments.run_id), devices, "trainer run")
-    require_engine_here(spec.engine, spec.run_id)
-    private_folder(pippa_home())
-    if (node := this_node(spec.config.num_nodes)).rank:
-        return join(store, spec, node, signals)
-    if change:
-        print(change, file=sys.stderr)  # noqa: T201
-    return Run(spec, store, signals).run()
 
 
 class Run:
@@ -193,20 +104,13 @@ class Run:
             return self._end("done", ExitCode.DONE, "")
 
     def _phases(self, lock: int) -> None:
-        emit, log, spec = self.record.emit, self.record.log, self.spec
+        emit, spec = self.record.emit, self.spec
         registered = workspace.registered_steps(self.store, spec.run_id)
         foreign = workspace.claim_output_dir(
             self.output_dir, spec.run_id, resume=spec.config.resume, registered=bool(registered)
         )
 
-        emit(PhaseEvent(phase="prepare", message="Fetching dataset and base model from the store."))
-        datasets = [cached(self.store, ref, self.home, log) for ref in spec.datasets]
-        base_model = cached(self.store, spec.base_model, self.home, log)
-
-        named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
-        check_datasets(named, spec.config, emit, base_model)
-        readable = engine_datasets.for_engine(spec.engine, named, spec.config.data_config, self.folder, log)
-
+        readable, base_model = self._prepare()
         step = workspace.resume_step(self.store, spec, self.output_dir, registered, emit, foreign)
         uploader = self.uploader = checkpoint_uploader.Uploader(
             self.store,
@@ -220,34 +124,13 @@ class Run:
         uploader.start()
         problem: PippaError | None = None
         if step is None or step < spec.config.max_steps:
-            for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
-                emit(warning)
-            if (again := self.reported - (step or 0)) > 0:
-                lost = (
-                    f"{again} step{'s are' if again > 1 else ' is'} trained again: {self.reported} was reported last."
-                )
-                emit(PhaseEvent(phase="prepare", message=lost))
-            message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
-            # The native engine says itself when it has loaded and begins to train.
-            emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
+            self._say_what_begins(step, base_model)
             self.record.update(status="running", step=step or 0)
             problem = self._train(readable, base_model, lock, uploader, resume=step is not None)
         else:
             self.record.update(step=step)  # an earlier attempt reached the end, and was killed afterwards
 
-        emit(PhaseEvent(phase="upload", message="Finishing uploads."))
-        stopped = (lambda: self.signals.repeated) if problem is None else (lambda: self.signals.received is not None)
-        over = problem is None and self.signals.received is None
-        if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
-            if self.signals.repeated:
-                raise Interrupted
-            problem = checkpoint_uploader.failure(uploader, spec.run_id)
-        if (
-            problem is None
-            and self.signals.received is None
-            and not workspace.registered_steps(self.store, spec.run_id)
-        ):
-            problem = EngineError("The engine ended well but left no whole checkpoint.", "Its output is in log.txt.")
+        problem = self._finish_uploads(uploader, problem)
         if problem is None and runs.read_file(self.store, spec.run_id, "spec.json") is None:
             runs.write_spec(self.store, spec)  # the bucket was emptied meanwhile; the checkpoints are of no use without
         try:
@@ -258,6 +141,46 @@ class Run:
                 self._evaluate(readable[0], foreign)
         finally:
             self._keep_wandb()
+
+    def _prepare(self) -> tuple[list[Path], Path]:
+        """The datasets as the engine reads them, checked, and the base model."""
+        emit, log, spec = self.record.emit, self.record.log, self.spec
+        emit(PhaseEvent(phase="prepare", message="Fetching dataset and base model from the store."))
+        datasets = [cached(self.store, ref, self.home, log) for ref in spec.datasets]
+        base_model = cached(self.store, spec.base_model, self.home, log)
+
+        named = [(folder, ref.name) for folder, ref in zip(datasets, spec.datasets, strict=True)]
+        check_datasets(named, spec.config, emit, base_model)
+        readable = engine_datasets.for_engine(spec.engine, named, spec.config.data_config, self.folder, log)
+        return readable, base_model
+
+    def _say_what_begins(self, step: int | None, base_model: Path) -> None:
+        emit, spec = self.record.emit, self.spec
+        for warning in forecast_warnings.before_training(spec, base_model, self.output_dir):
+            emit(warning)
+        if (again := self.reported - (step or 0)) > 0:
+            lost = f"{again} step{'s are' if again > 1 else ' is'} trained again: {self.reported} was reported last."
+            emit(PhaseEvent(phase="prepare", message=lost))
+        message = f"Continuing from step {step}." if step else f"Starting the engine ({spec.engine})."
+        # The native engine says itself when it has loaded and begins to train.
+        emit(PhaseEvent(phase="load" if spec.engine == "native" else "train", message=message))
+
+    def _finish_uploads(self, uploader: checkpoint_uploader.Uploader, problem: PippaError | None) -> PippaError | None:
+        """Wait for the uploads. Returns ``problem``, or that not every checkpoint, or none, got there."""
+        self.record.emit(PhaseEvent(phase="upload", message="Finishing uploads."))
+        stopped = (lambda: self.signals.repeated) if problem is None else (lambda: self.signals.received is not None)
+        over = problem is None and self.signals.received is None
+        if not uploader.finish(self.upload_patience, stopped=stopped, resumable=not over) and problem is None:
+            if self.signals.repeated:
+                raise Interrupted
+            problem = checkpoint_uploader.failure(uploader, self.spec.run_id)
+        if (
+            problem is None
+            and self.signals.received is None
+            and not workspace.registered_steps(self.store, self.spec.run_id)
+        ):
+            problem = EngineError("The engine ended well but left no whole checkpoint.", "Its output is in log.txt.")
+        return problem
 
     def _train(
         self,

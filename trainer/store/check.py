@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainer.config.run_spec import RunSpec
 from trainer.errors import DamagedObjectError, StoreError, UsageError
-from trainer.store import registry, resume_points, runs
+from trainer.store import blobs, registry, resume_points, runs
 from trainer.store.clock import store_time
 from trainer.store.damage import damaged_blobs, note_damaged_blob, quarantine, read_good
 from trainer.store.gc_barrier import Sweep, intended_keys
@@ -15,7 +15,6 @@ from trainer.store.manifest import BLOBS, SNAPSHOTS, Manifest, blob_key, manifes
 from trainer.store.object_store import MissingObjectError, ObjectStore
 from trainer.store.parallel import Progress, for_each
 from trainer.store.restoring import with_known_figures
-from trainer.store.snapshots import DOWNLOADS, blob_problem
 
 PUSH_AGAIN = "Pushing the same files again repairs it."
 
@@ -210,12 +209,12 @@ class Check:
                 problem = "is missing"
             elif size != sizes[sha256]:
                 problem = f"has {size} bytes instead of {sizes[sha256]}"
-            elif (self.contents or sha256 in noted) and blob_problem(self.store, sha256, size):
+            elif (self.contents or sha256 in noted) and blobs.problem(self.store, sha256, size):
                 problem = "has another content"
             counter.advance(sizes[sha256])
             return None if problem is None else (sha256, problem)
 
-        for sha256, problem in filter(None, for_each(examine, sizes, workers=DOWNLOADS)):
+        for sha256, problem in filter(None, for_each(examine, sizes, workers=blobs.DOWNLOADS)):
             if problem == "has another content":
                 note_damaged_blob(self.store, sha256)
             names = sorted({str(manifest.ref) for manifest in users[sha256]})

@@ -16,11 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from trainer.config.run_spec import RUN_ID, RunSpec
 from trainer.errors import DamagedObjectError, StoreError, UsageError
 from trainer.store import tree
+from trainer.store.blobs import UPLOADS
 from trainer.store.damage import read_good
 from trainer.store.hashing import hash_file
 from trainer.store.object_store import DOCUMENT_BYTES, ObjectStore, damaged
 from trainer.store.parallel import for_each
-from trainer.store.snapshots import UPLOADS
 from trainer.wrong_values import first_problem
 
 Model = TypeVar("Model", bound=BaseModel)

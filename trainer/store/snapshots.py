@@ -1,19 +1,14 @@
 """Snapshots: immutable folders in the object store. Datasets, base models and checkpoints are all snapshots.
 
-Contents lie in content-addressed blobs, written once; the manifest is written last, so a reader never sees half of one.
-
-What a push reuses is worth no more than what lies there, so it is read and hashed, unless the newest snapshot of that
-name covers it: that one's push sent it or read it, and nothing has written it since. A run's first checkpoint thus
-reads the frozen weights once, and a dataset that grew is not read. A blob that is found damaged, by a push, a pull or
-``verify``, is sent again by the next push of that content.
+Contents lie in content-addressed blobs, written once (``trainer.store.blobs``); the manifest is written last, so a
+reader never sees half of one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +17,10 @@ from typing import IO
 from pydantic import ValidationError
 
 from trainer.config.run_spec import SnapshotKind, SnapshotRef
-from trainer.disk import is_disk_full, locked, require_space
+from trainer.disk import is_disk_full, locked
 from trainer.errors import DamagedObjectError, DiskFullError, StoreError, UsageError
-from trainer.store import tree
-from trainer.store.damage import damaged_blobs, forget_damaged_blob, note_damaged_blob, read_good
+from trainer.store import blobs, tree
+from trainer.store.damage import damaged_blobs, note_damaged_blob, read_good
 from trainer.store.gc_barrier import relying_on
 from trainer.store.hashing import Hashed, hash_file
 from trainer.store.manifest import (
@@ -38,13 +33,9 @@ from trainer.store.manifest import (
     parse_manifest_key,
     read_manifest,
 )
-from trainer.store.object_store import MissingObjectError, ObjectInfo, ObjectStore
-from trainer.store.parallel import LOOKUPS, Progress, for_each
-from trainer.store.receiving import ReceivedFile
+from trainer.store.object_store import MissingObjectError, ObjectStore
+from trainer.store.parallel import LOOKUPS, for_each
 
-UPLOADS = 4
-"""Files sent at once."""
-DOWNLOADS = 8
 _ATTEMPTS = 3
 
 
@@ -93,7 +84,7 @@ def push(
     """
     check_name(name)
     local = tree.scan(folder, ignore, links_into)
-    hashes = for_each(lambda file: hash_file(file.source), local, workers=UPLOADS)
+    hashes = for_each(lambda file: hash_file(file.source), local, workers=blobs.UPLOADS)
     files = list(zip(local, hashes, strict=True))
     records = [FileRecord(path=file.path, size=hashed.size, sha256=hashed.sha256) for file, hashed in files]
     manifest = Manifest.of(kind, name, records, origin or {})
@@ -101,7 +92,8 @@ def push(
     key = manifest_key(manifest.ref)
     for _ in range(_ATTEMPTS):
         with relying_on(store, {key, *manifest.blob_keys()}) as intent:
-            sent = _upload_all(store, list(contents.values()), _Reuse(store, kind, {name, like or name}), progress)
+            reuse = blobs.Reuse(store, _vouched(store, kind, {name, like or name}))
+            sent = blobs.upload(store, list(contents.values()), reuse, progress)
             if intent.intact():
                 # Written also when it exists, so that garbage collection sees it as new, and `latest` means this one.
                 store.write_json(key, manifest.model_dump(mode="json"))
@@ -128,7 +120,7 @@ def pull(
         partial = _partial(folder, ref)
         with _disk_full_explained(folder):
             partial.mkdir(exist_ok=True)
-            _download_all(store, ref, manifest.files, partial, progress)
+            blobs.download(store, ref, manifest.files, partial, progress)
             # The marker first: a kill in between leaves a marker without a folder, which is pulled again.
             marker.seek(0)
             marker.truncate()
@@ -152,7 +144,7 @@ def fetch(
     """
     files = [file for file in read_manifest(store, ref).files if wanted(file.path)]
     with _disk_full_explained(folder):
-        _download_all(store, ref, files, folder, progress)
+        blobs.download(store, ref, files, folder, progress)
     return [file.path for file in files]
 
 
@@ -178,12 +170,12 @@ def verify(store: ObjectStore, ref: SnapshotRef) -> list[str]:
         return [f"the manifest of {ref} is missing"]
 
     def examine(file: FileRecord) -> str | None:
-        problem = blob_problem(store, file.sha256, file.size)
+        problem = blobs.problem(store, file.sha256, file.size)
         if problem:
             note_damaged_blob(store, file.sha256)
         return problem and f"{file.path}: {problem}"
 
-    found = for_each(examine, manifest.files, workers=DOWNLOADS)
+    found = for_each(examine, manifest.files, workers=blobs.DOWNLOADS)
     return [problem for problem in found if problem]
 
 
@@ -202,7 +194,7 @@ def unsound_blobs(store: ObjectStore, manifest: Manifest) -> list[str]:
             return False
         if pushed is not None and found.modified <= pushed.modified and sha256 not in noted:
             return True
-        return blob_problem(store, sha256, sizes[sha256]) is None
+        return blobs.problem(store, sha256, sizes[sha256]) is None
 
     sound = dict(zip(sizes, for_each(is_sound, sizes, workers=LOOKUPS), strict=True))
     return [file.path for file in manifest.files if not sound[file.sha256]]
@@ -231,6 +223,17 @@ def _newest(store: ObjectStore, kind: SnapshotKind, name: str) -> tuple[Snapshot
     return (newest[-1], times[newest[-1]]) if newest else None
 
 
+def _vouched(store: ObjectStore, kind: SnapshotKind, names: Iterable[str]) -> dict[str, datetime]:
+    """The blobs that the newest snapshots of these names cover, and since when."""
+    vouched: dict[str, datetime] = {}
+    for name in names:
+        if newest := _newest(store, kind, name):
+            ref, pushed = newest
+            with contextlib.suppress(DamagedObjectError, MissingObjectError):
+                vouched |= dict.fromkeys((file.sha256 for file in read_manifest(store, ref).files), pushed)
+    return vouched
+
+
 def list_snapshots(
     store: ObjectStore, kind: SnapshotKind | None = None, damage: list[DamagedObjectError] | None = None
 ) -> list[SnapshotInfo]:
@@ -249,142 +252,6 @@ def list_snapshots(
     manifests = read_good(read, [ref for ref in refs if ref], damage)
     infos = [SnapshotInfo(m.ref, m.created, m.origin, len(m.files), m.size) for m in manifests]
     return sorted(infos, key=lambda info: (info.ref.kind, info.ref.name, info.created))
-
-
-def _upload_all(
-    store: ObjectStore,
-    contents: list[tuple[Path, Hashed]],
-    reuse: _Reuse,
-    progress: Callable[[int, int], None] | None,
-) -> int:
-    """Send what the store lacks or has damaged; the bytes sent."""
-    counter = Progress(sum(hashed.size for _, hashed in contents), progress)
-    sent = for_each(lambda each: _upload(store, *each, reuse, counter), contents, workers=UPLOADS, progress=counter)
-    return sum(sent)
-
-
-class _Reuse:
-    """Which blobs of the store a push may rely on."""
-
-    def __init__(self, store: ObjectStore, kind: SnapshotKind, names: set[str]) -> None:
-        self._store = store
-        self._noted = damaged_blobs(store)
-        self._vouched: dict[str, datetime] = {}
-        for name in names:
-            if newest := _newest(store, kind, name):
-                with contextlib.suppress(DamagedObjectError, MissingObjectError):
-                    for file in read_manifest(store, newest[0]).files:
-                        self._vouched[file.sha256] = newest[1]
-
-    def is_vouched(self, found: ObjectInfo, sha256: str) -> bool:
-        """Whether a blob was sent or read since it was written last."""
-        # At the very same time it may have been written before or after: that is read.
-        return sha256 not in self._noted and sha256 in self._vouched and found.modified < self._vouched[sha256]
-
-    def is_sound(self, hashed: Hashed, progress: Progress) -> bool:
-        """Whether the store has a blob as it should be; reads it where no snapshot covers it."""
-        found = self._store.info(blob_key(hashed.sha256))
-        # One of another size is damaged; writing it again heals every snapshot that has it.
-        if found is None or found.size != hashed.size:
-            return False
-        if self.is_vouched(found, hashed.sha256):
-            return True
-        return blob_problem(self._store, hashed.sha256, hashed.size, lambda: progress.advance(0)) is None
-
-    def healed(self, sha256: str) -> None:
-        """The store has this blob as it should be."""
-        if sha256 in self._noted:
-            forget_damaged_blob(self._store, sha256)
-
-
-def _upload(store: ObjectStore, source: Path, hashed: Hashed, reuse: _Reuse, progress: Progress) -> int:
-    """Send one file unless the store has it; the bytes sent."""
-    sent = 0
-    if reuse.is_sound(hashed, progress):
-        progress.advance(hashed.size)
-    else:
-        store.put_file(source, blob_key(hashed.sha256), hashed=hashed, advance=progress.advance)
-        sent = hashed.size
-    reuse.healed(hashed.sha256)
-    return sent
-
-
-def _download_all(
-    store: ObjectStore,
-    ref: SnapshotRef,
-    files: Sequence[FileRecord],
-    folder: Path,
-    progress: Callable[[int, int], None] | None,
-) -> None:
-    size = sum(file.size for file in files)
-    require_space(folder, size, str(ref), "pull to another disk")
-    for parent in {(folder / file.path).parent for file in files}:
-        parent.mkdir(parents=True, exist_ok=True)
-    counter = Progress(size, progress)
-    for_each(
-        lambda file: _download(store, ref, file, folder / file.path, counter),
-        files,
-        workers=DOWNLOADS,
-        progress=counter,
-    )
-
-
-def _download(store: ObjectStore, ref: SnapshotRef, file: FileRecord, target: Path, progress: Progress) -> None:
-    """Fetch one file, continuing what an earlier attempt left; ``target`` is right, or gone, at the end."""
-    for _ in range(2):
-        with ReceivedFile(target) as received:
-            resumed, missing = received.size, False
-            progress.advance(resumed)
-            try:
-                if resumed < file.size:
-                    for chunk in store.stream(blob_key(file.sha256), resumed, file.size):
-                        received.write(chunk)
-                        progress.advance(len(chunk))
-                        if received.size > file.size:
-                            break
-            except MissingObjectError:
-                missing = True
-            if received.size == file.size and received.sha256() == file.sha256:
-                received.sync()
-                return
-        target.unlink()
-        if not resumed:
-            break
-        # What the earlier attempt left was wrong (a power cut, say): once more from the start.
-        progress.advance(-received.size)
-    if not missing and blob_problem(store, file.sha256, file.size):  # read once more: the way here may be at fault
-        note_damaged_blob(store, file.sha256)
-    raise DamagedObjectError(
-        f"{file.path} of {ref} is {'missing' if missing else 'damaged'} in the object store.",
-        _REPAIR[ref.kind].format(name=ref.name),
-        blob_key(file.sha256),
-    )
-
-
-_REPAIR = {
-    "dataset": "Bringing the same files again repairs it: `pippa data push FOLDER --name {name}`.",
-    "model": "Bringing the same files again repairs it: `pippa models add ./FOLDER --name {name}`.",
-    "checkpoint": "`pippa checkpoints verify {name}` lists all damage; `pippa checkpoints pull {name} FOLDER "
-    "--fallback` takes the newest good one.",
-}
-
-
-def blob_problem(store: ObjectStore, sha256: str, size: int, between: Callable[[], None] = lambda: None) -> str | None:
-    """What is wrong with a blob, or None. Reads and hashes it; ``between`` is called now and then, and may raise."""
-    hasher, found = hashlib.sha256(), store.size(blob_key(sha256))
-    if found is None:
-        return f"blob {sha256[:12]} is missing"
-    if found != size:
-        return f"{found} bytes instead of {size}"
-    try:
-        for chunk in store.stream(blob_key(sha256), size=size):
-            hasher.update(chunk)
-            between()
-    except MissingObjectError:
-        return f"blob {sha256[:12]} is missing"
-    if hasher.hexdigest() != sha256:
-        return f"the content has another hash than {sha256[:12]}"
-    return None
 
 
 def _check_reusable(marker: IO[str], ref: SnapshotRef, folder: Path) -> None:

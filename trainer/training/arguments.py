@@ -20,7 +20,7 @@ _EXCHANGE_SECONDS = 1800
 """How long a rank waits for the others; torch's own."""
 _EXCHANGE_SECONDS_OF_NODES = 4 * 3600
 """The same where there are several machines: one may have every video to decode that the others have decoded before. A
-machine that is lost is noticed in half a minute (``trainer.training.rendezvous``)."""
+machine that is lost is noticed in half a minute (``trainer.training.node_watch``)."""
 
 log = logging.getLogger(__name__)
 

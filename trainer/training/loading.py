@@ -1,16 +1,33 @@
-"""What every training says and does with its data before the model is loaded."""
+"""What every training says, does and writes of its data, of any generation."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.settings import frame_cache_bytes, frame_cache_folder, pippa_home
+from trainer.data.configs import DataConfig
 from trainer.data.frames import FrameStore
+from trainer.data.policy_config import PolicyConfig, sources
+from trainer.data.reader import DatasetReader
 from trainer.data.result_cache import ResultCache
 from trainer.events import Event, PhaseEvent
 from trainer.forecast import room_for_checkpoints
+
+
+class Loaded(Protocol):
+    """A training's data of any generation."""
+
+    config: DataConfig
+    readers: list[DatasetReader]
+    held_out: list[dict[int, str]]
+
+    @property
+    def trained_on(self) -> list[str]:
+        """The hash of every episode that is trained on."""
+        ...
 
 
 class FrameCache:
@@ -54,3 +71,26 @@ def prepare_frames(
     if missing := frames.missing():
         emit(PhaseEvent(phase="load", message=f"Decoding {missing:,} videos into the frame cache, once"))
     frames.prepare()
+
+
+def policy_config(
+    config: FinetuneConfig,
+    dataset: Loaded,
+    denoising_steps: int,
+    image_sizes: Mapping[str, tuple[int, int]] | None = None,
+) -> PolicyConfig:
+    """What a checkpoint knows of itself beyond upstream's files."""
+    cameras, joints = sources(dataset.readers[0].meta, dataset.config)
+    return PolicyConfig(
+        data_config=dataset.config,
+        embodiment_tag=config.embodiment_tag,
+        action_horizon=dataset.config.action_horizon,
+        denoising_steps=denoising_steps,
+        video_alignment=config.video_alignment,
+        cameras=cameras,
+        joints=joints,
+        image_sizes=dict(image_sizes or {}),
+        held_out=[each for held_out in dataset.held_out for each in held_out.values()],
+        trained_on=dataset.trained_on,
+        exclude_episodes=config.exclude_episodes,
+    )

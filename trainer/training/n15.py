@@ -11,17 +11,19 @@ from transformers import TrainerCallback, set_seed
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.checks import Checked
 from trainer.data.collate import Collator, finish_images
-from trainer.data.configs import get_data_config
+from trainer.data.configs import DataConfig, get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
-from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
+from trainer.data.policy_config import write_policy_config
 from trainer.events import Event
+from trainer.gr00t.base_model import resolve_folder
+from trainer.gr00t.n15.compatibility import require_fit
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.training.adapters import add_adapters
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
-from trainer.training.loading import FrameCache, prepare_frames
+from trainer.training.loading import FrameCache, policy_config, prepare_frames
 
 
 def make_trainer(
@@ -57,34 +59,11 @@ def make_trainer(
     # A resumed model is loaded straight from its checkpoint, which is as complete as the base model was. Adapters were
     # merged into that one, so they need the base model itself.
     source = resume_from if resume_from and not config.lora_rank else base_model
-    model = GR00TN15.from_pretrained(
-        source,
-        tune_llm=config.tune_llm,
-        tune_visual=config.tune_visual,
-        tune_projector=config.tune_projector,
-        tune_diffusion_model=config.tune_diffusion_model,
-    )
-    resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
-    if config.upstream_exact:
-        model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
-    if on_gpu:
-        model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
+    model = _model(config, source, data_config)
     processor = EagleProcessor.from_directory(source)
     write_metadata(output_dir / "experiment_cfg", dataset.metadata)
-    cameras, joints = sources(dataset.readers[0].meta, data_config)
-    policy_config = PolicyConfig(
-        data_config=data_config,
-        embodiment_tag=config.embodiment_tag,
-        action_horizon=data_config.action_horizon,
-        denoising_steps=model.action_head.num_inference_timesteps,
-        video_alignment=config.video_alignment,
-        cameras=cameras,
-        joints=joints,
-        held_out=[each for held_out in dataset.held_out for each in held_out.values()],
-        trained_on=dataset.trained_on,
-        exclude_episodes=config.exclude_episodes,
-    )
-    write_policy_config(output_dir / "experiment_cfg", policy_config)
+    known = policy_config(config, dataset, model.action_head.num_inference_timesteps)
+    write_policy_config(output_dir / "experiment_cfg", known)
 
     set_seed(SEED)
     add_adapters(model, config, resume_from)
@@ -101,3 +80,21 @@ def make_trainer(
         shards=config.shards,
         finish_images=finish_images,
     )
+
+
+def _model(config: FinetuneConfig, source: Path, data_config: DataConfig) -> GR00TN15:
+    """The model in the folder ``source``, made for the sizes of ``data_config``. Raises ``UsageError``."""
+    require_fit(config, resolve_folder(source))
+    model = GR00TN15.from_pretrained(
+        source,
+        tune_llm=config.tune_llm,
+        tune_visual=config.tune_visual,
+        tune_projector=config.tune_projector,
+        tune_diffusion_model=config.tune_diffusion_model,
+    )
+    resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
+    if config.upstream_exact:
+        model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained
+    if torch.cuda.is_available():
+        model.config.compute_dtype = "bfloat16"  # recorded in config.json, as upstream does
+    return model

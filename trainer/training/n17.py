@@ -18,7 +18,7 @@ from trainer.data.n17.dataset import TrainingDataset
 from trainer.data.n17.finish import finish_images
 from trainer.data.n17.processor_files import ProcessorFiles
 from trainer.data.n17.settings import ProcessorSettings
-from trainer.data.policy_config import PolicyConfig, sources, write_policy_config
+from trainer.data.policy_config import write_policy_config
 from trainer.events import Event
 from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n17.compatibility import require_fit
@@ -27,7 +27,7 @@ from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.training.adapters import add_adapters
 from trainer.training.arguments import SEED, training_arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
-from trainer.training.loading import FrameCache, prepare_frames
+from trainer.training.loading import FrameCache, policy_config, prepare_frames
 
 
 class CheckpointProcessor(NamedTuple):
@@ -77,19 +77,11 @@ def make_trainer(
         holdout=config.holdout,
     )
     prepare_frames(dataset.frames, dataset.held_out, emit)
-    model = Gr00tN1d7.from_pretrained(
-        source,
-        tune_llm=config.tune_llm,
-        tune_visual=config.tune_visual,
-        tune_projector=config.tune_projector,
-        tune_diffusion_model=config.tune_diffusion_model,
-        state_dropout_prob=config.state_dropout_prob,
-    )
-    if config.upstream_exact:  # in its checkpoints as well: they act as they were trained
-        model.config.checked = model.config.checked.model_copy(update={"upstream_exact": True})
-        model.action_head.config = model.config.checked
+    model = _model(config, source)
     qwen = QwenProcessor.from_directory(source)
-    write_policy_config(output_dir / "experiment_cfg", _known(config, dataset, model))
+    sizes = {key: dataset.meta.camera(key).resolution for key in data_config.video}
+    known = policy_config(config, dataset, model.action_head.num_inference_timesteps, sizes)
+    write_policy_config(output_dir / "experiment_cfg", known)
     set_seed(SEED)
     add_adapters(model, config, resume_from)
     return FinetuneTrainer(
@@ -121,20 +113,17 @@ def _settings(config: N17Config, files: ProcessorFiles) -> ProcessorSettings:
     return files.settings.model_copy(update={**given, "upstream_exact": config.upstream_exact})
 
 
-def _known(config: N17Config, dataset: TrainingDataset, model: Gr00tN1d7) -> PolicyConfig:
-    """What a checkpoint knows of itself beyond upstream's files."""
-    data_config, meta = dataset.config, dataset.meta
-    cameras, joints = sources(meta, data_config)
-    return PolicyConfig(
-        data_config=data_config,
-        embodiment_tag=config.embodiment_tag,
-        action_horizon=data_config.action_horizon,
-        denoising_steps=model.action_head.num_inference_timesteps,
-        video_alignment=config.video_alignment,
-        cameras=cameras,
-        joints=joints,
-        image_sizes={key: meta.camera(key).resolution for key in data_config.video},
-        held_out=[each for held_out in dataset.held_out for each in held_out.values()],
-        trained_on=dataset.trained_on,
-        exclude_episodes=config.exclude_episodes,
+def _model(config: N17Config, source: Path) -> Gr00tN1d7:
+    """The model in the folder ``source``."""
+    model = Gr00tN1d7.from_pretrained(
+        source,
+        tune_llm=config.tune_llm,
+        tune_visual=config.tune_visual,
+        tune_projector=config.tune_projector,
+        tune_diffusion_model=config.tune_diffusion_model,
+        state_dropout_prob=config.state_dropout_prob,
     )
+    if config.upstream_exact:  # in its checkpoints as well: they act as they were trained
+        model.config.checked = model.config.checked.model_copy(update={"upstream_exact": True})
+        model.action_head.config = model.config.checked
+    return model

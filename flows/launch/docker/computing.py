@@ -11,8 +11,8 @@ from contextlib import closing
 import docker
 from docker.models.containers import Container
 
+from flows.launch.docker.container_configuration import GPUS, LABEL
 from flows.launch.docker.docker_client import UNREACHABLE, connect
-from flows.launch.docker.launcher import GPUS, LABEL
 from flows.launch.docker.stopping import stop_sent
 from trainer.errors import PippaError
 

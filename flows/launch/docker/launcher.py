@@ -20,32 +20,18 @@ from urllib.parse import urlsplit
 
 import docker
 from docker.models.containers import Container
-from docker.models.images import Image
-from docker.types import LogConfig, Mount, Ulimit
-from docker.utils import parse_bytes
 
 from flows.launch import Job, Log, log_file
 from flows.launch.docker import container_secrets, gpus, images
+from flows.launch.docker.container_configuration import LABEL, PREFIX, ContainerConfiguration
 from flows.launch.docker.container_handle import ContainerHandle
 from flows.launch.docker.docker_client import UNREACHABLE, connect, daemon_address, is_local, unreachable
 from flows.launch.docker.placement import Placement, find_placement
 from flows.launch.docker.stopping import stop
-from flows.settings import stop_grace
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
 from trainer.errors import ExitCode, PippaError, UsageError
 
-PREFIX = "pippa-"
-LABEL = "pippa."
-GPUS = "gpus"
-SHM_SIZE = "8g"
-"""Batches travel from the loader's workers through shared memory. Eight workers with four batches of 32 samples of two
-cameras each, upstream's defaults, are 1.3 GB of float images; 8 GiB has room for more cameras and larger batches. It
-is a limit, taken only as it fills."""
-SCRATCH = (container_secrets.SECRETS, "/tmp")  # noqa: S108
-"""Volumes of one container, writable beside what its placement mounts; all else in it is read-only. On disk and not in
-memory, since a training's limit counts what a tmpfs holds."""
-SCRATCH_LABEL = f"{LABEL}scratch"
 STARTING_SECONDS = 30.0
 """A container that was created and not started within this was left by a process that was killed between the two."""
 STORELESS_SECONDS = 30.0
@@ -134,10 +120,11 @@ class DockerLauncher:
         place = self._place(environ)
         secrets = container_secrets.secrets(job, environ)
         certificate = container_secrets.certificates(environ)
-        configuration = self.configuration(job, environ, image, place, secrets)
+        asked = ContainerConfiguration(self.client, self._environ, job, environ, image, place)
+        configuration = asked.arguments(secrets)
         if certificate:
             configuration["environment"] |= container_secrets.certificate_variables()
-        files = container_secrets.archive(secrets, certificate, _owner(image, place))
+        files = container_secrets.archive(secrets, certificate, asked.owner)
         try:
             return self._started(configuration, place, files)
         except docker.errors.APIError as error:
@@ -180,70 +167,6 @@ class DockerLauncher:
                 container.remove(force=True, v=True)
             raise
         return container
-
-    def configuration(
-        self, job: Job, environ: Mapping[str, str], image: Image, place: Placement, secrets: Mapping[str, str]
-    ) -> dict[str, Any]:
-        """What the daemon's API takes to create the container of ``job``."""
-        api, settings = self.client.api, self._environ
-        memory = _size(settings, "PIPPA_MEMORY_LIMIT")
-        host = api.create_host_config(
-            network_mode=place.network,
-            read_only=True,
-            tmpfs=_home(image, place),
-            mounts=[
-                *place.mounts,
-                *(Mount(path, None, type="volume", labels={SCRATCH_LABEL: ""}) for path in SCRATCH),
-            ],
-            device_requests=gpus.requests(self.client.info(), environ) if job.gpus else None,
-            shm_size=_size(settings, "PIPPA_SHM_SIZE") or int(parse_bytes(SHM_SIZE)),
-            # As PyTorch's own images are run: pinned memory and deep stacks.
-            ulimits=[
-                Ulimit(name="memlock", soft=-1, hard=-1),
-                Ulimit(name="stack", soft=67_108_864, hard=67_108_864),
-            ],
-            mem_limit=memory,
-            memswap_limit=memory,  # no swap: a training that swaps is worse than one that ends and says why
-            restart_policy={"Name": "no"},
-            auto_remove=False,
-            # The images run as a user without capabilities; now no program in them can get any. Nor does root need any
-            # for what is its own.
-            security_opt=["no-new-privileges"],
-            cap_drop=["ALL"] if place.user or _owner(image, place) else None,
-            # The daemon's default driver may be one that can't be read back.
-            log_config=LogConfig(type="json-file", config={"max-size": "100m", "max-file": "3"}),
-        )
-        variables = {
-            **container_secrets.settings(environ),
-            **container_secrets.secret_variables(secrets),
-            "PIPPA_HOME": place.home,
-            "HOME": f"{place.home}/cache/home",  # what libraries keep between runs
-            "PIPPA_IMAGE": images.digest(image),
-        }
-        labels = {"role": job.role, "engine": job.engine, "project": place.project, **job.labels}
-        if place.user:
-            # The image may not know this user, who then has no name in it.
-            variables |= {"USER": "pippa", "LOGNAME": "pippa"}
-        if place.store:
-            labels["store"] = place.store
-        if job.gpus:
-            labels[GPUS] = gpus.label(self.client.info(), environ)
-        # An image built by compose hands its labels on, and compose would take this for a container of its service:
-        # `up` would recreate it and `down` remove it, in the middle of a training.
-        inherited = dict.fromkeys(
-            (name for name in image.attrs["Config"].get("Labels") or {} if name.startswith("com.docker.compose.")), ""
-        )
-        return {
-            "image": image.id,
-            "command": ["trainer", *job.arguments],
-            "name": PREFIX + job.name,
-            "user": place.user or None,
-            "labels": inherited | {LABEL + name: value for name, value in labels.items()},
-            "environment": variables,
-            "host_config": host,
-            # For `docker stop`, and for the daemon's own shutdown.
-            "stop_timeout": int(stop_grace(settings)),
-        }
 
 
 def _remove(container: Container) -> None:
@@ -304,31 +227,3 @@ def _age(container: Container) -> float:
     """Seconds since the daemon made the container."""
     created = datetime.fromisoformat(container.attrs["Created"][:19] + "+00:00")  # to the second
     return (datetime.now(UTC) - created).total_seconds()
-
-
-def _owner(image: Image, place: Placement) -> int:
-    """The user id that the container's programs run as: the placement's, or the image's, where a name is ``pippa``."""
-    user = place.user.partition(":")[0] or str(image.attrs["Config"].get("User") or "root").partition(":")[0]
-    return int(user) if user.isdigit() else 0 if user == "root" else container_secrets.UID
-
-
-def _home(image: Image, place: Placement) -> dict[str, str]:
-    """The folder that ``cache`` and ``runs`` are mounted in, in memory: it holds nothing else that is kept."""
-    if any(mount["Target"] == place.home for mount in place.mounts):
-        return {}
-    owner = _owner(image, place)
-    return {place.home: f"uid={owner},gid={owner},mode=0700"}
-
-
-def _size(environ: Mapping[str, str], name: str) -> int | None:
-    """A size in bytes from a setting such as ``64g``. Raises ``UsageError``."""
-    text = environ.get(name)
-    if not text:
-        return None
-    try:
-        size = int(parse_bytes(text))
-    except docker.errors.DockerException:
-        size = 0
-    if size <= 0:
-        raise UsageError(f"{name} is {text!r}, not a size.", "Write one such as 64g.")
-    return size

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import docker
 from docker.models.containers import Container
 
-from flows.launch.docker.launcher import LABEL, SCRATCH_LABEL
+from flows.launch.docker.container_configuration import LABEL, SCRATCH_LABEL
 from flows.launch.docker.stopping import stop
 
 

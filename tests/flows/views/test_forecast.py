@@ -16,7 +16,7 @@ from flows.views.forecast import Plan, plan, print_forecast, print_needs
 from trainer.config.argv import resolve
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine
-from trainer.forecast import fits
+from trainer.memory_advice import fits
 from trainer.runner.cards import Card
 from trainer.runner.measured_speed import MeasuredSpeed
 

@@ -18,9 +18,10 @@ import pytest
 from tests.support.waiting import PATIENCE
 from tests.trainer.data.videos import number_in, write_noise, write_video
 from trainer.config.settings import DISK_RESERVE, frame_cache_bytes
-from trainer.data import frames as frames_module
+from trainer.data import frame_cache
 from trainer.data.alignment import align
-from trainer.data.frames import FrameStore, entry_names
+from trainer.data.frame_cache import entry_names
+from trainer.data.frames import FrameStore
 from trainer.data.planar import Colours
 from trainer.data.video import VideoDecoder, decode_video, index_frames, to_rgb
 from trainer.errors import DatasetError, UsageError
@@ -192,7 +193,7 @@ def test_a_full_disk_falls_back_to_decoding(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(frames_module, "_decode_into", full)
+    monkeypatch.setattr(frame_cache, "_decode_into", full)
     store = FrameStore(tmp_path)
     store.plan([(make(), 1)])
     assert number_in(store.frames(make(), np.array([20]))[0]) == 20
@@ -214,7 +215,7 @@ def test_what_a_killed_builder_left_is_no_entry(make: Callable[..., Path], tmp_p
 BUILD = """
 import sys, time
 from pathlib import Path
-from trainer.data.frames import build_entry
+from trainer.data.frame_cache import build_entry
 folder, video, start = map(Path, sys.argv[1:])
 print("ready", flush=True)
 while not start.exists():

@@ -216,7 +216,7 @@ def test_a_step_registered_elsewhere_keeps_what_is_registered(object_store, spec
 
 
 def test_training_state_follows_the_checkpoints(object_store, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 0)
+    monkeypatch.setattr("trainer.runner.checkpoint_registration.STATE_PAUSE", 0)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     job.uploader.start()
     for step in (5, 10):
@@ -233,7 +233,7 @@ def test_training_state_follows_the_checkpoints(object_store, spec, tmp_path, mo
 def test_training_state_takes_a_small_share_of_the_link_and_goes_up_when_a_run_is_stopped(
     object_store, spec, tmp_path, monkeypatch, resumable
 ):
-    monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 1e9)
+    monkeypatch.setattr("trainer.runner.checkpoint_registration.STATE_PAUSE", 1e9)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     job.uploader.start()
     for step in (5, 10, 15):
@@ -245,7 +245,7 @@ def test_training_state_takes_a_small_share_of_the_link_and_goes_up_when_a_run_i
 
 
 def test_a_checkpoint_costs_the_store_what_was_tuned(object_store, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 1e9)
+    monkeypatch.setattr("trainer.runner.checkpoint_registration.STATE_PAUSE", 1e9)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     steps = range(5, 55, 5)
     folders = [job.commit(step) for step in steps]
@@ -262,7 +262,7 @@ def test_a_checkpoint_costs_the_store_what_was_tuned(object_store, spec, tmp_pat
 
 
 def test_an_older_step_does_not_replace_a_newer_resume_point(object_store, spec, tmp_path, monkeypatch):
-    monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 0)
+    monkeypatch.setattr("trainer.runner.checkpoint_registration.STATE_PAUSE", 0)
     for folder, step in (("a", 10), ("b", 5)):
         job = Uploading(object_store, spec, tmp_path / folder, atomic=True)
         job.folder.mkdir()
@@ -277,7 +277,7 @@ def test_training_state_that_can_not_be_kept_holds_up_no_checkpoint(object_store
     def damaged(*_):
         raise StoreError("resume.json is damaged", "Delete it.")
 
-    monkeypatch.setattr("trainer.runner.checkpoint_uploader.STATE_PAUSE", 0)
+    monkeypatch.setattr("trainer.runner.checkpoint_registration.STATE_PAUSE", 0)
     monkeypatch.setattr(resume_points, "move", damaged)
     job = Uploading(object_store, spec, tmp_path, atomic=True)
     job.uploader.start()

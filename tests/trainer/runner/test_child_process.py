@@ -142,7 +142,7 @@ def test_a_missing_program_is_an_os_error():
 
 def test_the_light_modules_import_nothing_heavy():
     code = (
-        "import sys, trainer.runner.run, trainer.cli, trainer.runner.doctor;"
+        "import sys, trainer.runner.command, trainer.cli, trainer.runner.doctor;"
         "heavy = {'torch', 'transformers', 'wandb', 'prefect', 'pyarrow', 'av', 'numpy', 'huggingface_hub', 'tyro'};"
         "print(sorted(heavy & set(sys.modules)))"
     )

@@ -12,9 +12,10 @@ import pytest
 from trainer.config.argv import parse_flags
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import PRESETS
-from trainer.forecast import fits, forecast
+from trainer.forecast import forecast
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.sections import Sections, tiny_sections
+from trainer.memory_advice import fits
 from trainer.runner import forecast_warnings
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import disk_warning, host_memory, memory_warning

@@ -12,7 +12,7 @@ import pytest
 
 from trainer.errors import EngineError, UsageError
 from trainer.runner.nodes import Node
-from trainer.training import rendezvous
+from trainer.training import node_watch, rendezvous
 from trainer.training.rendezvous import Rendezvous, interface, local_address
 
 T = TypeVar("T")
@@ -132,7 +132,7 @@ def test_a_node_that_does_not_come_is_named(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_node_that_falls_silent_is_lost_and_one_that_fails_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "BEAT_SECONDS", 0.2)
+    monkeypatch.setattr(node_watch, "BEAT_SECONDS", 0.2)
 
     def ends(node: Node) -> Exception | None:
         with met(node).watched() as watch:

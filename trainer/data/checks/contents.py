@@ -65,8 +65,6 @@ def check_contents(
         stored = {} if options.computes_statistics else usable(read_statistics(meta), widths)
     except DatasetError:
         stored = {}  # reported with the metadata
-    of = len(meta.episodes) * (1 + len(config.video))
-    decoded = _sample(len(meta.episodes) * len(config.video), DECODED)
     check = EpisodeCheck(
         meta,
         config,
@@ -76,20 +74,7 @@ def check_contents(
         FrameIndices(memory, keep=SHARED_KEPT * max(len(config.video), 1)),
         ImageGroups(),
     )
-    seen: list[EpisodeSeen] = []
-
-    def look(number: int) -> EpisodeSeen:
-        chosen = [number * len(config.video) + view in decoded for view in range(len(config.video))]
-        return check.look(meta.episodes[number], chosen)
-
-    with ThreadPoolExecutor(max_workers=8) as pool:
-        try:
-            for each in pool.map(look, range(len(meta.episodes))):
-                seen.append(each)
-                progress(len(seen) * (1 + len(config.video)), of)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    seen = _look(check, meta, config, progress)
     of_episodes = [
         (each.episode_index, problem)
         for each, found in zip(meta.episodes, seen, strict=True)
@@ -113,6 +98,28 @@ def check_contents(
     if 2 * len(damaged) > len(meta.episodes):
         damaged = []
     return Contents(shorten(problems), shorten(warnings, keep=3), statistics, damaged)
+
+
+def _look(
+    check: EpisodeCheck, meta: DatasetMeta, config: DataConfig, progress: Callable[[int, int], None]
+) -> list[EpisodeSeen]:
+    """Every episode, several at once."""
+    views, count = len(config.video), len(meta.episodes)
+    decoded = _sample(count * views, DECODED)
+    seen: list[EpisodeSeen] = []
+
+    def look(number: int) -> EpisodeSeen:
+        return check.look(meta.episodes[number], [number * views + view in decoded for view in range(views)])
+
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        try:
+            for each in pool.map(look, range(count)):
+                seen.append(each)
+                progress(len(seen) * (1 + views), count * (1 + views))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return seen
 
 
 def files_of(meta: DatasetMeta, config: DataConfig) -> list[Path]:

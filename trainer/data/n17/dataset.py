@@ -21,7 +21,8 @@ from trainer.config.data_options import VideoAlignment
 from trainer.data.data_config import DataConfig
 from trainer.data.dataset import decoded_videos, hold_out, resolutions, stable_hash
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.data.frames import FrameStore, Source
+from trainer.data.frame_cache import Source
+from trainer.data.frames import FrameStore
 from trainer.data.holdout import episode_hash
 from trainer.data.holdout_rule import NO_HOLDOUT
 from trainer.data.n17 import statistics

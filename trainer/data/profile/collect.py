@@ -20,7 +20,8 @@ from trainer.data.configs import DataConfig, Feature
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.episodes import EpisodeTable, examine_table
 from trainer.data.exclusion import leave_out
-from trainer.data.frames import FrameStore, Source
+from trainer.data.frame_cache import Source
+from trainer.data.frames import FrameStore
 from trainer.data.holdout import episode_hash
 from trainer.data.image_columns import ImageColumn
 from trainer.data.joints import joint_names, joint_units

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from trainer.data.frames import FrameStore, Source
+from trainer.data.frame_cache import Source
+from trainer.data.frames import FrameStore
 from trainer.data.profile import rules
 from trainer.data.profile.model import Finding, Still
 from trainer.data.profile.motion import Episode, Robot, stretches

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from flows.launch.docker import gpus
+from flows.launch.docker.container_configuration import ContainerConfiguration
 from flows.launch.docker.images import ensure_image
 from flows.launch.docker.placement import find_placement
 from tests.flows.launch.conftest import Bench
@@ -72,10 +73,10 @@ def test_a_driver_that_is_too_old_for_the_image_is_to_be_updated():
 def test_a_container_for_gpus_is_created_as_pytorch_needs_it(bench: Bench, text, count, devices):
     """Created and never started: this says what is asked for, not that a GPU was used."""
     bench.environ["PIPPA_GPUS"] = text
-    launcher, environ = bench.launcher, bench.environ
-    image = ensure_image(launcher.client, "native", environ)
-    place = find_placement(launcher.client, environ)
-    launcher.client.api.create_container(**launcher.configuration(bench.job(), environ, image, place, {}))
+    client, environ = bench.launcher.client, bench.environ
+    image, place = ensure_image(client, "native", environ), find_placement(client, environ)
+    asked = ContainerConfiguration(client, environ, bench.job(), environ, image, place)
+    client.api.create_container(**asked.arguments({}))
     host = bench.container().attrs["HostConfig"]
     [request] = host["DeviceRequests"]
     assert (request["Count"], request["DeviceIDs"] or [], request["Capabilities"]) == (count, devices, [["gpu"]])

@@ -12,7 +12,7 @@ import pytest
 from docker.models.containers import Container
 
 from flows.launch.docker import placement
-from flows.launch.docker.launcher import SCRATCH
+from flows.launch.docker.container_configuration import SCRATCH
 from flows.launch.docker.placement import find_placement, own_container
 from tests.flows.launch.conftest import Bench
 from tests.support.waiting import PATIENCE, until

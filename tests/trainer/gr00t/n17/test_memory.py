@@ -14,12 +14,13 @@ from tests.support.fake_training import as_on_cuda, autocast
 from tests.trainer.gr00t.test_memory import largest_piece
 from trainer.config.n17_config import N17Config
 from trainer.data.n17.embodiments import registered
-from trainer.forecast import forecast, parts, smallest_card
+from trainer.forecast import forecast, parts
 from trainer.gr00t.lora import add_lora, merged_state
 from trainer.gr00t.n17.config import Gr00tN1d7Config
 from trainer.gr00t.n17.memory import IMAGE_TOKENS, TEXT_TOKENS
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.sections import OFFICIAL_3B, OFFICIAL_QWEN, ModelConfig, tiny_values
+from trainer.memory_advice import smallest_card
 
 FLAGS = ("tune_llm", "tune_visual", "tune_projector", "tune_diffusion_model")
 TINY = ModelConfig.model_validate(tiny_values(0, 0, 0))
