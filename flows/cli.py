@@ -142,8 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         load_environment()
     except PippaError as error:
         return _complain(error.message, error.hint, error.exit_code)
-    with masked_output(os.environ):
-        return _answered(list(sys.argv[1:] if argv is None else argv))
+    with masked_output(os.environ) as output:
+        return output.finished(_answered(list(sys.argv[1:] if argv is None else argv)))
 
 
 def _answered(argv: list[str]) -> int:
@@ -158,10 +158,6 @@ def _answered(argv: list[str]) -> int:
         return ExitCode.DONE  # argparse's way of ending after --help and --version
     except KeyboardInterrupt:
         return _complain("Stopped by Ctrl-C.", "", ExitCode.INTERRUPTED)
-    except BrokenPipeError:
-        # `pippa runs list | head`: the reader is gone. Without this Python complains once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.DONE
     except Exception as error:
         if isinstance(error, OSError) and error.errno == errno.EIO and silence_lost_output():
             return ExitCode.HANGUP  # the terminal is gone, and its signal is still to come

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping, MutableMapping
@@ -59,13 +60,21 @@ def prefect_environment(home: Path, environ: Mapping[str, str] = os.environ) -> 
 def keep_bytecode(home: Path, environ: MutableMapping[str, str] = os.environ) -> None:
     """Where Python is told not to write bytecode (container images often do), cache it in ``home`` instead.
 
-    Compiling prefect, torch and transformers again takes ten to twenty seconds per start, in each process.
+    Compiling prefect, torch and transformers again takes ten to twenty seconds per start, in each process. Where they
+    are installed with their bytecode nothing changes: Python would not look there any more, and compile them too.
     """
-    if not environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    if not environ.get("PYTHONDONTWRITEBYTECODE") or _are_compiled("prefect", "torch", "transformers"):
         return
+    del environ["PYTHONDONTWRITEBYTECODE"]
     cache = environ.setdefault("PYTHONPYCACHEPREFIX", str(home / "cache" / "bytecode"))
     sys.dont_write_bytecode = False
     sys.pycache_prefix = cache
+
+
+def _are_compiled(*packages: str) -> bool:
+    """Whether the bytecode of those that are installed lies beside them."""
+    found = [spec for name in packages if (spec := importlib.util.find_spec(name))]
+    return all(spec.cached and Path(spec.cached).is_file() for spec in found)
 
 
 def stop_grace(environ: Mapping[str, str] = os.environ) -> float:

@@ -6,7 +6,8 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 # One thread for torch, here and in child processes: sums of several threads differ in their last bit, and the machines
 # that run tests have few cores. It is read when torch is imported, which is later.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# Container images often tell Python to write no bytecode. Each of hundreds of processes would compile torch,
+# transformers and Prefect again, which takes longer than to import them.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and every child process inherits that.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
@@ -97,6 +103,33 @@ def s3_settings(s3_server: S3Settings) -> Iterator[S3Settings]:
 def object_store(s3_settings: S3Settings) -> ObjectStore:
     """The store in this test's own bucket."""
     return S3Store(s3_settings)
+
+
+@pytest.fixture
+def point_at_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Lets the real client ask the server at an address."""
+    from huggingface_hub import constants
+
+    def point(address: str) -> None:
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+
+    return point
+
+
+@pytest.fixture
+def pippa_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs ``pippa …`` in this process; returns the exit code and what it wrote."""
+    from flows.cli import main
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        code = main(argv)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -54,8 +54,8 @@ def test_the_loop_acts_stops_and_ends_when_the_server_dies(environ, tmp_path):
         out, err = acted.communicate(timeout=WAIT)
         assert (acted.returncode, err) == (0, "") and "Done." in out
 
-        for end in ("Ctrl-C", "the server dies"):
-            acting = loop(found[0], "--rate", "8", "--timeout", "20")
+        for end, timeout in (("Ctrl-C", 20), ("the server dies", 10)):
+            acting = loop(found[0], "--rate", "8", "--timeout", str(timeout))
             assert acting.stdout is not None and acting.stdout.readline().startswith("Acting.")
             time.sleep(1)  # into the first chunk, of two seconds
             acting.send_signal(signal.SIGINT) if end == "Ctrl-C" else server.kill()
@@ -64,7 +64,7 @@ def test_the_loop_acts_stops_and_ends_when_the_server_dies(environ, tmp_path):
                 assert (acting.returncode, out, err) == (0, "Stopped: the arm holds.\n", "")
             else:
                 assert (acting.returncode, out) == (1, "")
-                assert err == f"No answer from {found[0]} within 20 s: the arm holds.\n"
+                assert err == f"No answer from {found[0]} within {timeout} s: the arm holds.\n"
     finally:
         for process in (server, *loops):
             process.kill()

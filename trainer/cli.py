@@ -40,31 +40,32 @@ def main(argv: Sequence[str] | None = None) -> None:
     Every ``PippaError`` becomes two lines on stderr and an ``error`` event on stdout; a traceback only with
     ``PIPPA_DEBUG=1``, or when the error is a defect of pippa.
     """
-    with masked_output(os.environ):
-        _main(list(sys.argv[1:] if argv is None else argv))
+    with masked_output(os.environ) as output:
+        sys.exit(output.finished(_answered(list(sys.argv[1:] if argv is None else argv))))
 
 
-def _main(argv: list[str]) -> None:
+def _answered(argv: list[str]) -> int:
+    """``_dispatch``, with every error reported."""
     try:
-        sys.exit(_dispatch(argv))
+        return _dispatch(argv)
     except PippaError as error:
         if os.environ.get("PIPPA_DEBUG") == "1":
             traceback.print_exc()
         report(error)
-        sys.exit(int(error.exit_code))
+        return error.exit_code
+    except SystemExit as end:
+        if end.code:
+            raise
+        return ExitCode.DONE  # argparse's way of ending after --help
     except KeyboardInterrupt:
-        sys.exit(int(ExitCode.INTERRUPTED))
-    except BrokenPipeError:
-        # The reader of our stdout is gone; Python would complain again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(int(ExitCode.FAILED))
+        return ExitCode.INTERRUPTED
     except Exception as error:
         known = _known(error)
         if known is None:
             traceback.print_exc()  # here, and not by Python itself, secrets are masked
-            sys.exit(int(ExitCode.FAILED))
+            return ExitCode.FAILED
         report(known)
-        sys.exit(int(known.exit_code))
+        return known.exit_code
 
 
 def report(error: PippaError) -> None:

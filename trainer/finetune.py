@@ -20,6 +20,7 @@ from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import read_sections
 from trainer.importers.generations import require_horizon
 from trainer.memory_advice import advice
+from trainer.output import stdout_is_log
 from trainer.runner import checkpoint_folder
 from trainer.runner.crash_diagnosis import OomKills, explain
 from trainer.runner.dataset_check import check_datasets
@@ -51,15 +52,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "dataset_path" not in given:
         raise UsageError("--dataset-path is required.", "Name the folder of a dataset: --dataset-path path/to/dataset")
     die_with_parent()
+    stdout_is_log()
     choose_devices(config.num_gpus)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
     if needs_torchrun(config.processes):
         import torch
 
+        from trainer.training.refusal import told
+
         node = this_node(config.num_nodes)
-        check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
-        check_device_count(config.num_gpus, torch.cuda.device_count())
-        _check(config, emit)  # once, not by every rank at the same time
+        with told(node):
+            check_gpu_usable(torch.cuda.is_available(), torch.version.cuda)
+            check_device_count(config.num_gpus, torch.cuda.device_count())
+            _check(config, emit)  # once, not by every rank at the same time
         before = OomKills.now()
         if node.count == 1:
             code = run_under_torchrun(config.num_gpus, argv)

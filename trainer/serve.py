@@ -19,6 +19,7 @@ from trainer.command_line import Parser
 from trainer.config.settings import secret_from
 from trainer.errors import PippaError, UsageError
 from trainer.events import Emitter, PhaseEvent
+from trainer.output import stdout_is_log
 from trainer.serving.ending import end_by_signals
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ def serve(arguments: Namespace) -> NoReturn:
     """Pull, verify, load and warm up the checkpoint, then serve it. Raises ``PippaError``, and ``SystemExit``."""
     address, token = required(arguments)
     end_by_signals()
+    stdout_is_log()
     policy = _loaded(arguments)
     from trainer.serving.service import Service
 

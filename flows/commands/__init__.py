@@ -27,8 +27,8 @@ from trainer.config.settings import pippa_home
 from trainer.disk import private_folder
 from trainer.errors import DamagedObjectError
 from trainer.events import every
+from trainer.store import stores
 from trainer.store.object_store import ObjectStore
-from trainer.store.stores import open_store, store_folder
 
 PIPE_WIDTH = 160
 
@@ -89,14 +89,22 @@ def newest(found: Sequence[T], count: int | None) -> Sequence[T]:
 def nothing_stored() -> bool:
     """Whether this machine has no object store yet, so that a list of what is in it need not create one."""
     _look_around(pippa_home())
-    return not os.environ.get("PIPPA_S3_ENDPOINT") and not store_folder(pippa_home()).is_dir()
+    return not os.environ.get("PIPPA_S3_ENDPOINT") and not stores.store_folder(pippa_home()).is_dir()
 
 
 def opened_store() -> ObjectStore:
     """The object store of the settings, the compose stack's, or this machine's folder, created unless it exists."""
     private_folder(pippa_home())
     _look_around(pippa_home())
-    store = open_store()
+    store = stores.open_store()
+    store.open()
+    return store
+
+
+def existing_store(kind: stores.Kind) -> ObjectStore:
+    """The same for a command that reads a ``kind`` of it, and makes no folder. Raises ``UsageError`` without one."""
+    _look_around(pippa_home())
+    store = stores.existing_store(kind)
     store.open()
     return store
 

@@ -16,6 +16,7 @@ from flows.commands import (
     add_last,
     columns,
     console,
+    existing_store,
     newest,
     note_damage,
     notes,
@@ -110,7 +111,7 @@ def _has_alias(names: Sequence[str], wanted: str) -> bool:
 
 def show(arguments: Namespace) -> int:
     """``pippa checkpoints show NAME``"""
-    store = opened_store()
+    store = existing_store("checkpoint")
     from trainer.store import manifest, registry
 
     entry = registry.resolve(store, arguments.name)
@@ -150,7 +151,7 @@ def show(arguments: Namespace) -> int:
 
 def pull(arguments: Namespace) -> int:
     """``pippa checkpoints pull NAME FOLDER``"""
-    store, folder = opened_store(), arguments.folder.expanduser()
+    store, folder = existing_store("checkpoint"), arguments.folder.expanduser()
     from trainer.store import fallback, registry, snapshots
 
     with ByteBar(f"pulling {arguments.name}") as progress:
@@ -169,7 +170,7 @@ def _skipped(name: str, error: StoreError) -> None:
 
 def verify(arguments: Namespace) -> int:
     """``pippa checkpoints verify NAME``"""
-    store = opened_store()
+    store = existing_store("checkpoint")
     from trainer.store import registry, snapshots
 
     entry = registry.resolve(store, arguments.name)
@@ -191,14 +192,15 @@ def alias(arguments: Namespace) -> int:
             "Name the checkpoint, or --remove the alias.",
             "`pippa checkpoints alias ALIAS NAME`, or `pippa checkpoints alias ALIAS --remove`.",
         )
-    store = opened_store()
     from trainer.store import registry
 
+    if not arguments.remove:
+        registry.check_alias(arguments.alias)
+    store = existing_store("checkpoint")
     if arguments.remove:
         registry.remove_alias(store, arguments.alias)
         console().print(f"[green]✓[/] {escape(arguments.alias)} is removed")
         return ExitCode.DONE
-    registry.check_alias(arguments.alias)
     entry = registry.resolve(store, arguments.name)
     registry.set_alias(store, arguments.alias, entry)
     console().print(f"[green]✓[/] {escape(arguments.alias)} is {escape(entry.name)}")
@@ -207,7 +209,7 @@ def alias(arguments: Namespace) -> int:
 
 def gc(arguments: Namespace) -> int:
     """``pippa checkpoints gc``"""
-    store = opened_store()
+    store = existing_store("object store")
     with spinner("Looking through the object store"):
         from trainer.store.gc import collect
 

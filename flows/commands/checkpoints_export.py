@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from rich.markup import escape
 
-from flows.commands import Add, ByteBar, console, opened_store, spinner
+from flows.commands import Add, ByteBar, console, existing_store, spinner
 from flows.commands.checkpoints import NAME_HELP
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, UsageError
@@ -41,7 +41,7 @@ def export(arguments: Namespace) -> int:
         raise UsageError("Where to?", "Name a folder, a repository of the hub with --push OWNER/NAME, or both.")
     if arguments.public and arguments.push is None:
         raise UsageError("--public is of what is pushed.", "Add --push OWNER/NAME, or leave it out.")
-    store = opened_store()
+    store = existing_store("checkpoint")
     from trainer.export import folder as exported
     from trainer.export import hub
     from trainer.store import registry

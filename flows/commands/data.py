@@ -18,6 +18,7 @@ from flows.commands import (
     add_json,
     columns,
     console,
+    existing_store,
     note_damage,
     notes,
     nothing_stored,
@@ -277,7 +278,7 @@ def print_warnings(screen: Console, warnings: Sequence[Problem]) -> None:
 
 def pull(arguments: Namespace) -> int:
     """``pippa data pull NAME FOLDER``"""
-    store = opened_store()
+    store = existing_store("dataset")
     with ByteBar(f"pulling {arguments.name}") as progress:
         from trainer.store import snapshots
 
@@ -285,7 +286,7 @@ def pull(arguments: Namespace) -> int:
         known = snapshots.list_snapshots(store, "dataset")
         matching = [info for info in known if info.ref.name == name and info.ref.digest.startswith(digest)]
         if not matching:
-            names = ", ".join(sorted({info.ref.name for info in known})) or "none"
+            names = ", ".join(sorted({info.ref.name for info in known})) or "none yet"
             raise UsageError(f"There is no dataset {arguments.name} in the store.", f"There are: {names}.")
         # Listed the oldest first.
         ref = matching[-1].ref

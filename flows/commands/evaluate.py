@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from flows.commands import Add, add_json, console, notes, opened_store, print_json
+from flows.commands import Add, add_json, console, existing_store, notes, print_json
 from flows.commands.checkpoints import NAME_HELP
 from flows.commands.train import chosen_launcher
 from trainer.config.settings import pippa_home
@@ -62,7 +62,7 @@ def run(arguments: Namespace) -> int:
     else:
         ablations, episodes = not arguments.no_ablations, arguments.episodes
         options = open_loop(names, all_of_run=arguments.all, dataset=dataset, episodes=episodes, ablations=ablations)
-    store = opened_store()
+    store = existing_store("checkpoint")
     require_known(store, names, dataset)
     screen = notes()
 

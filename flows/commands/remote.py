@@ -21,6 +21,8 @@ from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
 from trainer.disk import private_folder
 from trainer.errors import ExitCode, PippaError, UsageError
+from trainer.events import Event
+from trainer.output import require_reader
 from trainer.runner.wandb_setup import GROUP
 
 if TYPE_CHECKING:
@@ -76,14 +78,22 @@ def follow_to_end(client: SyncPrefectClient, flow_run: FlowRun, screen: Console)
 
 
 def watch(client: SyncPrefectClient, flow_run: FlowRun, screen: Console) -> Any:
-    """Follow in the terminal's progress display; None when Ctrl-C ended the watching."""
+    """Follow in the terminal's progress display; None when Ctrl-C ended the watching.
+
+    Ends this program where stdout is a pipe that nobody reads any more.
+    """
     from flows.orchestration import remote
     from flows.views.terminal import Terminal
 
     with Terminal(flow_run.name, screen) as terminal:
+
+        def observe(event: Event) -> None:
+            terminal(event)
+            require_reader()
+
         try:
             return remote.follow(
-                client, flow_run.id, flow_run.name, terminal, lambda state: terminal.say(f"[dim]{escape(state)}[/]")
+                client, flow_run.id, flow_run.name, observe, lambda state: terminal.say(f"[dim]{escape(state)}[/]")
             )
         except KeyboardInterrupt:
             return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from flows.commands import Add, console, notes, opened_store, spinner
+from flows.commands import Add, console, existing_store, notes, spinner
 from flows.commands.runs import RUN_HELP
 from trainer.config.settings import pippa_home
 from trainer.errors import ExitCode, StoreError, UsageError
@@ -30,7 +30,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 
 def run(arguments: Namespace) -> int:
     """``pippa report RUN``"""
-    store = opened_store()
+    store = existing_store("run")
     from flows.views.report import shown
     from flows.views.run_page import build_page
     from trainer.evaluation.recorded import PAGE

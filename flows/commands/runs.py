@@ -21,6 +21,7 @@ from flows.commands import (
     add_json,
     add_last,
     console,
+    existing_store,
     newest,
     note_damage,
     nothing_stored,
@@ -156,7 +157,7 @@ def _status_in(store: ObjectStore | None) -> Callable[[Run], str]:
 
 def show(arguments: Namespace) -> int:
     """``pippa runs show RUN``"""
-    store = opened_store()
+    store = existing_store("run")
     from flows.views.report import build_report, print_report, to_markdown
 
     report = build_report(store, arguments.run)
@@ -177,7 +178,7 @@ def compare(arguments: Namespace) -> int:
         raise UsageError("One run alone can't be compared.", f"Name another one, or `pippa runs show {chosen[0]}`.")
     if arguments.output is not None and arguments.output.is_dir():
         raise UsageError(f"{arguments.output} is a folder.", f"Name a file: --output {arguments.output / 'runs.html'}")
-    store = opened_store()
+    store = existing_store("run")
     from flows.views import comparison
 
     found = comparison.compare(store, chosen)
@@ -197,7 +198,7 @@ def pull(arguments: Namespace) -> int:
     folder = arguments.folder.expanduser()
     if folder.exists():
         raise UsageError(f"{folder} exists already.", "Name a folder that does not.")
-    store = opened_store()
+    store = existing_store("run")
     from trainer.store import runs
 
     runs.read_spec(store, arguments.run)
@@ -208,7 +209,7 @@ def pull(arguments: Namespace) -> int:
 
 def sync(arguments: Namespace) -> int:
     """``pippa runs sync RUN``"""
-    store = opened_store()
+    store = existing_store("run")
     with tempfile.TemporaryDirectory() as temporary:
         from trainer.runner.wandb_setup import in_order
         from trainer.store import runs
@@ -240,7 +241,7 @@ def resume(arguments: Namespace) -> int:
         if not RUN_ID.fullmatch(arguments.run):
             raise UsageError(f"{arguments.run!r} is not a run id.", "`pippa runs` lists them.")
         return submit_and_follow(None, {}, None, arguments.run, None)
-    store = opened_store()
+    store = existing_store("run")
     spec, state = resumable(store, arguments.run)
     launcher = chosen_launcher(arguments.launcher, launcher_of(spec))
     assert launcher != "remote"  # noqa: S101 - that was seen to above

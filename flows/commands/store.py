@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from rich.markup import escape
 
-from flows.commands import Add, ByteBar, console, opened_store
+from flows.commands import Add, ByteBar, console, existing_store
 from trainer.errors import ExitCode
 from trainer.store.stores import open_store
 
@@ -28,7 +28,7 @@ def commands(add: Add, words: Sequence[str]) -> None:  # noqa: ARG001
 
 def check(arguments: Namespace) -> int:
     """``pippa store check``"""
-    store = opened_store()
+    store = existing_store("object store")
     from trainer.store.check import Check
 
     with ByteBar("reading the object store") as progress:

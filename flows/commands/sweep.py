@@ -22,6 +22,7 @@ from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home
 from trainer.config.training_flags import add_training_flags
 from trainer.errors import ExitCode, PippaError
+from trainer.output import stdout_is_log
 from trainer.runner.run_spec_builder import engine_from
 from trainer.runner.wandb_setup import GROUP
 
@@ -65,6 +66,7 @@ def sweep(arguments: Namespace) -> int:
     if arguments.dry_run:
         _print_grid(screen, found)
         return ExitCode.DONE
+    stdout_is_log()
     if lanes > 1 and len(pending) > 1:
         for each, _ in pending:
             each.log = pippa_home() / "logs" / grid.name / f"{each.number}.log"

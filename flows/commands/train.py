@@ -29,6 +29,7 @@ from trainer.disk import private_folder
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Event
 from trainer.importers import is_folder
+from trainer.output import stdout_is_log
 from trainer.runner.child_process import Signals
 from trainer.runner.joining import JOB_HELP, join_job, require_job
 from trainer.runner.nodes import this_node
@@ -152,6 +153,7 @@ def run_training(
     from trainer.runner.parent_watch import die_with_parent
 
     die_with_parent()  # a sweep that was killed leaves no training
+    stdout_is_log()
     screen, home = console(), pippa_home()
     screen.print(f"[bold]{escape(run_id)}[/]")
     if resolved and (found := plan(resolved[1], launcher, engine, cards(launcher))):

@@ -92,6 +92,8 @@ def _environment(home: Path) -> None:
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO")
     # Pauses of 2, 4 … 256 seconds: a flow outlasts a server that is away for eight minutes.
     os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+    # So says a server whose database is away.
+    os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500")
     os.environ.update({**prefect_environment(home), **given_api().to_environ()})
     # Flows are started as `python …`, which must be this one.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])

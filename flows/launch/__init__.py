@@ -80,6 +80,10 @@ class Launcher(Protocol):
         """What identifies the image that jobs of ``engine`` run in, built or pulled if need be; None without images."""
         ...
 
+    def knows(self, name: str) -> bool:
+        """Whether there is something of the job ``name`` here that ``start`` re-attaches to."""
+        ...
+
     def start(self, job: Job, environ: Mapping[str, str]) -> TrainerHandle:
         """Start ``job``, or re-attach to it. ``environ`` names the store and everything else the trainer reads."""
         ...

@@ -40,6 +40,10 @@ class ProcessLauncher:
         """Refuse an engine that this Python would not start. What it trains on, it says itself."""
         require_engine_here(engine)
 
+    def knows(self, name: str) -> bool:  # noqa: ARG002
+        """False: no process outlives the one that started it."""
+        return False
+
     def image(self, engine: Engine, log: Log = lambda _: None) -> str | None:  # noqa: ARG002
         """None: a process runs in no image."""
         return None

@@ -46,6 +46,7 @@ def resumable(store: ObjectStore, run_id: str) -> tuple[RunSpec, RunState | None
 
 def require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | None, launcher: LauncherName) -> None:
     """Raise ``UsageError`` for an active run that ``launcher`` would not find: it would be trained twice."""
+    from trainer.runner.workspace import machine_of
     from trainer.store import clock
 
     now = partial(clock.store_time, store)
@@ -57,8 +58,9 @@ def require_not_elsewhere(store: ObjectStore, spec: RunSpec, state: RunState | N
         if DockerLauncher(pippa_home()).knows(spec.run_id):
             return
     attach = f"`pippa runs resume {spec.run_id} --launcher docker` on its machine attaches to its container. "
+    where = machine_of(state.lock)
     raise UsageError(
-        f"{spec.run_id} is still training: it reported step {state.step}/{state.of} last.",
+        f"{spec.run_id} is still training{where and f' on {where}'}: it reported step {state.step}/{state.of} last.",
         f"`pippa runs follow {spec.run_id}` watches it, `pippa runs cancel {spec.run_id}` ends it. "
         + (attach if spec.image else "")
         + "A killed run can be resumed a minute after its last report or, where nothing of it can be alive (its "

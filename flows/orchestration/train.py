@@ -79,6 +79,7 @@ def train(
                 observe,
                 hold=partial(gpu_leases.held, flow_run_id, machine.machine_name()),
                 step=_task,
+                waits=True,
                 labels={"flow-run-id": str(flow_run_id)},
                 leave=TerminationSignal if supervised() else None,
             ).run()

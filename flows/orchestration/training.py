@@ -25,8 +25,9 @@ from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.run_spec import Engine, RunSpec, SnapshotRef
 from trainer.config.settings import pippa_home
 from trainer.errors import PippaError, StoreError, UsageError, from_exit_code
-from trainer.events import Event, PhaseEvent, WarningEvent
+from trainer.events import Event, PhaseEvent, ProgressEvent, WarningEvent
 from trainer.importers.generations import require_trainable
+from trainer.runner import elsewhere
 from trainer.runner.placement import placed
 from trainer.runner.run_spec_builder import new_spec
 from trainer.store import runs
@@ -95,6 +96,8 @@ class Training:
     """For its container, besides the launcher's own."""
     devices: Mapping[str, int] = field(default_factory=dict)
     """Another number of GPUs or nodes for a run that continues (``trainer.runner.placement``)."""
+    waits: bool = False
+    """Whether a run that another machine trains is waited for (``trainer.runner.elsewhere``)."""
     leave: type[BaseException] | None = None
     """The exception that leaves a container to its raiser (``flows.launch.follow``)."""
 
@@ -108,8 +111,10 @@ class Training:
         request = self.request
         spec = self._known_spec() or self._new_spec()
         share = machine.trainings_per_gpu()
-        with self.hold(machine.gpus(request.launcher), spec.config.num_gpus, share, self._say("wait")) as gpus:
-            interrupted = self.step("training", f"training {spec.run_id}", lambda: self._launch(spec, gpus))
+        interrupted = False
+        if not self._done_elsewhere(spec):
+            with self.hold(machine.gpus(request.launcher), spec.config.num_gpus, share, self._say("wait")) as gpus:
+                interrupted = self.step("training", f"training {spec.run_id}", lambda: self._launch(spec, gpus))
         if not interrupted:  # who pressed Ctrl-C does not wait for it; `pippa report` makes it at any time
             self._keep_page(spec)
         try:
@@ -119,6 +124,25 @@ class Training:
             if not interrupted:
                 raise
             raise KeyboardInterrupt from None  # it ended by Ctrl-C, and the store was away before
+
+    def _done_elsewhere(self, spec: RunSpec) -> bool:
+        """Wait for the end of the run on another machine, whose worker may have died; whether nothing is left to train.
+
+        No GPU is held meanwhile.
+        """
+        place = get_launcher(self.request.launcher, pippa_home())
+        if not self.waits or place.knows(spec.run_id):
+            return False
+        step = 0
+
+        def look(state: runs.RunState) -> None:
+            nonlocal step
+            if state.step != step:
+                step = state.step
+                self.observe(ProgressEvent(step=step, of=state.of, loss=state.metrics.get("loss")))
+
+        state = elsewhere.waited_for(self.store, spec.run_id, self._say("wait"), look)
+        return state is not None and state.status == "done"
 
     def _keep_page(self, spec: RunSpec) -> None:
         """Draw the run's page, and log it to W&B where the run was."""

@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from flows.embedded.prefect import server_environment
-from tests.conftest import REPOSITORY
-from tests.flows.conftest import prefect_environ
+from tests.flows.conftest import made_prefect, prefect_environ
 from tests.support.pippa import BarePippa, bare_pippa
 
-__all__ = ["prefect_environ"]
-
-
-@pytest.fixture(scope="session")
-def made_prefect(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a Prefect that was started once: making its database takes most of a short training's time."""
-    home = tmp_path_factory.mktemp("made")
-    code = "from flows.embedded.prefect import serving\nwith serving(): pass"
-    environ = server_environment(home, {"PATH": os.environ["PATH"]})
-    subprocess.run([sys.executable, "-c", code], env=environ, cwd=REPOSITORY, check=True)
-    return home / "prefect"
+__all__ = ["made_prefect", "prefect_environ"]
 
 
 @pytest.fixture
@@ -40,7 +25,7 @@ def new_pippa(tmp_path: Path) -> Iterator[BarePippa]:
 @pytest.fixture
 def pippa(new_pippa: BarePippa, made_prefect: Path) -> BarePippa:
     """The same where it ran before."""
-    shutil.copytree(made_prefect, new_pippa.home / "prefect")
+    new_pippa.has_run(made_prefect)
     return new_pippa
 
 

@@ -1,4 +1,4 @@
-"""Eight first trainings at once in one home: what is created once is created by the first to come; all go on."""
+"""First trainings at once in one home: what is created once is created by the first to come; all go on."""
 
 from __future__ import annotations
 
@@ -13,16 +13,14 @@ import pytest
 from tests.support.pippa import BarePippa
 from tests.support.waiting import PATIENCE
 
-AT_ONCE = 8
-
 
 @contextmanager
-def trainings(pippa: BarePippa) -> Iterator[dict[Path, subprocess.Popen[bytes]]]:
+def trainings(pippa: BarePippa, at_once: int) -> Iterator[dict[Path, subprocess.Popen[bytes]]]:
     """They make dataset and base model too, and train with the engine of the tests; by the file of their output."""
     pippa.go_on()
-    pippa.environ["PIPPA_TRAININGS_PER_GPU"] = str(AT_ONCE)
+    pippa.environ["PIPPA_TRAININGS_PER_GPU"] = str(at_once)
     started: dict[Path, subprocess.Popen[bytes]] = {}
-    for index in range(AT_ONCE):
+    for index in range(at_once):
         output = pippa.folder / f"output-{index}"
         with output.open("wb") as file:
             started[output] = subprocess.Popen(
@@ -47,17 +45,18 @@ def ended_well(pippa: BarePippa, started: dict[Path, subprocess.Popen[bytes]]) -
 @pytest.mark.slow
 def test_eight_first_trainings_at_once_on_a_bare_machine_all_train_and_are_recorded(new_pippa):
     pippa = new_pippa
-    with trainings(pippa) as started:
+    with trainings(pippa, 8) as started:
         ended_well(pippa, started)
-    assert sorted(pippa.states().values()) == ["COMPLETED"] * AT_ONCE
-    assert len(list((pippa.home / "store" / "checkpoints").iterdir())) == AT_ONCE
+    assert sorted(pippa.states().values()) == ["COMPLETED"] * 8
+    assert len(list((pippa.home / "store" / "checkpoints").iterdir())) == 8
     kinds = {kind: list((pippa.home / "store" / "snapshots" / kind).glob("*/*")) for kind in ("dataset", "model")}
     assert [len(found) for found in kinds.values()] == [1, 1]
 
 
 @pytest.mark.slow
-def test_eight_first_trainings_at_once_with_a_team_s_server_all_train(new_pippa, prefect_environ):
+def test_four_first_trainings_at_once_with_a_team_s_server_all_train(new_pippa, prefect_environ):
+    """Four: there is no server and no database that each of them might be the first to make."""
     pippa = new_pippa
     pippa.environ |= prefect_environ
-    with trainings(pippa) as started:
+    with trainings(pippa, 4) as started:
         ended_well(pippa, started)

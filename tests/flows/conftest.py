@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +14,7 @@ import pytest
 from flows.embedded.prefect import server_environment
 from flows.settings import prefect_environment
 from tests.support.memory import in_memory
+from tests.support.once import once
 from trainer.config.settings import S3Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -27,27 +29,35 @@ with serving() as api:
 
 
 @pytest.fixture(scope="session")
-def prefect_environ(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
+def made_prefect(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a Prefect that was started once, to be copied: making its tables takes most of a start."""
+
+    def start(home: Path) -> None:
+        code = "from flows.embedded.prefect import serving\nwith serving(): pass"
+        environ = server_environment(home, {"PATH": os.environ["PATH"]})
+        subprocess.run([sys.executable, "-c", code], env=environ, cwd=ROOT, check=True)
+
+    return once(tmp_path_factory, "made-prefect", start) / "prefect"
+
+
+@pytest.fixture(scope="session")
+def prefect_environ(made_prefect: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, str]]:
     """The variables that lead to a real, embedded Prefect server; it ends with its stdin."""
-    with (
-        in_memory(tmp_path_factory.mktemp("prefect-home")) as home,
-        subprocess.Popen(
-            [sys.executable, "-c", SERVER],
-            env={
-                **server_environment(home, {"PATH": os.environ["PATH"]}),
-                # Heartbeats are seen five seconds late otherwise.
-                "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
-            },
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-        ) as server,
-    ):
-        assert server.stdout
-        auth, url = sorted(server.stdout.readline().split(), key=lambda word: word.startswith("http"))
-        yield {**prefect_environment(home, {}), "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth}
-        server.communicate()
+    with in_memory(tmp_path_factory.mktemp("prefect-home")) as home:
+        shutil.copytree(made_prefect, home / "prefect")
+        environ = {
+            **server_environment(home, {"PATH": os.environ["PATH"]}),
+            # Heartbeats are seen five seconds late otherwise.
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
+        }
+        command = [sys.executable, "-c", SERVER]
+        with subprocess.Popen(
+            command, env=environ, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        ) as server:
+            assert server.stdout
+            auth, url = sorted(server.stdout.readline().split(), key=lambda word: word.startswith("http"))
+            yield {**prefect_environment(home, {}), "PREFECT_API_URL": url, "PREFECT_API_AUTH_STRING": auth}
+            server.communicate()
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import compileall
 import re
 import subprocess
 import sys
@@ -63,17 +64,25 @@ def test_prefect_keeps_to_pippas_folder_and_to_itself(tmp_path):
     assert environ["DO_NOT_TRACK"] == "yes" and environ["PREFECT_SERVER_ANALYTICS_ENABLED"] == "false"
 
 
-def test_bytecode_goes_into_pippas_folder_where_python_may_not_write_it(tmp_path):
+@pytest.mark.parametrize("compiled", [False, True], ids=["as sources", "with their bytecode"])
+def test_bytecode_goes_into_pippas_folder_where_python_may_not_write_it_and_there_is_none(tmp_path, compiled):
     code = (
         "import os, pathlib, sys; from flows.settings import keep_bytecode; keep_bytecode(pathlib.Path(sys.argv[1]));"
-        "import colorsys; print(colorsys.__cached__, 'PYTHONDONTWRITEBYTECODE' in os.environ)"
+        "import torch; print(torch.__cached__, 'PYTHONDONTWRITEBYTECODE' in os.environ)"
     )
-    environ = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(ROOT)}
+    site = tmp_path / "site"
+    for name in ("prefect", "torch", "transformers"):
+        (site / name).mkdir(parents=True)
+        (site / name / "__init__.py").touch()
+    if compiled:
+        compileall.compile_dir(site, quiet=1)
+    environ = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": f"{site}:{ROOT}"}
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], env=environ, capture_output=True, text=True, check=True
     )
     cached, kept = done.stdout.split()
-    assert Path(cached).is_file() and Path(cached).is_relative_to(tmp_path / "cache" / "bytecode") and kept == "False"
+    where = site if compiled else tmp_path / "cache" / "bytecode"
+    assert Path(cached).is_file() and Path(cached).is_relative_to(where) and kept == str(compiled)
 
 
 def test_where_python_writes_bytecode_nothing_changes(tmp_path):

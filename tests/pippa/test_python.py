@@ -36,8 +36,6 @@ def test_the_blocks_of_its_page_run_in_order(here, monkeypatch):
     assert len(BLOCKS) >= 7
     (here / "page.py").write_text("\n".join(BLOCKS))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    # Where Python is told to write no bytecode, this new home would get that of torch and Prefect all over again.
-    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
     done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for said in (

@@ -12,6 +12,17 @@ from safetensors.torch import load_file
 from trainer.gr00t.n17.config import Gr00tN1d7Config
 from trainer.gr00t.n17.model import Gr00tN1d7
 
+IMAGE_CASES = [
+    "demo_official",
+    "so101_letterbox_626af89",
+    "so101_no_letterbox",
+    "so101_torchvision",
+    "so101_small_two_samples",
+    "so101_small_no_letterbox",
+    "so101_small_history",
+]
+"""Ways from a camera's image to the model's, each with a sample's pixels before and after."""
+
 
 def load_config(golden: Path, **changed: Any) -> Gr00tN1d7Config:
     """Configuration of the small model."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -52,8 +53,12 @@ class Pippa:
         return self.start("train", "smoke", *sources, "--max-steps", "60", "--save-steps", "20", *flags)
 
     def wait_for(self, text: str, process: subprocess.Popen[bytes]) -> None:
-        words = self.output.read_text
-        until(lambda: text in words(), words, alive=lambda: process.poll() is None)
+        until(lambda: text in self.output.read_text(), self.told, alive=lambda: process.poll() is None)
+
+    def told(self) -> str:
+        """What explains a wait in vain: the output, the end of each log, and what each process that is left does."""
+        logs = [f"{file}\n{file.read_text(errors='replace')[-2000:]}" for file in self.folder.glob("home/runs/*/*.*")]
+        return "\n".join([self.output.read_text(), *logs, *map(_described, self.left())])
 
     @property
     def run_id(self) -> str:
@@ -71,6 +76,18 @@ class Pippa:
         return found
 
 
+def _described(process: psutil.Process) -> str:
+    """Its command, and of each thread the state, the signals that wait, and where in the kernel it is."""
+    lines = []
+    with suppress(psutil.Error, OSError):
+        lines.append(f"{process.pid} {' '.join(process.cmdline())}")
+        for thread in Path(f"/proc/{process.pid}/task").glob("*"):
+            status = (thread / "status").read_text()
+            known = re.findall(r"^(?:Name|State|SigPnd|ShdPnd):.*", status, re.MULTILINE)
+            lines.append(" ".join([*known, (thread / "wchan").read_text()]))
+    return "\n".join(lines)
+
+
 RECORDING = "flows.orchestration.recording"
 
 
@@ -84,6 +101,10 @@ class BarePippa(Pippa):
     @property
     def store(self) -> FolderStore:
         return FolderStore(self.home / "store")
+
+    def has_run(self, made_prefect: Path) -> None:
+        """Its Prefect is no new one: making the tables takes most of a short training's time."""
+        shutil.copytree(made_prefect, self.home / "prefect")
 
     def steps(self, run_id: str) -> list[int]:
         """The registered steps of a run."""

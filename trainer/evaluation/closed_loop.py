@@ -21,7 +21,7 @@ from trainer.events import Emitter, EvaluationEvent
 from trainer.store import registry
 from trainer.store.closed_loop import TRIALS, ClosedLoop
 from trainer.store.registry import CheckpointEntry
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store
 
 if TYPE_CHECKING:
     from trainer.evaluation.open_loop import Step
@@ -58,7 +58,7 @@ class Predictor(Protocol):
 def main(argv: Sequence[str]) -> int:
     """Evaluate as ``argv`` says, with events on stdout. Returns the exit code."""
     options = parse(ClosedLoopOptions, argv, "trainer evaluate")
-    store = open_store()
+    store = existing_store("checkpoint")
     context = EvaluationContext(store, Emitter())
     entries = named_entries(store, options.checkpoint, all_of=options.all)
     for entry in entries:

@@ -17,7 +17,7 @@ from trainer.evaluation.to_wandb import add_page
 from trainer.runner import wandb_setup
 from trainer.runner.workspace import run_folder
 from trainer.store import runs
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("trainer log-page", description="Log the page of a run, which lies in the store, to its W&B run.")
     parser.add_argument("--run", metavar="RUN", required=True, help="its id")
     run_id = parser.parse_args(argv).run
-    store = open_store()
+    store = existing_store("run")
     spec = runs.read_spec(store, run_id)
     folder = run_folder(pippa_home(), run_id)
     page = runs.read_file(store, run_id, PAGE)

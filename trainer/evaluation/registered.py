@@ -33,7 +33,7 @@ from trainer.store.local_cache import cached
 from trainer.store.manifest import read_manifest
 from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store
 
 _SAYS_ITS_CONFIG = {
     f"experiment_cfg/{FILE}",
@@ -77,7 +77,7 @@ def evaluate_registered(options: RegisteredOptions, emit: Emitter) -> dict[str, 
     Raises ``UsageError`` for an unknown checkpoint or dataset, ``DatasetError`` for a dataset that contradicts a
     checkpoint, ``StoreError``, and ``EngineError``.
     """
-    store = open_store()
+    store = existing_store("checkpoint")
     entries = named_entries(store, options.checkpoint, all_of=options.all)
     refs = [dataset_of(store, entry, options.dataset) for entry in entries]
     for entry in entries:  # before gigabytes are fetched

@@ -19,7 +19,7 @@ from trainer.store import registry
 from trainer.store.local_cache import cached
 from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +56,8 @@ def find_checkpoint(
     given = get_data_config(data_config) if isinstance(data_config, str) else data_config
     entry = None
     if not Path(name).is_dir():
-        store = open_store()
-        entry = _registered(store, str(name))
-        folder = cached(store, entry.snapshot, pippa_home(), log.info) if entry else resolve_folder(name)
+        store, entry = _registered(str(name))
+        folder = cached(store, entry.snapshot, pippa_home(), log.info) if store and entry else resolve_folder(name)
     else:
         folder = resolve_folder(name)
     found = described(folder, str(name), entry, given, embodiment_tag)
@@ -85,13 +84,14 @@ def _generation(folder: Path) -> Generation:
     return generation_in(folder) or DEFAULT if (folder / "config.json").is_file() else DEFAULT
 
 
-def _registered(store: ObjectStore, name: str) -> CheckpointEntry | None:
-    """The registry's checkpoint of that name; None where there is none, and it may be another kind of name."""
+def _registered(name: str) -> tuple[ObjectStore | None, CheckpointEntry | None]:
+    """The registry's checkpoint of that name, and where it is; neither where it may be another kind of name."""
     if Path(name).is_absolute():
-        return None
+        return None, None
     try:
-        return registry.resolve(store, name)
+        store = existing_store("checkpoint")
+        return store, registry.resolve(store, name)
     except UsageError:
         if name.count("/") == 1 and not name.endswith(("/best", "/latest")):
-            return None  # perhaps a hub id
+            return None, None  # perhaps a hub id
         raise

@@ -99,7 +99,7 @@ def dataset(
     if ref:
         return ref
     called = store_name or default_name(source)
-    with _fetched(store, "dataset", source, called, work, log, report) as found:
+    with _fetched(store, "dataset", source, called, work, refresh, log, report) as found:
         if isinstance(found, SnapshotRef):
             return found
         folder, origin = found
@@ -129,7 +129,7 @@ def base_model(
     if ref:
         return ref
     called = store_name or default_name(source)
-    with _fetched(store, "model", source, called, work, log, report) as found:
+    with _fetched(store, "model", source, called, work, refresh, log, report) as found:
         if isinstance(found, SnapshotRef):
             return found
         folder, origin = found
@@ -221,7 +221,14 @@ def _is_of(source: Source, info: snapshots.SnapshotInfo) -> bool:
 
 @contextmanager
 def _fetched(
-    store: ObjectStore, kind: Kind, source: Source, called: str, work: Path, log: Log, report: Report | None
+    store: ObjectStore,
+    kind: Kind,
+    source: Source,
+    called: str,
+    work: Path,
+    refresh: bool,
+    log: Log,
+    report: Report | None,
 ) -> Iterator[tuple[Path, dict[str, str]] | SnapshotRef]:
     """The files of ``source`` in a folder, and their origin; or the snapshot, when the store has that revision."""
     match source:
@@ -229,8 +236,13 @@ def _fetched(
             folder = source.existing()
             yield folder, {"folder": str(folder)}
         case Generated(name):
-            with generated.made(kind, name, work, log) as made:
-                yield made
+            with folder_for(work, called, f"generated {name}") as folder:
+                # As below: several first trainings at once would make it several times, each with its own torch.
+                if not refresh and (ref := generated.stored(store, kind, name)):
+                    yield ref
+                    return
+                with generated.made(kind, name, folder, log) as made:
+                    yield made
         case HubRepository():
             commit = hub.commit_of(source, kind, called)
             origin = {"hub": source.id, "revision": commit}

@@ -182,7 +182,9 @@ def run_child(
         with signals.forward_to(child):
             for reader in readers:
                 reader.start()
-            child.wait()
+            # With a timeout it looks again and again. A wait in the kernel would miss a signal that comes just before
+            # it, or that another thread gets: Python's handlers run in this thread, once it is awake.
+            child.wait(threading.TIMEOUT_MAX)
     finally:
         # Data loading processes that outlive the engine would hold the pipes, and the GPU, open.
         kill_group(child)

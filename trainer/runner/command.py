@@ -16,6 +16,8 @@ from trainer.config.training_flags import DESCRIPTION, add_training_flags, asked
 from trainer.disk import private_folder
 from trainer.errors import ExitCode, UsageError
 from trainer.events import Emitter, PhaseEvent
+from trainer.output import stdout_is_log
+from trainer.runner import elsewhere
 from trainer.runner.child_process import Interrupted, Signals
 from trainer.runner.joining import JOB_HELP, join, join_job, require_job
 from trainer.runner.nodes import this_node
@@ -25,7 +27,7 @@ from trainer.runner.run import Run
 from trainer.runner.run_spec_builder import engine_from, new_spec, prepare_sources, require_engine_here
 from trainer.store import jobs, runs
 from trainer.store.object_store import ObjectStore
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store, open_store
 
 _EXAMPLES = ("trainer run smoke --max-steps 20", "trainer run --run-id RUN")
 
@@ -38,6 +40,7 @@ def main(argv: Sequence[str]) -> int:
     group.add_argument("--job", metavar="ID", help=JOB_HELP)
     arguments = parser.parse_args(argv)
     die_with_parent()
+    stdout_is_log()
     with Signals() as signals:
         try:
             return _stored(arguments, signals) if arguments.run_id else _new(arguments, signals)
@@ -61,7 +64,7 @@ def _new(arguments: Namespace, signals: Signals) -> int:
         return _again(store, runs.read_spec(store, run_id), config, job, signals)
     emit = Emitter()
     emit(PhaseEvent(phase="prepare", message="Importing dataset and base model into the store."))
-    datasets, base_model = prepare_sources(store, config, log=lambda line: print(line, file=sys.stderr))  # noqa: T201
+    datasets, base_model = prepare_sources(store, config, log=_say)
     spec = new_spec(preset, config, provenance, datasets, base_model, engine, run_id=run_id)
     runs.write_spec(store, spec)
     return Run(spec, store, signals).run()
@@ -74,8 +77,9 @@ def _again(store: ObjectStore, spec: RunSpec, config: FinetuneConfig, job: str, 
             f"The job {job} is {spec.run_id} already, with other arguments.",
             f"`trainer run --run-id {spec.run_id}` continues it as it was; another --job is another run.",
         )
-    if (state := runs.read_state(store, spec.run_id)) and state.status == "done":
-        print(f"{spec.run_id} is done.", file=sys.stderr)  # noqa: T201
+    state = elsewhere.waited_for(store, spec.run_id, _say) or runs.read_state(store, spec.run_id)
+    if state and state.status == "done":
+        _say(f"{spec.run_id} is done.")
         return ExitCode.DONE
     return Run(spec, store, signals).run()
 
@@ -95,12 +99,16 @@ def _stored(arguments: Namespace, signals: Signals) -> int:
             ),
             f"`trainer run --run-id {arguments.run_id}` continues it.",
         )
-    store = open_store()
+    store = existing_store("run")
     spec, change = placed(runs.read_spec(store, arguments.run_id), devices, "trainer run")
     require_engine_here(spec.engine, spec.run_id)
     private_folder(pippa_home())
     if (node := this_node(spec.config.num_nodes)).rank:
         return join(store, spec, node, signals)
     if change:
-        print(change, file=sys.stderr)  # noqa: T201
+        _say(change)
     return Run(spec, store, signals).run()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)  # noqa: T201

@@ -52,7 +52,7 @@ class OomKills(NamedTuple):
     here: int = 0
     """In the control group of this process: its container, its systemd unit, its job."""
     anywhere: int = 0
-    """On the whole machine."""
+    """On the whole machine, where the group has no count; else 0, as other groups' kills say nothing about this one."""
 
     @classmethod
     def now(cls) -> OomKills:
@@ -67,10 +67,8 @@ class OomKills(NamedTuple):
             *(groups / path / "memory.events" for path in (own.get("", ""), "")),
             *(groups / "memory" / path / "memory.oom_control" for path in (own.get("memory", ""), "")),
         ]
-        return cls(
-            next((count for file in files if (count := _counted(file)) is not None), 0),
-            _counted(Path("/proc/vmstat")) or 0,
-        )
+        here = next((count for file in files if (count := _counted(file)) is not None), None)
+        return cls(0, _counted(Path("/proc/vmstat")) or 0) if here is None else cls(here)
 
     def since(self, before: OomKills) -> OomKills:
         """Those that were added to ``before``."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from trainer.errors import UsageError
+from trainer.errors import PippaError, UsageError
 
 PORT = 29400
 """Where the machines meet on node 0, unless ``PET_MASTER_PORT`` says otherwise: torchrun's own default."""
@@ -56,3 +57,11 @@ def this_node(num_nodes: int, environ: Mapping[str, str] = os.environ) -> Node:
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise UsageError(f"PET_MASTER_PORT is {port!r}, not a port.", "Set it to one on every node, such as 29400.")
     return Node(int(rank), num_nodes, host, int(port))
+
+
+def why_not(node: Node, error: PippaError) -> dict[str, str]:
+    """What the other nodes hear where ``node`` can't train along: of a wrong command its words, and all else as its."""
+    if isinstance(error, UsageError):
+        return {"problem": error.message}
+    where = f"Node {node.rank} ({socket.gethostname()})"
+    return {"failure": f"{where} can't train along, exit code {error.exit_code}: {error.message}"}

@@ -23,6 +23,8 @@ from trainer.store.object_store import ObjectStore
 
 _OWNER = ".pippa-run"
 LOCK_SECONDS = 300.0
+MACHINE = "PIPPA_MACHINE"
+"""The variable that names a container's machine; its own host name means nothing to people."""
 
 
 def run_folder(home: Path, run_id: str) -> Path:
@@ -62,29 +64,40 @@ def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_S
 
 
 def lock_address(folder: Path) -> str:
-    """Where the lock of ``locked`` is, for ``is_held`` on any machine."""
-    return f"{_machine()}:{folder / 'lock'}"
+    """Where the lock of ``locked``, which its holder asks this for, is: for ``is_held`` on any machine.
+
+    The lock's file says the same. So a folder of the same name on another machine is not taken for it, and one that is
+    still there after the machine's start, or in another container, is.
+    """
+    address = f"{_machine()}:{folder / 'lock'}"
+    (folder / "lock").write_text(address, encoding="utf-8")
+    return address
 
 
 def is_held(address: str) -> bool | None:
     """Whether a process of this machine holds the lock at ``address``; None where only another machine can tell."""
-    machine, _, path = address.partition(":")
-    if machine != _machine() or not Path(path).is_file():
+    path = Path(address.partition(":")[2])
+    if not path.is_file() or path.read_text(encoding="utf-8") != address:
         return None
     try:
-        with lock_file(Path(path), wait=False):
+        with lock_file(path, wait=False):
             return False
     except BlockingIOError:
         return True
 
 
+def machine_of(address: str) -> str:
+    """The name of the machine of a lock, for people; empty where it is not known."""
+    return address.partition(":")[0].partition("/")[0]
+
+
 def _machine() -> str:
-    """What this machine is called until it is started again; a container has its own name."""
+    """What this machine is called until it is started again; a container is told the name of its own."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = str(uuid.getnode())
-    return f"{socket.gethostname()}/{boot}"
+    return f"{os.environ.get(MACHINE) or socket.gethostname()}/{boot}"
 
 
 def claim_output_dir(output_dir: Path, run_id: str, *, resume: bool, registered: bool) -> set[int]:

@@ -152,7 +152,7 @@ class FolderStore(ObjectStore):
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 if not self.root.is_dir():
-                    raise self._gone(f"read {key}") from None
+                    raise self.gone(f"read {key}") from None
                 raise self._missing(key) from None
             raise
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -254,7 +254,8 @@ class FolderStore(ObjectStore):
                 removed += 1
         return removed
 
-    def _gone(self, what: str) -> StoreError:
+    def gone(self, what: str) -> StoreError:
+        """The error of a folder that was there and is not any more; ``what`` could not be done."""
         return StoreError(
             f"The object store {self.root} is not there; could not {what}.",
             "Its folder was moved or deleted, or its disk is not mounted: bring it back.",
@@ -281,7 +282,7 @@ class FolderStore(ObjectStore):
                     "folder that you may write to.",
                 ) from error
             if isinstance(error, FileNotFoundError) and not self._temporary_folder.is_dir():
-                raise self._gone(what) from error
+                raise self.gone(what) from error
             raise StoreError(
                 f"The object store {self.root}: could not {what} ({detail}).", "Is its disk all right, and the name?"
             ) from error

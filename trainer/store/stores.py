@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from trainer.config.settings import S3Settings, pippa_home
-from trainer.errors import StoreError
+from trainer.errors import StoreError, UsageError
 from trainer.store.folder import FolderStore
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
@@ -32,6 +33,31 @@ def open_store(environ: Mapping[str, str] = os.environ) -> ObjectStore:
             f"Set PIPPA_S3_ENDPOINT and its keys, or mount a volume: `docker run -v pippa:{home} …`.",
         )
     return FolderStore(store)
+
+
+Kind = Literal["checkpoint", "run", "dataset", "object store"]
+_FIRST: dict[Kind, str] = {
+    "checkpoint": "`pippa train smoke` makes some.",
+    "run": "`pippa train smoke` is one.",
+    "dataset": "`pippa data add NAME` imports one of the hub, `pippa data push PATH` a folder.",
+    "object store": "The first training makes it, `pippa store create` does so now.",
+}
+
+
+def existing_store(kind: Kind, environ: Mapping[str, str] = os.environ) -> ObjectStore:
+    """``open_store`` for what reads a ``kind`` of it, and makes no folder.
+
+    Raises ``UsageError`` where nothing was stored yet, and ``StoreError`` where the folder went away after a run.
+    """
+    store = open_store(environ)
+    if isinstance(store, FolderStore) and not store.root.is_dir():
+        if (pippa_home(environ) / "runs").is_dir():
+            raise store.gone(f"look for a {kind}" if kind != "object store" else "look into it")
+        raise UsageError(
+            f"There is no {kind} yet: {store.root} is not there.",
+            f"{_FIRST[kind]} For another object store set PIPPA_HOME, or PIPPA_S3_ENDPOINT.",
+        )
+    return store
 
 
 def store_folder(home: Path) -> Path:

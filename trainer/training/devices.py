@@ -82,6 +82,18 @@ def needs_torchrun(processes: int, environ: Mapping[str, str] = os.environ) -> b
     return processes > 1 and not under_torchrun(environ)
 
 
+def cause(codes: Sequence[int]) -> int:
+    """The exit code that says why a training ended, of its failed ranks' ``codes``; negative for a signal that killed.
+
+    When one rank fails, the others fail after it with nothing to say, and torchrun ends them by SIGTERM: those that can
+    still answer it end as a stopped training does.
+    """
+    said = [code for code in codes if code not in (-signal.SIGTERM, ExitCode.TERMINATED)]
+    reported = [code for code in said if code in set(ExitCode) and code != ExitCode.FAILED]
+    killed = [code for code in said if code < 0]
+    return [*reported, *killed, *said, *codes][0]
+
+
 def run_under_torchrun(
     num_gpus: int,
     argv: Sequence[str],
@@ -121,9 +133,5 @@ def run_under_torchrun(
         stopped()
         return 128 + error.sigval
     except ChildFailedError as error:
-        codes = [failure.exitcode for _, failure in sorted(error.failures.items())]
-        # When one rank fails or is killed, the others fail after it with nothing to say; torchrun ends them by SIGTERM.
-        reported = [code for code in codes if code in set(ExitCode) and code != ExitCode.FAILED]
-        killed = [code for code in codes if code < 0 and code != -signal.SIGTERM]
-        return [*reported, *killed, *codes][0]
+        return cause([failure.exitcode for _, failure in sorted(error.failures.items())])
     return ExitCode.DONE

@@ -84,7 +84,7 @@ class Rendezvous:
     def _opened(self) -> TCPStore:
         node, deadline = self.node, time.monotonic() + JOIN_SECONDS
         reported = 0.0
-        while (problem := _unreachable(node)) and time.monotonic() < deadline:
+        while (problem := unreachable(node)) and time.monotonic() < deadline:
             if time.monotonic() - reported > SILENT_SECONDS:
                 self._say(f"Waiting for node 0 at {node.host}, port {node.port}: {problem}.")
                 reported = time.monotonic()
@@ -124,6 +124,8 @@ class Rendezvous:
             time.sleep(2 * _LOOK_SECONDS)  # for one whose place another has taken
         if "problem" in answer:
             raise UsageError(answer["problem"], "Give every node the same command, and the same version of pippa.")
+        if "failure" in answer:
+            raise EngineError(answer["failure"], HINT)
         if "missing" in answer:
             raise EngineError(f"Within {JOIN_SECONDS:.0f} s {answer['missing']} of {count} did not come.", HINT)
         if answer["ids"][rank] != self._id:
@@ -135,10 +137,10 @@ class Rendezvous:
         rank = self.node.rank
         if (count := self._wait("count")) != self.node.count:
             here = f"{self.node.count} on node {rank} ({socket.gethostname()})"
-            self._put("wrong", f"--num-nodes is {count} on node 0, and {here}.")
+            self._put("wrong", {"problem": f"--num-nodes is {count} on node 0, and {here}."})
         while not self._has("together"):
             if twice := self._twice():
-                self._put("wrong", twice)
+                self._put("wrong", {"problem": twice})
             time.sleep(_LOOK_SECONDS)
         return self._wait("together")
 
@@ -154,9 +156,9 @@ class Rendezvous:
         count, deadline, reported = self.node.count, time.monotonic() + JOIN_SECONDS, time.monotonic()
         while missing := [rank for rank in range(count) if not self._has(f"here/{rank}")]:
             if twice := self._twice():
-                self._put("wrong", twice)
+                self._put("wrong", {"problem": twice})
             if self._has("wrong"):
-                return {"problem": self._wait("wrong")}
+                return self._wait("wrong")
             named = f"node{'s' if len(missing) > 1 else ''} {', '.join(map(str, missing))}"
             if time.monotonic() > deadline:
                 return {"missing": named}
@@ -165,7 +167,7 @@ class Rendezvous:
                 reported = time.monotonic()
             time.sleep(_LOOK_SECONDS)
         if self._has("wrong"):
-            return {"problem": self._wait("wrong")}
+            return self._wait("wrong")
         detail = [self._wait(f"here/{rank}") for rank in range(count)]
         for rank, other in enumerate(detail):
             differs = [name for name in {**terms, **other["terms"]} if terms.get(name) != other["terms"].get(name)]
@@ -213,7 +215,7 @@ def interface(node: Node) -> str | None:
     return next(found, None)
 
 
-def _unreachable(node: Node) -> str:
+def unreachable(node: Node) -> str:
     """Why node 0 can't be met yet; empty when it can. A name may come into being after the machine."""
     try:
         if node.rank == 0:

@@ -16,6 +16,7 @@ from flows.launch.docker import container_secrets, gpus, images
 from flows.launch.docker.placement import Placement
 from flows.settings import stop_grace
 from trainer.errors import UsageError
+from trainer.runner import workspace
 
 PREFIX = "pippa-"
 LABEL = "pippa."
@@ -84,6 +85,7 @@ class ContainerConfiguration:
             "PIPPA_HOME": self.place.home,
             "HOME": f"{self.place.home}/cache/home",  # what libraries keep between runs
             "PIPPA_IMAGE": images.digest(self.image),
+            workspace.MACHINE: str(self.client.info().get("Name") or ""),
         }
         if self.place.user:
             # The image may not know this user, who then has no name in it.

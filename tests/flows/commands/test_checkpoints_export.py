@@ -43,25 +43,12 @@ def home(machine, tmp_path, monkeypatch) -> Path:
     return home
 
 
-@pytest.fixture
-def at_hub(monkeypatch, tmp_path):
-    """Lets the real client ask the hub at an address."""
-
-    def point(address: str) -> None:
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
-
-    return point
-
-
-def test_what_is_pushed_acts_from_the_hub(home, machine, at_hub, tmp_path, capfd):
+def test_what_is_pushed_acts_from_the_hub(home, machine, point_at_hub, tmp_path, capfd):
     folder, entry = machine
     repositories: dict[str, dict[str, bytes]] = {}
     pushes = Pushes({"my-lab"})
     with hub(repositories, token=TOKEN, pushes=pushes) as (address, requests):
-        at_hub(address)
+        point_at_hub(address)
         assert cli.main(["checkpoints", "export", "latest", str(tmp_path / "out"), "--push", "my-lab/kitchen"]) == 0
         files = repositories["models/my-lab/kitchen"]
         assert pushes.private == {"models/my-lab/kitchen": True}
@@ -87,12 +74,12 @@ def test_what_is_pushed_acts_from_the_hub(home, machine, at_hub, tmp_path, capfd
     assert not [file for file in everything if file.is_file() and TOKEN.encode() in file.read_bytes()]
 
 
-def test_the_client_sends_large_files_to_xets_storage_where_it_can(home, at_hub, monkeypatch, tmp_path):
+def test_the_client_sends_large_files_to_xets_storage_where_it_can(home, point_at_hub, monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
     repositories: dict[str, dict[str, bytes]] = {}
     pushes = Pushes({"my-lab"})
     with hub(repositories, token=TOKEN, pushes=pushes) as (address, requests):
-        at_hub(address)
+        point_at_hub(address)
         assert cli.main(["checkpoints", "export", "latest", str(tmp_path / "out"), "--push", "my-lab/kitchen"]) == 0
     files = repositories["models/my-lab/kitchen"]
     weights = sorted((tmp_path / "out").glob("*.safetensors"))
@@ -119,7 +106,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_before_anything_is_read(home, at_hub, monkeypatch, tmp_path, capsys, request, case):
+def test_what_is_wrong_is_said_before_anything_is_read(
+    home, point_at_hub, monkeypatch, tmp_path, capsys, request, case
+):
     words, said = WRONG[case]
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "file").touch()
@@ -132,7 +121,7 @@ def test_what_is_wrong_is_said_before_anything_is_read(home, at_hub, monkeypatch
     request.addfinalizer(lambda: (home / "gone").rename(blobs))
     places = {"{out}": str(tmp_path / "out"), "{there}": str(tmp_path / "there")}
     with hub({"models/my-lab/open": {}}, token=TOKEN, pushes=Pushes({"my-lab"})) as (address, asked):
-        at_hub("http://127.0.0.1:9" if case == "the hub is down" else address)
+        point_at_hub("http://127.0.0.1:9" if case == "the hub is down" else address)
         assert cli.main(["checkpoints", "export", "latest", *(places.get(each, each) for each in words)]) == 2
     complaint = capsys.readouterr().err
     assert said in complaint and len(complaint.strip().splitlines()) >= 2, complaint

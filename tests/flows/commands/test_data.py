@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 
-from flows.cli import main
 from tests.support.lerobot_v3 import to_v3
 from tests.support.so101 import make_so101
 from trainer.data.config_file import to_json
@@ -13,18 +12,12 @@ from trainer.importers.origin import origin_text
 
 
 @pytest.fixture
-def pippa(capsys, s3_settings, monkeypatch, tmp_path):
+def pippa(pippa_here, s3_settings, monkeypatch, tmp_path):
     """Runs ``pippa …`` here, with a separate bucket."""
     for name, value in {**s3_settings.to_environ(), "PIPPA_HOME": str(tmp_path / "home"), "COLUMNS": "250"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = main(argv)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return pippa_here
 
 
 def test_a_dataset_from_anywhere_to_the_store_and_back(pippa, tmp_path, object_store):

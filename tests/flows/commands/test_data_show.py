@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli import main
 from tests.conftest import SHARED
 from tests.support.faulty import black, copied, jump
 from tests.support.lerobot_v3 import to_v3
@@ -19,19 +18,13 @@ DEMO = SHARED / "demo_data/robot_sim.PickNPlace"
 
 
 @pytest.fixture
-def pippa(capsys, monkeypatch, tmp_path):
+def pippa(pippa_here, monkeypatch, tmp_path):
     """Runs ``pippa …`` here, with a folder as its store."""
     monkeypatch.delenv("PIPPA_S3_ENDPOINT", raising=False)
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = main(argv)
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return pippa_here
 
 
 @pytest.fixture(scope="module")

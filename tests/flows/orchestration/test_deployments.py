@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterDeploymentId
 from prefect.client.schemas.schedules import CronSchedule, IntervalSchedule
@@ -22,12 +20,6 @@ from trainer.config.presets import PRESETS
 
 POOL = "test-pool"
 TABLE = deployments("docker", "native")
-
-
-@pytest.fixture
-def client(stack) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 def test_every_preset_and_flow_has_one():

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from uuid import UUID
 
 import pytest
-from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import Cancelling, Crashed, Running
 
 from flows.orchestration import gpu_leases
+from tests.flows.orchestration.conftest import idle
 from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
-
-
-@flow(name="train")
-def idle() -> None:
-    """What a flow run of a training is called."""
-
-
-@pytest.fixture
-def client(stack) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 @pytest.fixture

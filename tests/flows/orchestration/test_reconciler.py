@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from urllib.parse import urlsplit
 
 import pytest
-from prefect import flow
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import refresh_global_settings_context
 from prefect.events import emit_event
@@ -18,19 +16,9 @@ from prefect.states import Cancelling, Pending, Running, State
 
 from flows.orchestration import gpu_leases, reconciler
 from flows.orchestration.reconciler import Reconciler, recover
+from tests.flows.orchestration.conftest import idle
 from tests.support.proxy import proxy
 from tests.support.waiting import until
-
-
-@flow(name="train")
-def idle() -> None:
-    """What a flow run of a training is called."""
-
-
-@pytest.fixture
-def client(stack) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as client:
-        yield client
 
 
 @pytest.fixture

@@ -19,9 +19,15 @@ from tests.support.waiting import PATIENCE, until
 
 
 @pytest.fixture
-def pippa(tmp_path) -> Iterator[BarePippa]:
+def new_pippa(tmp_path) -> Iterator[BarePippa]:
     with bare_pippa(tmp_path) as pippa:
         yield pippa
+
+
+@pytest.fixture
+def pippa(new_pippa, made_prefect) -> BarePippa:
+    new_pippa.has_run(made_prefect)
+    return new_pippa
 
 
 def recorded_step(pippa: BarePippa, process: subprocess.Popen[bytes]) -> psutil.Process:
@@ -107,12 +113,3 @@ def test_a_team_s_server_that_goes_away_costs_the_record_only(pippa, prefect_env
         assert process.wait(PATIENCE) == 0, pippa.output.read_text()
     text = pippa.output.read_text()
     assert f"{pippa.run_id}/60" in text and text.count("Prefect has no whole record") == 1 and pippa.left() == []
-
-
-@pytest.mark.slow
-def test_first_trainings_at_once_are_all_recorded(pippa):
-    pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "3"
-    go_on(pippa)
-    processes = [pippa.train() for _ in range(3)]
-    assert [process.wait(PATIENCE) for process in processes] == [0, 0, 0], pippa.output.read_text()
-    assert list(pippa.states().values()) == ["COMPLETED"] * 3

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
-from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.orchestration import SyncPrefectClient
 from prefect.states import Cancelled, Completed, Running, State
 
 from flows.orchestration.deployments import POOL, deployments
@@ -19,10 +17,9 @@ from trainer.store.stores import open_store
 
 
 @pytest.fixture
-def client(stack) -> Iterator[SyncPrefectClient]:
-    with get_client(sync_client=True) as client:
-        register(client, deployments("docker", "native"), (), POOL)
-        yield client
+def client(client: SyncPrefectClient) -> SyncPrefectClient:
+    register(client, deployments("docker", "native"), (), POOL)
+    return client
 
 
 @pytest.mark.parametrize("end", [Cancelled(), Completed()], ids=["cancelled", "ended"])

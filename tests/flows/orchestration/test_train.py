@@ -25,8 +25,8 @@ from flows.orchestration import training
 from tests.support.proxy import proxy
 from trainer.config.run_spec import new_run_id
 from trainer.data.synthetic import make_synthetic
-from trainer.errors import DatasetError, OutOfMemoryError, StoreError, UsageError
-from trainer.events import CheckpointEvent, Event, ProgressEvent, WarningEvent
+from trainer.errors import DatasetError, EngineError, OutOfMemoryError, StoreError, UsageError
+from trainer.events import CheckpointEvent, Event, PhaseEvent, ProgressEvent, WarningEvent
 from trainer.store import registry, runs
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
@@ -100,6 +100,31 @@ def trained(
     return training.Training(
         store, training.Request("smoke", overrides, "process", "native", run_id), observe, hold
     ).run()
+
+
+def test_a_run_that_another_machine_trains_is_waited_for_without_a_gpu_and_not_trained_again(
+    overrides, store, fake_trainer, monkeypatch
+):
+    """As a worker does with a flow run whose own worker died while its container trains on."""
+    fake_trainer(exit=7)
+    run_id = new_run_id("smoke")
+    with pytest.raises(EngineError):
+        trained(overrides, run_id)
+    first = runs.RunState(status="running", step=3, of=20, lock="first/boot:/var/lib/pippa/runs/lock")
+    runs.write_state(store, run_id, first)
+    heard: list[Event] = []
+
+    def observe(event: Event) -> None:
+        heard.append(event)
+        if isinstance(event, ProgressEvent):
+            runs.write_state(store, run_id, first.model_copy(update={"status": "done", "step": 20}))
+
+    monkeypatch.setattr(training.elsewhere, "LOOK_SECONDS", 0.1)
+    request = training.Request("smoke", overrides, "process", "native", run_id)
+    ended = training.Training(store, request, observe, lambda *_: pytest.fail("it took a GPU"), waits=True).run()
+    assert ended.report.spec.run_id == run_id and ended.report.status == "done" and not ended.interrupted
+    assert [event.step for event in heard if isinstance(event, ProgressEvent)] == [3]
+    assert any(isinstance(event, PhaseEvent) and f"{run_id} trains on first" in event.message for event in heard)
 
 
 def artifacts(run_id: str) -> dict[str, Any]:

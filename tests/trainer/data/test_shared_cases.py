@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from flows.cli import main
 from tests.conftest import SHARED
 from tests.support.frames_seen import frames_trained_on, require_frames
 from trainer.data.checks import check_dataset
@@ -44,16 +43,10 @@ def number_of_grey(frame: np.ndarray) -> int:
 
 
 @pytest.fixture
-def pippa(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple]:
+def pippa(pippa_here: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., tuple]:
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("COLUMNS", "250")
-
-    def run(*argv: str) -> tuple[int, str, str]:
-        code = main(list(argv))
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return run
+    return pippa_here
 
 
 @pytest.mark.parametrize("name", CASES)

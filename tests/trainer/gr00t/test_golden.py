@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.golden import VARIANTS, expected, forward
+from tests.support.golden_steps import assert_weights_after_ten_steps, optimizer_steps
 from trainer.gr00t.n15.model import GR00TN15
 
 MakeModel = Callable[..., GR00TN15]
@@ -131,18 +132,8 @@ def test_gradients(golden: Path, golden_model: MakeModel, results: Any, variant:
 
 def test_ten_steps_of_adamw(golden: Path, golden_model: MakeModel, results: Any) -> None:
     model, want = golden_model(), results["adamw_10_steps_batch_A_fixed_noise"]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=5e-4, betas=(0.95, 0.999), eps=1e-8, weight_decay=0.0)
-    losses, norms = [], []
-    for _ in range(10):
-        loss = forward(model, golden, "A_sdpa")[0]["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(trained, 1.0).item())
-        optimizer.step()
-        losses.append(loss.item())
+    options = {"lr": 5e-4, "betas": (0.95, 0.999), "eps": 1e-8, "weight_decay": 0.0}
+    losses, norms = optimizer_steps(model, lambda: forward(model, golden, "A_sdpa")[0]["loss"], 10, 1.0, **options)
     assert losses == pytest.approx(want["losses"], rel=1e-4)
     assert norms == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
-    state = model.state_dict()
-    for name, value in load_file(golden / "adamw_after_10_steps_selected.safetensors").items():
-        assert_close(state[name], value, 1e-4)
+    assert_weights_after_ten_steps(model, golden)

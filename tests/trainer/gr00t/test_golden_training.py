@@ -10,26 +10,13 @@ from typing import Any, cast
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import Dataset
 
+from tests.support.golden_steps import Twice, assert_weights_after_ten_steps, train_ten_steps
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.training import finetune_trainer
 from trainer.training.arguments import training_arguments
-
-
-class Twice(Dataset[int]):
-    """Two samples, a batch; the collator below knows which."""
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
 
 
 def make_trainer(model: GR00TN15, folder: Path, **flags: Any) -> finetune_trainer.FinetuneTrainer:
@@ -67,18 +54,10 @@ def test_ten_steps(
     trainer = make_trainer(model, tmp_path, max_steps=10, learning_rate=5e-4, weight_decay=0.0)
     trainer.data_collator = lambda samples: load_file(golden / "batch_A.safetensors")
     forward = load_file(golden / "forward_A_sdpa.safetensors")
-    monkeypatch.setattr(finetune_trainer, "draw_noise", lambda *_, **__: (forward["noise"], forward["t"]))
-    trainer.args.lr_scheduler_type = cast(Any, "constant")
-    trainer.args.logging_steps = trainer.state.logging_steps = 1
-    trainer.args.save_strategy = cast(Any, "no")
-    trainer.train()
-
-    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in steps] == pytest.approx(want["losses"], rel=0, abs=1e-4)
-    assert [entry["grad_norm"] for entry in steps] == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
-    state = model.state_dict()
-    for name, value in load_file(golden / "adamw_after_10_steps_selected.safetensors").items():
-        torch.testing.assert_close(state[name], value, atol=1e-4, rtol=0)
+    losses, norms = train_ten_steps(trainer, forward, monkeypatch)
+    assert losses == pytest.approx(want["losses"], rel=0, abs=1e-4)
+    assert norms == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
+    assert_weights_after_ten_steps(model, golden)
 
 
 def test_weight_decay_spares_what_upstream_spares(golden_model: Callable[..., GR00TN15], tmp_path: Path) -> None:

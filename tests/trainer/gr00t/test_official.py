@@ -41,17 +41,8 @@ def address(tiny: Path) -> Iterator[str]:
 
 
 @pytest.fixture
-def at_hub(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    point_at(address, monkeypatch, tmp_path)
-
-
-def point_at(address: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "ENDPOINT", address)
-    template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
+def at_hub(address: str, point_at_hub: Callable[[str], None]) -> None:
+    point_at_hub(address)
 
 
 def folder_of(files: dict[str, bytes], folder: Path) -> Path:
@@ -181,24 +172,28 @@ def test_what_is_no_whole_base_model_is_not_taken_in(tiny: Path, object_store: O
 
 
 def test_the_token_may_be_in_a_file(
-    tiny: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path,
+    object_store: ObjectStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    point_at_hub: Callable[[str], None],
 ) -> None:
     (tmp_path / "token").write_text("hf_secret")
     monkeypatch.setenv("HF_TOKEN_FILE", str(tmp_path / "token"))
     with hub({MODEL: official_files(tiny), TOKENIZER: tokenizer_files(tiny)}, token="hf_secret") as (address, _):
-        point_at(address, monkeypatch, tmp_path)
+        point_at_hub(address)
         GR00TN15.from_pretrained("nvidia/GR00T-N1.5-3B")
         EagleProcessor.from_directory("nvidia/GR00T-N1.5-3B")
         importers.base_model(object_store, "nvidia/GR00T-N1.5-3B", tmp_path / "work")
 
 
 def test_a_tokenizer_that_stays_wrong_is_not_taken_in(
-    tiny: Path, object_store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, object_store: ObjectStore, tmp_path: Path, point_at_hub: Callable[[str], None]
 ) -> None:
     folder = folder_of(official_files(tiny), tmp_path / "downloaded")
     files = tokenizer_files(tiny)
     with hub({TOKENIZER: files}, corrupt=dict.fromkeys(files, 10)) as (address, _):
-        point_at(address, monkeypatch, tmp_path)
+        point_at_hub(address)
         with pytest.raises(PippaError, match="does not have the hash that the hub states"):
             importers.base_model(object_store, str(folder), tmp_path / "work")
     assert not list(snapshots.list_snapshots(object_store, "model"))

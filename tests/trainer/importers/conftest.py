@@ -32,17 +32,3 @@ def git_lfs() -> None:
         if os.environ.get("CI") or os.environ.get("PIPPA_REQUIRE_DOCKER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-
-
-@pytest.fixture
-def point_at_hub(monkeypatch, tmp_path):
-    """Lets the real client ask the server at an address."""
-    from huggingface_hub import constants
-
-    def point(address: str) -> None:
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setattr(constants, "ENDPOINT", address)
-        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants._HF_DEFAULT_ENDPOINT)
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", address + template)
-
-    return point

@@ -5,13 +5,17 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from trainer import importers
+from trainer.config.run_spec import SnapshotRef
 from trainer.generation import N17
 from trainer.importers import generated
 from trainer.importers.names import SYNTHETIC, TINY
+from trainer.store.folder import FolderStore
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -54,6 +58,22 @@ def test_a_change_of_code_it_is_made_by_makes_it_another(copy, name, file, chang
         assert (identity(copy, name) != before) == changes
     finally:
         changed.write_text(whole)
+
+
+def test_several_that_want_it_at_once_make_it_once(tmp_path):
+    store, said = FolderStore(tmp_path / "store"), list[str]()
+    store.create()
+
+    def bring(_: int) -> SnapshotRef:
+        return importers.dataset(store, SYNTHETIC, tmp_path / "work", log=said.append)
+
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(bring, range(3)))
+    assert len(set(found)) == 1 and said.count(f"Making {SYNTHETIC}.") == 1
+    assert not list((tmp_path / "work").iterdir())
+    # `--refresh` makes it again, whatever the store has: that heals a damaged one.
+    importers.dataset(store, SYNTHETIC, tmp_path / "work", refresh=True, log=said.append)
+    assert said.count(f"Making {SYNTHETIC}.") == 2
 
 
 @pytest.mark.slow

@@ -83,6 +83,18 @@ def test_a_signal_reaches_the_child_once_as_sigterm(number):
     assert outcome.returncode == 143 and signals.exit_code == 128 + number and not signals.repeated
 
 
+def test_a_signal_that_another_thread_gets_reaches_the_child_too():
+    seen, signals = Seen(), Signals()
+
+    def get():
+        seen.arrived.wait()
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    threading.Thread(target=get).start()
+    outcome, _ = run(SAVES_ON_SIGTERM, signals, seen)
+    assert outcome.returncode == 143 and seen.lines == ["up", "saving", "saved"]
+
+
 def test_a_second_signal_kills_the_whole_group(monkeypatch):
     monkeypatch.setattr(child_process, "ECHO_SECONDS", 0.0)
     seen, signals = Seen(), Signals()

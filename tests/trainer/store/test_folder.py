@@ -23,7 +23,7 @@ from trainer.store.folder import TEMPORARY, FolderStore
 from trainer.store.hashing import hash_file
 from trainer.store.object_store import FullStoreError, MissingObjectError
 from trainer.store.s3 import S3Store
-from trainer.store.stores import open_store
+from trainer.store.stores import existing_store, open_store
 
 ROOT = Path(__file__).parents[3]
 
@@ -380,3 +380,13 @@ def test_in_an_image_a_folder_that_would_be_lost_is_refused(monkeypatch: pytest.
     assert "docker run -v pippa:/var/lib/pippa" in refused.value.hint
     monkeypatch.setattr("trainer.store.stores._mount_points", lambda: {"/", "/var/lib/pippa"})
     assert open_store(inside).address == "/var/lib/pippa/store"
+
+
+def test_what_reads_makes_no_folder_and_tells_one_that_went_away_from_one_that_never_was(tmp_path: Path) -> None:
+    environ = {"PIPPA_HOME": str(tmp_path / "home")}
+    with pytest.raises(UsageError, match="There is no checkpoint yet"):
+        existing_store("checkpoint", environ)
+    (tmp_path / "home" / "runs").mkdir(parents=True)
+    with pytest.raises(StoreError, match="is not there; could not look for a checkpoint"):
+        existing_store("checkpoint", environ)
+    assert [each.name for each in (tmp_path / "home").iterdir()] == ["runs"]

@@ -179,7 +179,7 @@ def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining) -> No
             killed.weights(step)
     last = killed.steps[-1]
     assert last < steps
-    assert killed.run(resume=True) == 0
+    assert killed.run(resume=True, save_steps=steps) == 0
     assert not (killed.output_dir / ".saving").exists()
     assert reference.run() == 0
     assert_same(killed.weights(steps), reference.weights(steps))

@@ -12,13 +12,21 @@ import psutil
 import pytest
 import torch
 
+from tests.support.ranks import Part, train_together
 from tests.support.training import Training, assert_same
 from tests.support.waiting import PATIENCE
 from trainer.errors import UsageError
 from trainer.gr00t.n15.tiny import make_tiny_base_model
 from trainer.runner import checkpoint_folder
 from trainer.training import devices
-from trainer.training.devices import CPU_PROCESSES, check_device_count, check_gpu_usable, choose_devices, needs_torchrun
+from trainer.training.devices import (
+    CPU_PROCESSES,
+    cause,
+    check_device_count,
+    check_gpu_usable,
+    choose_devices,
+    needs_torchrun,
+)
 
 MakeTraining = Callable[..., Training]
 TWO = {CPU_PROCESSES: "1"}
@@ -67,14 +75,8 @@ def test_two_processes_make_one(training: MakeTraining, no_dropout: Path, even_d
 
 
 @pytest.mark.slow
-def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
-    flags = {"num_gpus": 2, "max_steps": 12, "save_steps": 12, "dataloader_num_workers": 1}
-    whole = training("whole", **flags)
-    process = whole.start(TWO)
-    process.join(PATIENCE)
-    assert process.exitcode == 0, whole.log.read_text()
-
-    stopped = training("stopped", **flags)
+def test_two_processes_stop_once_and_resume(training: MakeTraining, tmp_path: Path) -> None:
+    stopped = training("stopped", num_gpus=2, max_steps=12, save_steps=12, dataloader_num_workers=1)
     process = stopped.start(TWO)
     stopped.wait_for_event("progress", process)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -88,11 +90,10 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining) -> None:
     assert len(gone) >= 4
     assert alive == []
 
-    process = stopped.start(TWO, resume=True)
-    process.join(PATIENCE)
-    assert process.exitcode == 0, stopped.log.read_text()
+    whole, resumed = stopped.in_folder("whole"), stopped.in_folder("resumed")
+    train_together([Part(whole), Part(resumed, stopped.checkpoint(step))], tmp_path / "log")
     # Three epochs, each in another order, with dropout: the same as without the stop, to the last bit.
-    assert_same(stopped.weights(12), whole.weights(12))
+    assert_same(resumed.weights(12), whole.weights(12))
 
 
 @pytest.mark.slow
@@ -101,6 +102,22 @@ def test_one_rank_that_fails_ends_all_with_its_exit_code(training: MakeTraining,
     process = lost.start(TWO)
     process.join(PATIENCE)
     assert process.exitcode == 2, lost.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("codes", "why"),
+    [
+        ([143, 2], 2),  # rank 0 was ended because rank 1 failed, and answered it
+        ([-15, 1], 1),
+        ([1, 5], 5),
+        ([1, -9], -9),
+        ([-15, -9, 143], -9),
+        ([143, 143], 143),
+        ([-15], -15),
+    ],
+)
+def test_the_rank_that_failed_says_why_and_not_those_that_were_ended_for_it(codes: list[int], why: int) -> None:
+    assert cause(codes) == why
 
 
 def test_as_many_gpus_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,9 +92,7 @@ def on_four(trained: Trainings, tmp_path_factory: pytest.TempPathFactory) -> Tra
     half = made["hybrid"].checkpoint(2)
     resumed = {
         "parts": (hybrid, half),
-        "ddp from hybrid": ({}, half),
         "fsdp from hybrid": ({"fsdp": True}, half),
-        "hybrid from ddp": (hybrid, ddp.checkpoint(2)),
         "hybrid from fsdp on two": (hybrid, trained["fsdp"].checkpoint(2)),
         "fsdp from one process": ({"fsdp": True}, one.checkpoint(2)),
     }

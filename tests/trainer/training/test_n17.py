@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.utils.data import Dataset
 
 from tests.support.golden_n17 import load_state, make_model
+from tests.support.golden_steps import Twice, assert_weights_after_ten_steps, train_ten_steps
 from tests.support.n17 import ARM, n17_training
 from tests.support.training import assert_same, assert_same_training, interrupted
 from tests.support.waiting import PATIENCE
@@ -33,19 +33,6 @@ from trainer.gr00t.policy import Policy
 from trainer.training import finetune_trainer
 from trainer.training.arguments import training_arguments
 from trainer.training.devices import CPU_PROCESSES
-
-
-class Twice(Dataset[int]):
-    """Two samples, a batch; the collator of the test knows which."""
-
-    def __len__(self) -> int:
-        return 2
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def set_epoch(self, epoch: int) -> None:
-        pass
 
 
 def golden_trainer(model: Gr00tN1d7, golden: Path, folder: Path, **flags: Any) -> finetune_trainer.FinetuneTrainer:
@@ -69,18 +56,10 @@ def test_ten_steps(golden_n17: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     model = make_model(golden_n17, load_state(golden_n17), upstream_exact=True, state_dropout_prob=0.0, **parts)
     trainer = golden_trainer(model, golden_n17, tmp_path, max_steps=10, learning_rate=5e-4, weight_decay=0.0)
     forward = load_file(golden_n17 / "forward_A.safetensors")
-    monkeypatch.setattr(finetune_trainer, "draw_noise", lambda *_, **__: (forward["noise"], forward["t"]))
-    trainer.args.lr_scheduler_type = cast(Any, "constant")
-    trainer.args.logging_steps = trainer.state.logging_steps = 1
-    trainer.args.save_strategy = cast(Any, "no")
-    trainer.train()
-
-    steps = [entry for entry in trainer.state.log_history if "loss" in entry]
-    assert [entry["loss"] for entry in steps] == pytest.approx(want["losses"], rel=0, abs=1e-4)
-    assert [entry["grad_norm"] for entry in steps] == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
-    state = model.state_dict()
-    for name, value in load_file(golden_n17 / "adamw_after_10_steps_selected.safetensors").items():
-        torch.testing.assert_close(state[name], value, atol=1e-4, rtol=0)
+    losses, norms = train_ten_steps(trainer, forward, monkeypatch)
+    assert losses == pytest.approx(want["losses"], rel=0, abs=1e-4)
+    assert norms == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
+    assert_weights_after_ten_steps(model, golden_n17)
 
 
 def test_weight_decay_spares_what_upstream_spares(golden_n17: Path, tmp_path: Path) -> None:

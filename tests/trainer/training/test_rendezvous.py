@@ -10,9 +10,15 @@ from typing import TypeVar
 
 import pytest
 
-from trainer.errors import EngineError, UsageError
+from tests.trainer.store.conftest import a_spec
+from trainer.errors import EngineError, PippaError, StoreError, UsageError
+from trainer.runner.child_process import Signals
+from trainer.runner.joining import join_job
 from trainer.runner.nodes import Node
+from trainer.store import jobs, runs
+from trainer.store.folder import FolderStore
 from trainer.training import node_watch, rendezvous
+from trainer.training.refusal import told
 from trainer.training.rendezvous import Rendezvous, interface, local_address
 
 T = TypeVar("T")
@@ -97,6 +103,43 @@ def test_nodes_that_were_given_a_wrong_number_do_not_wait_for_each_other(
             each.result()
     MET.clear()
     assert len(refused) == len(ranks) and all(each.message.startswith(said) for each in refused), refused
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "said"),
+    [
+        (UsageError("--dataset-path is a on node 0, and b on node 1."), UsageError, "--dataset-path is a on node 0"),
+        (StoreError("The store is away."), EngineError, "can't train along, exit code 4: The store is away."),
+    ],
+)
+def test_a_node_that_refuses_ends_all_that_wait_for_it(error: PippaError, kind: type[PippaError], said: str) -> None:
+    def meet(node: Node) -> None:
+        if node.rank == 1:
+            with pytest.raises(type(error)), told(node):
+                raise error
+        else:
+            with pytest.raises(kind, match=said):
+                met(node)
+
+    on_each(meet, 3)
+
+
+def test_a_node_with_another_dataset_ends_the_one_that_waits_for_it(tmp_path: Path) -> None:
+    """Its light process, which has no torch, knows it before its engine begins."""
+    store = FolderStore(tmp_path)
+    store.create()
+    spec = a_spec()
+    spec = spec.model_copy(update={"run_id": jobs.run_of(store, "one", "smoke")})
+    runs.write_spec(store, spec)
+    other = spec.config.model_copy(update={"dataset_path": ["elsewhere"]})
+
+    def meet(node: Node) -> str:
+        with pytest.raises(UsageError) as refused:
+            join_job(store, other, "one", node, Signals()) if node.rank else met(node)
+        return refused.value.message
+
+    (said,) = set(on_each(meet))
+    assert said.startswith("--dataset-path is somewhere on node 0") and "and elsewhere on node 1 (" in said
 
 
 def test_a_node_that_comes_too_late_takes_no_part() -> None:

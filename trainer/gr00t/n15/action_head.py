@@ -12,19 +12,20 @@ from torch.distributions import Beta
 from torch.nn import functional
 
 from trainer.gr00t.n15.sections import ActionHeadConfig
+from trainer.gr00t.parts.action_head import ActionHead
 from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.parts.embodiment import ActionEncoder, CategorySpecificMLP, distinct
-from trainer.gr00t.parts.trained import has_trainable
 from trainer.gr00t.parts.transformer import DiT, SelfAttentionTransformer
 
 
-class FlowMatchingActionHead(nn.Module):
-    """Flow matching over action chunks. Parts without a trained parameter run in eval mode."""
+class FlowMatchingActionHead(ActionHead):
+    """Flow matching over action chunks."""
 
     def __init__(self, config: ActionHeadConfig) -> None:
         super().__init__()
         self.config = config
         self.num_inference_timesteps = config.num_inference_timesteps
+        self.num_timestep_buckets = config.num_timestep_buckets
         width, slots = config.input_embedding_dim, config.max_num_embodiments
         self.model = DiT(config.diffusion_model_cfg)
         self.state_encoder = CategorySpecificMLP(slots, config.max_state_dim, config.hidden_size, width)
@@ -40,11 +41,6 @@ class FlowMatchingActionHead(nn.Module):
             self.position_embedding = nn.Embedding(config.max_seq_len, width)
             nn.init.normal_(self.position_embedding.weight, std=0.02)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the head's weights, which inputs are cast to."""
-        return next(self.parameters()).dtype
-
     def set_trainable(self, tune_projector: bool, tune_diffusion_model: bool) -> None:
         """Freeze encoders, decoder and positions unless ``tune_projector``, the DiT unless ``tune_diffusion_model``.
 
@@ -57,19 +53,6 @@ class FlowMatchingActionHead(nn.Module):
             self.position_embedding.requires_grad_(tune_projector)
         self.model.requires_grad_(tune_diffusion_model)
         self.train(self.training)
-
-    def train(self, mode: bool = True) -> FlowMatchingActionHead:
-        """Set the mode; what is frozen stays in eval mode, so that its dropout is off."""
-        super().train(mode)
-        for part in self.children():
-            part.train(mode and has_trainable(part))
-        return self
-
-    def pieces(self) -> list[nn.Module]:
-        """The head's part of ``GrootModel.pieces``."""
-        blocks = [*self.model.transformer_blocks, *getattr(self.vl_self_attention, "transformer_blocks", ())]
-        projector = (self.state_encoder, self.action_encoder, self.action_decoder)
-        return [*blocks, *(layer for part in projector for layer in part.children())]
 
     def sample_time(self, batch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Times [B] of a training step: (s - x) / s with x from a Beta distribution, so early times are frequent."""
@@ -122,13 +105,7 @@ class FlowMatchingActionHead(nn.Module):
         Returns ``loss`` and ``predicted_velocity`` [B, T, D].
         """
         context, embodiment_id = self.context(features, mask), distinct(embodiment_id, one_embodiment)
-        if noise is None:
-            noise = torch.randn_like(action)
-        if time is None:
-            time = self.sample_time(action.shape[0], action.device, action.dtype)
-        at = time[:, None, None]
-        noisy = (1 - at) * noise + at * action
-        buckets = (time * self.config.num_timestep_buckets).long()
+        noisy, noise, buckets = self.noised(action, noise, time)
         encoded = self.state_encoder(state, embodiment_id)
         predicted = self.velocity(context, encoded, noisy, buckets, embodiment_id, mask)
         error = functional.mse_loss(predicted.float(), (action - noise).float(), reduction="none") * action_mask
@@ -152,15 +129,10 @@ class FlowMatchingActionHead(nn.Module):
         """
         context, embodiment_id = self.context(features, mask), distinct(embodiment_id, one_embodiment)
         encoded = self.state_encoder(state, embodiment_id)
-        batch, steps = features.shape[0], self.num_inference_timesteps
-        shape = (batch, self.config.action_horizon, self.config.action_dim)
-        actions = torch.randn(shape, dtype=context.dtype, device=context.device) if noise is None else noise
-        factors = None
-        if chunking is not None:
-            actions, factors = chunking.begin(actions)
-        for step in range(steps):
-            bucket = int(step / steps * self.config.num_timestep_buckets)
-            buckets = torch.full((batch,), bucket, device=actions.device)
-            velocity = self.velocity(context, encoded, actions, buckets, embodiment_id, mask)
-            actions = actions + (velocity if factors is None else velocity * factors) / steps
-        return actions
+        shape = (len(state), self.config.action_horizon, self.config.action_dim)
+        start = torch.randn(shape, dtype=context.dtype, device=context.device) if noise is None else noise
+
+        def velocity(actions: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
+            return self.velocity(context, encoded, actions, buckets, embodiment_id, mask)
+
+        return self.integrate(velocity, start, chunking)

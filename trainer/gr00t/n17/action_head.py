@@ -15,9 +15,9 @@ from torch.distributions import Beta
 from torch.nn import functional
 
 from trainer.gr00t.n17.sections import ModelConfig
+from trainer.gr00t.parts.action_head import ActionHead
 from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.parts.embodiment import ActionEncoder, CategorySpecificMLP, distinct
-from trainer.gr00t.parts.trained import has_trainable
 from trainer.gr00t.parts.transformer import DiT, SelfAttentionTransformer
 
 
@@ -30,13 +30,14 @@ class Context(NamedTuple):
     """For each block, the features [B, N] that its cross-attention sees; None means all."""
 
 
-class FlowMatchingActionHead(nn.Module):
-    """Flow matching over action chunks. Parts without a trained parameter run in eval mode."""
+class FlowMatchingActionHead(ActionHead):
+    """Flow matching over action chunks."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.num_inference_timesteps = config.num_inference_timesteps
+        self.num_timestep_buckets = config.num_timestep_buckets
         width, slots, hidden = config.input_embedding_dim, config.max_num_embodiments, config.hidden_size
         states = config.max_state_dim * config.state_history_length
         self.model = DiT(config.dit)
@@ -48,11 +49,6 @@ class FlowMatchingActionHead(nn.Module):
         if config.add_pos_embed:
             self.position_embedding = nn.Embedding(config.max_seq_len, width)
             nn.init.normal_(self.position_embedding.weight, std=0.02)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Dtype of the head's weights, which inputs are cast to."""
-        return next(self.parameters()).dtype
 
     def set_trainable(self, tune_projector: bool, tune_diffusion_model: bool, tune_vlln: bool = True) -> None:
         """Freeze encoders, decoder and positions unless ``tune_projector``, the DiT unless ``tune_diffusion_model``,
@@ -66,19 +62,6 @@ class FlowMatchingActionHead(nn.Module):
         for part in (self.vlln, self.vl_self_attention):
             part.requires_grad_(tune_vlln)
         self.train(self.training)
-
-    def train(self, mode: bool = True) -> FlowMatchingActionHead:
-        """Set the mode; what is frozen stays in eval mode, so that its dropout is off."""
-        super().train(mode)
-        for part in self.children():
-            part.train(mode and has_trainable(part))
-        return self
-
-    def pieces(self) -> list[nn.Module]:
-        """The head's part of ``GrootModel.pieces``."""
-        blocks = [*self.model.transformer_blocks, *getattr(self.vl_self_attention, "transformer_blocks", ())]
-        projector = (self.state_encoder, self.action_encoder, self.action_decoder)
-        return [*blocks, *(layer for part in projector for layer in part.children())]
 
     def sample_time(self, batch: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Times [B] of a training step: (1 - x) s with x from a Beta distribution, so early times are frequent."""
@@ -145,13 +128,7 @@ class FlowMatchingActionHead(nn.Module):
         if keep_state is None and self.training and self.config.state_dropout_prob > 0:
             keep_state = torch.rand(len(state), device=state.device) >= self.config.state_dropout_prob
         encoded = self.encode_state(state, embodiment_id, keep_state)
-        if noise is None:
-            noise = torch.randn_like(action)
-        if time is None:
-            time = self.sample_time(len(action), action.device, action.dtype)
-        at = time[:, None, None]
-        noisy = (1 - at) * noise + at * action
-        buckets = (time * self.config.num_timestep_buckets).long()
+        noisy, noise, buckets = self.noised(action, noise, time)
         predicted = self.velocity(context, encoded, noisy, buckets, embodiment_id)
         error = functional.mse_loss(predicted.float(), (action - noise).float(), reduction="none") * action_mask
         return {"loss": error.sum() / (action_mask.sum() + 1e-6), "predicted_velocity": predicted}
@@ -172,15 +149,10 @@ class FlowMatchingActionHead(nn.Module):
         """
         embodiment_id = distinct(embodiment_id, one_embodiment)
         encoded = self.encode_state(state, embodiment_id)
-        batch, steps, features = len(state), self.num_inference_timesteps, context.features
-        shape = (batch, self.config.action_horizon, self.config.max_action_dim)
-        actions = torch.randn(shape, dtype=features.dtype, device=features.device) if noise is None else noise
-        factors = None
-        if chunking is not None:
-            actions, factors = chunking.begin(actions)
-        for step in range(steps):
-            bucket = int(step / steps * self.config.num_timestep_buckets)
-            buckets = torch.full((batch,), bucket, device=actions.device)
-            velocity = self.velocity(context, encoded, actions, buckets, embodiment_id)
-            actions = actions + (velocity if factors is None else velocity * factors) / steps
-        return actions
+        features, shape = context.features, (len(state), self.config.action_horizon, self.config.max_action_dim)
+        start = torch.randn(shape, dtype=features.dtype, device=features.device) if noise is None else noise
+
+        def velocity(actions: torch.Tensor, buckets: torch.Tensor) -> torch.Tensor:
+            return self.velocity(context, encoded, actions, buckets, embodiment_id)
+
+        return self.integrate(velocity, start, chunking)

@@ -9,7 +9,6 @@ import pytest
 import requests
 from docker.errors import NotFound
 from docker.models.containers import Container
-from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.states import Crashed
 
@@ -18,6 +17,7 @@ from flows.launch.docker.reaper import Owned, reap, stop_container
 from flows.orchestration import cancellation
 from tests.flows.launch.conftest import Bench
 from tests.flows.launch.docker.test_launcher import CHECKPOINT
+from tests.flows.orchestration.conftest import idle
 from tests.support.waiting import PATIENCE
 from trainer.events import CheckpointEvent, ProgressEvent
 
@@ -93,11 +93,6 @@ def test_a_broken_connection_does_not_end_the_grace_period(bench: Bench, monkeyp
     monkeypatch.setattr(Container, "wait", broken)
     assert stop_container(bench.client, bench.run_id, grace=PATIENCE) == [f"pippa-{bench.run_id}"]
     assert len(tries) == 2 and isinstance(training.next_event(PATIENCE), CheckpointEvent)
-
-
-@flow(name="train")
-def idle() -> None:
-    """What a flow run of a training is called."""
 
 
 def test_the_container_of_an_ended_flow_run_is_left_to_its_process(bench: Bench, stack, monkeypatch):

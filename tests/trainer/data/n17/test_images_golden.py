@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from tests.support.golden_n17 import IMAGE_CASES
 from trainer.data.n17 import area, images, kernels
 from trainer.data.n17.colour import turned
 from trainer.data.n17.images import Augmentation, draw_augmentation, transform
@@ -27,18 +28,7 @@ def cases(golden_n17: Path) -> dict[str, Any]:
     return json.loads((golden_n17 / "image_cases.json").read_text())
 
 
-NAMES = [
-    "demo_official",
-    "so101_letterbox_626af89",
-    "so101_no_letterbox",
-    "so101_torchvision",
-    "so101_small_two_samples",
-    "so101_small_no_letterbox",
-    "so101_small_history",
-]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", IMAGE_CASES)
 def test_evaluation_images_are_equal(cases: dict[str, Any], tensors: dict[str, np.ndarray], name: str) -> None:
     case = cases[name]
     settings = ProcessorSettings(**case["processor_kwargs"], letter_box_transform=case["letter_box"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from tests.support.golden_steps import optimizer_steps
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.gr00t.n15.tiny import make_tiny_base_model
@@ -34,15 +35,8 @@ def test_another_seed_gives_another_model_and_global_randomness_is_left_alone(ti
 def test_a_constant_batch_is_learned(tiny: Path, batch: dict[str, torch.Tensor]) -> None:
     torch.manual_seed(0)
     model = GR00TN15.from_pretrained(tiny).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3, betas=(0.95, 0.999))
     noise, time = torch.randn(4, 16, 32), torch.rand(4)
-    losses = []
-    for _ in range(30):
-        loss = model(batch, noise, time)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses, _ = optimizer_steps(model, lambda: model(batch, noise, time)["loss"], 30, lr=1e-3, betas=(0.95, 0.999))
     assert losses[-1] < losses[0] / 5
 
 

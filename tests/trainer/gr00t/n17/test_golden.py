@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.support.golden_n17 import forward
+from tests.support.golden_steps import assert_weights_after_ten_steps, optimizer_steps
 from trainer.errors import UsageError
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.positions import find_positions
@@ -218,20 +219,10 @@ def test_in_training_every_trained_parameter_has_a_gradient(golden_n17: Path, go
 
 def test_ten_steps_of_adamw(golden_n17: Path, golden_model: MakeModel, results: dict[str, Any]) -> None:
     model, want = golden_model(), results["adamw_10_steps_batch_A_fixed_noise"]
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(
-        trained, lr=want["lr"], betas=tuple(want["betas"]), eps=want["eps"], weight_decay=want["weight_decay"]
+    options = {name: want[name] for name in ("lr", "eps", "weight_decay")} | {"betas": tuple(want["betas"])}
+    losses, norms = optimizer_steps(
+        model, lambda: forward(model, golden_n17, "A")[0]["loss"], 10, want["clip"], **options
     )
-    losses, norms = [], []
-    for _ in range(10):
-        loss = forward(model, golden_n17, "A")[0]["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        norms.append(torch.nn.utils.clip_grad_norm_(trained, want["clip"]).item())
-        optimizer.step()
-        losses.append(loss.item())
     assert losses == pytest.approx(want["losses"], rel=1e-4)
     assert norms == pytest.approx(want["grad_norm_before_clip"], rel=1e-3)
-    state = model.state_dict()
-    for name, value in load_file(golden_n17 / "adamw_after_10_steps_selected.safetensors").items():
-        assert_close(state[name], value, 1e-4)
+    assert_weights_after_ten_steps(model, golden_n17)

@@ -17,6 +17,7 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Split
 from transformers.models.qwen2_vl.image_processing_qwen2_vl import Qwen2VLImageProcessor
 
+from tests.support.golden_n17 import IMAGE_CASES
 from trainer.errors import DatasetError, UsageError
 from trainer.gr00t.n17.processor import IMAGE_TOKEN, ImageSettings, QwenProcessor
 from trainer.gr00t.n17.sections import ModelConfig
@@ -45,18 +46,7 @@ def cases(golden_n17: Path) -> dict[str, Any]:
     return json.loads((golden_n17 / "image_cases.json").read_text())
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "demo_official",
-        "so101_letterbox_626af89",
-        "so101_no_letterbox",
-        "so101_torchvision",
-        "so101_small_two_samples",
-        "so101_small_no_letterbox",
-        "so101_small_history",
-    ],
-)
+@pytest.mark.parametrize("name", IMAGE_CASES)
 def test_ids_grids_and_pixels_are_upstreams(
     golden_n17: Path, cases: dict[str, Any], tokenizer: Tokenizer, name: str
 ) -> None:

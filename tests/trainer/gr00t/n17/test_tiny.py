@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.golden_steps import optimizer_steps
 from trainer.data.n17 import processor_files
 from trainer.errors import UsageError
 from trainer.generation import N17, generation_in
@@ -70,15 +71,8 @@ def test_it_is_a_whole_base_model(tiny: Path) -> None:
 def test_a_constant_batch_is_learned(tiny: Path, batch: dict[str, torch.Tensor]) -> None:
     torch.manual_seed(0)
     model = Gr00tN1d7.from_pretrained(tiny).train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     noise, time = torch.randn(4, 40, 32), torch.rand(4)
-    losses = []
-    for _ in range(30):
-        loss = model(batch, noise, time)["loss"]
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
+    losses, _ = optimizer_steps(model, lambda: model(batch, noise, time)["loss"], 30, lr=1e-3)
     assert losses[-1] < losses[0] / 5
 
 
