@@ -22,6 +22,7 @@ from trainer.store.s3 import S3Store
 
 if TYPE_CHECKING:
     import docker
+    import docker.errors
     import torch
 
 # One thread for torch, here and in child processes: sums of several threads differ in their last bit, and the machines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from trainer.config.settings import pippa_home
 from trainer.errors import StoreError
 from trainer.runner import workspace
 from trainer.store import clock, heartbeat, runs
@@ -29,10 +30,12 @@ def waited_for(
     waited for too; raises ``StoreError`` where it is away from the start.
     """
     state = runs.read_state(store, run_id)
-    # What was killed on this machine is known to be dead, and what is still saving here holds the run's lock.
-    if state is None or not state.active or workspace.is_held(state.lock) is not None:
+    if state is None or not state.active:
         return None
-    if not heartbeat.is_alive(store, run_id, clock.store_time(store)):
+    own = workspace.run_folder(pippa_home(), run_id) / "lock"
+    if workspace.is_held(state.lock) is not None and workspace.lock_file_of(state.lock) == own:
+        return None  # what still saves there holds it, and is waited for there
+    if not _lives(store, run_id, state):
         return None
     machine = workspace.machine_of(state.lock) or "another machine"
     say(
@@ -45,7 +48,7 @@ def waited_for(
         time.sleep(LOOK_SECONDS)
         try:
             state = runs.read_state(store, run_id) or state
-            alive = heartbeat.is_alive(store, run_id, clock.store_time(store))
+            alive = _lives(store, run_id, state)
         except StoreError:
             continue
         now = time.monotonic()
@@ -54,3 +57,9 @@ def waited_for(
         seen = now
         if not state.active or (not alive and now - watched > WATCHED_SECONDS):
             return state
+
+
+def _lives(store: ObjectStore, run_id: str, state: runs.RunState) -> bool:
+    """Whether the run is alive: known where its lock is of this machine, by its last word elsewhere."""
+    held = workspace.is_held(state.lock)
+    return heartbeat.is_alive(store, run_id, clock.store_time(store)) if held is None else held

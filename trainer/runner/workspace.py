@@ -76,7 +76,7 @@ def lock_address(folder: Path) -> str:
 
 def is_held(address: str) -> bool | None:
     """Whether a process of this machine holds the lock at ``address``; None where only another machine can tell."""
-    path = Path(address.partition(":")[2])
+    path = lock_file_of(address)
     if not path.is_file() or path.read_text(encoding="utf-8") != address:
         return None
     try:
@@ -84,6 +84,11 @@ def is_held(address: str) -> bool | None:
             return False
     except BlockingIOError:
         return True
+
+
+def lock_file_of(address: str) -> Path:
+    """The file of a lock, on its machine."""
+    return Path(address.partition(":")[2])
 
 
 def machine_of(address: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from contextlib import closing
 
 import docker
+import docker.errors
 from docker.models.containers import Container
 
 from flows.launch.docker.container_configuration import GPUS, LABEL

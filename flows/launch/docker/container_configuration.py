@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import docker
+import docker.errors
 from docker.models.images import Image
 from docker.types import LogConfig, Mount, Ulimit
 from docker.utils import parse_bytes

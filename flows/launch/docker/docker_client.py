@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import docker
+import docker.errors
 import requests
 import urllib3
 from docker.context import ContextAPI

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import docker.errors
+import docker.utils
 from docker.models.images import Image
 
 from flows.launch import Log

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import docker
+import docker.errors
 from docker.models.containers import Container
 
 from flows.launch import Job, Log, log_file

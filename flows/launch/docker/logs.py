@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 import docker
+import docker.types
 from docker.models.containers import Container
 
 

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import urlsplit
 
 import docker
+import docker.errors
 from docker.models.containers import Container
 from docker.types import Mount
 

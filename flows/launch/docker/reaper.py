@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import docker
+import docker.errors
 from docker.models.containers import Container
 
 from flows.launch.docker.container_configuration import LABEL, SCRATCH_LABEL

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 import docker
+import docker.errors
 from docker.models.containers import Container
 
 from flows.launch.docker.docker_client import UNREACHABLE

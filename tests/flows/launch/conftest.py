@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import docker
+import docker.errors
+import docker.models.containers
 import pytest
 
 from flows.launch import Job, training_job

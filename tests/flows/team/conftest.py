@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import docker
+import docker.errors
 import pytest
 from docker.models.containers import Container
 from prefect.client.schemas.filters import (

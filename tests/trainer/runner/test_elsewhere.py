@@ -14,7 +14,7 @@ from trainer.store import heartbeat, runs
 from trainer.store.folder import FolderStore
 
 RUN = "smoke-20261129-120000-abcd"
-FIRST = "first/boot:/var/lib/pippa/runs/lock"
+FIRST = f"first/boot:/var/lib/pippa/runs/{RUN}/lock"
 
 
 @pytest.fixture
@@ -37,6 +37,7 @@ def test_it_is_waited_for_to_its_end_and_its_machine_is_named(store, monkeypatch
         seen.append(state.step)
         reports(store, state.step + 1, "done" if state.step == 2 else "running")
 
+    monkeypatch.setenv("PIPPA_HOME", "/var/lib/pippa")  # as in every container
     reports(store, 1)
     end = elsewhere.waited_for(store, RUN, said.append, look)
     assert end is not None and end.status == "done" and seen == [1, 2]
@@ -65,14 +66,20 @@ def test_after_an_outage_of_the_store_its_machine_has_time_to_report(store, monk
     assert end is not None and end.status == "done"
 
 
-def test_what_ended_and_what_was_killed_on_this_machine_is_not_waited_for(store, tmp_path) -> None:
+def test_what_ended_and_what_was_killed_on_this_machine_is_not_waited_for(store, tmp_path, monkeypatch) -> None:
     assert elsewhere.waited_for(store, RUN, pytest.fail) is None
     reports(store, 9, "done")
     assert elsewhere.waited_for(store, RUN, pytest.fail) is None
-    folder = tmp_path / "runs" / RUN
+    folder = tmp_path / "home" / "runs" / RUN
     with workspace.locked(folder, print):
         reports(store, 5, lock=workspace.lock_address(folder))
+        monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
         assert elsewhere.waited_for(store, RUN, pytest.fail) is None  # it still saves here: its lock is waited for
+        monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "second"))  # another folder of this machine
+        monkeypatch.setattr(elsewhere, "LOOK_SECONDS", 0)
+        end = elsewhere.waited_for(store, RUN, lambda _: None, lambda _: reports(store, 9, "done"))
+        assert end is not None and end.status == "done"
+        reports(store, 5, lock=workspace.lock_address(folder))
     assert elsewhere.waited_for(store, RUN, pytest.fail) is None
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import docker
+import docker.errors
 import pytest
 
 from flows.launch.docker import container_handle as container_module
