@@ -65,8 +65,8 @@ class Robot:
     def act(self) -> None:
         """Ask as a robot does, by both ways. Raises ``SystemExit`` where that is not answered."""
         for came in (
-            self.zmq(pack({"endpoint": "ping"}, Form.N15)),
-            self.zmq(pack(self.request(), Form.N17)),
+            self.zmq(pack({"endpoint": "ping"}, Form.FLAT)),
+            self.zmq(pack(self.request(), Form.MSGPACK_NUMPY)),
             self.post(dump({"observation": self.flat})),
             self.http(b"GET /health HTTP/1.1\r\nConnection: close\r\n\r\n"),
         ):

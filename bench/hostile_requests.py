@@ -56,14 +56,16 @@ def _messages(robot: Robot) -> dict[str, bytes]:
 
     def observed(part: str, key: str, value: Any) -> bytes:
         observation = {**robot.nested, part: {**robot.nested[part], key: value}}
-        return pack({"endpoint": "get_action", "data": {"observation": observation, "options": None}}, Form.N17)
+        return pack(
+            {"endpoint": "get_action", "data": {"observation": observation, "options": None}}, Form.MSGPACK_NUMPY
+        )
 
     def part(**changes: Any) -> dict[Any, Any]:
         whole = {b"nd": True, b"type": "|u1", b"kind": b"", b"shape": [2], b"data": b"ab"}
         return whole | {name.encode(): value for name, value in changes.items()}
 
     def options(**given: Any) -> bytes:
-        return pack(robot.request(**given), Form.N17)
+        return pack(robot.request(**given), Form.MSGPACK_NUMPY)
 
     first = {"rtc_previous_actions": robot.actions, "rtc_executed_steps": 4}
     width = robot.nested["state"][joint].shape[-1]
@@ -155,7 +157,7 @@ def changed(robot: Robot, random: np.random.Generator) -> Iterator[Sent]:
             "rtc_frozen_steps": int(random.integers(0, 4)),
             "rtc_ramp_rate": float(random.choice([1.0, 6.0])),
         }
-        if form is Form.N15:
+        if form is Form.FLAT:
             request["data"] = robot.flat
         else:
             observation = robot.flat if form is Form.JSON and random.random() < 0.5 else robot.nested

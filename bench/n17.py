@@ -26,7 +26,7 @@ from bench.serve import COMPARED, compared, contest, observation_of
 from bench.step import OURS, UPSTREAM, Loop, losses, speed
 from bench.table import report, table
 from bench.upstream_chunks import Upstream
-from trainer.data.n17.modality_config import to_upstream
+from trainer.data.modality_config import to_upstream
 from trainer.data.synthetic import make_synthetic
 from trainer.gr00t.policy import Policy
 

@@ -73,8 +73,8 @@ def round_trips(policy: Policy, count: int) -> str:
             data = {"observation": nested}
             alone = {name: value[0] if isinstance(value, np.ndarray) else value for name, value in flat(nested).items()}
             ways: dict[str, tuple[Callable[[bytes], None], bytes]] = {
-                "ZMQ, N1.7": (by_zmq, pack({"endpoint": "get_action", "data": data}, Form.N17)),
-                "ZMQ, N1.5": (by_zmq, pack({"endpoint": "get_action", "data": alone}, Form.N15)),
+                "ZMQ, N1.7": (by_zmq, pack({"endpoint": "get_action", "data": data}, Form.MSGPACK_NUMPY)),
+                "ZMQ, N1.5": (by_zmq, pack({"endpoint": "get_action", "data": alone}, Form.FLAT)),
                 "HTTP": (by_http, dump(data)),
             }
             for name, (ask, message) in ways.items():

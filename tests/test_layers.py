@@ -173,6 +173,98 @@ def test_light_modules_import_nothing_heavy(module):
     assert not HEAVY & set(loaded.split())
 
 
+OWN_CODE = re.compile(r"trainer\.\w+\.n\d\d(_\w+|\..+)?")
+"""Modules of one generation."""
+MAY_NAME_A_GENERATION = {
+    "trainer.generation": "declares them",
+    "trainer.config.finetune_config": "the flags of N1.5, which the others' derive from",
+    "trainer.config.generations": "lists the flags of each",
+    "trainer.config.presets": "lists the presets of each",
+    "trainer.data.transforms.sample": "the processing of N1.5",
+    "trainer.runner.isaac_n17": "writes the command line of one script of upstream, an engine",
+}
+
+
+def generations_named_in(file: Path) -> set[str]:
+    """What in the code of ``file`` names one generation: ``N17``, ``trainer.gr00t.n17``, ``"N1.7"``."""
+    from trainer.generation import GENERATIONS
+
+    texts = {text for each in GENERATIONS for text in (each.name, each.package, each.model_type)}
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        match node:
+            case ast.Name(id=word) | ast.Attribute(attr=word) | ast.alias(name=word):
+                found |= {word} if re.search(r"(^|[._])(n|N)\d\d([._A-Z]|$)|N1d\d|GR00TN\d", word) else set()
+            case ast.ImportFrom(module=str(module)) if OWN_CODE.match(module):
+                found.add(module)
+            case ast.Constant(value=str(text)) if text in texts:
+                found.add(text)
+    return {word for word in found if not re.search(r"isaac_n\d\d", word)}  # an engine's name
+
+
+def test_generic_code_names_no_generation():
+    named = {name: found for name, file in modules().items() if (found := generations_named_in(file))}
+    guilty = {name: found for name, found in named.items() if not OWN_CODE.match(name)}
+    assert guilty.keys() == MAY_NAME_A_GENERATION.keys(), (
+        "Run, store, evaluation, serving and flows do not know which generation they work with. What differs belongs "
+        "into the generation's own modules, found with `generation.module(room, name)`, or into its class of flags: "
+        f"{ {name: found for name, found in guilty.items() if name not in MAY_NAME_A_GENERATION} }"
+    )
+
+
+def test_generations_do_not_use_each_other():
+    """So that one can be changed, or removed, without the others."""
+    package = re.compile(r"\.(n\d\d)\b")
+    guilty = [
+        (name, target)
+        for name, targets in edges().items()
+        for target in targets
+        if (ours := package.search(name)) and (theirs := package.search(target)) and ours[1] != theirs[1]
+    ]
+    assert not guilty
+
+
+BRINGS = {
+    "data.{}.rules": {"RULES"},
+    "gr00t.{}.checkpoint": {"read"},
+    "gr00t.{}.compatibility": {"require_fit"},
+    "gr00t.{}.memory": {"parts"},
+    "gr00t.{}.policy": {"CheckpointActor"},
+    "gr00t.{}.sections": {"read", "official", "tiny", "longest_horizon"},
+    "gr00t.{}.tiny": {"make_tiny_base_model"},
+    "training.{}": {"make_trainer"},
+}
+"""What each generation has to have, beside its class of flags."""
+
+
+def test_every_generation_brings_all_that_is_asked_of_it():
+    from trainer.config.generations import CONFIGS
+    from trainer.generation import GENERATIONS
+
+    known, lacking = modules(), []
+    for generation in GENERATIONS:
+        for pattern, names in BRINGS.items():
+            file = known.get(module := f"trainer.{pattern.format(generation.package)}")
+            tree = ast.parse(file.read_text()) if file else ast.Module([], [])
+            has = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+            assigned = (target for node in tree.body if isinstance(node, ast.Assign) for target in node.targets)
+            has |= {target.id for target in assigned if isinstance(target, ast.Name)}
+            lacking += [f"{module}.{name}" for name in sorted(names - has)]
+        if generation.name not in CONFIGS:
+            lacking.append(f"its class of flags in trainer.config.generations.CONFIGS, {generation}")
+    assert not lacking
+
+
+def test_what_is_asked_of_a_generation_is_listed():
+    asked = {"gr00t.{}.tiny"}  # in a process that `trainer.importers.generated` starts
+    for module, file in modules().items():
+        for room, name in re.findall(r'\.module\("(\w+)"(?:, "(\w+)")?\)', file.read_text()):
+            asked.add(f"{room}.{{}}.{name}".removesuffix("."))
+            ours, theirs = room_of(module), f"trainer.{room}"
+            assert ours not in ROOMS or theirs in {ours, *ROOMS[ours]}, f"{module} asks {theirs}"
+    assert asked == BRINGS.keys()
+
+
 LINUX_ONLY = {
     "os": {
         *"copy_file_range eventfd fdatasync getrandom getxattr listxattr memfd_create pidfd_open pipe2".split(),

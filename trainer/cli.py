@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from trainer.command_line import Parser
 from trainer.config.data_options import DataOptions
+from trainer.data.rules import rules_of
 from trainer.errors import ExitCode, PippaError, UsageError
 from trainer.events import Emitter, ErrorEvent, PhaseEvent, SnapshotEvent
 from trainer.output import masked_output
@@ -129,7 +130,6 @@ def _doctor(argv: list[str]) -> int:
 
 
 def _prepare(argv: list[str]) -> int:
-    from trainer.data.configs import declared
 
     parser = Parser("trainer prepare", description="Import a dataset or base model into the store.")
     parser.add_argument("kind", choices=["dataset", "base-model"])
@@ -161,7 +161,7 @@ def _prepare(argv: list[str]) -> int:
     called, refresh = arguments.store_name, arguments.refresh
     if arguments.kind == "dataset":
         options = DataOptions.of(arguments)
-        config = arguments.data_config and declared(arguments.data_config, options.generation)
+        config = arguments.data_config and rules_of(options.generation).declared(arguments.data_config)
         ref = importers.dataset(
             store,
             arguments.name,

@@ -15,24 +15,26 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from pydantic import ValidationError
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.config.n17_config import N17Config
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
-from trainer.errors import PippaError
-from trainer.generation import N15, N17, Generation, is_tiny, named_generation
-from trainer.gr00t.n15.memory import parts as n15_parts
-from trainer.gr00t.n15.sections import Sections, tiny_sections
-from trainer.gr00t.n17.memory import parts as n17_parts
-from trainer.gr00t.n17.sections import OFFICIAL_3B, ModelConfig, tiny_values
+from trainer.errors import PippaError, UsageError
+from trainer.generation import DEFAULT, Generation, generation_of, is_tiny, named_generation
 from trainer.gr00t.parts.memory import Part
 
-Model = Sections | ModelConfig
-"""The sizes of a model of N1.5, or of N1.7."""
+
+class Model(Protocol):
+    """The sizes of a model, as ``sections`` of its generation has them."""
+
+    @property
+    def generation(self) -> Generation:
+        """Whose they are."""
+        ...
+
 
 CUDA_BYTES = 1_000_000_000
 """What a process takes of a card beside the model's tensors: CUDA's context with torch's kernels (0.5 to 0.6 GB),
@@ -50,9 +52,6 @@ resizes them, and lie in pinned memory: the default 32 batches of 32 samples wit
 PROCESS_BYTES, CUDA_HOST_BYTES, LOADER_BYTES = 900_000_000, 2_000_000_000, 100_000_000
 """Host memory of the engine's process without the model (measured: 0.85 GB), what CUDA's libraries add to it on a GPU
 (not measured), and what each data loading process adds (measured: 0.08 GB)."""
-
-CHECKPOINTS_KEPT = 5
-"""Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
 
 _KNOWN_FRAMES = {
     "synthetic.PickNPlace": (351, 256 * 256),
@@ -119,7 +118,7 @@ class Disk(NamedTuple):
     """Whether the native engine writes them, which links what is frozen."""
     frames: Frames | None
     """The dataset, decoded; None while it is not known. ``kept_frames`` says how much of it is kept."""
-    kept: int = CHECKPOINTS_KEPT
+    kept: int
     """Checkpoints that stay on the disk."""
 
     @property
@@ -155,9 +154,7 @@ class Forecast:
 
 def parts(model: Model, config: FinetuneConfig, *, on_gpu: bool = True) -> list[Part]:
     """The parts of a model of any generation in a training, in the order of the backward pass."""
-    if isinstance(model, ModelConfig):
-        return n17_parts(model, config, on_gpu=on_gpu)
-    return n15_parts(model, config, on_gpu=on_gpu)
+    return model.generation.module("gr00t", "memory").parts(model, config, on_gpu=on_gpu)
 
 
 def forecast(config: FinetuneConfig, model: Model, *, native: bool = True) -> Forecast:
@@ -170,7 +167,7 @@ def forecast(config: FinetuneConfig, model: Model, *, native: bool = True) -> Fo
         changing=sum(part.changing + (part.gradients if config.lora_rank else 0) for part in found),
         moments=2 * sum(part.gradients for part in found),
         saves=-(-config.max_steps // config.save_steps),
-        kept=config.save_total_limit if isinstance(config, N17Config) else CHECKPOINTS_KEPT,
+        kept=config.checkpoints_kept,
         atomic=native,
         frames=frame_bytes(config),
     )
@@ -195,7 +192,7 @@ def gpu_memory(config: FinetuneConfig, model: Model) -> Memory:
 
 def model_of(base_model: str, generation: Generation | None = None) -> Model | None:
     """The sizes of the base model called so: a tiny one's, those of a folder's config.json, else the official 3B's of
-    its ``generation``, N1.5 where neither that nor its name tells.
+    its ``generation``, the default one where neither that nor its name tells.
 
     None for a folder with another kind of model, or none.
     """
@@ -203,20 +200,17 @@ def model_of(base_model: str, generation: Generation | None = None) -> Model | N
 
     if is_folder(base_model):
         return read_sections(Path(base_model).expanduser())
-    newer = (generation or named_generation(base_model)) == N17
-    if is_tiny(base_model):
-        return ModelConfig.model_validate(tiny_values(0, 0, 0)) if newer else Sections.of(tiny_sections())
-    return OFFICIAL_3B if newer else Sections.of({})
+    sections = (generation or named_generation(base_model) or DEFAULT).module("gr00t", "sections")
+    return sections.tiny() if is_tiny(base_model) else sections.official()
 
 
 def read_sections(folder: Path) -> Model | None:
     """The sizes in ``folder/config.json``; None where there are none of a GR00T."""
     try:
         values = json.loads((folder / "config.json").read_text())
-        if values.get("model_type") == N17.model_type:
-            return ModelConfig.model_validate(values)
-        return Sections.of(values) if values.get("model_type") == N15.model_type else None
-    except (OSError, ValueError, AttributeError, ValidationError):
+        generation = generation_of(values, str(folder))
+        return generation.module("gr00t", "sections").read(values) if generation else None
+    except (OSError, ValueError, AttributeError, ValidationError, UsageError):
         return None
 
 

@@ -75,6 +75,7 @@ def ways(config: FinetuneConfig, model: Model, memory: int) -> list[Way]:
             continue
         for flags in _batches(config, change):
             changed = config.model_copy(update=flags)
+            changed = changed.with_batch_size(changed.batch_size)
             total = gpu_memory(changed, model).total
             tried.append(Way(" ".join(to_argv(changed, flags)), total))
             if fits(total, memory):

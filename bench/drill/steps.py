@@ -171,8 +171,7 @@ def make_trainer(
         # What is loaded ahead while the GPU warms up would hide a loader that is too slow.
         dataloader_prefetch_factor=1,
     )
-    out, generation = bench.folder / "out", bench.subject.generation
-    arguments = training_arguments(config, out, bench.dataset.sample_bytes, generation=generation)
+    arguments = training_arguments(config, bench.folder / "out", bench.dataset.sample_bytes)
     arguments.save_strategy = "no"
     if upstreams_way:
         arguments.optim = OPTIMIZER

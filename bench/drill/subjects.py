@@ -25,7 +25,7 @@ from trainer.data.n17.dataset import TrainingDataset as TrainingDatasetN17
 from trainer.data.n17.embodiments import PROJECTOR_INDEX
 from trainer.data.n17.finish import finish_images as finish_images_n17
 from trainer.data.n17.settings import ProcessorSettings
-from trainer.gr00t.base_model import N15, N17, Generation
+from trainer.generation import N15, N17, Generation
 from trainer.gr00t.n15.config import GR00TN15Config
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.gr00t.n15.processor import IMAGE_TOKEN, EagleProcessor

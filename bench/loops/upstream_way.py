@@ -16,7 +16,6 @@ from torch.nn import functional
 from transformers import Trainer, TrainingArguments
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.gr00t.base_model import N15, Generation
 from trainer.gr00t.n15.model import GR00TN15
 from trainer.training import arguments
 from trainer.training.finetune_trainer import FinetuneTrainer
@@ -37,10 +36,8 @@ def drive_in_upstreams_way() -> None:
         setattr(FinetuneTrainer, name, method)
     ours = arguments.training_arguments
 
-    def training_arguments(
-        config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0, generation: Generation = N15
-    ) -> TrainingArguments:
-        made = ours(config, output_dir, sample_bytes, generation)
+    def training_arguments(config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0) -> TrainingArguments:
+        made = ours(config, output_dir, sample_bytes)
         made.optim = OPTIMIZER
         return made
 

@@ -31,7 +31,9 @@ from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
 from trainer.data.configs import DataConfig, declared, declared_here
 from trainer.data.problem import Problem
+from trainer.data.rules import rules_of
 from trainer.errors import DamagedObjectError, DatasetError, ExitCode, UsageError
+from trainer.generation import DEFAULT
 from trainer.importers.names import Folder
 from trainer.importers.origin import changes_text, origin_text
 
@@ -123,9 +125,9 @@ def check(arguments: Namespace) -> int:
 
     name, screen = str(arguments.path), console()
     options = DataOptions.of(arguments)
-    config = arguments.data_config and declared(arguments.data_config, options.generation)
+    config = arguments.data_config and rules_of(options.generation).declared(arguments.data_config)
     if config is None:
-        if options.generation != "N1.5":
+        if options.generation != DEFAULT.name:
             raise UsageError("Name the data config.", "--data-config so100, or a file such as arm.toml.")
         fitting = _fitting(name)
         config = declared(fitting[0])
@@ -217,7 +219,7 @@ def _bring(source: str, arguments: Namespace, *, refresh: bool) -> int:
         screen.print(f"[dim]{escape(line)}[/]", soft_wrap=True)
 
     options = DataOptions.of(arguments)
-    config = arguments.data_config and declared(arguments.data_config, options.generation)
+    config = arguments.data_config and rules_of(options.generation).declared(arguments.data_config)
     warnings: list[Problem] = []
     if importers.is_folder(source):
         check_folder(source, config, options)  # before a store is started

@@ -13,15 +13,13 @@ from rich.table import Table
 
 from flows.views.forecast import Plan, print_forecast
 from flows.views.presets_table import cameras, components
-from trainer.config.argv import UPSTREAM_DEFAULTS, Provenance, pinned, to_argv
+from trainer.config.argv import Provenance, pinned, to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.flags import flag
 from trainer.config.presets import Preset
 from trainer.config.run_spec import Engine
 from trainer.config.settings import pippa_home, secret_from
-from trainer.data.configs import get_data_config
-from trainer.data.n17.embodiments import registered
-from trainer.generation import N15, is_tiny
+from trainer.generation import is_tiny
 from trainer.importers import describe, is_folder
 from trainer.runner.wandb_setup import default_wandb
 from trainer.store.stores import store_folder
@@ -105,31 +103,12 @@ def upstream_command_text(config: FinetuneConfig, provenance: Provenance) -> str
     if is_tiny(config.base_model_path):
         comments.append(f"# {flag('base_model_path')} {config.base_model_path} is pippa's own: upstream can't load it")
     if kept:
-        moved = ", ".join(f"{flag(name)} {getattr(config, name)} (now {UPSTREAM_DEFAULTS[name]})" for name in kept)
+        moved = ", ".join(f"{flag(name)} {getattr(config, name)} (now {config.moved_defaults[name]})" for name in kept)
         comments.append(f"# pinned, since upstream's default has moved: {moved}")
-    if config.generation == N15:
-        script = "python scripts/gr00t_finetune.py"
-    else:
-        # Its script doesn't start the processes of several GPUs.
-        start = "python" if config.num_gpus == 1 else f"torchrun --nproc_per_node={config.num_gpus}"
-        script, (config, detail) = f"{start} gr00t/experiment/launch_finetune.py", _for_upstream(config)
-        comments += detail
-        needed = ("embodiment_tag", "modality_config_path")
-        named = [*(name for name in named if name not in config.own_fields), *needed]
+    start, config, named, detail = config.as_upstream(named)
+    comments += detail
     argv = [*to_argv(config, named), *to_argv(config, kept)]
-    return "\n".join([*comments, " \\\n  ".join([script, *_by_flag(argv)])])
-
-
-def _for_upstream(config: FinetuneConfig) -> tuple[FinetuneConfig, list[str]]:
-    """A configuration of N1.7 with its data config as upstream's script takes it, and a comment where one is needed."""
-    data_config = get_data_config(config.data_config)
-    if getattr(config, "modality_config_path", None) or registered().get(config.embodiment_tag) == data_config:
-        return config, []
-    if data_config == registered()["so100"]:
-        return config.model_copy(update={"modality_config_path": "examples/SO100/so100_config.py"}), []
-    file = f"{data_config.name}_config.py"
-    detail = f"# {file} registers the modality config {data_config.name}; upstream has none for this dataset"
-    return config.model_copy(update={"modality_config_path": file}), [detail]
+    return "\n".join([*comments, " \\\n  ".join([start, *_by_flag(argv)])])
 
 
 def _basename(name: str) -> str:

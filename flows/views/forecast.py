@@ -20,7 +20,7 @@ from trainer.config.run_spec import Engine
 from trainer.config.settings import DISK_RESERVE, frame_cache_bytes, frame_cache_folder, pippa_home, price_per_hour
 from trainer.events import WarningEvent
 from trainer.forecast import Forecast, Memory, Model, forecast, kept_frames, model_of
-from trainer.generation import N15, is_tiny
+from trainer.generation import is_tiny
 from trainer.memory_advice import CARDS, smallest_card, ways
 from trainer.runner.cards import Card
 from trainer.runner.forecast_warnings import host_memory, memory_warning
@@ -78,8 +78,7 @@ def plan(
     needs = forecast(config, model, native=engine == "native")
     existing = next(folder for folder in (home, *home.absolute().parents) if folder.exists())
     free = shutil.disk_usage(existing).free if launcher == "process" else None
-    # N1.7's images are processed by the CPU, wherever it trains.
-    on_gpu = config.generation == N15 and not _on_cpu(config, cards)
+    on_gpu = config.images_on_gpu and not _on_cpu(config, cards)
     room = _room_for_frames(needs, free, environ)
     return Plan(
         config=config,

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from flows.views.dry_run import upstream_command_text
-from trainer.config.argv import UPSTREAM_DEFAULTS, resolve
+from trainer.config.argv import resolve
+from trainer.config.finetune_config import UPSTREAM_DEFAULTS
 from trainer.config.flags import flag
 
 ROOT = Path(__file__).resolve().parents[2]

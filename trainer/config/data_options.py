@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from trainer.data.exclusion import as_texts, parse_exclusion
 from trainer.errors import UsageError
+from trainer.generation import DEFAULT, GENERATIONS
 
 VideoAlignment = Literal["timestamp", "index"]
 
@@ -24,7 +25,7 @@ class DataOptions(BaseModel):
     exclude_episodes: tuple[str, ...] = ()
     """Of this one dataset; as ``trainer.data.exclusion`` writes them."""
 
-    generation: Literal["N1.5", "N1.7"] = "N1.5"
+    generation: str = DEFAULT.name
     """Whose processing the data are for: it decides what a data config asks of them."""
 
     @field_validator("exclude_episodes", mode="before")
@@ -42,7 +43,7 @@ class DataOptions(BaseModel):
         alignment = ["--video-alignment", self.video_alignment] if self.video_alignment != "timestamp" else []
         recompute = ["--recompute-statistics"] if self.recompute_statistics else []
         excluded = ["--exclude-episodes", *self.exclude_episodes] if self.exclude_episodes else []
-        generation = ["--generation", self.generation] if self.generation != "N1.5" else []
+        generation = ["--generation", self.generation] if self.generation != DEFAULT.name else []
         return [*alignment, *recompute, *generation, *excluded]
 
     @classmethod
@@ -66,9 +67,9 @@ class DataOptions(BaseModel):
         )
         parser.add_argument(
             "--generation",
-            choices=("N1.5", "N1.7"),
-            default="N1.5",
-            help="with the check: the generation of GR00T that the data are for [N1.5]",
+            choices=[generation.name for generation in GENERATIONS],
+            default=DEFAULT.name,
+            help=f"with the check: the generation of GR00T that the data are for [{DEFAULT.name}]",
         )
 
     @classmethod

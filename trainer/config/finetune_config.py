@@ -10,16 +10,16 @@ to torchcodec.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_serializer, field_validator
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import SkipJsonSchema
 
 from trainer.config.data_options import DataOptions, VideoAlignment
-from trainer.data.config_file import from_text, to_document
-from trainer.data.configs import declared
+from trainer.data.config_file import as_argument, from_text, to_document
+from trainer.data.configs import DATA_CONFIGS, declared
 from trainer.data.data_config import DataConfig
 from trainer.data.exclusion import as_texts, of_dataset, parse_exclusion
 from trainer.data.holdout_rule import NO_HOLDOUT, parse_holdout
@@ -33,6 +33,14 @@ Evaluate = Literal["every", "last", "none"]
 
 LOGGING_STEPS = 10
 """Steps between two logged losses, of every engine: upstream's script sets it, and has no flag for it."""
+CHECKPOINTS_KEPT = 5
+"""Complete checkpoints kept on disk, as upstream's ``save_total_limit``; the object store keeps them all."""
+UPSTREAM_DEFAULTS: Mapping[str, object] = {
+    "save_steps": 3000,
+    "dataloader_num_workers": 12,
+    "video_backend": "torchcodec",
+}
+"""Upstream's defaults today (branch ``n1.5-release``) that are not those of ``FinetuneConfig``."""
 
 
 RUN_FIELDS = ("evaluate", "keep_last", "keep_every")
@@ -107,8 +115,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
 class FinetuneConfig(BaseModel):
     """The arguments of one fine-tuning of GR00T N1.5, in upstream's names and order.
 
-    ``trainer.config.n17_config`` has those of N1.7. What both have means the same, so that all but the engine reads
-    either.
+    Those of the other generations derive from it (``trainer.config.generations``). What they share means the same, so
+    that all but the engine reads any.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True)
@@ -118,6 +126,34 @@ class FinetuneConfig(BaseModel):
     groups: ClassVar[Mapping[str, tuple[str, ...]]] = GROUPS
     derived: ClassVar[Mapping[str, str]] = {}
     """Fields that no flag sets, since others decide them, and what to write instead."""
+    decided_by: ClassVar[Mapping[str, str]] = {}
+    """Of those, the field that decides it, where the flag of that one is to be named."""
+    elsewhere: ClassVar[Mapping[str, str]] = {
+        "global_batch_size": "GR00T N1.5 has --batch-size, the samples of each GPU.",
+        "use_wandb": "GR00T N1.5 has --report-to wandb.",
+        "modality_config_path": "GR00T N1.5 has --data-config.",
+        "experiment_name": "name the whole folder with --output-dir; --name names the run.",
+        "wandb_project": "set WANDB_PROJECT.",
+        "save_total_limit": "five checkpoints are kept on the disk.",
+    }
+    """Flags of other generations, and what to write instead."""
+    not_upstreams: ClassVar[Mapping[str, str]] = {
+        "num_nodes": "upstream trains on one machine.",
+        "fsdp": "upstream trains with the whole model on each GPU.",
+        "fsdp_devices": "upstream trains with the whole model on each GPU.",
+        "video_alignment": "upstream finds a row's frame by its timestamp.",
+        "recompute_statistics": "upstream normalises with what meta/stats.json says.",
+        "upstream_exact": "upstream's engine is that already: leave the flag out.",
+        "holdout": "upstream trains on every episode.",
+        "exclude_episodes": "upstream trains on every episode.",
+    }
+    """Fields that an engine of upstream can't have another value of than the default, and why."""
+    moved_defaults: ClassVar[Mapping[str, object]] = UPSTREAM_DEFAULTS
+    """Upstream's defaults of today that are not those of this class."""
+    typed_otherwise: ClassVar[bool] = False
+    """Whether what somebody types has another form than the fields, into which ``resolved`` brings it."""
+    images_on_gpu: ClassVar[bool] = True
+    """Whether a GPU that trains also processes the images."""
 
     dataset_path: Annotated[list[str], Field(min_length=1)]
     """Datasets to train on: names in the object store, hub ids or folders. More than one makes a mixture."""
@@ -260,6 +296,72 @@ class FinetuneConfig(BaseModel):
         except UsageError as error:
             return dict(values), [f"--data-config: {error.message} {error.hint}".rstrip()]
         return dict(values), []
+
+    @classmethod
+    def flag_order(cls) -> Sequence[str]:
+        """The fields in the order of upstream's command line, pippa's own last."""
+        return tuple(cls.fields())
+
+    def words(self, name: str) -> list[str]:
+        """The value of a field that is set and not a switch, as the words after its flag."""
+        value = getattr(self, name)
+        if isinstance(value, dict):
+            return [text for pair in value.items() for text in map(str, pair)]
+        if isinstance(value, list):
+            return value
+        if name == "data_config":
+            return [as_argument(value)]
+        return [repr(value) if isinstance(value, float) else str(value)]
+
+    def as_upstream(self, named: Sequence[str]) -> tuple[str, FinetuneConfig, list[str], list[str]]:
+        """How upstream's script is started for this training, given the fields to name: the program, the configuration
+        as it takes it, the fields, and comments for who reads it.
+        """
+        return f"python {self.generation.script}", self, list(named), []
+
+    def unlike_upstream(self) -> list[str]:
+        """What upstream's script takes and then fails on."""
+        problems = []
+        if self.dataloader_num_workers == 0:
+            problems.append(
+                "--dataloader-num-workers 0: upstream always passes a prefetch factor, which needs a worker."
+            )
+        if self.report_to == "azure_ml":
+            problems.append("--report-to azure_ml: upstream's environment has no Azure ML; wandb and tensorboard work.")
+        if self.data_config not in DATA_CONFIGS:
+            problems.append(
+                f"--data-config {self.data_config}: upstream's own data configs are classes of its transforms, pippa's "
+                "are declarations; upstream knows the built-in ones alone."
+            )
+        return problems
+
+    def upstream_policy(self, denoising_steps: int) -> str | None:
+        """Python that loads a checkpoint of this training, in ``./FOLDER``, with upstream's code; None where that does
+        not know the data config.
+        """
+        if not isinstance(self.data_config, str):
+            return None
+        return (
+            "from gr00t.experiment.data_config import DATA_CONFIG_MAP\n"
+            "from gr00t.model.policy import Gr00tPolicy\n\n"
+            f"config = DATA_CONFIG_MAP[{self.data_config!r}]\n"
+            "policy = Gr00tPolicy(\n"
+            '    model_path="./FOLDER",\n'
+            "    modality_config=config.modality_config(),\n"
+            "    modality_transform=config.transform(),\n"
+            f"    embodiment_tag={self.embodiment_tag!r},\n"
+            f"    denoising_steps={denoising_steps},\n"
+            ")"
+        )
+
+    def with_batch_size(self, samples: int) -> Self:
+        """The same training with so many samples on each GPU."""
+        return self.model_copy(update={"batch_size": samples})
+
+    @property
+    def checkpoints_kept(self) -> int:
+        """Complete checkpoints that stay on the disk."""
+        return CHECKPOINTS_KEPT
 
     @property
     def processes(self) -> int:

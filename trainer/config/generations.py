@@ -6,20 +6,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, SerializeAsAny, SerializerFunctionWrapHandler, WrapSerializer
 from pydantic.fields import FieldInfo
 
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.n17_config import N17Config
-from trainer.generation import N15, Generation, generation_in, named_generation
+from trainer.generation import DEFAULT, Generation, generation_in, named_generation
 
 CONFIGS: Mapping[str, type[FinetuneConfig]] = {config.generation.name: config for config in (FinetuneConfig, N17Config)}
 """By the name of the generation."""
 
-ALL_FIELDS: Mapping[str, FieldInfo] = {
-    **FinetuneConfig.fields(),
-    **{name: field for name, field in N17Config.fields().items() if name not in FinetuneConfig.fields()},
-}
+
+def _of_all() -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
+    for config in CONFIGS.values():
+        found |= {name: field for name, field in config.fields().items() if name not in found}
+    return found
+
+
+ALL_FIELDS: Mapping[str, FieldInfo] = _of_all()
 """Every flag of any generation."""
 
 
@@ -40,10 +45,10 @@ def generation_named(base_model: object) -> Generation | None:
 
 
 def config_of(base_model: object) -> type[FinetuneConfig]:
-    """The arguments of a training of ``base_model``; N1.5's where its generation is not known. Raises as
+    """The arguments of a training of ``base_model``; those of the default one where it is not known. Raises as
     ``generation_named``.
     """
-    return CONFIGS[(generation_named(base_model) or N15).name]
+    return CONFIGS[(generation_named(base_model) or DEFAULT).name]
 
 
 def other_flags(config: type[FinetuneConfig], given: Iterable[str]) -> list[str]:
@@ -52,27 +57,31 @@ def other_flags(config: type[FinetuneConfig], given: Iterable[str]) -> list[str]
     for name in given:
         if name not in ALL_FIELDS or name in config.fields():
             continue
-        instead = config.derived.get(name) or _INSTEAD.get(name) or "leave it out."
+        instead = config.derived.get(name) or config.elsewhere.get(name) or "leave it out."
         theirs = next(each.generation for each in CONFIGS.values() if name in each.fields())
         found.append(f"--{name.replace('_', '-')} is a flag of {theirs}: {instead}")
     return found
 
 
-_INSTEAD = {
-    "global_batch_size": "GR00T N1.5 has --batch-size, the samples of each GPU.",
-    "use_wandb": "GR00T N1.5 has --report-to wandb.",
-    "modality_config_path": "GR00T N1.5 has --data-config.",
-    "experiment_name": "name the whole folder with --output-dir; --name names the run.",
-    "wandb_project": "set WANDB_PROJECT.",
-    "save_total_limit": "five checkpoints are kept on the disk.",
-}
+def _told_by(values: Mapping[str, Any]) -> type[FinetuneConfig]:
+    """Whose arguments ``values`` are by their names alone: the first that has them all, or lacks the fewest."""
+    return min(CONFIGS.values(), key=lambda config: len(values.keys() - config.model_fields.keys()))
 
 
 def _read(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return value
-    return (N17Config if "global_batch_size" in value else FinetuneConfig).model_validate(value)
+    values = {name: each for name, each in value.items() if name != "generation"}
+    return CONFIGS.get(value.get("generation", ""), _told_by(values)).model_validate(values)
 
 
-AnyConfig = Annotated[SerializeAsAny[FinetuneConfig], BeforeValidator(_read)]
-"""The configuration of a training of any generation, as a field."""
+def _write(config: FinetuneConfig, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    values = handler(config)
+    told = _told_by(values) is type(config)
+    return values if told else {"generation": config.generation.name, **values}
+
+
+AnyConfig = Annotated[SerializeAsAny[FinetuneConfig], BeforeValidator(_read), WrapSerializer(_write)]
+"""The configuration of a training of any generation, as a field; where the names of its arguments don't tell which, it
+is written with them.
+"""

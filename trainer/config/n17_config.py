@@ -8,9 +8,10 @@ upstream's: the batch of one GPU, and where metrics go.
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from pydantic.json_schema import SkipJsonSchema
@@ -19,7 +20,7 @@ from trainer.config.data_options import DataOptions
 from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
 from trainer.data.data_config import DataConfig
 from trainer.data.n17.configs import get_data_config, of_tag, of_upstream_file
-from trainer.data.n17.embodiments import tag_of
+from trainer.data.n17.embodiments import registered, tag_of
 from trainer.errors import UsageError
 from trainer.generation import N17, Generation
 
@@ -59,6 +60,8 @@ N17_OWN_FIELDS = (
     *("resume", *OWN_FIELDS),
 )
 """What upstream's script doesn't take."""
+UPSTREAM_HORIZON = 40
+"""Upstream's script sets ``max_action_horizon`` to this."""
 
 _GROUPS: dict[str, tuple[str, ...]] = {
     "data": (
@@ -100,6 +103,17 @@ class N17Config(FinetuneConfig):
         "balance_dataset_weights": "leave it out: GR00T N1.7 draws each step of each dataset alike.",
         "balance_trajectory_weights": "leave it out: GR00T N1.7 draws each step of each dataset alike.",
     }
+
+    decided_by: ClassVar[Mapping[str, str]] = {"batch_size": "global_batch_size"}
+    elsewhere: ClassVar[Mapping[str, str]] = {}
+    not_upstreams: ClassVar[Mapping[str, str]] = {
+        **FinetuneConfig.not_upstreams,
+        "lora_rank": "upstream's script for GR00T N1.7 has no LoRA.",
+        "dataloader_prefetch_factor": "upstream's script for GR00T N1.7 has no such flag.",
+    }
+    moved_defaults: ClassVar[Mapping[str, object]] = {}
+    typed_otherwise: ClassVar[bool] = True
+    images_on_gpu: ClassVar[bool] = False
 
     output_dir: Annotated[str, Field(min_length=1)] = "./outputs"
     """Folder for checkpoints. A relative one lies in the run's own folder."""
@@ -197,7 +211,71 @@ class N17Config(FinetuneConfig):
     @property
     def data_options(self) -> list[DataOptions]:
         """How each of the datasets is read."""
-        return [each.model_copy(update={"generation": N17.name}) for each in super().data_options]
+        return [each.model_copy(update={"generation": self.generation.name}) for each in super().data_options]
+
+    @classmethod
+    def flag_order(cls) -> Sequence[str]:
+        """See ``FinetuneConfig``."""
+        return (*UPSTREAM_ORDER, *cls.own_fields)
+
+    def words(self, name: str) -> list[str]:
+        """See ``FinetuneConfig``. Several datasets are one word, as upstream's script takes them."""
+        if name == "dataset_path":
+            return [os.pathsep.join(self.dataset_path)]
+        if name == "data_config" and isinstance(config := self.data_config, DataConfig):
+            return [config.name] if registered().get(config.name) == config else super().words(name)
+        return super().words(name)
+
+    def as_upstream(self, named: Sequence[str]) -> tuple[str, FinetuneConfig, list[str], list[str]]:
+        """See ``FinetuneConfig``. The script wants a file for a data config that it does not know."""
+        # It doesn't start the processes of several GPUs.
+        start = "python" if self.num_gpus == 1 else f"torchrun --nproc_per_node={self.num_gpus}"
+        names = [*(name for name in named if name not in self.own_fields), "embodiment_tag", "modality_config_path"]
+        data_config, file, comments = get_data_config(self.data_config), self.modality_config_path, []
+        if file is None and registered().get(self.embodiment_tag) != data_config:
+            if data_config == registered()["so100"]:
+                file = "examples/SO100/so100_config.py"
+            else:
+                file = f"{data_config.name}_config.py"
+                comments = [
+                    f"# {file} registers the modality config {data_config.name}; upstream has none for this dataset"
+                ]
+        config = self.model_copy(update={"modality_config_path": file})
+        return f"{start} {self.generation.script}", config, names, comments
+
+    def unlike_upstream(self) -> list[str]:
+        """See ``FinetuneConfig``."""
+        problems = []
+        data_config, theirs = get_data_config(self.data_config), registered().get(self.embodiment_tag)
+        if theirs not in (None, data_config):
+            problems.append(
+                f"--data-config {data_config}: upstream has one for {self.embodiment_tag} and registers no other; "
+                "--embodiment-tag new_embodiment takes any."
+            )
+        if data_config.action_horizon > UPSTREAM_HORIZON:
+            problems.append(
+                f"--data-config {data_config}: predicts {data_config.action_horizon} steps; upstream's script takes "
+                f"{UPSTREAM_HORIZON}, whatever the base model says."
+            )
+        if self.num_gpus > 1:
+            problems.append("--num-gpus: upstream's script trains on several by DeepSpeed, whose checkpoints differ.")
+        return problems
+
+    def upstream_policy(self, denoising_steps: int) -> str | None:  # noqa: ARG002 - its files say the steps
+        """See ``FinetuneConfig``."""
+        return (
+            "from gr00t.policy.gr00t_policy import Gr00tPolicy\n\n"
+            f'policy = Gr00tPolicy({self.embodiment_tag!r}, "./FOLDER", device="cuda:0")'
+        )
+
+    def with_batch_size(self, samples: int) -> Self:
+        """See ``FinetuneConfig``."""
+        return self.model_copy(update={"batch_size": samples, "global_batch_size": samples * self.processes})
+
+    @property
+    def checkpoints_kept(self) -> int:
+        """See ``FinetuneConfig``."""
+        return self.save_total_limit
 
     @classmethod
     def resolved(cls, values: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:

@@ -42,9 +42,7 @@ class Preset:
     @cached_property
     def config(self) -> FinetuneConfig:
         """The preset as a complete configuration."""
-        if self.kind is FinetuneConfig:
-            return FinetuneConfig.model_validate(self.values)
-        values, problems = self.kind.resolved(self.values)
+        values, problems = self.kind.resolved(self.values) if self.kind.typed_otherwise else (self.values, [])
         if problems:
             raise UsageError("\n".join(problems), f"Correct the preset {self.name}.")
         return self.kind.model_validate(values)

@@ -28,7 +28,6 @@ from trainer.config.flags import field_problems
 from trainer.config.generations import config_of, other_flags
 from trainer.config.preset import Goal, Preset, Value
 from trainer.errors import UsageError
-from trainer.generation import N15
 
 LARGEST = 256 * 1024
 """Bytes."""
@@ -137,7 +136,7 @@ def _preset(
         return None
     others = other_flags(config, values)
     values = {key: value for key, value in values.items() if f"--{key.replace('_', '-')} is" not in "".join(others)}
-    if config.generation != N15:
+    if config.typed_otherwise:
         values, unreadable = config.resolved(values)
         others += unreadable
     problems += [f"{prefix}arguments: {problem}" for problem in [*field_problems(config, values), *others]]

@@ -16,10 +16,9 @@ from types import MappingProxyType
 from trainer.data.config_file import SUFFIXES, from_text, read_file
 from trainer.data.config_module import from_module
 from trainer.data.data_config import DataConfig, Feature, Normalisation
-from trainer.data.n17 import configs as n17_configs
-from trainer.data.n17.embodiments import registered
+from trainer.data.rules import rules_of
 from trainer.errors import UsageError
-from trainer.generation import N15, N17
+from trainer.generation import GENERATIONS
 
 __all__ = [
     "DATA_CONFIGS",
@@ -30,6 +29,7 @@ __all__ = [
     "declared",
     "declared_here",
     "get_data_config",
+    "is_built_in",
 ]
 
 PROJECTOR_INDEX: Mapping[str, int] = MappingProxyType(
@@ -94,14 +94,17 @@ def get_data_config(name: str | DataConfig) -> DataConfig:
     )
 
 
-def declared(name: str | DataConfig, generation: str = N15.name) -> str | DataConfig:
-    """``name`` as it can travel: the name of a built-in data config, else the whole declaration; of N1.7 always that.
-    Raises ``UsageError`` as ``get_data_config`` does.
+def declared(name: str | DataConfig) -> str | DataConfig:
+    """``name`` as it can travel: the name of a built-in data config, else the whole declaration. Raises ``UsageError``
+    as ``get_data_config`` does.
     """
-    if generation == N17.name:
-        return n17_configs.get_data_config(name)
     config = get_data_config(name)
     return config.name if DATA_CONFIGS.get(config.name) == config else config
+
+
+def is_built_in(config: DataConfig) -> bool:
+    """Whether it is one that a generation has under its name."""
+    return any(rules_of(each.name).built_in().get(config.name) == config for each in GENERATIONS)
 
 
 def declared_here() -> list[DataConfig]:
@@ -114,7 +117,7 @@ def declared_here() -> list[DataConfig]:
 
 
 def _own(config: DataConfig) -> DataConfig:
-    if DATA_CONFIGS.get(config.name, config) != config != registered().get(config.name):
+    if DATA_CONFIGS.get(config.name, config) != config and not is_built_in(config):
         raise UsageError(
             f"A data config of your own is called {config.name}, as a built-in one that differs from it.",
             "Give it another name (`name`, or the file's).",

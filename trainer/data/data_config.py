@@ -2,8 +2,8 @@
 
 The one definition of the format: built-in data configs, users' files, and what a run spec, a container and a checkpoint
 carry all have these fields (docs/data.md describes them for people). A field that is added later is optional, so that
-older declarations stay valid. Upstream's modality configs of GR00T N1.7 are expressed here too: what only that
-generation can do is what ``DataConfig.n17_only`` lists.
+older declarations stay valid. Modality configs of every generation are expressed here: what one of them can't do,
+``trainer.data.rules`` knows.
 """
 
 from __future__ import annotations
@@ -143,16 +143,6 @@ class DataConfig:
     def instruction_column(self, modality: Modality) -> str:
         """The column of the table that says what the robot is to do, as text or as a task's number."""
         return _TASK_INDEX if self.language == TASK else modality.column("annotation", *self.keys("annotation"))
-
-    @property
-    def n17_only(self) -> list[str]:
-        """What of this config only GR00T N1.7 can do, as one would say it; empty for most."""
-        found = [f"action.{feature.key} relative to a state" for feature in self.action if feature.relative_to]
-        if self.video_delta_indices != (0,):
-            found.append(f"video_delta_indices {list(self.video_delta_indices)}")
-        if self.language == TASK:
-            found.append(f"language {TASK}")
-        return found
 
     def missing(self, modality: Modality) -> dict[str, list[str]]:
         """The keys this config needs and ``modality`` lacks, by modality; empty when the dataset fits."""

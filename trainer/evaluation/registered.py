@@ -20,13 +20,13 @@ from trainer.config.flags import parse
 from trainer.config.run_spec import SnapshotRef
 from trainer.config.settings import pippa_home
 from trainer.data.exclusion import numbers_as_texts, numbers_of
-from trainer.data.n17.processor_files import CONFIG
 from trainer.data.policy_config import FILE, recorded_data_config
 from trainer.errors import UsageError
 from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from trainer.evaluation.dataset import Chosen, EvaluationDataset, first_of_each, named
 from trainer.evaluation.report import write_report
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
+from trainer.generation import GENERATIONS
 from trainer.store import registry, runs
 from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS, Evaluation, merged
 from trainer.store.local_cache import cached
@@ -35,7 +35,10 @@ from trainer.store.object_store import ObjectStore
 from trainer.store.registry import CheckpointEntry
 from trainer.store.stores import existing_store
 
-_SAYS_ITS_CONFIG = {f"experiment_cfg/{FILE}", CONFIG}
+_SAYS_ITS_CONFIG = {
+    f"experiment_cfg/{FILE}",
+    *(each.processor_files[0] for each in GENERATIONS if each.processor_files),
+}
 """A checkpoint with one of these files knows its data config."""
 
 

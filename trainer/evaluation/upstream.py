@@ -29,7 +29,7 @@ from trainer.runner.parent_watch import die_with_parent
 _HORIZON = 16
 """The default of upstream's script."""
 _EPISODE_MSE = re.compile(r"^MSE: (\S+)$|MSE for trajectory \d+: (\S+), MAE: ")
-_N17_SCRIPT = "open_loop_eval.py"
+_BY_IDS = "open_loop_eval.py"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keys, horizon = config.keys("action"), min(_HORIZON, config.action_horizon)
     compared = what_is_compared(DatasetMeta.load(options.dataset_path), keys, options.trajs, options.steps, horizon)
     script = Path(given[first - 1]).name
-    if script == _N17_SCRIPT:
+    if script == _BY_IDS:
         places = map(str, range(len(compared.episodes)))
         own = ["--traj-ids", *places, "--action-horizon", str(horizon)]
     else:

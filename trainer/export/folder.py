@@ -15,10 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from trainer.data.n17.processor_files import CONFIG, EMBODIMENTS, STATISTICS
 from trainer.errors import StoreError, UsageError
 from trainer.export.model_card import Lineage, model_card
-from trainer.gr00t.base_model import generation_in
+from trainer.generation import GENERATIONS, generation_in
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.store import registry, runs, snapshots
 from trainer.store.manifest import read_manifest
@@ -32,7 +31,7 @@ CARD, PLOTS = "README.md", "plots"
 _FOLDERS = ("", "experiment_cfg", "processor")
 """Where a checkpoint has files that loading needs: beside the weights, and where upstream's engines put the rest."""
 _ADAPTERS = f"{ADAPTER}/adapter_"
-_OF_N17 = (CONFIG, STATISTICS, EMBODIMENTS)
+_PROCESSORS = {name for generation in GENERATIONS for name in generation.processor_files}
 _KINDS = {".json", ".safetensors", ".txt", ".jinja"}
 _TRAININGS_OWN = {"trainer_state.json"}
 _TOKENS = {"tokenizer.json", "vocab.json", "merges.txt"}
@@ -99,9 +98,9 @@ def _of_the_policy(path: str) -> bool:
 def _of_the_adapter(path: str) -> bool:
     """Whether the adapters alone need the file at ``path``: they themselves, data config and statistics.
 
-    ``config.json`` tells what model they are for. GR00T N1.7 has its statistics beside the weights.
+    ``config.json`` tells what model they are for. Some generations have their statistics beside the weights.
     """
-    return path in ("config.json", *_OF_N17) or (
+    return path in ("config.json", *_PROCESSORS) or (
         path.startswith((_ADAPTERS, "experiment_cfg/")) and PurePosixPath(path).suffix in _KINDS
     )
 

@@ -16,8 +16,7 @@ from trainer.data.data_config import DataConfig
 from trainer.data.policy_config import PolicyConfig, read_policy_config
 from trainer.errors import UsageError
 from trainer.evaluation.verdict import verdict
-from trainer.gr00t.base_model import N17, Generation
-from trainer.gr00t.licenses import LICENSES, License
+from trainer.generation import Generation, License
 from trainer.store.registry import CheckpointEntry
 
 _NEVER = {
@@ -48,7 +47,7 @@ class Lineage:
         """What the base model's weights are published under; None where they are pippa's own."""
         if self.base_is_generated or self.generation is None:
             return None
-        return LICENSES.get(self.generation.model_type)
+        return self.generation.license
 
 
 def model_card(entry: CheckpointEntry, lineage: Lineage, plots: Sequence[str], folder: Path, *, adapter: bool) -> str:
@@ -158,29 +157,10 @@ def _use(spec: RunSpec, known: PolicyConfig | None, lineage: Lineage) -> Iterato
         "```sh\npippa serve ./FOLDER\n```\n\n"
         '```python\nimport pippa\n\npolicy = pippa.Policy("./FOLDER")\nactions = policy.get_action(observation)\n```'
     )
-    name = _data_config_name(spec)
     if lineage.base_is_generated:
         return  # Isaac-GR00T knows the backbones and vocabularies of NVIDIA's models alone
-    if known is not None and lineage.generation == N17:
-        yield (
-            "In a checkout of Isaac-GR00T:\n\n```python\n"
-            "from gr00t.policy.gr00t_policy import Gr00tPolicy\n\n"
-            f'policy = Gr00tPolicy({known.embodiment_tag!r}, "./FOLDER", device="cuda:0")\n```'
-        )
-    elif known is not None and not _is_own(spec):
-        yield (
-            "In a checkout of Isaac-GR00T:\n\n```python\n"
-            "from gr00t.experiment.data_config import DATA_CONFIG_MAP\n"
-            "from gr00t.model.policy import Gr00tPolicy\n\n"
-            f"config = DATA_CONFIG_MAP[{name!r}]\n"
-            "policy = Gr00tPolicy(\n"
-            '    model_path="./FOLDER",\n'
-            "    modality_config=config.modality_config(),\n"
-            "    modality_transform=config.transform(),\n"
-            f"    embodiment_tag={known.embodiment_tag!r},\n"
-            f"    denoising_steps={known.denoising_steps},\n"
-            ")\n```"
-        )
+    if known is not None and (code := spec.config.upstream_policy(known.denoising_steps)):
+        yield f"In a checkout of Isaac-GR00T:\n\n```python\n{code}\n```"
 
 
 def _adapter_use(lineage: Lineage) -> Iterator[str]:

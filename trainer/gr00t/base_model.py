@@ -15,24 +15,9 @@ from pydantic import ValidationError
 
 from trainer.config.settings import hub_token
 from trainer.errors import UsageError
-from trainer.generation import GENERATIONS, N15, N17, Generation, generation_in, generation_of, named_generation
+from trainer.generation import Generation
 from trainer.gr00t.weight_files import weights_problem
 from trainer.wrong_values import first_problem
-
-__all__ = [
-    "GENERATIONS",
-    "N15",
-    "N17",
-    "TOKENIZER_FILES",
-    "Generation",
-    "generation_in",
-    "generation_of",
-    "has_tokenizer",
-    "named_generation",
-    "read_config_json",
-    "require_whole",
-    "resolve_folder",
-]
 
 T = TypeVar("T")
 

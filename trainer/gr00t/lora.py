@@ -21,11 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from trainer.errors import UsageError
-from trainer.gr00t.n15.model import GR00TN15
-from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.weight_files import ADAPTER
-
-Model = GR00TN15 | Gr00tN1d7
+from trainer.gr00t.weights import GrootModel
 
 _CONFIG, _WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -51,7 +48,7 @@ def lora_targets(model: nn.Module, full_model: bool) -> list[str]:
 
 
 def add_lora(
-    model: Model, *, rank: int, alpha: int, dropout: float, full_model: bool = False, train_projector: bool = True
+    model: GrootModel, *, rank: int, alpha: int, dropout: float, full_model: bool = False, train_projector: bool = True
 ) -> None:
     """Freeze ``model`` and give it adapters of ``rank``, scaled by ``alpha`` / ``rank``, to train instead.
 
@@ -73,7 +70,7 @@ def add_lora(
 
 
 def merged_state(
-    model: Model, weights: Mapping[str, torch.Tensor] | None = None
+    model: GrootModel, weights: Mapping[str, torch.Tensor] | None = None
 ) -> tuple[dict[str, torch.Tensor], set[str]]:
     """The weights with the adapters merged in, under the names they have without LoRA, and which of them change.
 
@@ -100,7 +97,7 @@ def merged_state(
     return state, changing
 
 
-def adapter_state(model: Model, weights: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
+def adapter_state(model: GrootModel, weights: Mapping[str, torch.Tensor] | None = None) -> dict[str, torch.Tensor]:
     """The adapters, and the projector where it is trained, under the names peft gives them on disk; ``weights`` as of
     ``merged_state``.
     """
@@ -109,7 +106,7 @@ def adapter_state(model: Model, weights: Mapping[str, torch.Tensor] | None = Non
     return {_on_disk(name): weights[name].detach().contiguous() for name in trained}
 
 
-def save_adapter(model: Model, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
+def save_adapter(model: GrootModel, folder: Path, state: dict[str, torch.Tensor] | None = None) -> None:
     """Write ``adapter_state`` (or a copy of it, ``state``) as peft does; ``PeftModel`` loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / _CONFIG).write_text(json.dumps(_describe(model), indent=2, sort_keys=True) + "\n")
@@ -125,7 +122,7 @@ def require_lora_of(checkpoint: Path) -> None:
         )
 
 
-def load_adapter(model: Model, checkpoint: Path) -> None:
+def load_adapter(model: GrootModel, checkpoint: Path) -> None:
     """Fill the adapters of ``model``, made by ``add_lora`` over the base model, with those of a checkpoint.
 
     Raises ``UsageError`` when the checkpoint has none, or others than these, or when ``model`` is not the base model
@@ -155,7 +152,7 @@ def load_adapter(model: Model, checkpoint: Path) -> None:
     _check_base(model, checkpoint)
 
 
-def _check_base(model: Model, checkpoint: Path) -> None:
+def _check_base(model: GrootModel, checkpoint: Path) -> None:
     """The base model with the adapters must be the merged model beside them."""
     state, changing = merged_state(model)
     saved = {
@@ -182,11 +179,11 @@ def _delta(layer: Any, path: str, weights: Mapping[str, torch.Tensor]) -> torch.
     return layer.scaling[_NAME] * (b.detach().float() @ a.detach().float())
 
 
-def _trained(model: Model) -> dict[str, nn.Parameter]:
+def _trained(model: GrootModel) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def _projector(model: Model) -> list[str]:
+def _projector(model: GrootModel) -> list[str]:
     return [f"action_head.{name}" for name in _PROJECTOR if hasattr(model.action_head, name)]
 
 
@@ -194,7 +191,7 @@ def _on_disk(name: str) -> str:
     return _PREFIX + name.replace(f".{_NAME}.", ".")
 
 
-def _describe(model: Model) -> Mapping[str, Any]:
+def _describe(model: GrootModel) -> Mapping[str, Any]:
     """The peft configuration of the adapters in ``model``, with the projector as ``modules_to_save`` where trained."""
     config = dict(model.peft_config[_NAME].to_dict())  # pyrefly: ignore[missing-attribute]
     config["base_model_name_or_path"] = model.config.name_or_path

@@ -11,7 +11,6 @@ import torch
 
 from trainer.data.configs import DataConfig
 from trainer.errors import UsageError
-from trainer.gr00t.base_model import N17
 from trainer.gr00t.checkpoint import Checkpoint, find_checkpoint
 from trainer.gr00t.parts.chunking import Chunking
 from trainer.gr00t.previous_chunk import PreviousChunk
@@ -224,10 +223,4 @@ def _device(given: str | torch.device | None) -> torch.device:
 
 
 def _actor(checkpoint: Checkpoint, device: torch.device) -> Actor:
-    if checkpoint.generation == N17:
-        from trainer.gr00t.n17.policy import N17Actor
-
-        return N17Actor(checkpoint, device)
-    from trainer.gr00t.n15.policy import N15Actor
-
-    return N15Actor(checkpoint, device)
+    return checkpoint.generation.module("gr00t", "policy").CheckpointActor(checkpoint, device)

@@ -46,6 +46,8 @@ class GrootModel(PreTrainedModel):
     """A GR00T of any generation: how it lies on disk."""
 
     layout: ClassVar[Layout]
+    backbone: Any
+    action_head: Any
     base_model_prefix = ""
     supports_gradient_checkpointing = False
     _supports_sdpa = True

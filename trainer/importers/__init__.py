@@ -28,7 +28,7 @@ from trainer.importers import generated, git, hub, models, normalize_dataset, s3
 from trainer.importers.downloads import Log, Report, folder_for
 from trainer.importers.names import (
     DEMO,
-    DEMO_N17,
+    DEMOS,
     GENERATED,
     SYNTHETIC,
     TINY,
@@ -192,7 +192,7 @@ def _found(store: ObjectStore, kind: Kind, source: Source, called: str | None) -
             return snapshots.latest(store, kind, name)
         case HubRepository(id, None):
             return snapshots.latest(store, kind, called or id)
-        case GitFolder(store_name=name) if name in (DEMO, DEMO_N17):
+        case GitFolder(store_name=name) if name in DEMOS:
             # A person who pushed the demo data by hand means it, too.
             return snapshots.latest(store, kind, called or name)
     name = called or default_name(source)
@@ -322,7 +322,7 @@ def _unknown(store: ObjectStore | None, kind: Kind, name: str) -> UsageError:
         if kind == "dataset"
         else "`pippa models add` imports one from the hub, git, S3 or a folder."
     )
-    near = difflib.get_close_matches(name.partition("@")[0], [*known, DEMO, DEMO_N17], n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.partition("@")[0], [*known, *DEMOS], n=1, cutoff=0.5)
     return UsageError(
         f"There is no {what} called {name!r}.",
         (f"Did you mean {near[0]}? " if near else f"The store has {', '.join(known)}. ") + what_else,

@@ -18,8 +18,9 @@ from pathlib import Path
 from trainer.config.run_spec import SnapshotRef
 from trainer.disk import disk_full, says_full
 from trainer.errors import PippaError
+from trainer.generation import GENERATIONS
 from trainer.importers.downloads import Log
-from trainer.importers.names import SYNTHETIC, TINY, TINY_N17, Kind
+from trainer.importers.names import SYNTHETIC, Kind
 from trainer.masking import without_secrets
 from trainer.store import snapshots
 from trainer.store.manifest import read_manifest
@@ -27,8 +28,7 @@ from trainer.store.object_store import ObjectStore
 
 _MAKERS: dict[str, tuple[str, str]] = {
     SYNTHETIC: ("trainer.data.synthetic", "make_synthetic"),
-    TINY: ("trainer.gr00t.n15.tiny", "make_tiny_base_model"),
-    TINY_N17: ("trainer.gr00t.n17.tiny", "make_tiny_base_model"),
+    **{each.tiny: (f"trainer.gr00t.{each.package}.tiny", "make_tiny_base_model") for each in GENERATIONS},
 }
 """The module and function that make it."""
 _KINDS: dict[Kind, str] = {"dataset": "dataset", "model": "base-model"}

@@ -12,9 +12,9 @@ from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.data.configs import get_data_config
+from trainer.data.rules import rules_of
 from trainer.errors import StoreError, UsageError
-from trainer.generation import N15, N17, Generation, generation_in, generation_of, is_tiny, named_generation
-from trainer.gr00t.n17.sections import ModelConfig
+from trainer.generation import GENERATIONS, Generation, generation_in, generation_of, is_tiny, named_generation
 from trainer.importers.names import is_folder
 from trainer.store.manifest import blob_key, read_manifest
 from trainer.store.object_store import ObjectStore
@@ -31,10 +31,13 @@ def require_trainable(
     asked. What is nowhere yet is known by its name.
     """
     wanted = config.generation
-    if wanted == N15 and (only := get_data_config(config.data_config).n17_only):
+    data_config = get_data_config(config.data_config)
+    if only := rules_of(wanted.name).unsupported(data_config):
+        able = [each for each in GENERATIONS if not rules_of(each.name).unsupported(data_config)]
+        others = " or ".join(f"{each}: {_presets_of(each, config)}" for each in able)
         raise UsageError(
-            f"--data-config asks for what GR00T N1.5 can't do: {', '.join(only)}.",
-            f"Leave that out of the data config, or train {N17}: {_presets_of(N17, config)}.",
+            f"--data-config asks for what {wanted} can't do: {', '.join(only)}.",
+            "Leave that out of the data config" + (f", or train {others}." if others else "."),
         )
     if store is None and not environ.get("PIPPA_S3_ENDPOINT"):
         store = open_store(environ)
@@ -51,19 +54,18 @@ def require_trainable(
 def require_horizon(config: FinetuneConfig, store: ObjectStore | None = None) -> None:
     """Raise ``UsageError`` where the data config predicts more steps at once than the base model.
 
-    One of N1.7 predicts at most its ``action_horizon``. What is nowhere yet, and not NVIDIA's, says so when it is here.
+    Where the generation has such a limit. What is nowhere yet, and not NVIDIA's, says so when it is here.
     """
-    if config.generation != N17:
-        return
+    wanted = config.generation
     name, data_config = config.base_model_path, get_data_config(config.data_config)
-    values: dict[str, Any] | None = {} if name in (N17.official, N17.tiny) else None
+    values: dict[str, Any] | None = {} if name in (wanted.official, wanted.tiny) else None
     if is_folder(name):
         values = json.loads((Path(name).expanduser() / "config.json").read_text())
     elif store is not None:
         values = _stored_config(store, name) or values
     if values is None:
         return
-    limit = values.get("action_horizon", ModelConfig.model_fields["action_horizon"].default)
+    limit = wanted.module("gr00t", "sections").longest_horizon(values)
     if isinstance(limit, int) and data_config.action_horizon > limit:
         raise UsageError(
             f"--data-config: {data_config.name} predicts {data_config.action_horizon} steps at once; the base model "

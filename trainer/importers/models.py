@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import UsageError
+from trainer.generation import generation_in
 from trainer.gr00t import base_model as base_model_folder
-from trainer.gr00t.licenses import license_of
 from trainer.importers import hub
 from trainer.importers.downloads import Log
 from trainer.importers.names import HubRepository
@@ -21,7 +21,7 @@ def require_supported(folder: Path) -> None:
     yet of a download.
     """
     if (folder / "config.json").is_file():
-        base_model_folder.generation_in(folder)
+        generation_in(folder)
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
     if not (folder / "config.json").is_file():
         raise UsageError(f"{name} is not a model: it has no config.json.", "Name the folder or repository of one.")
     refuse_pointers(folder, name)
-    generation = base_model_folder.generation_in(folder)
+    generation = generation_in(folder)
     if generation is None:
         yield folder, {}
         return
@@ -62,8 +62,8 @@ def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[P
 
 def licensed(folder: Path, log: Log) -> dict[str, str]:
     """Say which licence the weights in ``folder`` have; what a snapshot's origin keeps of it."""
-    license_ = license_of(folder)
-    if license_ is None:
+    generation = generation_in(folder)
+    if generation is None:
         return {}
-    log(str(license_))
-    return {"license": license_.name}
+    log(str(generation.license))
+    return {"license": generation.license.name}

@@ -11,18 +11,22 @@ from typing import Literal
 from urllib.parse import SplitResult, urlsplit
 
 from trainer.errors import UsageError
-from trainer.generation import N15, N17
+from trainer.generation import DEFAULT, GENERATIONS
 
 Kind = Literal["dataset", "model"]
 
 SYNTHETIC = "synthetic.PickNPlace"
-TINY, TINY_N17 = N15.tiny, N17.tiny
-GENERATED: Mapping[Kind, tuple[str, ...]] = {"dataset": (SYNTHETIC,), "model": (TINY, TINY_N17)}
+TINY = DEFAULT.tiny
+GENERATED: Mapping[Kind, tuple[str, ...]] = {
+    "dataset": (SYNTHETIC,),
+    "model": tuple(generation.tiny for generation in GENERATIONS),
+}
 """What pippa makes itself."""
-DEMO, DEMO_N17 = "robot_sim.PickNPlace", "cube_to_bowl_5"
-"""Datasets that ship with Isaac-GR00T, for N1.5 and for N1.7."""
+DEMO = "robot_sim.PickNPlace"
+ISAAC_REF = "n1.5-release"
+DEMOS: Mapping[str, str] = {DEMO: ISAAC_REF, "cube_to_bowl_5": "n1.7-release"}
+"""Datasets that ship with Isaac-GR00T, each with the branch that has it; ``PIPPA_ISAAC_REF`` replaces the first's."""
 ISAAC_REPOSITORY = "https://github.com/NVIDIA/Isaac-GR00T"
-ISAAC_REF, ISAAC_REF_N17 = "n1.5-release", "n1.7-release"
 
 _HUB_ID = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _STORED = re.compile(r"([\w.-]+)(?:@([0-9a-f]{6,64}))?")
@@ -118,8 +122,8 @@ def parse(kind: Kind, name: str, environ: Mapping[str, str] = os.environ) -> Sou
         return _git(name)
     if name.startswith("s3://"):
         return _s3(name)
-    if kind == "dataset" and name in (DEMO, DEMO_N17):
-        ref = ISAAC_REF_N17 if name == DEMO_N17 else environ.get("PIPPA_ISAAC_REF") or ISAAC_REF
+    if kind == "dataset" and name in DEMOS:
+        ref = (environ.get("PIPPA_ISAAC_REF") if name == DEMO else None) or DEMOS[name]
         return GitFolder(isaac_repository(environ), ref, f"demo_data/{name}", name)
     if match := _STORED.fullmatch(name):
         return Stored(match[1], match[2])

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 
 from trainer.config.data_options import DataOptions
 from trainer.config.settings import pippa_home
+from trainer.data.configs import is_built_in
 from trainer.data.data_config import DataConfig
 from trainer.data.exclusion import named_episodes, numbers_as_texts, numbers_of
-from trainer.data.n17.embodiments import registered
 from trainer.data.problem import Problem
 from trainer.errors import DatasetError, UsageError
+from trainer.generation import DEFAULT
 from trainer.importers.downloads import Log
 from trainer.store import tree
 
@@ -135,9 +136,9 @@ def require_valid(
     memory = ResultCache(pippa_home() / "cache" / "data.sqlite")
     checked = check_dataset(folder, data_config, options=options, memory=memory, progress=progress)
     if checked.problems:
-        known = isinstance(data_config, DataConfig) and registered().get(data_config.name) == data_config
+        known = isinstance(data_config, DataConfig) and is_built_in(data_config)
         shown = str(data_config) if known or isinstance(data_config, str) else "FILE"
-        if options.generation != "N1.5":
+        if options.generation != DEFAULT.name:
             shown += f" --generation {options.generation}"
         # A name of the store is no folder that could be checked.
         path = shlex.quote(name) if Path(name).expanduser().is_dir() else "PATH"

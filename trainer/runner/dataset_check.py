@@ -10,7 +10,6 @@ from trainer import importers
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.exclusion import as_texts, parse_exclusion
 from trainer.events import Event, PhaseEvent, WarningEvent, every
-from trainer.generation import N17
 from trainer.importers.normalize_dataset import refuse_pointers
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def check_datasets(
     """Check each folder, called by the name beside it, for a training of ``base_model`` with ``config``; files checked
     before are not.
 
-    Raises ``DatasetError`` with every problem of the first dataset that training would fail on, and for N1.7
+    Raises ``DatasetError`` with every problem of the first dataset that training would fail on, and
     ``UsageError`` where the base model is not one for these data.
     """
     checked = []
@@ -49,8 +48,7 @@ def check_datasets(
         for each in found.warnings if warn else ():
             emit(WarningEvent(message=each.message, hint=each.fix))
         checked.append(found)
-    if config.generation == N17 and base_model.is_dir():
-        from trainer.gr00t.n17.compatibility import require_fit  # it imports numpy
-
-        require_fit(config, base_model, [folder for folder, _ in datasets])
+    if base_model.is_dir():
+        compatibility = config.generation.module("gr00t", "compatibility")
+        compatibility.require_fit(config, base_model, [folder for folder, _ in datasets])
     return checked

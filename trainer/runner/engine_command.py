@@ -6,15 +6,18 @@ import shlex
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 from trainer.config.argv import to_argv
 from trainer.config.finetune_config import RUN_FIELDS, FinetuneConfig
-from trainer.config.n17_config import N17Config
-from trainer.config.run_spec import RunSpec
+from trainer.config.run_spec import Engine, RunSpec
 from trainer.data.config_file import to_json
 from trainer.masking import without_secrets
 from trainer.runner import isaac_n17
 from trainer.runner.parent_watch import child_environment
+
+_OTHER_SCRIPTS: Mapping[Engine, ModuleType] = {"isaac-n17": isaac_n17}
+"""Engines whose script does not take the native engine's command line as it is."""
 
 
 def engine_command(
@@ -36,8 +39,8 @@ def engine_command(
             **{name: FinetuneConfig.model_fields[name].default for name in RUN_FIELDS},
         }
     )
-    if isinstance(config, N17Config) and spec.engine == "isaac-n17":
-        given = isaac_n17.arguments(config, folder, spec.wandb.project)
+    if script := _OTHER_SCRIPTS.get(spec.engine):
+        given = script.arguments(config, folder, spec.wandb.project)
     else:
         given = to_argv(config.model_copy(update={"data_config": data_config_argument(spec, folder), "resume": resume}))
     return [*program(environ, "PIPPA_FINETUNE_COMMAND", "trainer.finetune"), *given]
@@ -57,6 +60,12 @@ def engine_environ(environ: Mapping[str, str], keep: Collection[str] = ()) -> di
     """The environment of this process without the store's address and the secrets that an engine does not need."""
     kept = {name: value for name, value in without_secrets(environ, keep).items() if not name.startswith("PIPPA_S3_")}
     return {**kept, **child_environment(), "PYTHONUNBUFFERED": "1"}
+
+
+def own_environ(engine: Engine, environ: Mapping[str, str]) -> dict[str, str]:
+    """What ``engine`` alone needs in its environment."""
+    script = _OTHER_SCRIPTS.get(engine)
+    return script.own_environ(environ) if script else {}
 
 
 def program(environ: Mapping[str, str], variable: str, module: str) -> list[str]:

@@ -30,7 +30,7 @@ def arguments(config: N17Config, folder: Path, wandb_project: str) -> list[str]:
     return to_argv(config.model_copy(update=given), UPSTREAM_ORDER)
 
 
-def one_gpu(environ: Mapping[str, str]) -> dict[str, str]:
+def own_environ(environ: Mapping[str, str]) -> dict[str, str]:
     """The variable that shows the script one GPU, as upstream's ``examples/finetune.sh`` sets it: with several it would
     split each batch over them, and fail.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from trainer.config.flags import validated
-from trainer.config.n17_config import N17Config
 from trainer.config.run_spec import RunSpec
 from trainer.errors import UsageError
 
@@ -23,9 +22,7 @@ def placed(spec: RunSpec, devices: dict[str, object], prog: str) -> tuple[RunSpe
     if "fsdp_devices" not in devices and group and config.fsdp and config.processes % group == 0:
         # Otherwise all GPUs divide the model: nothing needs less memory.
         config = config.model_copy(update={"fsdp_devices": group})
-    if isinstance(before, N17Config):  # what each GPU takes stays, and with it the memory
-        passing = {"batch_size": before.batch_size, "global_batch_size": before.batch_size * config.processes}
-        config = config.model_copy(update=passing)
+    config = config.with_batch_size(before.batch_size)  # what each GPU takes stays, and with it the memory
     if config.processes == before.processes:
         return spec.model_copy(update={"config": config}), ""
     per_pass = config.batch_size * config.processes

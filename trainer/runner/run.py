@@ -27,14 +27,13 @@ from trainer.runner import (
     checkpoint_uploader,
     engine_datasets,
     forecast_warnings,
-    isaac_n17,
     wandb_setup,
     workspace,
 )
 from trainer.runner.child_process import Interrupted, Signals, run_child
 from trainer.runner.crash_diagnosis import explain
 from trainer.runner.dataset_check import check_datasets
-from trainer.runner.engine_command import data_config_argument, engine_command, engine_environ, program
+from trainer.runner.engine_command import data_config_argument, engine_command, engine_environ, own_environ, program
 from trainer.runner.hf_log_parser import HfLogParser
 from trainer.runner.parent_watch import child_environment
 from trainer.runner.run_log import RunLog
@@ -203,8 +202,7 @@ class Run:
             environ |= variables
             if warning:
                 record.emit(warning)
-        if spec.engine == "isaac-n17":
-            environ |= isaac_n17.one_gpu(environ)
+        environ |= own_environ(spec.engine, environ)
         record.log(f"+ {shlex.join(command)}")
         translator = HfLogParser(config.max_steps, config.global_batch) if spec.engine != "native" else None
         try:

@@ -46,7 +46,7 @@ def measure(policy: Policy, chunks: int = CHUNKS, clock: Callable[[], float] = t
             given, _ = checked(flat(request["data"]["observation"]), policy.data_config)
             decoded = clock()
             actions = policy.get_action(without_batch(given))
-            pack(nested_actions(actions, batched=False), form or Form.N17)
+            pack(nested_actions(actions, batched=False), form or Form.MSGPACK_NUMPY)
             ended = clock()
             if number < WARM_UP:
                 continue
@@ -66,7 +66,7 @@ def request_of(policy: Policy) -> bytes:
     video = {key: random.integers(0, 256, given[f"video.{key}"].shape, np.uint8)[None] for key in config.video}
     state = {key: given[f"state.{key}"][None] for key in config.keys("state")}
     observation = {"video": video, "state": state, "language": {config.language: [["Pick up the cube."]]}}
-    return pack({"endpoint": "get_action", "data": {"observation": observation, "options": None}}, Form.N17)
+    return pack({"endpoint": "get_action", "data": {"observation": observation, "options": None}}, Form.MSGPACK_NUMPY)
 
 
 def quantiles(parts: Parts) -> dict[str, tuple[float, float]]:

@@ -95,7 +95,7 @@ class ZmqServer:
         if len(parts) < 2 or len(parts) > 4 or (len(parts) > 2 and parts[-2]):
             return
         envelope, message, client = parts[:-1], parts[-1], parts[0]
-        form = self._forms.get(client, Form.N15)
+        form = self._forms.get(client, Form.FLAT)
         try:
             request, written = unpack(message)
             form = self._form_of(client, request, written)
@@ -107,9 +107,9 @@ class ZmqServer:
     def _form_of(self, client: bytes, request: dict[str, Any], written: Form | None) -> Form:
         """How the client writes; a request without arrays is written as those before it."""
         if written is None:
-            return self._forms.get(client, Form.N15)
+            return self._forms.get(client, Form.FLAT)
         data = request.get("data")
-        form = Form.N15 if written is Form.N16 and isinstance(data, dict) and "observation" not in data else written
+        form = Form.FLAT if written is Form.NESTED and isinstance(data, dict) and "observation" not in data else written
         self._forms.pop(client, None)
         self._forms[client] = form
         if len(self._forms) > MAX_CLIENTS:
@@ -123,7 +123,7 @@ class ZmqServer:
             case "reset":
                 self._reply(envelope, {}, form)
             case "get_modality_config":
-                self._reply(envelope, self._service.modality_config(nested=form is not Form.N15), form)
+                self._reply(envelope, self._service.modality_config(nested=form is not Form.FLAT), form)
             case "get_action":
                 data = request.get("data")
                 observation, options = data, None

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.data.data_config import DataConfig
-from trainer.data.n17.modality_config import to_upstream
+from trainer.data.modality_config import to_upstream
 from trainer.errors import PippaError
 from trainer.gr00t.previous_chunk import PreviousChunk
 from trainer.serving.arrays import RequestError

@@ -1,16 +1,17 @@
 """Requests and replies as GR00T's clients write them: msgpack over ZMQ, JSON over HTTP.
 
-========================  =========================================  =======================================
-``Form``                  arrays                                     a modality config
-========================  =========================================  =======================================
-``N15``                   ``{"__ndarray_class__", "as_npy"}``        ``__ModalityConfig_class__``, JSON text
-``N16`` (also N1.7's tag) the same                                   the same, as a map
-``N17`` (since 3df8b38)   msgpack_numpy's ``{nd, type, …, data}``    ``__ModalityConfig__``, as a map
-``JSON``                  json_numpy's ``{"__numpy__", …}``          a map
-========================  =========================================  =======================================
+=================  =========================================  =======================================  ==============
+``Form``           arrays                                     a modality config                        written by
+=================  =========================================  =======================================  ==============
+``FLAT``           ``{"__ndarray_class__", "as_npy"}``        ``__ModalityConfig_class__``, JSON text  N1.5
+``NESTED``         the same                                   the same, as a map                       N1.6, N1.7
+``MSGPACK_NUMPY``  msgpack_numpy's ``{nd, type, …, data}``    ``__ModalityConfig__``, as a map         since 3df8b38
+``JSON``           json_numpy's ``{"__numpy__", …}``          a map                                    over HTTP
+=================  =========================================  =======================================  ==============
 
-Follows upstream's ``gr00t/eval/service.py`` (N1.5) and ``gr00t/policy/server_client.py`` (N1.6, N1.7). ``N15`` has flat
-observations, ``N16`` and ``N17`` nested ones.
+Follows upstream's ``gr00t/eval/service.py`` (N1.5) and ``gr00t/policy/server_client.py`` (N1.6, N1.7). A client's form
+says nothing of the model that answers it. Observations are flat in ``FLAT``, nested in ``NESTED`` and
+``MSGPACK_NUMPY``.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ LONGEST_LIST = 1024
 class Form(Enum):
     """How a client writes; it is answered in the same form."""
 
-    N15 = "N1.5"
-    N16 = "N1.6"
-    N17 = "N1.7"
+    FLAT = "flat npy"
+    NESTED = "nested npy"
+    MSGPACK_NUMPY = "msgpack_numpy"
     JSON = "JSON"
 
 
@@ -136,12 +137,12 @@ class _Reader:
         if not isinstance(value, dict):
             return value
         if "__ndarray_class__" in value:
-            self.form = Form.N16
+            self.form = Form.NESTED
             return from_npy(value.get("as_npy"))
         if "__numpy__" in value:
             return from_base64(value["__numpy__"], value.get("dtype"), value.get("shape"))
         if b"nd" in value or "nd" in value:
-            self.form = Form.N17
+            self.form = Form.MSGPACK_NUMPY
             return self._msgpack_numpy({_text(key): each for key, each in value.items()})
         return {_text(key): self.read(each, depth + 1) for key, each in value.items()}
 
@@ -174,7 +175,7 @@ def _written(value: Any, form: Form) -> Any:
         return value
     if form is Form.JSON:
         return to_base64(value)
-    if form is Form.N17:
+    if form is Form.MSGPACK_NUMPY:
         return {
             b"nd": True,
             b"type": value.dtype.str,
@@ -188,7 +189,10 @@ def _written(value: Any, form: Form) -> Any:
 def _modality(config: ModalityConfig, form: Form) -> dict[str, Any]:
     if form is Form.JSON:
         return dict(config)
-    if form is Form.N15:
+    if form is Form.FLAT:
         known = {name: config[name] for name in ("delta_indices", "modality_keys")}
         return {"__ModalityConfig_class__": True, "as_json": json.dumps(known)}
-    return {"__ModalityConfig__" if form is Form.N17 else "__ModalityConfig_class__": True, "as_json": dict(config)}
+    return {
+        "__ModalityConfig__" if form is Form.MSGPACK_NUMPY else "__ModalityConfig_class__": True,
+        "as_json": dict(config),
+    }

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainer.config.finetune_config import FinetuneConfig
-from trainer.gr00t.lora import Model, add_lora, load_adapter, require_lora_of
+from trainer.gr00t.lora import add_lora, load_adapter, require_lora_of
+from trainer.gr00t.weights import GrootModel
 
 
-def add_adapters(model: Model, config: FinetuneConfig, resume_from: Path | None) -> None:
+def add_adapters(model: GrootModel, config: FinetuneConfig, resume_from: Path | None) -> None:
     """Give ``model`` its adapters, with the weights of the checkpoint ``resume_from``; none without ``--lora-rank``.
 
     Raises ``UsageError`` where that checkpoint has adapters and this training none.

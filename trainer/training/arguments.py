@@ -11,7 +11,6 @@ from transformers import TrainingArguments
 
 from trainer.config.finetune_config import LOGGING_STEPS, FinetuneConfig
 from trainer.forecast import AHEAD_BYTES
-from trainer.gr00t.base_model import N15, Generation
 from trainer.training.devices import under_torchrun
 
 SEED = 42
@@ -26,10 +25,8 @@ machine that is lost is noticed in half a minute (``trainer.training.node_watch`
 log = logging.getLogger(__name__)
 
 
-def training_arguments(
-    config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0, generation: Generation = N15
-) -> TrainingArguments:
-    """The ``TrainingArguments`` of ``config``, as upstream's script for ``generation`` builds them.
+def training_arguments(config: FinetuneConfig, output_dir: Path, sample_bytes: int = 0) -> TrainingArguments:
+    """The ``TrainingArguments`` of ``config``, as upstream's script for its generation builds them.
 
     ``sample_bytes`` is how much a loaded sample holds (``TrainingDataset.sample_bytes``).
 
@@ -51,7 +48,7 @@ def training_arguments(
         warmup_steps=math.ceil(config.max_steps * config.warmup_ratio),
         lr_scheduler_type="cosine",
         optim="adamw_torch_fused",  # upstream's adamw_torch in one pass over the parameters
-        adam_beta1=generation.adam_beta1,
+        adam_beta1=config.generation.adam_beta1,
         adam_beta2=0.999,
         adam_epsilon=1e-8,
         max_grad_norm=1.0,

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
+from trainer.config.finetune_config import CHECKPOINTS_KEPT
 from trainer.disk import disk_full
-from trainer.forecast import CHECKPOINTS_KEPT
 from trainer.gr00t.weight_files import ADAPTER
 from trainer.hardlink import link_or_copy
 

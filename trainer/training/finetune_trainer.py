@@ -18,15 +18,13 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import get_parameter_names
 
+from trainer.config.finetune_config import CHECKPOINTS_KEPT
 from trainer.errors import UsageError
 from trainer.events import Event, SavedEvent
-from trainer.forecast import CHECKPOINTS_KEPT
-from trainer.gr00t.base_model import generation_of
+from trainer.generation import generation_of
 from trainer.gr00t.lora import adapter_state, merged_state, save_adapter
-from trainer.gr00t.n15.model import GR00TN15
-from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.weight_files import ADAPTER
-from trainer.gr00t.weights import save_checkpoint, trained_state
+from trainer.gr00t.weights import GrootModel, save_checkpoint, trained_state
 from trainer.training.checkpoints import STAGING, CheckpointWriter, leave_final_model
 from trainer.training.host_copies import HoldOptimizer, HostCopies
 from trainer.training.noise import draw_noise
@@ -109,7 +107,7 @@ class FinetuneTrainer(Trainer):
     def __init__(
         self,
         *,
-        model: GR00TN15 | Gr00tN1d7,
+        model: GrootModel,
         args: TrainingArguments,
         train_dataset: TrainingData,
         data_collator: Callable[[Any], dict[str, Any]],

@@ -15,8 +15,6 @@ from trainer.data.checks import Checked
 from trainer.data.exclusion import named_episodes
 from trainer.errors import ExitCode
 from trainer.events import Event, PhaseEvent, WarningEvent
-from trainer.generation import N17
-from trainer.training import n15, n17
 from trainer.training.checkpoints import saved_by
 from trainer.training.devices import check_device_count, check_gpu_usable
 from trainer.training.finetune_trainer import TrainingData
@@ -48,8 +46,8 @@ def train(
 
     if config.exclude_episodes:
         emit(PhaseEvent(phase="load", message=f"Left out: {named_episodes(config.exclude_episodes)}"))
-    make = n17.make_trainer if config.generation == N17 else n15.make_trainer
-    trainer = make(config, checked, resume_from=resume_from, callbacks=callbacks, emit=emit)
+    make_trainer = config.generation.module("training").make_trainer
+    trainer = make_trainer(config, checked, resume_from=resume_from, callbacks=callbacks, emit=emit)
     model = cast("nn.Module", trainer.model)
     frames = len(cast("TrainingData", trainer.train_dataset))
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

@@ -15,8 +15,9 @@ from trainer.data.configs import DataConfig, get_data_config
 from trainer.data.dataset import TrainingDataset
 from trainer.data.metadata import write_metadata
 from trainer.data.policy_config import write_policy_config
-from trainer.errors import UsageError
 from trainer.events import Event
+from trainer.gr00t.base_model import resolve_folder
+from trainer.gr00t.n15.compatibility import require_fit
 from trainer.gr00t.n15.model import GR00TN15, resize_action_head
 from trainer.gr00t.n15.processor import EagleProcessor
 from trainer.training.adapters import add_adapters
@@ -82,9 +83,8 @@ def make_trainer(
 
 
 def _model(config: FinetuneConfig, source: Path, data_config: DataConfig) -> GR00TN15:
-    """The model in the folder ``source``, made for the sizes of ``data_config``. Raises ``UsageError`` where states are
-    of another width.
-    """
+    """The model in the folder ``source``, made for the sizes of ``data_config``. Raises ``UsageError``."""
+    require_fit(config, resolve_folder(source))
     model = GR00TN15.from_pretrained(
         source,
         tune_llm=config.tune_llm,
@@ -92,12 +92,6 @@ def _model(config: FinetuneConfig, source: Path, data_config: DataConfig) -> GR0
         tune_projector=config.tune_projector,
         tune_diffusion_model=config.tune_diffusion_model,
     )
-    if data_config.max_state_dim != (width := model.config.action_head.max_state_dim):
-        raise UsageError(
-            f"The data config {data_config} has max_state_dim {data_config.max_state_dim}; "
-            f"{source} takes states of width {width}.",
-            f"Set max_state_dim to {width}: states are padded to it.",
-        )
     resize_action_head(model, data_config.action_horizon, data_config.max_action_dim)
     if config.upstream_exact:
         model.config.upstream_exact = True  # in its checkpoints as well: they act as they were trained

@@ -20,7 +20,7 @@ from trainer.data.n17.processor_files import ProcessorFiles
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.policy_config import write_policy_config
 from trainer.events import Event
-from trainer.gr00t.base_model import N17, resolve_folder
+from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n17.compatibility import require_fit
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
@@ -86,7 +86,7 @@ def make_trainer(
     add_adapters(model, config, resume_from)
     return FinetuneTrainer(
         model=model,
-        args=training_arguments(config, output_dir, dataset.sample_bytes, generation=N17),
+        args=training_arguments(config, output_dir, dataset.sample_bytes),
         train_dataset=dataset,
         data_collator=Collator(qwen),
         processor=CheckpointProcessor(

@@ -20,7 +20,7 @@ def reporting(config: FinetuneConfig, output_dir: Path, emit: Callable[[Event], 
     The W&B run is started here, before transformers' callback would start one by its own rules: it asks for a key, or
     fails. A W&B that can't be reached never stops a training.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if os.environ.get("RANK", "0") != "0" or config.report_to == "none":
         return []
     if config.report_to == "tensorboard":
         from transformers.integrations import TensorBoardCallback

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from trainer.config import generations
 from trainer.config.argv import base_model_in, parse_flags, resolve, resolve_values, to_argv
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.config.generations import AnyConfig
@@ -19,6 +20,7 @@ from trainer.config.presets import PRESETS
 from trainer.config.run_spec import RunSpec, SnapshotRef, WandbSpec
 from trainer.data.n17.embodiments import PROJECTOR_INDEX, registered
 from trainer.errors import UsageError
+from trainer.generation import N17
 from trainer.runner.placement import placed
 
 BLANK = N17Config(dataset_path=["…"])
@@ -198,3 +200,19 @@ def test_a_run_that_goes_on_with_fewer_gpus_accumulates_more() -> None:
     assert whole.config.global_batch == 640 and not whole.config.fsdp
     with pytest.raises(UsageError, match=r"--fsdp: one GPU .* --no-fsdp"):
         placed(divided, {"num_gpus": 1}, "pippa runs resume")
+
+
+def test_a_stored_configuration_is_read_as_its_own_generations(monkeypatch):
+    class Next(N17Config):
+        generation = N17._replace(name="N9.9")
+
+    monkeypatch.setattr(generations, "CONFIGS", {**generations.CONFIGS, "N9.9": Next})
+    values = {"dataset_path": ["data"], "data_config": registered()["so100"]}
+    for config in (
+        FinetuneConfig(dataset_path=["data"]),
+        N17Config.model_validate(values),
+        Next.model_validate(values),
+    ):
+        written = ANY.dump_python(config, mode="json")
+        assert written.get("generation") == ("N9.9" if type(config) is Next else None)
+        assert ANY.validate_python(written) == config and type(ANY.validate_python(written)) is type(config)

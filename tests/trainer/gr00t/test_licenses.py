@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from trainer import importers
-from trainer.gr00t import base_model
-from trainer.gr00t.licenses import LICENSES, license_of
+from trainer.generation import GENERATIONS, generation_in
+from trainer.importers.models import licensed
 from trainer.store import snapshots
 
 NOTICE = " ".join((Path(__file__).resolve().parents[3] / "NOTICE").read_text().split())
 
 
-def test_every_generation_that_can_be_trained_has_its_licence():
-    assert {generation.model_type for generation in base_model.GENERATIONS} <= set(LICENSES)
+@pytest.mark.parametrize("generation", GENERATIONS, ids=str)
+def test_the_notice_names_each(generation):
+    license_ = generation.license
+    assert f"{generation} (" in NOTICE and f"{license_.name} {license_.url}" in NOTICE
+    assert str(generation) in str(license_)
 
 
-@pytest.mark.parametrize("license_", LICENSES.values(), ids=lambda license_: license_.generation)
-def test_the_notice_names_each(license_):
-    assert f"{license_.generation} (" in NOTICE and f"{license_.name} {license_.url}" in NOTICE
-
-
-def test_another_architecture_has_none(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    assert license_of(tmp_path) is None
+def test_a_model_that_says_no_type_has_none(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    assert licensed(tmp_path, print) == {}
 
 
 def test_it_is_said_once_and_kept_with_the_model(object_store, tiny, tmp_path):
     folder = shutil.copytree(tiny, tmp_path / "my-groot")
     said: list[str] = []
     ref = importers.base_model(object_store, str(folder), tmp_path / "work", log=said.append)
-    expected = LICENSES[json.loads((folder / "config.json").read_text())["model_type"]]
+    generation = generation_in(folder)
+    assert generation is not None
+    expected = generation.license
     assert said.count(str(expected)) == 1 and expected.url in str(expected)
     (info,) = snapshots.list_snapshots(object_store, "model")
     assert info.origin["license"] == expected.name

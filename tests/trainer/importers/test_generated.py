@@ -12,8 +12,9 @@ import pytest
 
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
+from trainer.generation import N17
 from trainer.importers import generated
-from trainer.importers.names import SYNTHETIC, TINY, TINY_N17
+from trainer.importers.names import SYNTHETIC, TINY
 from trainer.store.folder import FolderStore
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -43,7 +44,7 @@ def identity(folder: Path, name: str) -> str:
         (TINY, "gr00t/weights.py", True),
         (TINY, "hardlink.py", True),
         (TINY, "data/synthetic_scene.py", False),
-        (TINY_N17, "gr00t/n17/tiny.py", True),
+        (N17.tiny, "gr00t/n17/tiny.py", True),
         (TINY, "gr00t/n17/tiny.py", False),
     ],
 )
@@ -76,7 +77,7 @@ def test_several_that_want_it_at_once_make_it_once(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [SYNTHETIC, TINY, TINY_N17])
+@pytest.mark.parametrize("name", [SYNTHETIC, TINY, N17.tiny])
 def test_every_module_that_runs_while_it_is_made_counts(name, tmp_path):
     module, function = generated._MAKERS[name]
     code = f"""

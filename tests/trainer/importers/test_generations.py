@@ -12,7 +12,7 @@ from trainer.config.n17_config import N17Config
 from trainer.config.presets import PRESETS
 from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
-from trainer.gr00t.base_model import N15, N17
+from trainer.generation import N15, N17
 from trainer.importers.generations import generation_called, require_trainable
 from trainer.store import snapshots
 from trainer.store.folder import FolderStore

@@ -15,7 +15,7 @@ from tests.support.hub import COMMIT, LARGE, hub
 from tests.support.so101 import make_so101
 from trainer import importers
 from trainer.errors import PippaError, UsageError
-from trainer.gr00t.base_model import N17
+from trainer.generation import N17
 from trainer.importers import downloads
 from trainer.store import snapshots
 

@@ -17,8 +17,8 @@ from flows.views.dry_run import upstream_command_text
 from tests.support.isaac.expected import FLAGS, check_run, events_of
 from tests.support.lerobot_v3 import to_v3
 from tests.support.waiting import PATIENCE, until
-from trainer.config.argv import UPSTREAM_DEFAULTS, resolve, to_argv
-from trainer.config.finetune_config import OWN_FIELDS, FinetuneConfig
+from trainer.config.argv import resolve, to_argv
+from trainer.config.finetune_config import OWN_FIELDS, UPSTREAM_DEFAULTS, FinetuneConfig
 from trainer.config.presets import PRESETS
 from trainer.data.config_file import to_toml
 from trainer.data.configs import DATA_CONFIGS

@@ -143,5 +143,5 @@ def test_what_upstream_can_train_is_taken():
     for name in OF_N17:
         if name != "libero-n17":
             require_engine_can(PRESETS[name].config, "isaac-n17")
-    assert isaac_n17.one_gpu({}) == {"CUDA_VISIBLE_DEVICES": "0"}
-    assert isaac_n17.one_gpu({"CUDA_VISIBLE_DEVICES": "3"}) == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert isaac_n17.own_environ({}) == {"CUDA_VISIBLE_DEVICES": "0"}
+    assert isaac_n17.own_environ({"CUDA_VISIBLE_DEVICES": "3"}) == {"CUDA_VISIBLE_DEVICES": "3"}

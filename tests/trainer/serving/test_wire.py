@@ -26,7 +26,7 @@ def recorded(golden_n17):
     return json.loads((golden_n17 / "wire.json").read_text())
 
 
-FORMS = {"n1.7_626af89": Form.N17, "n1.7-release": Form.N16}
+FORMS = {"n1.7_626af89": Form.MSGPACK_NUMPY, "n1.7-release": Form.NESTED}
 
 
 def modality_config(key: str) -> ModalityConfig:
@@ -55,7 +55,7 @@ def test_replies_have_upstreams_recorded_bytes(recorded, which):
 
 
 def test_an_n15_modality_config_is_json_text():
-    [found] = msgpack.unpackb(pack({"video": modality_config("front")}, Form.N15)).values()
+    [found] = msgpack.unpackb(pack({"video": modality_config("front")}, Form.FLAT)).values()
     assert found["__ModalityConfig_class__"]
     assert json.loads(found["as_json"]) == {"delta_indices": [0], "modality_keys": ["front"]}
 
@@ -93,9 +93,9 @@ def test_arrays_arrive_as_they_were_sent(array):
 
 def test_the_libraries_of_the_clients_read_the_replies():
     sent = np.arange(6, dtype=np.float32).reshape(2, 3)
-    for form, hook in ((Form.N17, msgpack_numpy.decode), (Form.N15, None)):
+    for form, hook in ((Form.MSGPACK_NUMPY, msgpack_numpy.decode), (Form.FLAT, None)):
         found = msgpack.unpackb(pack({"action.x": sent}, form), object_hook=hook)["action.x"]
-        found = found if form is Form.N17 else np.load(io.BytesIO(found["as_npy"]), allow_pickle=False)
+        found = found if form is Form.MSGPACK_NUMPY else np.load(io.BytesIO(found["as_npy"]), allow_pickle=False)
         np.testing.assert_array_equal(found, sent)
     np.testing.assert_array_equal(json_numpy.loads(dump({"action.x": sent}))["action.x"], sent)
 

@@ -27,7 +27,6 @@ from trainer.data.n17 import processor_files
 from trainer.data.synthetic import TASK_COLUMN, make_synthetic
 from trainer.errors import PippaError, UsageError
 from trainer.events import PhaseEvent, SavedEvent
-from trainer.gr00t.base_model import N17
 from trainer.gr00t.n17.model import Gr00tN1d7
 from trainer.gr00t.n17.tiny import make_tiny_base_model
 from trainer.gr00t.policy import Policy
@@ -40,7 +39,7 @@ def golden_trainer(model: Gr00tN1d7, golden: Path, folder: Path, **flags: Any) -
     config = N17Config(dataset_path=["-"], global_batch_size=2, dataloader_num_workers=0, **flags)
     return finetune_trainer.FinetuneTrainer(
         model=model,
-        args=training_arguments(config, folder, generation=N17),
+        args=training_arguments(config, folder),
         train_dataset=Twice(),
         data_collator=lambda _: load_file(golden / "batch_A.safetensors"),
         processor=cast(Any, None),

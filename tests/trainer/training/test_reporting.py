@@ -12,8 +12,10 @@ import wandb
 from tests.support.training import Training
 from tests.support.wandb_files import config_of, history_of, records
 from trainer.config.finetune_config import FinetuneConfig
+from trainer.config.n17_config import N17Config
 from trainer.config.presets import get_preset
 from trainer.config.run_spec import RunSpec, SnapshotRef, new_run_id
+from trainer.data.n17.embodiments import registered
 from trainer.errors import UsageError
 from trainer.events import WarningEvent
 from trainer.runner.wandb_setup import default_wandb, wandb_environment
@@ -32,6 +34,11 @@ def no_wandb_left(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[N
     wandb.teardown()  # what an earlier test's process-wide setup has read of the environment
     yield
     wandb.teardown()
+
+
+def test_nothing_is_recorded_where_w_and_b_is_not_asked_for(tmp_path: Path) -> None:
+    config = N17Config(dataset_path=["-"], data_config=registered()["so100"], use_wandb=False)
+    assert reporting(config, tmp_path, lambda _: None) == [] and not list(tmp_path.iterdir())
 
 
 def test_with_a_spec_the_run_has_its_configuration_and_lineage(

@@ -12,15 +12,13 @@ from pathlib import Path
 
 from trainer.config.data_options import DataOptions
 from trainer.data.checks.metadata import check_metadata
-from trainer.data.configs import PROJECTOR_INDEX, DataConfig, get_data_config
+from trainer.data.configs import DataConfig
 from trainer.data.exclusion import leave_out
-from trainer.data.n17 import checks as n17_checks
-from trainer.data.n17 import configs as n17_configs
 from trainer.data.problem import Problem, format_problems
 from trainer.data.result_cache import ResultCache
+from trainer.data.rules import rules_of
 from trainer.data.statistics import Statistics
 from trainer.errors import UsageError
-from trainer.generation import N17
 
 __all__ = ["Checked", "Problem", "ResultCache", "check_dataset", "format_problems"]
 
@@ -53,19 +51,17 @@ def check_dataset(
     ``memory`` knows what was checked before; ``progress(files done, of)`` is called while tables and videos are read.
     Raises ``UsageError`` for an unknown data config or embodiment tag, or excluded episodes that it doesn't have.
     """
-    newer = options.generation == N17.name
-    if isinstance(data_config, str):
-        data_config = n17_configs.get_data_config(data_config) if newer else get_data_config(data_config)
-    if not newer and embodiment_tag not in PROJECTOR_INDEX:
-        raise UsageError(f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}.")
-    config = n17_checks.as_checked(data_config) if newer else data_config
+    rules = rules_of(options.generation)
+    data_config = rules.read(data_config)
+    if embodiment_tag not in (tags := rules.embodiment_tags):
+        raise UsageError(f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(tags)}.")
+    config = rules.as_checked(data_config)
     meta, problems, warnings = check_metadata(path, config, options)
     if meta is None:
         return Checked(problems, warnings)
     meta = leave_out(meta, options.exclude_episodes)
-    if newer:
-        theirs, odd = n17_checks.check(meta, data_config)
-        problems, warnings = [*problems, *theirs], [*warnings, *odd]
+    own, odd = rules.check(meta, data_config)
+    problems, warnings = [*problems, *own], [*warnings, *odd]
     # Imported here: a command that only might check a dataset loads neither pyarrow nor PyAV.
     from trainer.data.checks.remembered import remembered_contents
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from trainer.config.data_options import DataOptions
 from trainer.data.checks.listing import check_listing
-from trainer.data.configs import DATA_CONFIGS, DataConfig
+from trainer.data.configs import DataConfig
 from trainer.data.dataset_meta import (
     DatasetMeta,
     Modality,
@@ -26,12 +26,11 @@ from trainer.data.metadata import (
     as_number_type,
     describe_modalities,
 )
-from trainer.data.n17.embodiments import registered
 from trainer.data.problem import Problem
+from trainer.data.rules import rules_of
 from trainer.data.statistics import REMOVE, Statistics, needed_columns, normalised_dimensions, read_statistics
 from trainer.data.transforms.state_action import StateActionTransform
 from trainer.errors import DatasetError, PippaError
-from trainer.generation import N17
 
 T = TypeVar("T")
 _LARGEST = 1e300
@@ -57,14 +56,14 @@ def check_metadata(
         return None, problems, []
     info, modality = attempt(load_info), attempt(load_modality)
     episodes = attempt(lambda folder: list_episodes(folder, info))
-    known = registered() if options.generation == N17.name else DATA_CONFIGS
-    misfits = [] if modality is None else list(_check_keys(path, modality, config, known))
+    rules = rules_of(options.generation)
+    misfits = [] if modality is None else list(_check_keys(path, modality, config, rules.built_in()))
     problems += misfits
     if info is None or modality is None or episodes is None or misfits:
         return None, problems, []
     meta = DatasetMeta.of(path, info, modality, episodes)
     problems += _check_columns(meta, config)
-    problems += _check_cameras(meta, config, alike=options.generation != N17.name)
+    problems += _check_cameras(meta, config, alike=rules.cameras_alike)
     if not options.recompute_statistics:
         problems += _check_statistics(meta, config)
     if not problems:

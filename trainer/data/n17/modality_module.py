@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.data.data_config import DataConfig
+from trainer.data.modality_config import to_upstream
 from trainer.data.n17.embodiments import name_of
-from trainer.data.n17.modality_config import to_upstream
 
 _IMPORTS = """\
 from gr00t.configs.data.embodiment_configs import register_modality_config

@@ -15,15 +15,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from trainer.data.data_config import DataConfig
+from trainer.data.modality_config import from_upstream, to_upstream
 from trainer.data.n17 import statistics
 from trainer.data.n17.embodiments import PROJECTOR_INDEX
-from trainer.data.n17.modality_config import from_upstream, to_upstream
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.statistics import TagStatistics
 from trainer.errors import UsageError
+from trainer.generation import N17
 from trainer.wrong_values import first_problem
 
-CONFIG, STATISTICS, EMBODIMENTS = "processor_config.json", "statistics.json", "embodiment_id.json"
+CONFIG, STATISTICS, EMBODIMENTS = N17.processor_files
 _CLASS = "Gr00tN1d7Processor"
 _LEFT_OUT = ("modality_configs", "model_name", "model_type")
 

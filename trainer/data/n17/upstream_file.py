@@ -18,8 +18,8 @@ from typing import Any
 
 from trainer.data.config_file import LARGEST, to_toml
 from trainer.data.data_config import DataConfig
+from trainer.data.modality_config import from_upstream
 from trainer.data.n17.embodiments import tag_of
-from trainer.data.n17.modality_config import from_upstream
 from trainer.errors import PippaError, UsageError
 
 _FIELDS = {

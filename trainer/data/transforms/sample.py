@@ -10,6 +10,7 @@ import torch
 
 from trainer.data.configs import PROJECTOR_INDEX, DataConfig
 from trainer.data.metadata import DatasetMetadata
+from trainer.data.n15.rules import unsupported
 from trainer.data.transforms.images import transform_images
 from trainer.data.transforms.state_action import StateActionTransform
 from trainer.errors import UsageError
@@ -44,7 +45,7 @@ class SampleTransform:
             raise UsageError(
                 f"No embodiment tag is called {embodiment_tag!r}.", f"There are {', '.join(PROJECTOR_INDEX)}."
             )
-        if only := config.n17_only:
+        if only := unsupported(config):
             raise UsageError(
                 f"{config.name} asks for what GR00T N1.5 can't do: {', '.join(only)}.",
                 "Use it with a base model of GR00T N1.7, or leave that out of the data config.",

@@ -11,7 +11,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from trainer.gr00t.base_model import N15, read_config_json
+from trainer.generation import N15
+from trainer.gr00t.base_model import read_config_json
 from trainer.gr00t.n15.sections import OFFICIAL_EAGLE, ActionHeadConfig, BackboneConfig, EagleConfig
 
 

@@ -21,7 +21,7 @@ from trainer.gr00t.parts.chunking import Chunking
 log = logging.getLogger(__name__)
 
 
-class N15Actor:
+class CheckpointActor:
     """A checkpoint of N1.5; see ``trainer.gr00t.policy.Actor``. Images are resized to the training's size."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:

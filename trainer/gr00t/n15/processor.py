@@ -16,7 +16,8 @@ import torch
 from tokenizers import Tokenizer
 
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import N15, resolve_folder
+from trainer.generation import N15
+from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n15.config import read_config
 from trainer.gr00t.n15.sections import EagleConfig
 from trainer.gr00t.parts.tokenizer import PAD_TOKEN, load_tokenizer, padded, save_tokenizer

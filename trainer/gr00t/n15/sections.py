@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
+from trainer.generation import N15, Generation
 from trainer.gr00t.parts.sections import DiTConfig, Section, TransformerConfig
 
 if TYPE_CHECKING:
@@ -148,6 +149,11 @@ class Sections(NamedTuple):
     action_head: ActionHeadConfig
     eagle: EagleConfig
 
+    @property
+    def generation(self) -> Generation:
+        """Whose sizes these are."""
+        return N15
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Sections:
         """Those of a whole ``config.json``, or of what it says of them. Raises pydantic's ``ValidationError``."""
@@ -202,3 +208,22 @@ def tiny_sections() -> dict[str, Any]:
             "vl_self_attention_cfg": {"num_layers": 1, **blocks},
         },
     }
+
+
+def read(values: Mapping[str, Any]) -> Sections:
+    """The sizes that a ``config.json`` says. Raises pydantic's ``ValidationError``."""
+    return Sections.of(values)
+
+
+def official() -> Sections:
+    """The sizes of NVIDIA's base model."""
+    return Sections.of({})
+
+
+def tiny() -> Sections:
+    """The sizes of the generated one."""
+    return Sections.of(tiny_sections())
+
+
+def longest_horizon(_values: Mapping[str, Any]) -> None:
+    """None: the action head is resized to what the data config asks for."""

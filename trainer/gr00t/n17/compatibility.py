@@ -11,7 +11,8 @@ from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.n17 import processor_files
 from trainer.data.n17.processor_files import ProcessorFiles
 from trainer.errors import UsageError
-from trainer.gr00t.base_model import N17, read_config_json
+from trainer.generation import N17
+from trainer.gr00t.base_model import read_config_json
 from trainer.gr00t.n17.sections import ModelConfig
 
 

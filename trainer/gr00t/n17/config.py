@@ -8,7 +8,8 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 from trainer.errors import UsageError
-from trainer.gr00t.base_model import N17, read_config_json
+from trainer.generation import N17
+from trainer.gr00t.base_model import read_config_json
 from trainer.gr00t.n17.sections import ModelConfig
 
 

@@ -21,7 +21,7 @@ RawState = dict[str, np.ndarray]
 """By key, [1, D]."""
 
 
-class N17Actor:
+class CheckpointActor:
     """A checkpoint of N1.7; see ``trainer.gr00t.policy.Actor``. Images of any size are processed as in training."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:

@@ -20,7 +20,8 @@ from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
 from trainer.data.n17.patches import Patches, write_patches
 from trainer.errors import DatasetError, UsageError
-from trainer.gr00t.base_model import N17, resolve_folder
+from trainer.generation import N17
+from trainer.gr00t.base_model import resolve_folder
 from trainer.gr00t.n17.config import read_config
 from trainer.gr00t.n17.positions import find_positions
 from trainer.gr00t.n17.sections import ModelConfig

@@ -9,11 +9,13 @@ section, ``qwen3_vl_config``; a checkpoint without it has those of Qwen3-VL-2B. 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import isqrt
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from trainer.generation import N17, Generation
 from trainer.gr00t.parts.sections import DiTConfig, Section, TransformerConfig
 
 if TYPE_CHECKING:
@@ -122,6 +124,11 @@ OFFICIAL_QWEN = QwenConfig(
 
 class ModelConfig(Section):
     """The whole ``config.json``, flat as upstream's, with ``qwen3_vl_config`` beside it."""
+
+    @property
+    def generation(self) -> Generation:
+        """Whose sizes these are."""
+        return N17
 
     model_name: str = BACKBONE
     backbone_embedding_dim: int = 2048
@@ -246,3 +253,23 @@ def tiny_values(image_token: int, vision_start: int, vision_end: int) -> dict[st
             },
         },
     }
+
+
+def read(values: Mapping[str, Any]) -> ModelConfig:
+    """The sizes that a ``config.json`` says. Raises pydantic's ``ValidationError``."""
+    return ModelConfig.model_validate(values)
+
+
+def official() -> ModelConfig:
+    """The sizes of NVIDIA's base model."""
+    return OFFICIAL_3B
+
+
+def tiny() -> ModelConfig:
+    """The sizes of the generated one."""
+    return ModelConfig.model_validate(tiny_values(0, 0, 0))
+
+
+def longest_horizon(values: Mapping[str, Any]) -> object:
+    """How many steps at once a model with this ``config.json`` can predict."""
+    return values.get("action_horizon", ModelConfig.model_fields["action_horizon"].default)

@@ -13,9 +13,9 @@ import pytest
 
 from trainer.data.config_file import from_text, to_json, to_toml
 from trainer.data.data_config import DataConfig, Feature
+from trainer.data.modality_config import from_upstream, to_upstream
 from trainer.data.n17 import processor_files
 from trainer.data.n17.embodiments import PROJECTOR_INDEX, registered, tag_of
-from trainer.data.n17.modality_config import from_upstream, to_upstream
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.state_action import StateActionProcessor
 from trainer.data.n17.statistics import KeyStatistics, TagStatistics, of_relative, of_values

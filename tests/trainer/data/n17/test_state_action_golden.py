@@ -11,10 +11,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from trainer.data.data_config import DataConfig, Feature
+from trainer.data.modality_config import from_upstream
 from trainer.data.n17 import poses, statistics
 from trainer.data.n17.embodiments import registered
 from trainer.data.n17.language import formalised
-from trainer.data.n17.modality_config import from_upstream
 from trainer.data.n17.settings import ProcessorSettings
 from trainer.data.n17.state_action import StateActionProcessor
 from trainer.data.n17.statistics import KeyStatistics, TagStatistics

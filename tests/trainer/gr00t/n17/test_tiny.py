@@ -12,7 +12,8 @@ import torch
 from tests.support.golden_steps import optimizer_steps
 from trainer.data.n17 import processor_files
 from trainer.errors import UsageError
-from trainer.gr00t.base_model import N17, generation_in, has_tokenizer, require_whole
+from trainer.generation import N17, generation_in
+from trainer.gr00t.base_model import has_tokenizer, require_whole
 from trainer.gr00t.n17.model import EMBEDDINGS, LM_HEAD, Gr00tN1d7
 from trainer.gr00t.n17.processor import QwenProcessor
 from trainer.gr00t.n17.sections import TINY_VOCABULARY
