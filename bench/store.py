@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from statistics import median
 
@@ -177,7 +177,7 @@ def _copied(source: Path, out: Path) -> None:
 
 
 @contextlib.contextmanager
-def minio(program: Path, folder: Path) -> Iterator[S3Settings]:
+def minio(program: Path, folder: Path) -> Generator[S3Settings]:
     """A MinIO server on loopback."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -7,7 +7,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -154,7 +154,7 @@ def docker_client() -> Iterator[docker.DockerClient]:
 
 
 @contextlib.contextmanager
-def bucket_of_its_own(server: S3Settings) -> Iterator[S3Settings]:
+def bucket_of_its_own(server: S3Settings) -> Generator[S3Settings]:
     """A fresh bucket, deleted afterwards: SeaweedFS has room for some dozens only."""
     settings = server.model_copy(update={"bucket": f"test-{secrets.token_hex(6)}"})
     store = S3Store(settings)

@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import IO, TypeGuard
 
@@ -155,7 +155,7 @@ def require_space(folder: Path, needed: int, what: str, otherwise: str) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path, *, wait: bool = True) -> Iterator[IO[str]]:
+def locked(path: Path, *, wait: bool = True) -> Generator[IO[str]]:
     """Open a file, created when it is missing, and hold the exclusive lock on it.
 
     Raises ``BlockingIOError`` without ``wait`` when another one holds it.

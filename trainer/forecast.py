@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from pydantic import ValidationError
-
 from trainer.config.finetune_config import FinetuneConfig
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
@@ -210,7 +208,7 @@ def read_sections(folder: Path) -> Model | None:
         values = json.loads((folder / "config.json").read_text())
         generation = generation_of(values, str(folder))
         return generation.module("gr00t", "sections").read(values) if generation else None
-    except (OSError, ValueError, AttributeError, ValidationError, UsageError):
+    except (OSError, ValueError, AttributeError, UsageError):
         return None
 
 

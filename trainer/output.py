@@ -8,7 +8,7 @@ import os
 import select
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -39,7 +39,7 @@ class _Masked(io.TextIOBase):
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _dropped_where_lost(self) -> Iterator[None]:
+    def _dropped_where_lost(self) -> Generator[None]:
         try:
             yield
         except OSError as error:
@@ -103,7 +103,7 @@ class Output:
 
 
 @contextlib.contextmanager
-def masked_output(environ: Mapping[str, str]) -> Iterator[Output]:
+def masked_output(environ: Mapping[str, str]) -> Generator[Output]:
     """Write no secret of ``environ`` to stdout and stderr in this block, and let none of their losses end the work.
 
     A program whose stdout is a pipe that nobody reads any more works on to its end, with its own exit code.

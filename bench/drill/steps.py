@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,7 +90,7 @@ def device() -> torch.device:
 
 
 @contextmanager
-def bench(size: str, generation: str) -> Iterator[Bench]:
+def bench(size: str, generation: str) -> Generator[Bench]:
     """A model of ``size``, ``full`` or ``small``, with random weights, and the synthetic dataset with its frames."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, subject = Path(temporary), SUBJECTS[generation]

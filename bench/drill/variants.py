@@ -6,7 +6,7 @@ before the engine takes it up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -77,7 +77,7 @@ def milliseconds(function: Callable[[], object], repeats: int, warm_up: int = 3)
 
 
 @contextmanager
-def backbone_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
+def backbone_graph(step: FixedStep) -> Generator[Callable[[], None]]:
     """The frozen backbone's forward pass is one launch."""
     backbone, given = step.model.backbone, []
     with torch.no_grad(), backbone.register_forward_pre_hook(lambda _, arguments: given.append(arguments)):
@@ -105,14 +105,14 @@ def backbone_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def step_graph(step: FixedStep) -> Iterator[Callable[[], None]]:
+def step_graph(step: FixedStep) -> Generator[Callable[[], None]]:
     """The whole step is one launch: what graphs can give at most."""
     replay, _ = captured(step)
     yield replay
 
 
 @contextmanager
-def compiled(step: FixedStep) -> Iterator[Callable[[], None]]:
+def compiled(step: FixedStep) -> Generator[Callable[[], None]]:
     """``torch.compile`` for each layer by itself: those of a kind share their code, and a whole model takes minutes."""
     backend = "inductor" if step.device.type == "cuda" else "aot_eager"
     layers = [module for module in step.model.modules() if type(module).__name__ in step.subject.layers]

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
@@ -80,7 +80,7 @@ def run(report: Report, size: str, _device: str, generation: str) -> None:
 
 
 @contextmanager
-def folders() -> Iterator[Folders]:
+def folders() -> Generator[Folders]:
     """Temporary folders, gone afterwards."""
     with ExitStack() as stack:
         disk = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
@@ -101,7 +101,7 @@ def words(flags: Mapping[str, object]) -> list[str]:
 
 
 @contextmanager
-def started(argv: Sequence[str], environ: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
+def started(argv: Sequence[str], environ: dict[str, str]) -> Generator[subprocess.Popen[str]]:
     """A Python process whose stdout is read; gone afterwards, with all it started."""
     process = subprocess.Popen(
         [sys.executable, *argv],

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -123,7 +123,7 @@ def note_damage(damage: Sequence[DamagedObjectError]) -> None:
 
 
 @contextmanager
-def spinner(text: str) -> Iterator[None]:
+def spinner(text: str) -> Generator[None]:
     """A spinner on stderr while something takes its time."""
     with waiting(notes(), text):
         yield

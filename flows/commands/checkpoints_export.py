@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -64,7 +64,7 @@ def export(arguments: Namespace) -> int:
 
 
 @contextmanager
-def _target(folder: Path | None) -> Iterator[Path]:
+def _target(folder: Path | None) -> Generator[Path]:
     """``folder``, or one that is removed after the push."""
     if folder is not None:
         yield folder.expanduser()

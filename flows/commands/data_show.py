@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import webbrowser
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def _usual_target(name: str) -> Path:
 
 
 @contextmanager
-def _folder(name: str) -> Iterator[tuple[Path, str]]:
+def _folder(name: str) -> Generator[tuple[Path, str]]:
     """The dataset ``name`` as it can be read, and what it is called: a folder of that name, or else of the store.
 
     Raises ``UsageError`` where there is neither.

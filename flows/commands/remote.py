@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -104,7 +104,7 @@ def _server() -> str:
 
 
 @contextmanager
-def connected() -> Iterator[SyncPrefectClient]:
+def connected() -> Generator[SyncPrefectClient]:
     """A client of the server that the settings name. Raises ``PippaError`` where it can't be used."""
     compose_discovery.adopt(pippa_home())
     if not os.environ.get("PREFECT_API_URL"):

@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,7 +91,7 @@ def server_environment(home: Path, environ: Mapping[str, str] = os.environ) -> d
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[PrefectApi]:
+def serving() -> Generator[PrefectApi]:
     """A server in a thread of this process, named in ``os.environ``; call it before anything imports Prefect.
 
     A first start takes a minute on a slow machine, and others wait for it. Raises ``PippaError`` when none starts.

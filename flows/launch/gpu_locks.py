@@ -10,7 +10,7 @@ import fcntl
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,7 +22,7 @@ ASK_SECONDS = 1.0
 @contextlib.contextmanager
 def held(
     home: Path, run_id: str, gpus: Sequence[str], wanted: int, share: int, say: Callable[[str], None]
-) -> Iterator[list[str]]:
+) -> Generator[list[str]]:
     """Hold ``wanted`` of ``gpus`` for ``run_id``, after waiting for them if need be; yields their ids.
 
     ``share`` trainings may hold the same one, and a container that computes on it counts. While it waits, ``say`` is
@@ -49,7 +49,7 @@ def held(
 @contextlib.contextmanager
 def held_on_node(
     home: Path, name: str, wanted: int, say: Callable[[str], None], environ: Mapping[str, str] = os.environ
-) -> Iterator[dict[str, str]]:
+) -> Generator[dict[str, str]]:
     """Hold GPUs of a machine that trains along in the run or job ``name``; yields the environment to train in.
 
     Node 0's are held by the flow of the run. A machine without a GPU holds nothing: nodes on one processor are there to

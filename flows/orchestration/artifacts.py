@@ -12,7 +12,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from uuid import UUID
 
 from prefect.artifacts import (
@@ -162,7 +162,7 @@ class Artifacts:
 
 
 @contextlib.contextmanager
-def in_background(record: Callable[[Event], None]) -> Iterator[Callable[[Event], None]]:
+def in_background(record: Callable[[Event], None]) -> Generator[Callable[[Event], None]]:
     """Call ``record`` with each event in a thread, inside this flow run, so that a training never waits for Prefect.
 
     Prefect's client tries again for a minute when its server is away. What it has not taken ``CATCH_UP_SECONDS`` after

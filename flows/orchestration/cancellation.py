@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing, contextmanager, suppress
 from datetime import timedelta
 from functools import partial
@@ -48,7 +48,7 @@ def supervised() -> bool:
 
 
 @contextmanager
-def cancellable(flow_run_id: UUID, pid: int | None = None) -> Iterator[None]:
+def cancellable(flow_run_id: UUID, pid: int | None = None) -> Generator[None]:
     """Make a cancellation in Prefect's UI a Ctrl-C in the process ``pid``, by default this one.
 
     Not while a worker watches for it. On a bare host its flows outlive one that is killed.

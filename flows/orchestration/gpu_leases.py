@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from itertools import combinations
@@ -53,7 +53,7 @@ ASK_SECONDS = 2.0
 @contextmanager
 def held(
     flow_run_id: UUID, machine: str, gpus: Sequence[str], wanted: int, share: int, say: Callable[[str], None]
-) -> Iterator[list[str]]:
+) -> Generator[list[str]]:
     """Hold ``wanted`` of ``gpus`` for the flow run, after waiting for them if need be; yields their ids.
 
     ``share`` trainings may hold the same one. While it waits, the flow run's state says so and for whom, and ``say`` is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -45,7 +45,7 @@ def server_time(client: SyncPrefectClient) -> datetime:
 
 
 @contextmanager
-def unless_there() -> Iterator[None]:
+def unless_there() -> Generator[None]:
     """Make something in Prefect in this block that others may make at the same moment: the first one makes it."""
     try:
         yield
@@ -57,7 +57,7 @@ def unless_there() -> Iterator[None]:
 
 
 @contextmanager
-def prefect_client() -> Iterator[SyncPrefectClient]:
+def prefect_client() -> Generator[SyncPrefectClient]:
     """``sync_client`` for commands.
 
     Raises ``ServerError`` where it is refused, nothing answers, or what answers is no Prefect server of this version.

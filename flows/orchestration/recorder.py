@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, Self
@@ -83,7 +83,7 @@ class Recorder:
         self._put({"event": event.model_dump(mode="json", exclude_none=True)})
 
     @contextmanager
-    def recording(self, request: Request) -> Iterator[Callable[[Trained], None]]:
+    def recording(self, request: Request) -> Generator[Callable[[Trained], None]]:
         """The flow run: from here to the end of the context, which decides its state. To be called when it is done."""
         self._begun = True
         self._put({"begin": dataclasses.asdict(request)})

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
@@ -92,7 +92,7 @@ def _messages() -> SimpleQueue[Message | None]:
 
 
 @contextmanager
-def _alive(run_id: str) -> Iterator[None]:
+def _alive(run_id: str) -> Generator[None]:
     """Crash the flow runs of killed processes, and be no such process until the end."""
     from flows.orchestration.prefect_client import sync_client
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -69,7 +69,7 @@ def started(
     console: Console,
     launcher: LauncherName = "process",
     engine: Engine = "native",
-) -> Iterator[Started]:
+) -> Generator[Started]:
     """The object store, ready, and what records ``run_id`` in Prefect.
 
     ``config`` says what to train, None that it is known already. Where the trainer is to run as a process, dataset and
@@ -117,7 +117,7 @@ def started(
 
 
 @contextmanager
-def _no_child_left() -> Iterator[None]:
+def _no_child_left() -> Generator[None]:
     """End what a thread has started in this block that did not get to wait for it: Ctrl-C came, or another failed."""
     before = set(process_table.children())
     try:

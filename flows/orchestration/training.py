@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -172,7 +172,7 @@ class Training:
         return to_markdown(report)
 
     @contextmanager
-    def _tolerant(self, what: str, hint: str) -> Iterator[None]:
+    def _tolerant(self, what: str, hint: str) -> Generator[None]:
         """What goes wrong with a page is a warning: the training is done and safe."""
         try:
             yield

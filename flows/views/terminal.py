@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
@@ -193,7 +193,7 @@ def _joined(*parts: str) -> str:
 
 
 @contextmanager
-def waiting(console: Console, text: str) -> Iterator[None]:
+def waiting(console: Console, text: str) -> Generator[None]:
     """A spinner with ``text`` while the block runs; without a terminal, one line."""
     if console.is_terminal:
         with console.status(escape(text), spinner_style="cyan"):

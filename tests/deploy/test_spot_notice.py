@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).parents[2] / "deploy" / "machine" / "spot_notice.py"
 
 
 @contextmanager
-def metadata(cloud: str, notice: threading.Event, **event: Any) -> Iterator[Metadata]:
+def metadata(cloud: str, notice: threading.Event, **event: Any) -> Generator[Metadata]:
     with Metadata(cloud, notice.is_set, **event) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -75,7 +75,7 @@ class Screens:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium() -> Generator[Browser]:
     """A headless Chromium, Debian's or Chrome itself."""
     program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     with sync_playwright() as playwright:
@@ -85,7 +85,7 @@ def chromium() -> Iterator[Browser]:
 
 
 @contextmanager
-def browser(address: str, folder: Path) -> Iterator[Screens]:
+def browser(address: str, folder: Path) -> Generator[Screens]:
     """A page of Prefect at ``address``; its pictures go to ``folder``."""
     with chromium() as started:
         page = started.new_page(viewport={"width": 1400, "height": 900})

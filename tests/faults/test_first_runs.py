@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tests.support.waiting import PATIENCE
 
 
 @contextmanager
-def trainings(pippa: BarePippa, at_once: int) -> Iterator[dict[Path, subprocess.Popen[bytes]]]:
+def trainings(pippa: BarePippa, at_once: int) -> Generator[dict[Path, subprocess.Popen[bytes]]]:
     """They make dataset and base model too, and train with the engine of the tests; by the file of their output."""
     pippa.go_on()
     pippa.environ["PIPPA_TRAININGS_PER_GPU"] = str(at_once)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def test_a_bare_machine_gives_the_gpu_of_a_killed_training_to_nobody_but_it(left
 
 
 @contextmanager
-def server(home: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[None]:
+def server(home: Path, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Generator[None]:
     """A Prefect server with its database in ``home``, whose end is SIGKILL; this process uses it."""
     variables = server_environment(home, {"PATH": os.environ["PATH"]}) | variables
     command = [sys.executable, "-c", SERVER]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 from unittest import mock
 
@@ -81,7 +81,7 @@ def peak_bytes(config: FinetuneConfig) -> int:
 
 
 @contextlib.contextmanager
-def _fake(config: FinetuneConfig, device: str) -> Iterator[GR00TN15]:
+def _fake(config: FinetuneConfig, device: str) -> Generator[GR00TN15]:
     model = meta_model(config)
     with (
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -99,7 +99,7 @@ def _fake(config: FinetuneConfig, device: str) -> Iterator[GR00TN15]:
 
 
 @contextlib.contextmanager
-def autocast(device: str) -> Iterator[None]:
+def autocast(device: str) -> Generator[None]:
     """``torch.autocast`` without its question whether there is such a device."""
     torch.set_autocast_dtype(device, torch.bfloat16)
     torch.set_autocast_enabled(device, True)
@@ -149,7 +149,7 @@ def _attention(
 
 
 @contextlib.contextmanager
-def as_on_cuda() -> Iterator[None]:
+def as_on_cuda() -> Generator[None]:
     """Norms and dropout of a CPU as they are on CUDA under autocast."""
     norm = functional.layer_norm
 

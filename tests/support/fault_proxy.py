@@ -7,7 +7,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Literal
 
 from tests.support.proxy import Proxy
@@ -98,7 +98,7 @@ class FaultProxy(Proxy):
 
 
 @contextlib.contextmanager
-def fault_proxy(host: str, port: int, seconds_per_chunk: float = _CHUNK / 10_000) -> Iterator[FaultProxy]:
+def fault_proxy(host: str, port: int, seconds_per_chunk: float = _CHUNK / 10_000) -> Generator[FaultProxy]:
     """A proxy to a server, gone at the end."""
     forwarding = FaultProxy((host, port), seconds_per_chunk)
     try:

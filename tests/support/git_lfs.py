@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -64,7 +64,7 @@ def commit(folder: Path, files: Mapping[str, bytes] = {}) -> str:
 
 
 @contextlib.contextmanager
-def git_server(root: Path) -> Iterator[GitServer]:
+def git_server(root: Path) -> Generator[GitServer]:
     """Serve the repositories in ``root``."""
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -6,7 +6,7 @@ would not tell beside that are copies that the host waits for.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -57,7 +57,7 @@ class _NoWaits(TorchDispatchMode):
 
 
 @contextmanager
-def no_waits() -> Iterator[None]:
+def no_waits() -> Generator[None]:
     """Raises ``HostWaitedError`` where the host would wait for ``NOWHERE``, or an error of torch's."""
     with mock.patch.object(torch.Tensor, "pin_memory", lambda tensor: tensor), _NoWaits():
         yield

@@ -8,7 +8,7 @@ import http.server
 import json
 import re
 import threading
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Generator, MutableMapping
 from email.message import Message
 from io import BufferedIOBase
 
@@ -28,7 +28,7 @@ def hub(
     corrupt: MutableMapping[str, int] | None = None,
     token: str | None = None,
     pushes: Pushes | None = None,
-) -> Iterator[tuple[str, list[str]]]:
+) -> Generator[tuple[str, list[str]]]:
     """Serve ``{"models/owner/name": {path: content}}``; yields its address and the list of requests it got.
 
     ``revisions`` all mean ``COMMIT``. ``stall`` says after how many bytes of a file nothing more comes, once.

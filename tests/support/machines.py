@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +33,7 @@ class Machine:
 
 
 @contextlib.contextmanager
-def two_machines(store_port: int) -> Iterator[list[Machine]]:
+def two_machines(store_port: int) -> Generator[list[Machine]]:
     """Both of them, and a store of this machine that each reaches."""
     with ExitStack() as made:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 _MEMORY = Path("/dev/shm")
@@ -14,7 +14,7 @@ _ROOM = 4 << 30
 
 
 @contextlib.contextmanager
-def in_memory(otherwise: Path) -> Iterator[Path]:
+def in_memory(otherwise: Path) -> Generator[Path]:
     """A new folder in memory, removed afterwards; where this machine has none with room, ``otherwise``."""
     if not _MEMORY.is_dir() or shutil.disk_usage(_MEMORY).free < _ROOM:
         yield otherwise

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -132,7 +132,7 @@ class BarePippa(Pippa):
 
 
 @contextmanager
-def bare_pippa(folder: Path) -> Iterator[BarePippa]:
+def bare_pippa(folder: Path) -> Generator[BarePippa]:
     """One whose engine pauses at step 6; no process of it is left afterwards."""
     environ = {
         **{name: os.environ[name] for name in ("PATH", "LANG", "HOME") if name in os.environ},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 
 
 class Proxy:
@@ -76,7 +76,7 @@ class Proxy:
 
 
 @contextlib.contextmanager
-def proxy(host: str, port: int) -> Iterator[Proxy]:
+def proxy(host: str, port: int) -> Generator[Proxy]:
     forwarding = Proxy((host, port))
     try:
         yield forwarding

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -176,7 +176,7 @@ class PowerCutError(Exception):
 
 
 @contextlib.contextmanager
-def power_cut_after(step: int) -> Iterator[None]:
+def power_cut_after(step: int) -> Generator[None]:
     """A training in here ends right after the checkpoint of ``step``, with the schedule of the whole."""
     from trainer.training.finetune_trainer import FinetuneTrainer
 

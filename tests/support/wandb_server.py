@@ -8,7 +8,7 @@ import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
@@ -120,7 +120,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextmanager
-def wandb_server() -> Iterator[WandbServer]:
+def wandb_server() -> Generator[WandbServer]:
     server = WandbServer()
     yield server
     server.stop()

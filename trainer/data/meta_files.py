@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, TypeVar
@@ -64,7 +64,7 @@ def is_lfs_pointer(file: Path) -> bool:
 
 
 @contextmanager
-def opened(file: Path, most: int, missing: str = AGAIN) -> Iterator[BinaryIO]:
+def opened(file: Path, most: int, missing: str = AGAIN) -> Generator[BinaryIO]:
     """A metadata file of at most ``most`` bytes, open for reading. Raises ``DatasetError``, also for what goes wrong
     meanwhile: when it is absent, no file, too large, unreadable or a git-lfs pointer. ``missing`` is the first's cure.
     """

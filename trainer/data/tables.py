@@ -6,7 +6,7 @@ dictionaries (pandas' categories), extension types or chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def column_names(file: Path, cure: str = DOWNLOAD) -> list[str]:
 
 
 @contextmanager
-def opened_table(file: Path, cure: str = DOWNLOAD) -> Iterator[pq.ParquetFile]:
+def opened_table(file: Path, cure: str = DOWNLOAD) -> Generator[pq.ParquetFile]:
     """A table, open for reading. Texts and bytes come as dictionaries: the same one again and again may be gigabytes.
 
     Raises ``DatasetError``, also for what goes wrong while it is read; ``cure`` is that of a missing file.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -138,7 +138,7 @@ class _Work:
         self.context.emit(event_of(entry, evaluation, metrics))
 
     @contextmanager
-    def _files(self, entry: CheckpointEntry) -> Iterator[Path]:
+    def _files(self, entry: CheckpointEntry) -> Generator[Path]:
         """The folder of a checkpoint: the engine's own while it is there, else one that is removed afterwards."""
         if self.options.output_dir is not None and entry.step not in self.options.foreign:
             local = self.options.output_dir / f"checkpoint-{entry.step}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,7 @@ def add_page(page: str) -> None:
 
 
 @contextmanager
-def _continued() -> Iterator[Run]:
+def _continued() -> Generator[Run]:
     """The W&B run that the environment names, once more."""
     import wandb
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -129,7 +129,7 @@ def _lineage(store: ObjectStore, entry: CheckpointEntry, made: Path) -> Lineage:
 
 
 @contextmanager
-def _appearing(folder: Path) -> Iterator[Path]:
+def _appearing(folder: Path) -> Generator[Path]:
     """A folder that becomes ``folder`` when the block ends well, and is removed otherwise."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)

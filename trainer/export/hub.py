@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,7 +73,7 @@ def push(repository: Repository, folder: Path, message: str) -> str:
 
 
 @contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
+def _explained(repo_id: str) -> Generator[None]:
     from huggingface_hub import errors
 
     try:

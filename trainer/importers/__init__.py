@@ -16,7 +16,7 @@ What the store has is never asked of its source again, unless ``refresh`` says s
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -229,7 +229,7 @@ def _fetched(
     refresh: bool,
     log: Log,
     report: Report | None,
-) -> Iterator[tuple[Path, dict[str, str]] | SnapshotRef]:
+) -> Generator[tuple[Path, dict[str, str]] | SnapshotRef]:
     """The files of ``source`` in a folder, and their origin; or the snapshot, when the store has that revision."""
     match source:
         case Folder():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from trainer.importers.normalize_dataset import linked, normalized
 
 
 @contextmanager
-def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[Path]:
+def completed(folder: Path, name: str, work: Path, log: Log) -> Generator[Path]:
     """``folder``, or a temporary one in ``work`` made from it: in a layout that is read, with all states, actions,
     cameras and an instruction named. ``log`` gets what was proposed.
 

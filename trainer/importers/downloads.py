@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 from trainer.disk import locked, size_of
@@ -24,7 +24,7 @@ ANOTHER_DISK = "set PIPPA_HOME to a folder of another disk"
 
 
 @contextlib.contextmanager
-def folder_for(work: Path, name: str, identity: str) -> Iterator[Path]:
+def folder_for(work: Path, name: str, identity: str) -> Generator[Path]:
     """The folder of one download, for this process alone; others that want the same wait for it to end.
 
     It is removed when the block ends well; after an error or a kill it stays, and the next one to ask for the same
@@ -42,7 +42,9 @@ def folder_for(work: Path, name: str, identity: str) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def watched(folder: Path, title: str, total: int, log: Log, report: Report | None, interval: float = 10.0) -> Iterator:
+def watched(
+    folder: Path, title: str, total: int, log: Log, report: Report | None, interval: float = 10.0
+) -> Generator[None]:
     """Say how far the download into ``folder`` is, while the block runs: to ``report``, else in lines to ``log``."""
     ended = threading.Event()
 
@@ -64,7 +66,7 @@ def watched(folder: Path, title: str, total: int, log: Log, report: Report | Non
 
 
 @contextlib.contextmanager
-def _alone(path: Path, *, wait: bool = True) -> Iterator[None]:
+def _alone(path: Path, *, wait: bool = True) -> Generator[None]:
     """Hold the exclusive lock ``path``; the file is removed at the end. Raises ``BlockingIOError`` without ``wait``."""
     while True:
         with locked(path, wait=wait) as file:

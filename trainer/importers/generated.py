@@ -11,7 +11,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -86,7 +86,7 @@ def _imports(source: bytes) -> list[str]:
 
 
 @contextmanager
-def made(kind: Kind, name: str, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
+def made(kind: Kind, name: str, work: Path, log: Log) -> Generator[tuple[Path, dict[str, str]]]:
     """A temporary folder with it, and its origin."""
     module, function = _MAKERS[name]
     log(f"Making {name}.")

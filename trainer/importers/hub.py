@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,7 +126,7 @@ def client() -> HfApi:
 
 
 @contextmanager
-def _explained(repository: HubRepository, kind: Kind, store_name: str) -> Iterator[None]:
+def _explained(repository: HubRepository, kind: Kind, store_name: str) -> Generator[None]:
     from huggingface_hub import errors
 
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def require_supported(folder: Path) -> None:
 
 
 @contextmanager
-def completed(folder: Path, name: str, work: Path, log: Log) -> Iterator[tuple[Path, dict[str, str]]]:
+def completed(folder: Path, name: str, work: Path, log: Log) -> Generator[tuple[Path, dict[str, str]]]:
     """``folder``, or a temporary one of links to its files and a tokenizer, and where the tokenizer came from.
 
     Raises ``UsageError`` for what is no model of this architecture or not whole, ``DatasetError`` for git-lfs pointers.

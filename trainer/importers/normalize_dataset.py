@@ -6,7 +6,7 @@ import contextlib
 import re
 import shlex
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +48,7 @@ def normalized(
     options: DataOptions = DataOptions(),  # noqa: B008 - frozen
     warn: Warn = lambda _: None,
     progress: Progress | None = None,
-) -> Iterator[tuple[Path, dict[str, str]]]:
+) -> Generator[tuple[Path, dict[str, str]]]:
     """``folder``, or a temporary one in ``work`` made from it, as it can be trained on; and what was changed.
 
     A missing ``meta/modality.json`` is added for the arms pippa knows. ``folder`` itself is left as it is. What can be
@@ -191,7 +191,7 @@ def linked(folder: Path, into: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _named(name: str, folder: Path, work: Path) -> Iterator[None]:
+def _named(name: str, folder: Path, work: Path) -> Generator[None]:
     """Problems name the files of the dataset, not those of a temporary folder in ``work``."""
     try:
         yield

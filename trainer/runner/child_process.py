@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import BinaryIO
@@ -54,7 +54,7 @@ class Signals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
-    def forward_to(self, child: subprocess.Popen[bytes]) -> Iterator[None]:
+    def forward_to(self, child: subprocess.Popen[bytes]) -> Generator[None]:
         """Send what arrives in this block to ``child``."""
         self._child = child
         if self.received is not None:  # it came between the start of the child and here

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -108,7 +108,7 @@ def join(
 
 
 @contextmanager
-def _told(store: ObjectStore, run_id: str, node: Node) -> Iterator[None]:
+def _told(store: ObjectStore, run_id: str, node: Node) -> Generator[None]:
     """Tell node 0 of a ``PippaError`` of this block; it would wait half an hour for this node."""
     try:
         yield

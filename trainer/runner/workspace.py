@@ -8,7 +8,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def run_folder(home: Path, run_id: str) -> Path:
 
 
 @contextmanager
-def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_SECONDS) -> Iterator[int]:
+def locked(folder: Path, waiting: Callable[[str], None], seconds: float = LOCK_SECONDS) -> Generator[int]:
     """Hold the run on this machine; yields the lock's file descriptor, for the engine to inherit.
 
     An engine whose supervisor was killed saves a last checkpoint before it ends, and the lock it inherited keeps a

@@ -6,7 +6,7 @@ The model's own modules say when a part ends, so that what is measured is what i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +102,7 @@ def document(policy: Policy, parts: Parts) -> dict[str, Any]:
 
 
 @contextmanager
-def _marked(policy: Policy, clock: Callable[[], float]) -> Iterator[list[float]]:
+def _marked(policy: Policy, clock: Callable[[], float]) -> Generator[list[float]]:
     """The times at which the backbone began, each denoising step began, and the last one ended; until cleared."""
     import torch
 

@@ -7,7 +7,7 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -62,7 +62,7 @@ class HttpServer(ThreadingHTTPServer):
             self._places.release()
 
     @contextlib.contextmanager
-    def reading(self, connection: socket.socket) -> Iterator[None]:
+    def reading(self, connection: socket.socket) -> Generator[None]:
         """The server waits for what this client sends, and may disconnect it for another one."""
         with self._lock:
             self._reading[connection] = None
@@ -73,7 +73,7 @@ class HttpServer(ThreadingHTTPServer):
                 self._reading.pop(connection, None)
 
     @contextlib.contextmanager
-    def holding(self, size: int) -> Iterator[None]:
+    def holding(self, size: int) -> Generator[None]:
         """A body of ``size`` bytes is in memory. Raises ``RequestError`` where those of others leave no room."""
         with self._lock:
             if self._held + size > MAX_BYTES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from trainer.config.settings import S3Settings
 from trainer.errors import StoreError
@@ -23,7 +23,7 @@ _FULL = ("storagefull", "no space", "quota")
 
 
 @contextlib.contextmanager
-def explained(settings: S3Settings, what: str) -> Iterator[None]:
+def explained(settings: S3Settings, what: str) -> Generator[None]:
     """Raise ``StoreError`` for whatever the client library raises in the block; ``what`` is what was being done.
 
     The library's errors are not chained: their texts hold whole requests.

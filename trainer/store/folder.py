@@ -26,7 +26,7 @@ import io
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
@@ -182,7 +182,7 @@ class FolderStore(ObjectStore):
                     yield _info(prefix + name, status)
 
     @contextlib.contextmanager
-    def _temporary(self) -> Iterator[tuple[Path, IO[bytes]]]:
+    def _temporary(self) -> Generator[tuple[Path, IO[bytes]]]:
         """A new file, locked as long as it is written to, and gone at the end unless it was renamed."""
         self._make_temporary_folder()
         while True:
@@ -222,7 +222,7 @@ class FolderStore(ObjectStore):
         return True
 
     @contextlib.contextmanager
-    def _locked(self, mode: int) -> Iterator[None]:
+    def _locked(self, mode: int) -> Generator[None]:
         """Exclude replacing (shared) and reading a directory (exclusive) from each other, for microseconds."""
         self._make_temporary_folder()
         lock = os.open(self._temporary_folder / "lock", os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -262,7 +262,7 @@ class FolderStore(ObjectStore):
         )
 
     @contextlib.contextmanager
-    def _explained(self, action: str, key: str = "") -> Iterator[None]:
+    def _explained(self, action: str, key: str = "") -> Generator[None]:
         """Raise ``StoreError`` with its cure for what the file system raises in the block."""
         try:
             yield

@@ -45,7 +45,7 @@ import contextlib
 import secrets
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from datetime import datetime, timedelta
 
 from trainer.errors import DamagedObjectError, StoreError
@@ -77,7 +77,7 @@ class Intent:
 
 
 @contextlib.contextmanager
-def relying_on(store: ObjectStore, keys: Iterable[str]) -> Iterator[Intent]:
+def relying_on(store: ObjectStore, keys: Iterable[str]) -> Generator[Intent]:
     """Protect ``keys``, existing or not, from garbage collection; look whether they exist only inside.
 
     Waits for the collections that are under way, not for those that begin meanwhile.

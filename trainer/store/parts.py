@@ -6,7 +6,7 @@ import contextlib
 import os
 import queue
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 from trainer.store.hashing import PART_BYTES
@@ -43,7 +43,7 @@ class Buffers:
         self._free.put(buffer if len(buffer) <= PART_BYTES else bytearray())
 
     @contextlib.contextmanager
-    def read(self, descriptor: int, offset: int, size: int) -> Iterator[memoryview]:
+    def read(self, descriptor: int, offset: int, size: int) -> Generator[memoryview]:
         """``size`` bytes of a file, fewer at its end."""
         buffer = self.take(size)
         assert buffer is not None  # noqa: S101

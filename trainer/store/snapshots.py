@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -273,7 +273,7 @@ def _check_reusable(marker: IO[str], ref: SnapshotRef, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _disk_full_explained(folder: Path) -> Iterator[None]:
+def _disk_full_explained(folder: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:

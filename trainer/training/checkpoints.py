@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -72,7 +72,7 @@ class CheckpointWriter:
             self.wait()
 
     @contextlib.contextmanager
-    def explained(self) -> Iterator[None]:
+    def explained(self) -> Generator[None]:
         """Turns what a full disk looks like while saving into ``DiskFullError``, and removes what was half saved.
 
         safetensors raises its own error class, and torch.save one that doesn't mention the disk at all

@@ -8,7 +8,7 @@ CheckFreq, Mohan et al., FAST 2021).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -101,7 +101,7 @@ class HostCopies:
         self._before_change, self._finish = lambda: torch.cuda.current_stream().wait_event(copied), finish
 
     @contextmanager
-    def beside(self) -> Iterator[None]:
+    def beside(self) -> Generator[None]:
         """In this context, what a thread copies out of the GPU by itself does not get into the training's way."""
         if self._stream is None:
             yield

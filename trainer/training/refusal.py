@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from datetime import timedelta
 
 from torch.distributed import TCPStore
@@ -38,7 +38,7 @@ def tell(node: Node, answer: dict[str, str], seconds: float) -> bool:
 
 
 @contextlib.contextmanager
-def told(node: Node) -> Iterator[None]:
+def told(node: Node) -> Generator[None]:
     """Tell node 0 of a ``PippaError`` of this block, in which node ``node`` prepares to meet the others."""
     try:
         yield

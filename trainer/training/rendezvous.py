@@ -12,7 +12,7 @@ import secrets
 import socket
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Rendezvous:
         return folder / offer["name"]
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[Watch]:
+    def watched(self) -> Generator[Watch]:
         """In this block the nodes hear of each other; what trains here is killed when one of the others is lost."""
         watch = Watch(self._store, self.node, self._hosts)
         watch.start()
@@ -190,7 +190,7 @@ class Rendezvous:
 
 
 @contextlib.contextmanager
-def _node_0_lives() -> Iterator[None]:
+def _node_0_lives() -> Generator[None]:
     try:
         yield
     except RuntimeError as error:

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def run(overrides: dict[str, Any], run_id: str, launcher: str = "process", engin
 
 
 @contextmanager
-def hold(gpus: list[str], *_: object) -> Iterator[list[str]]:
+def hold(gpus: list[str], *_: object) -> Generator[list[str]]:
     yield gpus
 
 

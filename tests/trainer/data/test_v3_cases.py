@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., o
     monkeypatch.setenv("PIPPA_HOME", str(tmp_path / "home"))
 
     @contextmanager
-    def reading(path: Path) -> Iterator[Path]:
+    def reading(path: Path) -> Generator[Path]:
         warnings: list[object] = []
         with normalized(path, CONFIG, "table", tmp_path / "work", warn=warnings.append) as (ready, _):
             assert not warnings

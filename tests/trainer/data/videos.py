@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 import av
@@ -32,7 +32,7 @@ def number_in(frame: np.ndarray) -> int:
 
 
 @contextlib.contextmanager
-def ordinary_priority() -> Iterator[None]:
+def ordinary_priority() -> Generator[None]:
     """For encoding: SVT-AV1, run by root, gives the thread that calls it real-time priority, and leaves it with it.
 
     What that thread starts later inherits it, and a Go program that spins for a lock (docker compose) then keeps the

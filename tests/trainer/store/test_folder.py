@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +40,7 @@ def unfinished(store: FolderStore) -> list[str]:
 
 
 @contextmanager
-def processes(store: FolderStore, code: str, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+def processes(store: FolderStore, code: str, count: int) -> Generator[list[subprocess.Popen[str]]]:
     """Python processes that run ``code`` with ``store``, and ``sys.argv[1]`` as their number."""
     started = [
         subprocess.Popen(

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -232,7 +232,7 @@ class TestErrors:
 @contextmanager
 def answering(
     status: int, body: bytes, kind: str = "application/xml", first: int | None = None
-) -> Iterator[S3Settings]:
+) -> Generator[S3Settings]:
     """A server that answers all requests (or the ``first`` ones) so, as a real one can't be made to."""
     left = [first if first is not None else 1 << 30]
 

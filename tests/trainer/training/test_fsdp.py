@@ -10,7 +10,7 @@ import json
 import re
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -128,7 +128,7 @@ def others(tmp_path_factory: pytest.TempPathFactory, even_dataset: Path, base_mo
 
 
 @contextlib.contextmanager
-def environment(folder: Path) -> Iterator[pytest.MonkeyPatch]:
+def environment(folder: Path) -> Generator[pytest.MonkeyPatch]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIPPA_HOME", str(folder / "home"))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")

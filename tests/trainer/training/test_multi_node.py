@@ -9,7 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import psutil
@@ -127,7 +127,7 @@ def send(number: signal.Signals, to: list[psutil.Process]) -> None:
 
 
 @contextlib.contextmanager
-def lost(how: str, node: subprocess.Popen[bytes], machine: Machine) -> Iterator[int]:
+def lost(how: str, node: subprocess.Popen[bytes], machine: Machine) -> Generator[int]:
     """``node`` is killed, frozen or cut off meanwhile; yields its exit code."""
     of_node = processes(node)
     if how == "cut off":
