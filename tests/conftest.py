@@ -133,6 +133,13 @@ def pippa_here(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, s
     return run
 
 
+@pytest.fixture(autouse=True)
+def no_docker_daemon(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that is not marked ``docker`` reaches none: another's containers would hold the GPUs it asks for."""
+    if not request.node.get_closest_marker("docker"):
+        monkeypatch.setenv("DOCKER_HOST", "unix:///no-docker-daemon")
+
+
 @pytest.fixture(scope="session")
 def docker_client() -> Iterator[docker.DockerClient]:
     """A client of the Docker daemon of this machine; a test with it is also marked ``docker``.
