@@ -45,7 +45,7 @@ def overrides(stack: Mapping[str, str], dataset: Path, tmp_path: Path, monkeypat
     """What makes ``smoke`` a run of the engine without torch."""
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text('{"model_type": "gr00t_n1_5"}')
+    (model / "config.json").write_text("{}")
     monkeypatch.setenv("PIPPA_FINETUNE_COMMAND", f"{sys.executable} {SUPPORT / 'fake_engine.py'}")
     monkeypatch.setenv("PIPPA_EVALUATE_COMMAND", f"{sys.executable} {SUPPORT / 'fake_evaluate.py'}")
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT.parents[1]))

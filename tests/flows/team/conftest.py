@@ -231,7 +231,7 @@ def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_fact
         importers.dataset(store, "synthetic.PickNPlace", folder / "tmp")
         model = folder / "a-model"
         model.mkdir()
-        (model / "config.json").write_text('{"model_type": "gr00t_n1_5"}')
+        (model / "config.json").write_text("{}")
         snapshots.push(store, model, "model", "a-model")
         with pytest.MonkeyPatch.context() as monkeypatch:
             for name, value in prefect_environ.items():

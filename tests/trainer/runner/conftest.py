@@ -39,7 +39,7 @@ class Trainer:
         self.home = folder / "home"
         self.model = folder / "base"
         self.model.mkdir()
-        (self.model / "config.json").write_text('{"model_type": "gr00t_n1_5"}')
+        (self.model / "config.json").write_text("{}")
         safetensors(self.model / "model.safetensors", b"weights")
         self.engine: dict[str, object] = {}
         self.environ = {
