@@ -47,6 +47,13 @@ os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".pippa" / "cache" / "
 SHARED = REPOSITORY.parent / "shared"
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with long tests come first: with ``--no-loadscope-reorder`` no worker begins one when the others end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """Tensors produced by upstream's own code; its README says how. A machine that is lent is brought some of them."""

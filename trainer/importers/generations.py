@@ -60,7 +60,10 @@ def require_horizon(config: FinetuneConfig, store: ObjectStore | None = None) ->
     name, data_config = config.base_model_path, get_data_config(config.data_config)
     values: dict[str, Any] | None = {} if name in (wanted.official, wanted.tiny) else None
     if is_folder(name):
-        values = json.loads((Path(name).expanduser() / "config.json").read_text())
+        try:
+            values = json.loads((Path(name).expanduser() / "config.json").read_text())
+        except (OSError, ValueError):  # no model, which is said when it is loaded
+            return
     elif store is not None:
         values = _stored_config(store, name) or values
     if values is None:
