@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -66,7 +67,8 @@ class Training:
         printed = io.StringIO()
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
-            with contextlib.redirect_stdout(printed):
+            # It chooses the GPUs for its whole process, which here has other tests to run.
+            with contextlib.redirect_stdout(printed), patch.dict(os.environ):
                 return main(self.argv(**changes))
         finally:
             for number, handler in handlers.items():

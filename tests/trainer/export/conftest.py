@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -50,9 +49,9 @@ class Exported:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Exported]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("exported")
         patch.setenv("PIPPA_HOME", str(folder / "home"))
         patch.setenv("CUDA_VISIBLE_DEVICES", "")
-        yield Exported(folder)
+        return Exported(folder)  # other rooms' tests follow in this process
