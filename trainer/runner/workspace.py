@@ -97,7 +97,7 @@ def machine_of(address: str) -> str:
 
 
 def _machine() -> str:
-    """What this machine is called until it is started again; a container is told the name of its own."""
+    """What this machine is called until it is started again; a container is told the name of the one it runs on."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
