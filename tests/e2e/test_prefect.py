@@ -68,9 +68,20 @@ def running_stack(stack: Stack) -> Iterator[None]:
     stack.compose("stop", "--timeout", "5")
 
 
-@pytest.fixture(scope="module")
-def scheduled(stack: Stack, running_stack: None) -> str:
-    """The id of the flow run of a schedule, which has ended."""
+def test_every_preset_and_chore_is_a_deployment(stack: Stack) -> None:
+    with stack.api() as api:
+        found = api.post("/deployments/filter", json={}).raise_for_status().json()
+    names = {each["name"] for each in found}
+    assert names == {*PRESETS, "default", "pull-dataset", "pull-base-model", "evaluate", "gc"}
+    assert not any(schedule["active"] for each in found for schedule in each["schedules"])
+
+
+def test_the_api_asks_for_the_password(stack: Stack) -> None:
+    with stack.api() as api:
+        assert api.post("/deployments/filter", json={}, auth=("pippa", "guessed")).status_code == 401
+
+
+def test_a_schedule_trains(stack: Stack) -> None:
     found = deployment(stack, "train/smoke")
     # A time that has passed when Prefect sees the schedule is not made up for.
     soon = datetime.now(UTC) + timedelta(seconds=40)
@@ -86,34 +97,17 @@ def scheduled(stack: Stack, running_stack: None) -> str:
             .json()[0]
         )
 
-        def made_by_it() -> dict[str, Any] | None:
+        def scheduled() -> dict[str, Any] | None:
             wanted = {"flow_runs": {"deployment_id": {"any_": [found["id"]]}}, "sort": "EXPECTED_START_TIME_ASC"}
             runs = api.post("/flow_runs/filter", json=wanted).raise_for_status().json()
             return next((run for run in runs if run["auto_scheduled"]), None)
 
-        run = until(made_by_it, "the scheduled flow run")
+        run = until(scheduled, "the scheduled flow run")
         until(lambda: state(stack, run["id"]) in ("COMPLETED", "FAILED", "CRASHED"), "the end of the scheduled run")
         stack.times.append(("a scheduled training of 20 steps, from its schedule's creation", time.monotonic() - began))
         api.delete(f"/deployments/{found['id']}/schedules/{made['id']}").raise_for_status()
-    return run["id"]
-
-
-def test_every_preset_and_chore_is_a_deployment(stack: Stack) -> None:
-    with stack.api() as api:
-        found = api.post("/deployments/filter", json={}).raise_for_status().json()
-    names = {each["name"] for each in found}
-    assert names == {*PRESETS, "default", "pull-dataset", "pull-base-model", "evaluate", "gc"}
-    assert not any(schedule["active"] for each in found for schedule in each["schedules"])
-
-
-def test_the_api_asks_for_the_password(stack: Stack) -> None:
-    with stack.api() as api:
-        assert api.post("/deployments/filter", json={}, auth=("pippa", "guessed")).status_code == 401
-
-
-def test_a_schedule_trains(stack: Stack, scheduled: str) -> None:
-    assert state(stack, scheduled) == "COMPLETED"
-    assert any("open-loop" in str(artifact["data"]) for artifact in artifacts(stack, scheduled))
+    assert state(stack, run["id"]) == "COMPLETED"
+    assert any("open-loop" in str(artifact["data"]) for artifact in artifacts(stack, run["id"]))
     assert stack.trainings() == []
 
 
@@ -178,8 +172,11 @@ def test_the_host_launches_a_container_itself(stack: Stack) -> None:
     assert stack.trainings() == []
 
 
-def test_the_web_page_shows_deployments_form_and_report(stack: Stack, scheduled: str, tmp_path: Path) -> None:
-    report = next(each for each in artifacts(stack, scheduled) if each["type"] == "markdown")
+def test_the_web_page_shows_deployments_form_and_report(stack: Stack, tmp_path: Path) -> None:
+    run = submit(stack, "train/smoke", {"overrides": SHORT})
+    until(lambda: state(stack, run) in ("COMPLETED", "FAILED", "CRASHED"), "the end of the run")
+    assert state(stack, run) == "COMPLETED"
+    report = next(each for each in artifacts(stack, run) if each["type"] == "markdown")
     folder = picture_folder(tmp_path)
     auth = (stack.clone / ".pippa/stack/prefect_api_auth_string").read_text()
     with browser(f"http://127.0.0.1:{stack.prefect_port}", folder) as screens:
