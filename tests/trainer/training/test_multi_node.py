@@ -27,10 +27,8 @@ from trainer.store import jobs, registry, resume_points, runs, snapshots
 from trainer.store.s3 import S3Store
 
 MakeTraining = Callable[..., Training]
-STEPS = 100
-"""More than two nodes make before they have something to continue from."""
-FLAGS = ("--batch-size", "2", "--num-nodes", "2", "--save-steps", "5", "--dataloader-num-workers", "0")
-FLAGS += ("--report-to", "tensorboard", "--evaluate", "none", "--max-steps", str(STEPS))
+FLAGS = ("--batch-size", "2", "--num-nodes", "2", "--save-steps", "2", "--dataloader-num-workers", "0")
+FLAGS += ("--report-to", "tensorboard", "--evaluate", "none", "--max-steps", "150")
 FLAGS += ("--learning-rate", "1e-4", "--weight-decay", "1e-5", "--warmup-ratio", "0.05")
 
 
@@ -180,21 +178,16 @@ def test_a_lost_node_ends_the_attempt_and_two_empty_machines_go_on(
     begun = [event.message for event in events(nodes.said(0)) if isinstance(event, PhaseEvent)]
     assert any(message.startswith("Continuing from step ") for message in begun), begun
     entry = max(registry.list_checkpoints(store, jobs.find(store, "one")), key=lambda each: each.step)
-    assert entry.step == STEPS
+    assert entry.step == 150
     # One process with the summed batch. Over so many steps the order of sums shows: little beside what is learned.
     whole = training(
-        "whole",
-        dataset_path=[even_dataset],
-        base_model_path=no_dropout,
-        batch_size=4,
-        max_steps=STEPS,
-        save_steps=STEPS,
+        "whole", dataset_path=[even_dataset], base_model_path=no_dropout, batch_size=4, max_steps=150, save_steps=150
     )
     assert whole.run() == 0
     pulled = training("pulled")
     start = {name: each for file in no_dropout.glob("*.safetensors") for name, each in load_file(file).items()}
-    snapshots.pull(store, entry.snapshot, pulled.checkpoint(STEPS))
-    ours, theirs = pulled.weights(STEPS), whole.weights(STEPS)
+    snapshots.pull(store, entry.snapshot, pulled.checkpoint(150))
+    ours, theirs = pulled.weights(150), whole.weights(150)
     assert ours.keys() == theirs.keys()
     learned = sum((theirs[name] - start[name]).abs().sum().item() for name in theirs)
     apart = sum((theirs[name] - ours[name]).abs().sum().item() for name in theirs)
