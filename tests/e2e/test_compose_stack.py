@@ -124,7 +124,7 @@ def test_a_checkpoint_is_served_to_those_who_have_the_token(stack: Stack) -> Non
 
 
 def test_run_returns_the_exit_code_of_the_training(stack: Stack) -> None:
-    """Another one than 0, which that by upstream's engine returns."""
+    """Here 2; the test of upstream's engine sees 0."""
     refused = stack.compose("run", "--rm", "train-overfit", "--batch-size", "0")
     assert refused.returncode == 2
     assert "--batch-size" in refused.stdout
