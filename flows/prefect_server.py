@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from trainer.config.settings import secret_from
 from trainer.errors import ServerError
 
-_SECONDS = 2.0
+_SECONDS = 10.0
+"""A server that many trainings ask at once answers late."""
 
 
 class UnreachableError(ServerError):

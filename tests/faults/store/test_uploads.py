@@ -73,7 +73,9 @@ def test_the_store_fails_for_a_while_and_every_checkpoint_gets_there(s3_settings
     host, _, port = s3_settings.host.partition(":")
     with fault_proxy(host, int(port), seconds_per_chunk=0.05) as way:
         settings = s3_settings.model_copy(update={"endpoint": f"http://127.0.0.1:{way.port}"})
-        training = Training(S3Store(settings, patience=0.3, read_seconds=0.7), tmp_path / "run")
+        # Only where nothing else ends a request: a busy machine's store takes longer to answer.
+        store = S3Store(settings, patience=0.3, **({"read_seconds": 0.7} if fault == "stall" else {}))
+        training = Training(store, tmp_path / "run")
         training.save(1)
         until(lambda: training.uploaded == [1])
         way.begin(fault)
@@ -87,10 +89,11 @@ def test_the_store_fails_for_a_while_and_every_checkpoint_gets_there(s3_settings
             assert isinstance(error, StoreError) and error.exit_code == 4
             assert "2, 3, 4)" in error.message and PENDING in error.hint
             assert ("PIPPA_S3_ACCESS_KEY" in error.message + error.hint) == (fault == "refused")
+        warned = len(training.outages)
         way.end()
         training.save(5)
         assert training.uploader.finish()
-    assert training.uploaded == [1, 2, 3, 4, 5] and len(training.outages) == (fault != "slow")
+    assert training.uploaded == [1, 2, 3, 4, 5] and warned == (fault != "slow")
     store = S3Store(s3_settings)
     for entry in registry.list_checkpoints(store):
         assert snapshots.verify(store, entry.snapshot) == []

@@ -27,8 +27,8 @@ from trainer.store import jobs, registry, resume_points, runs, snapshots
 from trainer.store.s3 import S3Store
 
 MakeTraining = Callable[..., Training]
-FLAGS = ("--batch-size", "2", "--num-nodes", "2", "--save-steps", "2", "--dataloader-num-workers", "0")
-FLAGS += ("--report-to", "tensorboard", "--evaluate", "none", "--max-steps", "150")
+FLAGS = ("--batch-size", "2", "--num-nodes", "2", "--save-steps", "25", "--dataloader-num-workers", "0")
+FLAGS += ("--report-to", "tensorboard", "--evaluate", "none", "--max-steps", "100")
 FLAGS += ("--learning-rate", "1e-4", "--weight-decay", "1e-5", "--warmup-ratio", "0.05")
 
 
@@ -141,16 +141,29 @@ def lost(how: str, node: subprocess.Popen[bytes], machine: Machine) -> Generator
             send(signal.SIGCONT, of_node)
 
 
-def lose(how: str, nodes: Nodes, store: S3Store) -> None:
-    """Both train, with a state in the store to continue from, when node 1 is lost."""
+def start_training(nodes: Nodes) -> list[subprocess.Popen[bytes]]:
+    """Both nodes, once they train."""
     first, second = nodes.start()
-    until(lambda: jobs.find(store, "one"), nodes.said(0).read_text, alive=lambda: first.poll() is None)
+    until(
+        lambda: '"event":"progress"' in nodes.said(0).read_text(),
+        nodes.said(0).read_text,
+        alive=lambda: first.poll() is None,
+    )
+    return [first, second]
+
+
+def stop(nodes: Nodes, store: S3Store) -> None:
+    """Leave a state in the store to continue from, early: while a run trains, its state goes up seldom."""
+    for node in (started := start_training(nodes)):
+        node.terminate()
+    assert [node.wait(PATIENCE) for node in started] == [143, 143], nodes.said(0).read_text()
+    assert resume_points.read(store, jobs.find(store, "one") or "") is not None, nodes.said(0).read_text()
+
+
+def lose(how: str, nodes: Nodes, store: S3Store) -> None:
+    """Node 1 is lost while both train."""
+    first, second = start_training(nodes)
     run_id = jobs.find(store, "one") or ""
-
-    def trains() -> bool:
-        return resume_points.read(store, run_id) is not None and '"event":"progress"' in nodes.said(0).read_text()
-
-    until(trains, nodes.said(0).read_text, alive=lambda: first.poll() is None)
     with lost(how, second, nodes.machines[1]) as code:
         assert first.wait(PATIENCE) == 7, nodes.said(0).read_text()
     assert second.wait(PATIENCE) == code, nodes.said(1).read_text()
@@ -169,6 +182,7 @@ def test_a_lost_node_ends_the_attempt_and_two_empty_machines_go_on(
     port = int(s3_settings.endpoint.rpartition(":")[2])
     with two_machines(port) as machines:
         nodes = Nodes(machines, s3_settings, tmp_path, [*FLAGS, *sources])
+        stop(nodes, store)
         for how in ("killed", "frozen", *(["cut off"] if machines[1].prefix else [])):
             lose(how, nodes, store)
 
@@ -178,16 +192,16 @@ def test_a_lost_node_ends_the_attempt_and_two_empty_machines_go_on(
     begun = [event.message for event in events(nodes.said(0)) if isinstance(event, PhaseEvent)]
     assert any(message.startswith("Continuing from step ") for message in begun), begun
     entry = max(registry.list_checkpoints(store, jobs.find(store, "one")), key=lambda each: each.step)
-    assert entry.step == 150
+    assert entry.step == 100
     # One process with the summed batch. Over so many steps the order of sums shows: little beside what is learned.
     whole = training(
-        "whole", dataset_path=[even_dataset], base_model_path=no_dropout, batch_size=4, max_steps=150, save_steps=150
+        "whole", dataset_path=[even_dataset], base_model_path=no_dropout, batch_size=4, max_steps=100, save_steps=100
     )
     assert whole.run() == 0
     pulled = training("pulled")
     start = {name: each for file in no_dropout.glob("*.safetensors") for name, each in load_file(file).items()}
-    snapshots.pull(store, entry.snapshot, pulled.checkpoint(150))
-    ours, theirs = pulled.weights(150), whole.weights(150)
+    snapshots.pull(store, entry.snapshot, pulled.checkpoint(100))
+    ours, theirs = pulled.weights(100), whole.weights(100)
     assert ours.keys() == theirs.keys()
     learned = sum((theirs[name] - start[name]).abs().sum().item() for name in theirs)
     apart = sum((theirs[name] - ours[name]).abs().sum().item() for name in theirs)

@@ -86,7 +86,7 @@ def test_one_that_several_stop_is_told_once(bench: Bench, sent):
     container = training(bench)
     first = threading.Thread(target=cancelled, args=[container])
     first.start()
-    until(lambda: sent)
+    until(lambda: stopping.stop_sent(container))
     # A worker that was started after the first one was killed, say, and the reaper.
     reaper.stop_container(bench.client, bench.run_id, PATIENCE)
     first.join(PATIENCE)
