@@ -18,6 +18,7 @@ from trainer.config.generations import config_of
 from trainer.errors import EngineError, ExitCode, UsageError
 from trainer.events import Emitter, Event, PhaseEvent
 from trainer.forecast import read_sections
+from trainer.heavy_imports import heavy_imports
 from trainer.importers.generations import require_horizon
 from trainer.memory_advice import advice
 from trainer.output import stdout_is_log
@@ -56,9 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     choose_devices(config.num_gpus)
     emit = Emitter() if os.environ.get("RANK", "0") == "0" else _silent
     if needs_torchrun(config.processes):
-        import torch
+        with heavy_imports():
+            import torch
 
-        from trainer.training.refusal import told
+            from trainer.training.refusal import told
 
         node = this_node(config.num_nodes)
         with told(node):
@@ -101,7 +103,10 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     checked = _check(config, emit)
     stop = StopSignal()
     emit(PhaseEvent(phase="load", message="Loading torch, the dataset and the base model"))
-    from trainer.training.finetuning import train
+    with heavy_imports():
+        from trainer.training.finetuning import train
+
+        config.generation.module("training")
 
     return train(config, checked, resume_from, stop, emit)
 

@@ -19,6 +19,7 @@ from trainer.command_line import Parser
 from trainer.config.settings import secret_from
 from trainer.errors import PippaError, UsageError
 from trainer.events import Emitter, PhaseEvent
+from trainer.heavy_imports import heavy_imports
 from trainer.output import stdout_is_log
 from trainer.serving.ending import end_by_signals
 
@@ -134,8 +135,9 @@ def _loaded(arguments: Namespace) -> Policy:
     events = not arguments.measure  # whose answer stdout is
     checkpoint = find_checkpoint(name, arguments.data_config, arguments.embodiment_tag)
     _say(f"Loading {name}.", events=events)
-    from trainer.gr00t.policy import Policy  # which takes torch with it, 10 seconds and more on a slow disk
-    from trainer.serving.service import warm_up
+    with heavy_imports():  # 10 seconds and more on a slow disk
+        from trainer.gr00t.policy import Policy
+        from trainer.serving.service import warm_up
 
     policy = Policy(checkpoint, denoising_steps=arguments.denoising_steps)
     _say("Warming up.", events=events)

@@ -18,6 +18,7 @@ from trainer.data.data_config import DataConfig
 from trainer.errors import UsageError
 from trainer.evaluation.registered import EvaluationContext, named_entries
 from trainer.events import Emitter, EvaluationEvent
+from trainer.heavy_imports import heavy_imports
 from trainer.store import registry
 from trainer.store.closed_loop import TRIALS, ClosedLoop
 from trainer.store.registry import CheckpointEntry
@@ -76,8 +77,9 @@ def evaluate_entry(context: EvaluationContext, entry: CheckpointEntry, options: 
     checkpoint = described(context.checkpoint(entry), entry.name, entry)
     config = checkpoint.data_config
     require_robot(config, entry.name)
-    from trainer.evaluation.predictor import Predictor as WithNoise  # which takes torch with it
-    from trainer.gr00t.policy import Policy
+    with heavy_imports():
+        from trainer.evaluation.predictor import Predictor as WithNoise
+        from trainer.gr00t.policy import Policy
 
     policy = WithNoise(Policy(checkpoint), options.seed)
     context.say(f"{entry.name}: {options.trials} trials in the synthetic scene.")

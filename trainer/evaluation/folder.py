@@ -19,6 +19,7 @@ from trainer.evaluation.checkpoint import Protocol, evaluate_checkpoint
 from trainer.evaluation.dataset import EvaluationDataset, named
 from trainer.evaluation.report import write_report
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
+from trainer.heavy_imports import heavy_imports
 
 if TYPE_CHECKING:
     from trainer.data.policy_config import PolicyConfig
@@ -90,8 +91,10 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
             "Count from 0.",
         )
     everything = data.all_of(checkpoint.data_config, alignment, (known and known.trained_on) or None)
-    from trainer.gr00t.policy import Policy  # which takes torch with it
+    with heavy_imports():
+        from trainer.gr00t.policy import Policy
 
+        checkpoint.generation.module("gr00t", "policy")
     policy = Policy(checkpoint, denoising_steps=options.denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,

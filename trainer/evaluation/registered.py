@@ -27,6 +27,7 @@ from trainer.evaluation.dataset import Chosen, EvaluationDataset, first_of_each,
 from trainer.evaluation.report import write_report
 from trainer.events import Emitter, EvaluationEvent, PhaseEvent
 from trainer.generation import GENERATIONS
+from trainer.heavy_imports import heavy_imports
 from trainer.store import registry, runs
 from trainer.store.evaluation import FULL_EPISODES, FULL_STEPS, Evaluation, merged
 from trainer.store.local_cache import cached
@@ -214,8 +215,10 @@ def measure(
         episodes = [each for each in everything if each.hash in hashes]
     else:
         episodes = first_of_each(everything, count)
-    from trainer.gr00t.policy import Policy  # which takes torch with it
+    with heavy_imports():
+        from trainer.gr00t.policy import Policy
 
+        checkpoint.generation.module("gr00t", "policy")
     policy = Policy(checkpoint, denoising_steps=denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,
