@@ -218,7 +218,7 @@ class ContainerHandle:
     def _end(self, state: dict[str, Any] | None) -> int:
         """The exit code that ``state`` means, an error event first where the kernel has the last word."""
         if state is None:
-            self._end_thread.join(RETRY_SECONDS)
+            self._end_thread.join(KILL_SECONDS)
             if self._last_word in (None, 128 + signal.SIGKILL):
                 return LOST
             state = {"ExitCode": self._last_word}

@@ -113,7 +113,7 @@ def never_started(bench: Bench) -> Container:
     """What a process leaves that is killed between the container's creation and its start."""
     return bench.client.containers.create(
         bench.environ["PIPPA_TRAINER_IMAGE"],
-        ["trainer", json.dumps({"count": 7, "interval": 0.5})],  # one that has ended could be removed
+        ["trainer", json.dumps({"count": 7, "wait": True})],  # one that has ended could be removed
         name=f"pippa-{bench.run_id}",
         labels={"pippa.run-id": bench.run_id},
         environment={"PIPPA_S3_ENDPOINT": bench.environ["PIPPA_S3_ENDPOINT"]},
@@ -135,8 +135,9 @@ def test_one_that_starts_just_when_it_is_taken_for_abandoned_is_followed(bench: 
         return launcher.STARTING_SECONDS + 1
 
     monkeypatch.setattr(launcher, "_age", start_it)
-    outcome, events = followed(bench.start(count=1))
-    assert outcome.exit_code == 0 and steps(events) == list(range(1, 8))
+    training = bench.start(count=1)
+    outcome, events = followed(training, lambda event: training.terminate() if steps([event]) == [7] else None)
+    assert outcome.exit_code == 143 and steps(events) == list(range(1, 8))
 
 
 def test_a_slow_starter_whose_container_was_taken_for_abandoned_follows_the_other_s(bench: Bench, monkeypatch):

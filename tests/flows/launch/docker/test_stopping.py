@@ -12,7 +12,7 @@ from docker.models.containers import Container
 from flows.launch.docker import reaper, stopping
 from flows.launch.follow import StoppedError, can_heal, failure
 from tests.flows.launch.conftest import Bench, followed
-from tests.flows.launch.docker.test_launcher import CHECKPOINT, steps, stop_at
+from tests.flows.launch.docker.test_launcher import CHECKPOINT, steps, stop_at, when
 from tests.support.waiting import PATIENCE, until
 from trainer.events import CheckpointEvent, ProgressEvent
 
@@ -20,6 +20,8 @@ pytestmark = pytest.mark.docker
 
 SAVES: dict[str, Any] = {"count": 1, "wait": True, "saves": 2, "last": [CHECKPOINT]}
 """A trainer that takes two seconds to save."""
+UNTIL_TOLD = {"saves": "until told"}
+"""One that saves until ``has_saved``: whatever a test does meanwhile comes in time."""
 
 
 @pytest.fixture
@@ -44,6 +46,10 @@ def training(bench: Bench, **options: Any) -> Container:
     return bench.container()
 
 
+def has_saved(container: Container) -> None:
+    container.kill(signal="SIGUSR1")
+
+
 def docker_stop(container: Container) -> None:
     container.stop(timeout=int(PATIENCE))
 
@@ -56,13 +62,13 @@ def cancelled(container: Container) -> None:
 def test_who_attaches_to_one_that_is_being_stopped_sees_it_end_and_starts_no_other(
     bench: Bench, stop: Callable[[Container], None]
 ):
-    container = training(bench)
+    container = training(bench, **UNTIL_TOLD)
     stopper = threading.Thread(target=stop, args=[container])
     stopper.start()
     until(lambda: stopping.stop_sent(container))
     again = bench.start(count=99)
     assert bench.container().id == container.id
-    outcome, events = followed(again)
+    outcome, events = followed(again, when(ProgressEvent, lambda: has_saved(container)))
     stopper.join(PATIENCE)
     assert outcome.exit_code == 143 and steps(events) == [1]
     # Removed by the one who stopped it, perhaps before the last words were read; never taken for a lost one.
@@ -71,12 +77,17 @@ def test_who_attaches_to_one_that_is_being_stopped_sees_it_end_and_starts_no_oth
 
 
 def test_ctrl_c_of_who_attached_to_one_that_is_being_stopped_lets_it_save(bench: Bench, sent):
-    container = training(bench)
+    container = training(bench, **UNTIL_TOLD)
     stopper = threading.Thread(target=docker_stop, args=[container])
     stopper.start()
     until(lambda: stopping.stop_sent(container))
     again = bench.start()
-    outcome, events = followed(again, stop_at(again))
+
+    def interrupt() -> None:
+        again.terminate()
+        has_saved(container)
+
+    outcome, events = followed(again, when(ProgressEvent, interrupt))
     stopper.join(PATIENCE)
     assert outcome.exit_code == 143 and isinstance(events[-1], CheckpointEvent)
     assert sent == [] and bench.left() == []
