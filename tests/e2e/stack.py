@@ -8,7 +8,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.waiting import until
+from tests.support.ports import free_ports
+from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
 OUR_IMAGES = ("trainer", "flows", "minio", "isaac-uv", "isaac-conda", "isaac-n17")
@@ -42,7 +42,7 @@ class Stack:
         self.clone = folder / "pippa"
         self.times: list[tuple[str, float]] = []
         self._clone()
-        self.prefect_port, self.minio_port, self.zmq_port, self.http_port = _free_ports(4)
+        self.prefect_port, self.minio_port, self.zmq_port, self.http_port = free_ports(4)
         self.images = {name: f"{self.project}/{name}:local" for name in OUR_IMAGES}
         settings = {
             "COMPOSE_PROJECT_NAME": self.project,
@@ -107,7 +107,8 @@ class Stack:
         """Prefect's API, signed in."""
         auth = (self.clone / ".pippa/stack/prefect_api_auth_string").read_text()
         user, _, password = auth.partition(":")
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.prefect_port}/api", auth=(user, password), timeout=30)
+        address = f"http://127.0.0.1:{self.prefect_port}/api"
+        return httpx.Client(base_url=address, auth=(user, password), timeout=PATIENCE)
 
     def remove(self) -> None:
         """Containers, volumes and images of this project."""
@@ -163,11 +164,3 @@ def private_ca() -> dict[str, str]:
 
 def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

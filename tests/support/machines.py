@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import socket
 import subprocess
 from collections.abc import Generator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Literal
 
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
 
 
@@ -39,8 +39,7 @@ def two_machines(store_port: int) -> Generator[list[Machine]]:
         try:
             yield _cabled(f"pippa-{os.getpid()}-", store_port, made)
         except (OSError, subprocess.CalledProcessError):
-            with socket.create_server(("127.0.0.1", 0)) as free:
-                port = free.getsockname()[1]
+            port = free_port()
             yield [Machine([], _environ(rank, "127.0.0.1", port, "127.0.0.1", store_port)) for rank in range(2)]
 
 

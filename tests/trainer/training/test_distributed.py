@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import psutil
 import pytest
 import torch
 
+from tests.support.ports import free_port
 from tests.support.ranks import Part, train_together
 from tests.support.training import Training, assert_same
 from tests.support.waiting import PATIENCE
@@ -63,8 +63,7 @@ def test_two_processes_make_one(training: MakeTraining, no_dropout: Path, even_d
     one = training("one", batch_size=4, **flags)
     assert one.run() == 0
     two = training("two", batch_size=2, num_gpus=2, **flags)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "2"}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
     ranks = [two.start({**address, "RANK": rank, "LOCAL_RANK": rank}) for rank in ("0", "1")]
     for rank in ranks:
         rank.join(PATIENCE)
@@ -76,7 +75,8 @@ def test_two_processes_make_one(training: MakeTraining, no_dropout: Path, even_d
 
 @pytest.mark.slow
 def test_two_processes_stop_once_and_resume(training: MakeTraining, tmp_path: Path) -> None:
-    stopped = training("stopped", num_gpus=2, max_steps=12, save_steps=12, dataloader_num_workers=1)
+    # Many, so that it still trains when the signal comes.
+    stopped = training("stopped", num_gpus=2, max_steps=1000, save_steps=1000, dataloader_num_workers=1)
     process = stopped.start(TWO)
     stopped.wait_for_event("progress", process)
     children = psutil.Process(process.pid).children(recursive=True)
@@ -84,16 +84,17 @@ def test_two_processes_stop_once_and_resume(training: MakeTraining, tmp_path: Pa
     process.join(PATIENCE)
     assert process.exitcode == 143, stopped.log.read_text()
     (step,) = stopped.steps
-    assert 0 < step < 12
+    assert 0 < step < 1000
     assert checkpoint_folder.problem(stopped.checkpoint(step), step) is None
     gone, alive = psutil.wait_procs(children, timeout=PATIENCE)
     assert len(gone) >= 4
     assert alive == []
 
     whole, resumed = stopped.in_folder("whole"), stopped.in_folder("resumed")
-    train_together([Part(whole), Part(resumed, stopped.checkpoint(step))], tmp_path / "log")
+    end = step + 9
+    train_together([Part(whole, ends=end), Part(resumed, stopped.checkpoint(step), end)], tmp_path / "log")
     # Three epochs, each in another order, with dropout: the same as without the stop, to the last bit.
-    assert_same(resumed.weights(12), whole.weights(12))
+    assert_same(resumed.weights(end), whole.weights(end))
 
 
 @pytest.mark.slow

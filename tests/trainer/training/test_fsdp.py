@@ -203,7 +203,7 @@ def test_one_process_without_fsdp_goes_on(trained: Trainings, tmp_path: Path, mo
 
 @pytest.mark.slow
 def test_a_rank_that_is_killed_ends_the_training_as_a_failed_engine(training: Callable[..., Training]) -> None:
-    killed = training("killed", num_gpus=2, fsdp=True, max_steps=200, save_steps=2)
+    killed = training("killed", num_gpus=2, fsdp=True, max_steps=10_000, save_steps=2)
     process = killed.start({CPU_PROCESSES: "1"})
     killed.wait_for_event("saved", process)
     ranks = [each for each in psutil.Process(process.pid).children() if "trainer.finetune" in each.cmdline()]

@@ -20,14 +20,14 @@ MakeTraining = Callable[..., Training]
     [(signal.SIGTERM, 143, 2), pytest.param(signal.SIGINT, 130, 0, marks=pytest.mark.slow)],
 )
 def test_a_signal_ends_it_with_a_checkpoint(training: MakeTraining, number: int, code: int, workers: int) -> None:
-    stopped = training("stopped", max_steps=500, save_steps=500, dataloader_num_workers=workers)
+    stopped = training("stopped", max_steps=10_000, save_steps=10_000, dataloader_num_workers=workers)
     process = stopped.start()
     stopped.wait_for_event("progress", process)
     os.kill(process.pid or 0, number)
     process.join(PATIENCE)
     assert process.exitcode == code, stopped.log.read_text()
     (step,) = stopped.steps
-    assert 0 < step < 500
+    assert 0 < step < 10_000
     assert checkpoint_folder.problem(stopped.checkpoint(step), step) is None
     assert (stopped.output_dir / "trainer_state.json").is_file()
     assert "Traceback" not in stopped.log.read_text()
@@ -36,7 +36,7 @@ def test_a_signal_ends_it_with_a_checkpoint(training: MakeTraining, number: int,
 @pytest.mark.slow
 def test_while_loading_it_ends_at_once(training: MakeTraining) -> None:
     stopped = training("stopped")
-    process = stopped.start()
+    process = stopped.start(only_loads=True)
     stopped.wait_for_event("load", process)
     os.kill(process.pid or 0, signal.SIGTERM)
     process.join(PATIENCE)

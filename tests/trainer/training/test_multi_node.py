@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Generator
@@ -17,6 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.support.machines import Machine, two_machines
+from tests.support.ports import free_port
 from tests.support.training import Training
 from tests.support.waiting import PATIENCE, until
 from tests.trainer.training.test_distributed import TWO, assert_close
@@ -37,15 +37,10 @@ def no_dropout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_base_model(tmp_path_factory.mktemp("models") / "tiny")
 
 
-def free_port() -> str:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return str(free.getsockname()[1])
-
-
 def start_both(training: MakeTraining, name: str, **flags: object) -> list[Training]:
     """Node 0 and node 1 of a training, each with a separate output folder, to their end; node 0 first."""
     nodes = [training(f"{name}-{rank}", num_nodes=2, **flags) for rank in range(2)]
-    meeting = {**TWO, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": free_port()}
+    meeting = {**TWO, "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": str(free_port())}
     started = [node.start({**meeting, "PET_NODE_RANK": str(rank)}) for rank, node in enumerate(nodes)]
     for node, process in zip(nodes, started, strict=True):
         process.join(PATIENCE)
