@@ -33,14 +33,14 @@ def metadata(cloud: str, notice: threading.Event, **event: Any) -> Generator[Met
             thread.join()
 
 
-def script(monkeypatch: pytest.MonkeyPatch, server: Metadata) -> ModuleType:
+def script(monkeypatch: pytest.MonkeyPatch, server: Metadata, first_seconds: float = PATIENCE) -> ModuleType:
     spec = importlib.util.spec_from_file_location("spot_notice", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(module, "FIRST_SECONDS", 0.2)
+    monkeypatch.setattr(module, "FIRST_SECONDS", first_seconds)
     return module
 
 
@@ -81,7 +81,7 @@ def test_an_event_of_azure_that_ends_nothing_here_is_none(monkeypatch, event):
 def test_where_no_metadata_service_answers_it_says_so_and_ends(monkeypatch, capfd):
     with metadata("aws", threading.Event()) as server:
         pass  # closed: nobody listens there now
-    assert script(monkeypatch, server).main(["false"]) == 0
+    assert script(monkeypatch, server, first_seconds=0.2).main(["false"]) == 0
     assert "gets no spot notice" in capfd.readouterr().out
 
 

@@ -32,6 +32,8 @@ class FaultProxy(Proxy):
         self.fault: Fault | None = None
         self.hits = 0
         """Connections or pieces of one that the fault hurt."""
+        self.slowed = 0
+        """Bytes that passed while the way was slow."""
         self._seconds_per_chunk = seconds_per_chunk
         super().__init__(target)
 
@@ -87,6 +89,7 @@ class FaultProxy(Proxy):
                     time.sleep(0.05)
                 if self.fault == "slow":
                     self.hits += 1
+                    self.slowed += len(data)
                     time.sleep(self._seconds_per_chunk * len(data) / _CHUNK)
                 if self.fault == "reset" and passed + len(data) > _PASSED_BEFORE_RESET:
                     self.hits += 1

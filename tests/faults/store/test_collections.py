@@ -53,7 +53,8 @@ def test_collections_without_a_pause_let_every_writer_through(checkpoints, objec
 
 
 def test_a_collection_in_the_middle_of_its_deletes_lets_a_writer_through(tmp_path):
-    """Hundreds of deletes are left when the writer comes; it does not wait for them."""
+    """Thousands of deletes are left when the writer comes; it does not wait for them."""
+    garbage, written = 4000, threading.Event()
 
     class Slow(FakeStore):
         deleted = 0
@@ -61,20 +62,21 @@ def test_a_collection_in_the_middle_of_its_deletes_lets_a_writer_through(tmp_pat
         def delete(self, key: str) -> None:
             if key.startswith(BLOBS):
                 self.deleted += 1
-                time.sleep(0.05)
+                written.wait(0.05)
             super().delete(key)
 
     store = Slow()
-    for number in range(400):
+    for number in range(garbage):
         store.write_bytes(f"{BLOBS}{number:064x}"[: len(BLOBS)] + f"{number % 256:02x}/{number:064x}", b"garbage")
     collector = threading.Thread(target=gc.collect, args=(store,), kwargs={"grace": NOW})
     collector.start()
     until(lambda: store.deleted)
     (tmp_path / "a").write_text("a")
     snapshots.push(store, tmp_path, "dataset", "data")
-    assert store.deleted < 300
+    assert store.deleted < garbage / 2
+    written.set()
     collector.join()
-    assert store.deleted == 400
+    assert store.deleted == garbage
     assert snapshots.verify(store, snapshots.latest(store, "dataset", "data")) == []  # pyrefly: ignore
 
 
@@ -83,8 +85,8 @@ def test_a_killed_collection_holds_a_writer_up_until_its_sweep_expires_and_no_lo
     assert timedelta(seconds=20) >= gc_barrier.SWEEP_VALID
     monkeypatch.setattr(gc_barrier, "SWEEP_VALID", timedelta(seconds=2))
     store = FolderStore(tmp_path / "store")
-    gc_barrier.Sweep(store)  # never ended: its process was killed
     began = time.monotonic()
+    gc_barrier.Sweep(store)  # never ended: its process was killed
     with gc_barrier.relying_on(store, ["a"]):
         assert time.monotonic() - began > 1.9
     with gc_barrier.relying_on(store, ["a"]):
