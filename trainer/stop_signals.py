@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import signal
 
-ECHO_SECONDS = 0.1
-"""Two signals within that time are one: `uv run` passes on what its whole process group was sent already, and who asks
-once must not get the end that is for asking twice."""
+ECHO_SECONDS = 0.4
+"""Two signals within that time are one: `uv run` passes on what its whole process group was sent already, late where
+the machine is busy, and who asks once must not get the end that is for asking twice. `TrainerProcess.kill`, which asks
+twice, waits longer (`flows/launch/process.py`)."""
 
 
 def stop_signals() -> list[signal.Signals]:

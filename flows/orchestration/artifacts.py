@@ -41,7 +41,7 @@ from trainer.events import (
 UPDATE_SECONDS = 5.0
 WAITING_EVENTS = 1000
 """Events that may wait for Prefect; more are dropped."""
-CATCH_UP_SECONDS = 30.0
+CATCH_UP_SECONDS = 60.0
 """How long a training that is done waits for Prefect to take what it has not yet."""
 EVENT = "pippa.training"
 """What Prefect calls an event of the trainer."""

@@ -266,7 +266,7 @@ class _Lease:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         # A server that is away takes it back itself when the lease ends.
-        self._thread.join(timeout=5.0)
+        self._thread.join(timeout=15.0)
 
     def _work(self) -> None:
         self._renew()

@@ -41,7 +41,7 @@ from trainer.store.runs import read_spec
 from trainer.store.stores import open_store
 
 POLL_SECONDS = 1.5
-LAST_WORDS_SECONDS = 20.0
+LAST_WORDS_SECONDS = 60.0
 """Events reach the API some seconds after the state that they led to."""
 AWAY_SECONDS = 600.0
 """A laptop sleeps, a network comes and goes."""

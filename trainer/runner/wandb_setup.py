@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 PROJECT = "pippa"
 INIT_TIMEOUT_SECONDS = 30
+OFFLINE_TIMEOUT_SECONDS = 120
+"""No server is asked then: only this machine can be slow, and without a start nothing is recorded."""
 PROBE_TIMEOUT_SECONDS = 10
 FINISH_TIMEOUT = {"WANDB_FINISH_TIMEOUT": "120"}
 """Seconds that a run's end waits for a W&B server that went away; without it W&B waits for days, on a held GPU. In
@@ -165,9 +167,10 @@ def start_run(
 def _start(arguments: dict[str, object], emit: Callable[[Event], None], environ: Mapping[str, str]) -> Run | None:
     import wandb
 
-    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, console="off")
     mode = environ.get("WANDB_MODE", "online").lower()
     for attempt in dict.fromkeys([mode, "offline"]):
+        seconds = OFFLINE_TIMEOUT_SECONDS if attempt == "offline" else INIT_TIMEOUT_SECONDS
+        settings = wandb.Settings(init_timeout=seconds, console="off")
         try:
             return wandb.init(**arguments, resume="allow", settings=settings, mode=attempt)  # pyrefly: ignore[bad-argument-type]
         except Exception as error:  # W&B may raise anything, and the training continues

@@ -37,7 +37,8 @@ STARTING_SECONDS = 30.0
 """A container that was created and not started within this was left by a process that was killed between the two."""
 STORELESS_SECONDS = 30.0
 """What a training whose object store is gone gets to save on its disk."""
-ANSWER_SECONDS = 2.0
+ANSWER_SECONDS = 10.0
+"""A packet that is lost on the way is sent again after one second, and after three."""
 _NOT_A_RESULT = (ExitCode.INTERRUPTED, ExitCode.TERMINATED)
 
 
