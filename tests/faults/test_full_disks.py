@@ -100,6 +100,7 @@ def test_a_store_that_stays_full_ends_the_run_as_full(pippa, small_disk):
     text = pippa.output.read_text()
     assert str(store) in text and "pending-uploads" in text and pippa.left() == []
     ballast.unlink()
+    del pippa.environ["PIPPA_UPLOAD_PATIENCE"]
     assert pippa.start("runs", "resume", pippa.run_id).wait(PATIENCE) == 0, pippa.output.read_text()
     assert pippa.steps(pippa.run_id) == [4, 8, 12]
 

@@ -125,8 +125,16 @@ def starting(pippa: BarePippa, process: subprocess.Popen[bytes]) -> None:
     pippa.wait_for("Starting", process)
 
 
+NEVER_MADE = """
+import sys, time
+if any("make_synthetic" in word for word in sys.orig_argv):
+    time.sleep(600)
+"""
+"""What Python runs as it starts."""
+
+
 def making(pippa: BarePippa, process: subprocess.Popen[bytes]) -> None:
-    """A dataset is being made, in a separate process."""
+    """A dataset is being made, in a separate process, which takes longer than any look at it."""
     until(lambda: any("make_synthetic" in " ".join(each.cmdline()) for each in pippa.left()), pippa.output.read_text)
 
 
@@ -143,6 +151,10 @@ def test_a_signal_in_every_other_phase(
     if phase is evaluating:
         pippa.go_on()
         pippa.environ["PIPPA_EVALUATE_COMMAND"] = f"{sys.executable} -c 'import time; time.sleep(600)'"
+    if phase is making:
+        (pippa.folder / "site").mkdir()
+        (pippa.folder / "site" / "sitecustomize.py").write_text(NEVER_MADE)
+        pippa.environ["PYTHONPATH"] = f"{pippa.folder / 'site'}:{pippa.environ['PYTHONPATH']}"
     process = pippa.start("train", "smoke") if phase is making else pippa.train("--max-steps", "8")
     phase(pippa, process)
     stopped_by(number, pippa, process)

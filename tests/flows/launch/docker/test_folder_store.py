@@ -9,6 +9,7 @@ import pytest
 
 from flows.launch.docker import placement
 from tests.flows.launch.conftest import Bench, followed
+from tests.support.waiting import PATIENCE
 from trainer.errors import UsageError
 from trainer.events import PhaseEvent
 from trainer.store.folder import FolderStore
@@ -44,7 +45,7 @@ def test_it_writes_into_the_folder_as_the_host_user_and_has_its_secrets(folder_b
     )
     shown = []
     while len(shown) < 2:
-        if event := training.next_event(20):
+        if event := training.next_event(PATIENCE):
             shown.append(event)
     attributes = folder_bench.container().attrs
     # A restarted pippa follows the same container, as the store is the same.
@@ -66,7 +67,7 @@ def test_one_that_works_in_another_folder_goes_on_and_is_replaced_once_that_is_g
     folder_bench: Bench, tmp_path: Path
 ) -> None:
     first = folder_bench.start(count=1, wait=True)
-    assert first.next_event(20)
+    assert first.next_event(PATIENCE)
     before = folder_bench.container().id
     folder_bench.environ["PIPPA_HOME"] = str(tmp_path / "elsewhere")
     with pytest.raises(UsageError, match=f"with the object store {folder_bench.home}/store"):

@@ -295,12 +295,13 @@ def test_a_stop_asked_for_while_the_daemon_is_away_is_sent_once_it_is_back(bench
 
 
 def test_an_engine_that_stays_away_is_a_lost_trainer(bench: Bench, monkeypatch):
-    monkeypatch.setattr(container_module, "DAEMON_PATIENCE_SECONDS", 1.0)
-    monkeypatch.setattr(container_module, "KILL_SECONDS", 1.0)
     forward = Proxy(SOCKET)
     bench.environ["DOCKER_HOST"] = f"tcp://127.0.0.1:{forward.port}"
     training = bench.start(count=1, wait=True)
-    outcome, _ = followed(training, when(ProgressEvent, forward.cut))
+    with monkeypatch.context() as impatient:
+        impatient.setattr(container_module, "DAEMON_PATIENCE_SECONDS", 1.0)
+        impatient.setattr(container_module, "KILL_SECONDS", 1.0)
+        outcome, _ = followed(training, when(ProgressEvent, forward.cut))
     found = failure(outcome, training)
     assert isinstance(found, TrainerLostError) and "did not come back" in found.message and can_heal(found)
     # The container is still there, and the next attempt follows it.
