@@ -10,6 +10,8 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from tests.support.waiting import PATIENCE
+
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -63,7 +65,7 @@ class Screens:
     def here(self, name: str, *texts: str) -> Path:
         """A picture of the page as it is, once each of ``texts`` is seen."""
         for text in texts:
-            self._page.get_by_text(text).first.wait_for(timeout=60_000)
+            self._page.get_by_text(text).first.wait_for()
         self._page.wait_for_timeout(1500)  # charts slide in
         file = self._folder / f"{name}.png"
         self._page.screenshot(path=file)
@@ -89,7 +91,7 @@ def browser(address: str, folder: Path) -> Generator[Screens]:
     """A page of Prefect at ``address``; its pictures go to ``folder``."""
     with chromium() as started:
         page = started.new_page(viewport={"width": 1400, "height": 900})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(1000 * PATIENCE)
         yield Screens(page, address, folder)
 
 

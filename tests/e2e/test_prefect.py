@@ -185,7 +185,7 @@ def test_the_web_page_shows_deployments_form_and_report(stack: Stack, tmp_path: 
         form = deployment(stack, "train/overfit-demo")["id"]
         screens.shot("prefect-form", f"deployments/deployment/{form}/run", "overrides", "preset")
         screens.shot("prefect-report", f"artifacts/artifact/{report['id']}", "open-loop", "Training loss")
-        assert screens.pictures() >= 3
+        until(lambda: screens.pictures() >= 3, "the report's pictures")
 
 
 def test_a_field_of_the_form_changes_that_argument_of_the_run_and_no_other(stack: Stack, tmp_path: Path) -> None:

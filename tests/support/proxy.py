@@ -7,6 +7,8 @@ import socket
 import threading
 from collections.abc import Generator
 
+from tests.support.ports import free_port
+
 
 class Proxy:
     """Forwards a port of ``host``; ``cut`` drops every connection and refuses new ones until ``mend``."""
@@ -19,12 +21,11 @@ class Proxy:
         self._cutting = threading.Lock()
         """Held while connections are dropped and while one is added: one accepted during a cut must not survive it."""
         self._server: socket.socket | None = None
-        self.port = 0
+        self.port = free_port()  # still free after a cut
         self.mend()
 
     def mend(self) -> None:
         self._server = server = socket.create_server((self._host, self.port))
-        self.port = server.getsockname()[1]
         threading.Thread(target=self._accept, args=(server,), daemon=True).start()
 
     def cut(self) -> None:

@@ -14,7 +14,7 @@ from tests.support.waiting import until
 
 def records(folder: Path) -> list[Record]:
     """The records of the offline run under ``folder``, once the last one is written: W&B's own process does that."""
-    until(lambda: any(record.HasField("exit") for record in _written(folder)), seconds=60)
+    until(lambda: any(record.HasField("exit") for record in _written(folder)))
     return _written(folder)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import Any
 
+from tests.support.ports import free_port
+
 KEY = "0123456789abcdef" * 2 + "01234567"
 
 
@@ -26,7 +28,7 @@ class WandbServer:
         self.seconds = 0.0
         self.forbidden = ""
         """An entity that is not this key's."""
-        self._port = 0
+        self._port = free_port()  # still free after a stop
         self._server: http.server.ThreadingHTTPServer | None = None
         self.start()
 
@@ -41,7 +43,6 @@ class WandbServer:
             wandb = self
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self._port), Handler)
-        self._port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def stop(self) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from flows import cli
 from tests.support.registered import tiny_checkpoint
+from tests.support.waiting import PATIENCE
 from trainer.errors import ExitCode, UsageError
 
 
@@ -30,10 +31,10 @@ def test_a_registered_checkpoint_is_served_until_sigterm(object_store, s3_settin
                 break
         address = re.search(r"http://127\.0\.0\.1:\d+", said[-1] if said else "")
         assert address, "".join(said)
-        with urllib.request.urlopen(f"{address[0]}/health", timeout=60) as answer:
+        with urllib.request.urlopen(f"{address[0]}/health", timeout=PATIENCE) as answer:
             assert answer.status == 200
         server.send_signal(signal.SIGTERM)
-        assert server.wait(60) == ExitCode.TERMINATED
+        assert server.wait(PATIENCE) == ExitCode.TERMINATED
         assert "Traceback" not in server.stderr.read()
     finally:
         server.kill()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.embedded.prefect import given_api, server_environment
+from tests.support.waiting import PATIENCE
 
 
 def get(url: str, auth: str | None = None) -> object:
@@ -16,7 +17,7 @@ def get(url: str, auth: str | None = None) -> object:
     request = urllib.request.Request(url)
     if auth:
         request.add_header("Authorization", f"Basic {b64encode(auth.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=10) as response:
+    with urllib.request.urlopen(request, timeout=PATIENCE) as response:
         return json.load(response)
 
 

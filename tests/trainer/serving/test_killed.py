@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import zmq
 
+from tests.support.ports import free_ports
 from tests.trainer.serving.test_serving import ask
 from trainer.data.configs import get_data_config
 from trainer.data.dataset_meta import DatasetMeta
@@ -26,13 +27,13 @@ from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 CONFIG = "fourier_gr1_arms_only"
 TIMEOUT_MS = 2000
-SERVING = re.compile(r"Serving .* at tcp://127\.0\.0\.1:(\d+) .* http://127\.0\.0\.1:(\d+) ")
+SERVING = re.compile(r"Serving .* at tcp://127\.0\.0\.1:\d+ .* http://127\.0\.0\.1:\d+ ")
 
 
 class Serving:
     """``trainer serve`` in a process."""
 
-    def __init__(self, checkpoint: Path, port: int = 0, http_port: int = 0) -> None:
+    def __init__(self, checkpoint: Path, port: int, http_port: int) -> None:
         command = [sys.executable, "-m", "trainer.cli", "serve", str(checkpoint), f"--data-config={CONFIG}"]
         self.process = subprocess.Popen(
             [*command, f"--port={port}", f"--http-port={http_port}", "--denoising-steps=1"],
@@ -42,9 +43,8 @@ class Serving:
             text=True,
         )
         assert self.process.stderr is not None
-        found = next(filter(None, map(SERVING.search, self.process.stderr)), None)
-        assert found is not None, "it ended before it served"
-        self.port, self.http_port = map(int, found.groups())
+        assert any(map(SERVING.search, self.process.stderr)), "it ended before it served"
+        self.port, self.http_port = port, http_port
 
     def kill(self) -> None:
         self.process.kill()
@@ -63,7 +63,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(checkpoint: Path) -> Iterator[Serving]:
-    server = Serving(checkpoint)
+    server = Serving(checkpoint, *free_ports(2))
     yield server
     server.kill()
 

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import zmq
 
+from tests.support.waiting import PATIENCE
 from trainer.data.dataset_meta import DatasetMeta
 from trainer.data.metadata import build_metadata, write_metadata
 from trainer.data.synthetic import make_synthetic
@@ -61,7 +62,7 @@ class Server:
         self.http.shutdown()
         self.http.server_close()
         for thread in self.threads:
-            thread.join(10)
+            thread.join(PATIENCE)
             assert not thread.is_alive()
 
 
