@@ -19,11 +19,12 @@ import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import cli
+from flows.launch import follow
 from flows.launch.follow import TrainerLostError
 from flows.launch.process import ProcessLauncher
 from flows.orchestration import training
 from tests.support.proxy import proxy
-from tests.support.waiting import until
+from tests.support.waiting import PATIENCE, until
 from trainer.config.run_spec import new_run_id
 from trainer.data.synthetic import make_synthetic
 from trainer.errors import DatasetError, EngineError, OutOfMemoryError, StoreError, UsageError
@@ -136,15 +137,26 @@ def artifacts(run_id: str) -> dict[str, Any]:
     return {a.key.removeprefix(f"{run_id}-"): a.data for a in found if a.key and a.key.startswith(run_id)}
 
 
-def at(file: Path, number: signal.Signals) -> None:
-    """Send this process a signal once ``file`` exists."""
+@pytest.fixture
+def at(monkeypatch) -> Callable[[Path, signal.Signals], None]:
+    """Sends this process a signal once a file exists and the trainer is followed, which may be later."""
+    followed, until_ended = threading.Event(), follow._Run.until_ended
 
-    def wait() -> None:
-        while not file.exists():
-            time.sleep(0.05)
-        os.kill(os.getpid(), number)
+    def note(self: follow._Run) -> None:
+        followed.set()
+        until_ended(self)
 
-    threading.Thread(target=wait, daemon=True).start()
+    monkeypatch.setattr(follow._Run, "until_ended", note)
+
+    def at(file: Path, number: signal.Signals) -> None:
+        def wait() -> None:
+            until(file.exists)
+            assert followed.wait(PATIENCE)
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    return at
 
 
 def test_a_run_from_the_preset_to_the_report(overrides, store):
@@ -225,7 +237,7 @@ def test_ctrl_c_saves_and_the_run_goes_on_later(overrides, store, monkeypatch, t
     assert steps[0] == saved.step + 1 and steps[-1] == 20
 
 
-def test_ctrl_c_cancels_the_flow(overrides, fake_trainer, tmp_path):
+def test_ctrl_c_cancels_the_flow(overrides, fake_trainer, tmp_path, at):
     fake_trainer(count=str(tmp_path / "starts"), wait=True)
     at(tmp_path / "starts", signal.SIGINT)
     assert run(overrides, new_run_id("smoke")).is_cancelled()
@@ -255,7 +267,7 @@ def test_what_can_not_heal_is_not_tried_again(overrides, fake_trainer, tmp_path)
     assert (tmp_path / "starts").read_text() == "1"
 
 
-def test_no_process_survives_a_cancellation(overrides, fake_trainer, tmp_path):
+def test_no_process_survives_a_cancellation(overrides, fake_trainer, tmp_path, at):
     """SIGTERM to the flow: Prefect raises it at any line, and at the end hands it to the handler there was before."""
     fake_trainer(count=str(tmp_path / "starts"), wait=True)
     run_id = new_run_id("smoke")
