@@ -14,6 +14,7 @@ import pytest
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.pippa import BarePippa, bare_pippa
 from tests.support.waiting import PATIENCE, until
+from trainer.config.run_spec import RUN_ID
 from trainer.config.settings import S3Settings
 from trainer.runner.checkpoint_folder import checkpoints
 from trainer.store import registry, runs, snapshots
@@ -63,10 +64,11 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
             return sorted(entry.step for entry in registry.list_checkpoints(store, pippa.run_id))
 
         flags = ("--max-steps", "30", "--save-steps", "5", "--batch-size", "2", "--evaluate", "none")
-        trains = patient.start("train", "smoke", *flags)
         gives_up = impatient.train("--save-steps", "4", "--max-steps", "12")
         impatient.wait_for_pause(gives_up)
         until(lambda: registered(impatient) == [4], impatient.output.read_text)
+        trains = patient.start("train", "smoke", *flags)  # it stands nowhere: the store has to go while it trains
+        until(lambda: RUN_ID.search(patient.output.read_text()), alive=lambda: trains.poll() is None)
         until(lambda: 5 in registered(patient), patient.output.read_text, alive=lambda: trains.poll() is None)
 
         way.begin("down")
@@ -86,6 +88,7 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
         time.sleep(max(0.0, began + OUTAGE - time.monotonic()))
         assert trains.poll() is None and registered(impatient) == [4]
         way.end()
+        del impatient.environ["PIPPA_UPLOAD_PATIENCE"]
         assert impatient.start("runs", "resume", impatient.run_id).wait(PATIENCE) == 0, impatient.output.read_text()
         assert trains.wait(PATIENCE) == 0, patient.output.read_text()
         text = patient.output.read_text()
