@@ -28,7 +28,7 @@ from trainer.gr00t.n15.tiny import make_tiny_base_model
 
 # A process forked from one that has already imported torch and transformers starts in no time, and is as killable.
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.finetuning"])
+SERVER.set_forkserver_preload(["tests.support.training", "trainer.training.finetuning", "tests.support.warm"])
 
 
 def warm_up() -> None:
