@@ -132,7 +132,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, stop)
     say("not an event")
     reported = start_run(config, output_dir, Emitter()) if OPTIONS.get("wandb") else None
-    if reported is None and os.environ.get("WANDB_MODE") == "offline":  # as wandb leaves it, with its link
+    offline = config.report_to == "wandb" and os.environ.get("WANDB_MODE") == "offline"
+    if reported is None and offline:  # as wandb leaves it, with its link
         recorded = Path(os.environ["WANDB_DIR"]) / "wandb" / f"offline-run-{os.getpid()}-{os.environ['WANDB_RUN_ID']}"
         recorded.mkdir(parents=True)
         (recorded / "run.wandb").write_bytes(b"recorded")

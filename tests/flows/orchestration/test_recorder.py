@@ -30,18 +30,23 @@ def pippa(new_pippa, made_prefect) -> BarePippa:
     return new_pippa
 
 
+def train(pippa: BarePippa) -> subprocess.Popen[bytes]:
+    """A training without what Prefect has no part in."""
+    return pippa.train("--evaluate", "none", "--report-to", "tensorboard")
+
+
 def recorded_step(pippa: BarePippa, process: subprocess.Popen[bytes]) -> psutil.Process:
     """Wait until Prefect has the flow run of a training that stands at step 6; the process that records it."""
     until((pippa.folder / "go on.reached").exists, pippa.output.read_text, alive=lambda: process.poll() is None)
-    until(lambda: "RUNNING" in _states(pippa), pippa.output.read_text)
+    until(lambda: _states(pippa).get(pippa.run_id) == "RUNNING", pippa.output.read_text)
     (recording,) = pippa.recording()
     return recording
 
 
-def _states(pippa: BarePippa) -> list[str]:
+def _states(pippa: BarePippa) -> dict[str, str]:
     with suppress(sqlite3.OperationalError):  # there is none yet, or its tables are being made
-        return list(pippa.states().values())
-    return []
+        return pippa.states()
+    return {}
 
 
 def go_on(pippa: BarePippa) -> None:
@@ -49,21 +54,9 @@ def go_on(pippa: BarePippa) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_is_a_flow_run_with_its_report_and_one_process_records_it(pippa):
-    process = pippa.train()
-    recorded_step(pippa, process)
-    go_on(pippa)
-    assert process.wait(PATIENCE) == 0, pippa.output.read_text()
-    assert pippa.states() == {pippa.run_id: "COMPLETED"} and pippa.left() == []
-    kinds = {key.removeprefix(f"{pippa.run_id}-"): kind for key, kind in pippa.query("select key, type from artifact")}
-    assert kinds == {"progress": "progress", "checkpoints": "table", "report": "markdown"}
-    assert "Prefect" not in pippa.output.read_text()
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_prefect_that_is_killed_or_hangs_costs_the_record_only(pippa, number):
-    process = pippa.train()
+    process = train(pippa)
     recorded_step(pippa, process).send_signal(number)
     go_on(pippa)
     assert process.wait(PATIENCE) == 0, pippa.output.read_text()
@@ -74,7 +67,7 @@ def test_a_prefect_that_is_killed_or_hangs_costs_the_record_only(pippa, number):
 
 @pytest.mark.slow
 def test_a_killed_pippa_leaves_no_process_and_its_flow_run_is_crashed(pippa):
-    process = pippa.train()
+    process = train(pippa)
     recording = recorded_step(pippa, process)
     process.kill()
     process.wait()
@@ -86,18 +79,25 @@ def test_a_killed_pippa_leaves_no_process_and_its_flow_run_is_crashed(pippa):
 
 
 @pytest.mark.slow
-def test_after_the_whole_tree_was_killed_the_next_training_crashes_its_flow_run(pippa):
-    process = pippa.train()
+def test_a_training_is_a_flow_run_with_its_report_and_crashes_that_of_one_whose_whole_tree_was_killed(pippa):
+    process = train(pippa)
     recorded_step(pippa, process)
     killed = pippa.run_id
     for each in pippa.left():
         each.kill()
     process.wait()
     assert pippa.states() == {killed: "RUNNING"}
-    go_on(pippa)
+    (pippa.folder / "go on.reached").unlink()
     process = pippa.train()
+    # One process records it.
+    recorded_step(pippa, process)
+    go_on(pippa)
     assert process.wait(PATIENCE) == 0, pippa.output.read_text()
-    assert pippa.states() == {killed: "CRASHED", pippa.run_id: "COMPLETED"}
+    assert pippa.states() == {killed: "CRASHED", pippa.run_id: "COMPLETED"} and pippa.left() == []
+    kinds = dict(pippa.query(f"select key, type from artifact where key like '{pippa.run_id}-%'"))
+    kinds = {key.removeprefix(f"{pippa.run_id}-"): kind for key, kind in kinds.items()}
+    assert kinds == {"progress": "progress", "checkpoints": "table", "report": "markdown"}
+    assert "Prefect" not in pippa.output.read_text()
 
 
 @pytest.mark.slow
@@ -106,7 +106,7 @@ def test_a_team_s_server_that_goes_away_costs_the_record_only(pippa, prefect_env
     with proxy(str(url.hostname), int(url.port or 0)) as way:
         pippa.environ |= {**prefect_environ, "PREFECT_API_URL": f"http://127.0.0.1:{way.port}/api"}
         pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "99"
-        process = pippa.train()
+        process = train(pippa)
         until((pippa.folder / "go on.reached").exists, pippa.output.read_text, alive=lambda: process.poll() is None)
         way.cut()
         go_on(pippa)
