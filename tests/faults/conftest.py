@@ -30,6 +30,12 @@ def pippa(new_pippa: BarePippa, made_prefect: Path) -> BarePippa:
 
 
 @pytest.fixture
+def unrecorded(pippa: BarePippa) -> None:
+    """For a test of what Prefect has no part in: its server takes most of a short training's time."""
+    pippa.is_not_recorded()
+
+
+@pytest.fixture
 def small_disk() -> Iterator[Callable[[Path, str], Path]]:
     """Makes a folder a separate disk of a size such as ``2m``; needs root."""
     with ExitStack() as mounted:

@@ -11,6 +11,7 @@ from tests.support.waiting import PATIENCE, until
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_full_disk_while_a_dataset_is_made_is_named_and_heals(pippa, small_disk):
     cache = small_disk(pippa.home / "cache", "256k")
     ballast = fill(cache)
@@ -25,6 +26,7 @@ def test_a_full_disk_while_a_dataset_is_made_is_named_and_heals(pippa, small_dis
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_full_cache_while_a_run_is_prepared_is_named_and_heals(pippa, small_disk):
     pippa.go_on()
     cache = small_disk(pippa.home / "cache", "64m")
@@ -37,6 +39,7 @@ def test_a_full_cache_while_a_run_is_prepared_is_named_and_heals(pippa, small_di
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_full_disk_under_the_checkpoints_is_named_and_heals(pippa, small_disk, tmp_path):
     pippa.environ["FAKE_ENGINE"] = json.dumps({**json.loads(pippa.environ["FAKE_ENGINE"]), "step_seconds": 0.01})
     output = small_disk(tmp_path / "checkpoints", "4m")
@@ -73,6 +76,7 @@ def test_a_full_disk_under_wandbs_folder_holds_up_no_training(pippa, small_disk,
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_full_store_holds_up_no_training_and_catches_up(pippa, small_disk):
     store = small_disk(pippa.home / "store", "8m")
     process = pippa.train("--save-steps", "4", "--max-steps", "12")
@@ -88,6 +92,7 @@ def test_a_full_store_holds_up_no_training_and_catches_up(pippa, small_disk):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_store_that_stays_full_ends_the_run_as_full(pippa, small_disk):
     store = small_disk(pippa.home / "store", "8m")
     pippa.environ["PIPPA_UPLOAD_PATIENCE"] = "2"

@@ -10,6 +10,7 @@ from tests.support.waiting import PATIENCE, until
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_store_whose_folder_goes_away_costs_no_checkpoint(pippa):
     process = pippa.train("--save-steps", "4", "--max-steps", "12")
     pippa.wait_for_pause(process)
@@ -25,6 +26,7 @@ def test_a_store_whose_folder_goes_away_costs_no_checkpoint(pippa):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_store_that_stays_away_is_asked_again_and_the_local_path_is_named(pippa):
     pippa.environ["PIPPA_UPLOAD_PATIENCE"] = "2"
     process = pippa.train("--save-steps", "4", "--max-steps", "12")
@@ -43,6 +45,7 @@ def test_a_store_that_stays_away_is_asked_again_and_the_local_path_is_named(pipp
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_store_that_becomes_read_only_costs_no_checkpoint(pippa, small_disk):
     store = small_disk(pippa.home / "store", "8m")
     process = pippa.train("--save-steps", "4", "--max-steps", "12")

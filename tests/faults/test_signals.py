@@ -73,6 +73,7 @@ def test_a_signal_while_it_trains_saves_and_registers(pippa, number):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_nohup_outlives_the_terminal(pippa):
     pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "2"
     command = [sys.executable, "-m", "flows.cli", "train", "smoke", "--dataset-path", "./data"]
@@ -92,6 +93,7 @@ def test_nohup_outlives_the_terminal(pippa):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 @pytest.mark.parametrize("number", ENDS)
 def test_a_second_signal_with_the_store_down_names_what_is_on_this_disk(pippa, s3_settings: S3Settings, number):
     host, port = s3_settings.host.split(":")
@@ -149,6 +151,7 @@ def test_a_signal_in_every_other_phase(
     pippa: BarePippa, phase: Callable[[BarePippa, subprocess.Popen[bytes]], None], number: int
 ):
     if phase is evaluating:
+        pippa.is_not_recorded()
         pippa.go_on()
         pippa.environ["PIPPA_EVALUATE_COMMAND"] = f"{sys.executable} -c 'import time; time.sleep(600)'"
     if phase is making:
@@ -164,6 +167,7 @@ def test_a_signal_in_every_other_phase(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_signal_while_it_waits_for_a_gpu(pippa: BarePippa):
     holder = pippa.train()
     pippa.wait_for_pause(holder)

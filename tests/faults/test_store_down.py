@@ -55,6 +55,7 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
         bare_pippa(tmp_path / "late") as late,
     ):
         for each in (patient, impatient, late):
+            each.is_not_recorded()
             each.environ |= {**settings.to_environ(), "OMP_NUM_THREADS": "1"}
         for name in ("PIPPA_FINETUNE_COMMAND", "FAKE_ENGINE"):
             del patient.environ[name]
@@ -100,6 +101,7 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unrecorded")
 def test_a_bucket_that_is_deleted_and_made_again_gets_what_the_run_still_has(s3_settings, pippa):
     store = S3Store(s3_settings)
     pippa.environ |= s3_settings.to_environ()

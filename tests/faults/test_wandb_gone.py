@@ -25,6 +25,7 @@ def wandb(pippa: BarePippa) -> Iterator[WandbServer]:
             "WANDB_BASE_URL": server.url,
             "WANDB_FINISH_TIMEOUT": "3",
         }
+        pippa.is_not_recorded()
         yield server
 
 

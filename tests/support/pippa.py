@@ -22,6 +22,8 @@ from trainer.store import registry
 from trainer.store.folder import FolderStore
 
 SUPPORT = Path(__file__).parent
+UNRECORDED = SUPPORT / "unrecorded"
+"""First in PYTHONPATH, it keeps a training from telling Prefect."""
 
 
 class Pippa:
@@ -105,6 +107,10 @@ class BarePippa(Pippa):
     def has_run(self, made_prefect: Path) -> None:
         """Its Prefect is no new one: making the tables takes most of a short training's time."""
         shutil.copytree(made_prefect, self.home / "prefect")
+
+    def is_not_recorded(self) -> None:
+        """Nothing of it comes to Prefect."""
+        self.environ["PYTHONPATH"] = os.pathsep.join([str(UNRECORDED), self.environ["PYTHONPATH"]])
 
     def steps(self, run_id: str) -> list[int]:
         """The registered steps of a run."""
