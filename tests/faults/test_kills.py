@@ -13,6 +13,7 @@ import re
 import signal
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
@@ -91,17 +92,21 @@ def _command(process: psutil.Process) -> str:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[BarePippa, str, float]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, made_prefect: Path) -> tuple[BarePippa, str, float]:
     """A home with a training that nobody disturbed, its run id, and the seconds until its engine's first checkpoint."""
     with bare_pippa(tmp_path_factory.mktemp("kills")) as pippa:
         for name in ("PIPPA_FINETUNE_COMMAND", "FAKE_ENGINE"):
             del pippa.environ[name]
         pippa.environ |= {"PIPPA_TRAININGS_PER_GPU": "9", "OMP_NUM_THREADS": "1"}
+        pippa.has_run(made_prefect)
+        environ = dict(pippa.environ)
+        pippa.is_not_recorded()
         training = Killed(pippa)
         began = time.monotonic()
         until(training.committed, pippa.output.read_text, alive=lambda: training.process.poll() is None)
         seconds = time.monotonic() - began
         assert training.process.wait(PATIENCE) == 0, pippa.output.read_text()
+        pippa.environ = environ
     return pippa, training.run_id, seconds
 
 
