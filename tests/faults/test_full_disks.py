@@ -112,9 +112,11 @@ def test_a_store_that_stays_full_ends_the_run_as_full(pippa, small_disk):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
-def test_a_full_disk_of_prefect_costs_the_record_only(new_pippa, small_disk, when):
+def test_a_full_disk_of_prefect_costs_the_record_only(new_pippa, made_prefect, small_disk, when):
     pippa = new_pippa
     prefect = small_disk(pippa.home / "prefect", "64m")
+    if when == "meanwhile":
+        pippa.has_run(made_prefect)
     ballast = fill(prefect) if when == "before" else None
     process = pippa.train("--max-steps", "8")
     pippa.wait_for_pause(process)

@@ -106,7 +106,7 @@ class BarePippa(Pippa):
 
     def has_run(self, made_prefect: Path) -> None:
         """Its Prefect is no new one: making the tables takes most of a short training's time."""
-        shutil.copytree(made_prefect, self.home / "prefect")
+        shutil.copytree(made_prefect, self.home / "prefect", dirs_exist_ok=True)
 
     def is_not_recorded(self) -> None:
         """Nothing of it comes to Prefect."""
