@@ -45,12 +45,12 @@ def ended_well(pippa: BarePippa, started: dict[Path, subprocess.Popen[bytes]]) -
 
 
 @pytest.mark.slow
-def test_four_first_trainings_at_once_on_a_bare_machine_all_train_and_are_recorded(new_pippa):
+def test_eight_first_trainings_at_once_on_a_bare_machine_all_train_and_are_recorded(new_pippa):
     pippa = new_pippa
-    with trainings(pippa, 4) as started:
+    with trainings(pippa, 8) as started:
         ended_well(pippa, started)
-    assert sorted(pippa.states().values()) == ["COMPLETED"] * 4
-    assert len(list((pippa.home / "store" / "checkpoints").iterdir())) == 4
+    assert sorted(pippa.states().values()) == ["COMPLETED"] * 8
+    assert len(list((pippa.home / "store" / "checkpoints").iterdir())) == 8
     kinds = {kind: list((pippa.home / "store" / "snapshots" / kind).glob("*/*")) for kind in ("dataset", "model")}
     assert [len(found) for found in kinds.values()] == [1, 1]
 

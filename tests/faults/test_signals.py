@@ -73,7 +73,6 @@ def test_a_signal_while_it_trains_saves_and_registers(pippa, number):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("unrecorded")
 def test_nohup_outlives_the_terminal(pippa):
     pippa.environ["PIPPA_TRAININGS_PER_GPU"] = "2"
     command = [sys.executable, "-m", "flows.cli", "train", "smoke", "--dataset-path", "./data"]

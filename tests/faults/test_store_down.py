@@ -64,13 +64,13 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
         def registered(pippa: BarePippa) -> list[int]:
             return sorted(entry.step for entry in registry.list_checkpoints(store, pippa.run_id))
 
-        flags = ("--max-steps", "30", "--save-steps", "5", "--batch-size", "2", "--evaluate", "none")
+        flags = ("--max-steps", "60", "--save-steps", "10", "--batch-size", "2", "--evaluate", "none")
         gives_up = impatient.train("--save-steps", "4", "--max-steps", "12")
         impatient.wait_for_pause(gives_up)
         until(lambda: registered(impatient) == [4], impatient.output.read_text)
         trains = patient.start("train", "smoke", *flags)  # it stands nowhere: the store has to go while it trains
         until(lambda: RUN_ID.search(patient.output.read_text()), alive=lambda: trains.poll() is None)
-        until(lambda: 5 in registered(patient), patient.output.read_text, alive=lambda: trains.poll() is None)
+        until(lambda: 10 in registered(patient), patient.output.read_text, alive=lambda: trains.poll() is None)
 
         way.begin("down")
         began = time.monotonic()
@@ -79,7 +79,7 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
         text = late.output.read_text()
         assert settings.endpoint in text and "Traceback" not in text and late.left() == []
         # Its last step is reached without the store.
-        until(lambda: on_disk(patient, patient.run_id)[-1:] == [30], patient.output.read_text)
+        until(lambda: on_disk(patient, patient.run_id)[-1:] == [60], patient.output.read_text)
         assert trains.poll() is None
         assert gives_up.wait(PATIENCE) == 4, impatient.output.read_text()
         text = impatient.output.read_text().partition("error: ")[2]
@@ -94,7 +94,7 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
         assert trains.wait(PATIENCE) == 0, patient.output.read_text()
         text = patient.output.read_text()
         assert text.count("can't be uploaded yet") == 1 and "DROPPED" not in text and patient.left() == []
-        assert registered(patient) == [5, 10, 15, 20, 25, 30] and registered(impatient) == [4, 8, 12]
+        assert registered(patient) == [10, 20, 30, 40, 50, 60] and registered(impatient) == [4, 8, 12]
         for entry in registry.list_checkpoints(store):
             assert snapshots.verify(store, entry.snapshot) == []
         assert registry.resolve(store, "latest").run_id == patient.run_id

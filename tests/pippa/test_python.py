@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ import pytest
 
 import pippa
 from tests.conftest import REPOSITORY
-from tests.support.pippa import UNRECORDED
 
 PAGE = (REPOSITORY / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -37,8 +35,7 @@ def here(tmp_path, monkeypatch) -> Path:
 def test_the_blocks_of_its_page_run_in_order(here, monkeypatch):
     assert len(BLOCKS) >= 7
     (here / "page.py").write_text("\n".join(BLOCKS))
-    # Prefect has no part in the page.
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, (UNRECORDED, REPOSITORY))))
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for said in (

@@ -8,6 +8,7 @@ import hashlib
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -111,5 +112,8 @@ def made(kind: Kind, name: str, work: Path, log: Log) -> Generator[tuple[Path, d
         if done.returncode and says_full(done.stderr):
             raise disk_full(work)
         if done.returncode:
-            raise PippaError(f"{name} could not be made:\n{done.stderr.strip()[-2000:]}")
+            why = done.stderr.strip()[-2000:]
+            if done.returncode < 0:
+                why = f"signal {-done.returncode} ended it ({signal.strsignal(-done.returncode)}).\n{why}".rstrip()
+            raise PippaError(f"{name} could not be made: {why}")
         yield folder, {"generator": module, "generator_sha256": generator_sha256(name)}

@@ -12,6 +12,7 @@ import pytest
 
 from trainer import importers
 from trainer.config.run_spec import SnapshotRef
+from trainer.errors import PippaError
 from trainer.generation import N17
 from trainer.importers import generated
 from trainer.importers.names import SYNTHETIC, TINY
@@ -89,3 +90,15 @@ print(*loaded)
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert set(done.stdout.split()) <= set(generated.generator_sources(name))
+
+
+def test_a_generator_that_a_signal_ends_is_told_so(tmp_path, monkeypatch):
+    killed = tmp_path / "python"
+    killed.write_text("#!/bin/sh\nkill -KILL $$\n")
+    killed.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(killed))
+    with (
+        pytest.raises(PippaError, match=rf"^{TINY} could not be made: signal 9 ended it \(Killed\)\.$"),
+        generated.made("model", TINY, tmp_path / "work", lambda _: None),
+    ):
+        pass
