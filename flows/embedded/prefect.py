@@ -24,6 +24,7 @@ from flows.settings import KEEP_LEASES, PREFECT_QUIET
 from trainer.config.settings import secret_from
 from trainer.disk import locked
 from trainer.errors import PippaError
+from trainer.heavy_imports import heavy_imports
 
 HOST = "127.0.0.1"
 STOP_SECONDS = 5.0
@@ -105,8 +106,9 @@ def serving() -> Generator[PrefectApi]:
         auth = f"pippa:{secrets.token_urlsafe(24)}"
         api = PrefectApi(f"http://{HOST}:{listening.getsockname()[1]}/api", SecretStr(auth))
         os.environ.update({**api.to_environ(), "PREFECT_SERVER_API_AUTH_STRING": auth})
-        import uvicorn
-        from prefect.server.api.server import create_app
+        with heavy_imports():
+            import uvicorn
+            from prefect.server.api.server import create_app
 
         config = uvicorn.Config(create_app, factory=True, log_level="warning", access_log=False)
         server = uvicorn.Server(config)
