@@ -40,8 +40,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     Every ``PippaError`` becomes two lines on stderr and an ``error`` event on stdout; a traceback only with
     ``PIPPA_DEBUG=1``, or when the error is a defect of pippa.
     """
+    _share_processors()
     with masked_output(os.environ) as output:
         sys.exit(output.finished(_answered(list(sys.argv[1:] if argv is None else argv))))
+
+
+def _share_processors() -> None:
+    """Let OpenMP's threads sleep soon while they wait for each other; read when torch is imported.
+
+    By default they compute in circles. Where another process has one of two cores, a training on them then takes ten
+    times as long; where all are free, sleeping costs it a twentieth.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # libgomp's own for more threads than processors
 
 
 def _answered(argv: list[str]) -> int:
