@@ -191,6 +191,7 @@ def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer,
     assert trainer.state().step == 20 and trainer.state().metrics["loss"]
 
 
+@pytest.mark.slow
 def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_empty_one(trainer, tmp_path):
     job, reached = ("--job", "sky-managed-7"), trainer.pause(12)
     process = trainer.preset(*job)
