@@ -106,7 +106,7 @@ def finetune(config: FinetuneConfig, emit: Callable[[Event], None]) -> int:
     with heavy_imports():
         from trainer.training.finetuning import train
 
-        config.generation.module("training")
+        config.generation.module("training")  # the model comes with it
 
     return train(config, checked, resume_from, stop, emit)
 

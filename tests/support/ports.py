@@ -8,8 +8,8 @@ from contextlib import ExitStack
 
 HOST = "127.0.0.1"
 _PORTS = range(10_000, 22_000)
-"""The kernel gives none of these to a connection or to a server that asks for any port, nor one 10,000 above: a port
-that is chosen here stays free until its server listens, however long that takes."""
+"""The kernel gives none of these to a connection or to a server that asks for any port, nor one 10,000 above: only
+another server that chose its port here can take one before its own server listens, one chance in thousands."""
 
 
 def free_ports(count: int, *, partner: int = 0) -> list[int]:

@@ -94,7 +94,7 @@ def evaluate(options: EvaluateOptions, emit: Emitter) -> dict[str, float]:
     with heavy_imports():
         from trainer.gr00t.policy import Policy
 
-        checkpoint.generation.module("gr00t", "policy")
+        checkpoint.generation.module("gr00t", "policy")  # the model comes with it
     policy = Policy(checkpoint, denoising_steps=options.denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,

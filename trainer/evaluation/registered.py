@@ -218,7 +218,7 @@ def measure(
     with heavy_imports():
         from trainer.gr00t.policy import Policy
 
-        checkpoint.generation.module("gr00t", "policy")
+        checkpoint.generation.module("gr00t", "policy")  # the model comes with it
     policy = Policy(checkpoint, denoising_steps=denoising_steps)
     found, trajectories = evaluate_checkpoint(
         policy,
