@@ -295,17 +295,17 @@ HOSTILE: dict[str, tuple[Change, str]] = {
     "episodes.jsonl is huge": (replaced("meta/episodes.jsonl", sparse(4 << 30)), r"episodes\.jsonl"),
     "tasks.jsonl is huge": (replaced("meta/tasks.jsonl", sparse(4 << 30)), r"tasks\.jsonl"),
     "stats.json is huge": (replaced("meta/stats.json", sparse(4 << 30)), r"stats\.json"),
-    "empty lists without end": (text("meta/info.json", "[" + "[]," * 6_000_000 + "[]]"), r"info\.json"),
+    "empty lists without end": (text("meta/info.json", lambda: "[" + "[]," * 6_000_000 + "[]]"), r"info\.json"),
     "a list without end in a line": (
-        text("meta/episodes.jsonl", '{"episode_index":0,"length":12,"tasks":[' + "[]," * 6_000_000 + "[]]}\n"),
+        text("meta/episodes.jsonl", lambda: '{"episode_index":0,"length":12,"tasks":[' + "[]," * 6_000_000 + "[]]}\n"),
         r"episodes\.jsonl",
     ),
     "episodes without end": (
-        text("meta/episodes.jsonl", "".join(f'{{"episode_index":{e},"length":12}}\n' for e in range(600_000))),
+        text("meta/episodes.jsonl", lambda: "".join(f'{{"episode_index":{e},"length":12}}\n' for e in range(600_000))),
         r"episodes\.jsonl",
     ),
     "tasks without end": (
-        text("meta/tasks.jsonl", "".join(f'{{"task_index":{e},"task":"{e}"}}\n' for e in range(600_000))),
+        text("meta/tasks.jsonl", lambda: "".join(f'{{"task_index":{e},"task":"{e}"}}\n' for e in range(600_000))),
         r"tasks\.jsonl",
     ),
     "keys without end": (
@@ -339,7 +339,10 @@ HOSTILE: dict[str, tuple[Change, str]] = {
         r"episodes\.jsonl|episode_4611686018427387904|missing",
     ),
     "statistics without end": (
-        text("meta/stats.json", json.dumps({"action": {n: [0.5] * 1_000_000 for n in ("min", "max", "mean", "std")}})),
+        text(
+            "meta/stats.json",
+            lambda: json.dumps({"action": {name: [0.5] * 1_000_000 for name in ("min", "max", "mean", "std")}}),
+        ),
         r"stats\.json",
     ),
     "a resolution without end": (

@@ -2,7 +2,8 @@
 
 ``lines`` are written first (``{"event": …}`` or text); ``exit`` is the exit code, or ``-9`` to be killed; ``wait``
 waits for SIGTERM, answered with ``last_words`` and exit code 143; ``deaf`` ignores SIGTERM; ``child`` starts one
-that outlives it; ``count`` is a file that counts the starts, and ``heal_after`` how many of them end badly.
+that outlives it; ``count`` is a file that counts the starts, and ``heal_after`` how many of them do all that: the
+next ends well at once.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def main() -> None:
         count = Path(OPTIONS["count"])
         starts = int(count.read_text()) + 1 if count.exists() else 1
         count.write_text(str(starts))
-        if starts > OPTIONS.get("heal_after", 0):
+        if "heal_after" in OPTIONS and starts > OPTIONS["heal_after"]:
             return
     sys.stderr.write(f"a word for people about {sys.argv[1:]}\n")
     say(OPTIONS.get("lines", []))

@@ -69,8 +69,14 @@ def camera_info(camera: str, **values: Any) -> Change:
     return document("info.json", lambda info: info["features"][name]["info"].update(values))
 
 
-def text(name: str, content: str | bytes) -> Change:
-    return lambda path: (path / name).write_bytes(content.encode() if isinstance(content, str) else content)
+def text(name: str, content: str | bytes | Callable[[], str]) -> Change:
+    """Another content of a file; a large one is made where it is wanted, not in each process that imports it."""
+
+    def apply(path: Path) -> None:
+        made = content() if callable(content) else content
+        (path / name).write_bytes(made.encode() if isinstance(made, str) else made)
+
+    return apply
 
 
 def edited(name: str, change: Callable[[bytes], bytes]) -> Change:
