@@ -17,6 +17,7 @@ from bench.drill.carried import GOLDEN, GOLDEN_N17
 from tests.support.memory import in_memory
 from tests.support.s3_server import S3Server
 from trainer.config.settings import S3Settings
+from trainer.heavy_imports import heavy_imports
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
 
@@ -45,6 +46,13 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 # Trainings with a home of their test's would compile the image kernels each.
 os.environ.setdefault("NUMBA_CACHE_DIR", str(REPOSITORY / ".pippa" / "cache" / "numba"))
 SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """The test files import whatever there is, and each search for garbage would walk all of it."""
+    with heavy_imports():
+        return (yield)
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ def with_files(*files: dict[str, Any]) -> str:
     return json.dumps(document)
 
 
-HOSTILE = {
+# The large ones are made where they are wanted, not in each process that imports this.
+HOSTILE: dict[str, str | Callable[[], str]] = {
     "out of the folder": with_files({"path": "../evil"}),
     "an absolute path": with_files({"path": "/etc/cron.d/evil"}),
     "a path ten thousand folders deep": with_files({"path": "a/" * 10_000 + "b"}),
@@ -29,10 +31,10 @@ HOSTILE = {
     "a name longer than a disk takes": with_files({"path": "a" * 256}),
     "a file of exabytes": with_files({"size": 1 << 62}),
     "a file and a folder": with_files({"path": "a"}, {"path": "a-b"}, {"path": "a/b"}),
-    "files without end": with_files(*[{"path": f"{number:07}"} for number in range(200_000)]),
+    "files without end": lambda: with_files(*[{"path": f"{number:07}"} for number in range(200_000)]),
     "deep": "[" * 200_000 + "]" * 200_000,
-    "empty lists without end": '{"files": [' + "[]," * 8_000_000 + "[]]}",
-    "larger than any": " " * (100 << 20) + "{}",
+    "empty lists without end": lambda: '{"files": [' + "[]," * 8_000_000 + "[]]}",
+    "larger than any": lambda: " " * (100 << 20) + "{}",
 }
 
 
@@ -47,7 +49,8 @@ def pulled(root: Path) -> object:
 def test_a_hostile_manifest_is_refused_by_name_and_writes_nothing(tmp_path: Path, name: str) -> None:
     file = tmp_path / f"store/snapshots/dataset/arm/{REF.digest}.json"
     file.parent.mkdir(parents=True)
-    file.write_text(HOSTILE[name])
+    content = HOSTILE[name]
+    file.write_text(content() if callable(content) else content)
     refused = refuses(pulled, tmp_path)
     assert refused.exit_code == ExitCode.DAMAGED and "damaged" in refused.message, refused
     assert "arm" in refused.message

@@ -17,6 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 
 from trainer.data.locations import TableRows
 from trainer.data.tables import MAX_SHARED_ROWS, opened_table, require_readable
+from trainer.data.video import to_rgb
 from trainer.errors import DatasetError
 
 _CODECS = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "mjpeg"}
@@ -125,7 +126,7 @@ def decode_image(content: bytes, where: str) -> np.ndarray:
         decoder.options = {"max_pixels": _MAX_PIXELS}
         decoder.thread_count = 1
         frames = [*decoder.decode(av.Packet(content)), *decoder.decode(None)]
-        return frames[0].to_ndarray(format="rgb24")
+        return to_rgb(frames[0])
     except (av.FFmpegError, IndexError, ValueError) as error:
         raise DatasetError(f"{where}: the image can't be decoded ({error}).", _CURE) from error
 

@@ -224,7 +224,8 @@ def decoded(path: Path) -> Iterator[tuple[int, VideoFrame]]:
 
 def to_rgb(frame: VideoFrame) -> np.ndarray:
     """The frame as uint8 RGB ``[H, W, 3]``, converted as upstream's torchvision_av backend does."""
-    return frame.to_ndarray(format="rgb24")
+    # FFmpeg starts a thread for each processor otherwise, for each frame: that takes longer than the conversion.
+    return frame.reformat(format="rgb24", threads=1).to_ndarray()
 
 
 class VideoDecoder:

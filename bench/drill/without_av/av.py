@@ -46,9 +46,13 @@ class VideoFrame:
         assert format == "rgb24"
         return cls(array)
 
-    def to_ndarray(self, format: str) -> np.ndarray:  # noqa: A002 - PyAV's name
-        """The frame as it was written."""
+    def reformat(self, format: str, threads: int) -> VideoFrame:  # noqa: A002, ARG002 - PyAV's names
+        """The frame itself, which is rgb24."""
         assert format == "rgb24"
+        return self
+
+    def to_ndarray(self) -> np.ndarray:
+        """The frame as it was written."""
         return self._array
 
 
@@ -140,7 +144,7 @@ class OutputContainer:
 
     def mux(self, frames: list[VideoFrame]) -> None:
         """Keep the frames."""
-        self._frames += [frame.to_ndarray("rgb24") for frame in frames]
+        self._frames += [frame.to_ndarray() for frame in frames]
 
     def __enter__(self) -> OutputContainer:
         return self
