@@ -47,8 +47,9 @@ def prefect_environ(made_prefect: Path, tmp_path_factory: pytest.TempPathFactory
         shutil.copytree(made_prefect, home / "prefect")
         environ = {
             **server_environment(home, {"PATH": os.environ["PATH"]}),
-            # Heartbeats are seen five seconds late otherwise.
-            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "0.2",
+            # Heartbeats are seen five seconds late otherwise. Written more often, they meet other writers: SQLite then
+            # refuses, and Prefect asks again two seconds later.
+            "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "1",
         }
         command = [sys.executable, "-c", SERVER]
         with subprocess.Popen(
