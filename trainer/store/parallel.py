@@ -51,6 +51,8 @@ def for_each(
     items only those under way take memory beside their results.
     """
     waiting = list(items)
+    if len(waiting) < 2:  # a thread would only cost time
+        return [function(item) for item in waiting]
     results: list[Any] = [None] * len(waiting)
     numbered = enumerate(waiting)
     lock, over = threading.Lock(), threading.Event()
@@ -64,7 +66,7 @@ def for_each(
             results[following[0]] = function(following[1])
 
     workers = min(workers, len(waiting))
-    pool = ThreadPoolExecutor(max(workers, 1), thread_name_prefix="pippa-store")
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="pippa-store")
     try:
         done, _ = wait([pool.submit(work) for _ in range(workers)], return_when=FIRST_EXCEPTION)
         for future in done:

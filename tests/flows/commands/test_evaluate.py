@@ -62,6 +62,7 @@ def test_what_does_not_exist_is_said(entry, capsys, argv, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_closed_loop_says_how_far_it_got(entry, capsys):
     assert cli.main(["evaluate", "smoke/latest", "--closed-loop", "--trials", "1"]) == ExitCode.DONE
     heading, figures = capsys.readouterr().out.splitlines()

@@ -34,6 +34,7 @@ def pippa(stack, tmp_path) -> Iterator[Pippa]:
         process.kill()
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_and_says_how_to_go_on(pippa, s3_settings):
     process = pippa.train()
     pippa.wait_for("step 6/60", process)

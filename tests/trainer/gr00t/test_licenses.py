@@ -42,6 +42,7 @@ def test_it_is_said_once_and_kept_with_the_model(object_store, tiny, tmp_path):
     assert importers.base_model(object_store, "my-groot", tmp_path / "work", log=said.append) == ref and not said
 
 
+@pytest.mark.slow
 def test_what_pippa_generates_has_none(object_store, tmp_path):
     said: list[str] = []
     importers.base_model(object_store, importers.TINY, tmp_path, log=said.append)

@@ -95,20 +95,25 @@ def test_adapters_and_what_a_checkpoint_merges_them_into_are_exact(
     assert needs.disk.frozen == sum(size for name, size in kept.items() if name not in changing)
 
 
+SOME = [
+    {"batch_size": 8, "data_config": "wide"},
+    {"batch_size": 32, **ALL},
+    {"batch_size": 8, "lora_rank": 64, "lora_full_model": True},
+]
+MORE = [
+    {"batch_size": 1},
+    {"batch_size": 32},
+    {"batch_size": 1, **ALL, "data_config": "fourier_gr1_arms_only"},
+    {"batch_size": 8, "tune_visual": True, "tune_projector": False},
+    {"batch_size": 32, "tune_diffusion_model": False},
+    {"batch_size": 1, "tune_diffusion_model": False, "tune_projector": False},
+    {"batch_size": 32, "lora_rank": 32},
+]
+
+
 @pytest.mark.parametrize(
     "flags",
-    [
-        {"batch_size": 1},
-        {"batch_size": 8, "data_config": "wide"},
-        {"batch_size": 32},
-        {"batch_size": 1, **ALL, "data_config": "fourier_gr1_arms_only"},
-        {"batch_size": 32, **ALL},
-        {"batch_size": 8, "tune_visual": True, "tune_projector": False},
-        {"batch_size": 32, "tune_diffusion_model": False},
-        {"batch_size": 1, "tune_diffusion_model": False, "tune_projector": False},
-        {"batch_size": 32, "lora_rank": 32},
-        {"batch_size": 8, "lora_rank": 64, "lora_full_model": True},
-    ],
+    [*SOME, *(pytest.param(flags, marks=pytest.mark.slow) for flags in MORE)],
     ids=lambda flags: ",".join(f"{name}={value}" for name, value in flags.items()),
 )
 def test_activations_are_what_autograd_saves_at_full_size(flags: dict[str, Any]) -> None:
@@ -124,9 +129,9 @@ def test_prompts_of_different_lengths_change_little() -> None:
 @pytest.mark.parametrize(
     "flags",
     [
-        {"batch_size": 1},
+        pytest.param({"batch_size": 1}, marks=pytest.mark.slow),
         {"batch_size": 8, **ALL},
-        {"batch_size": 32, "gradient_accumulation_steps": 2},
+        pytest.param({"batch_size": 32, "gradient_accumulation_steps": 2}, marks=pytest.mark.slow),
     ],
     ids=["gradients", "between", "accumulated"],
 )
