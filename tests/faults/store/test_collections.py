@@ -152,6 +152,7 @@ class Interruptible(FakeStore):
         super().delete(key)
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(HISTORY, RULES, RULES)
 def test_a_run_keeps_what_its_rule_says_and_never_what_others_need(history, first, second):

@@ -248,6 +248,7 @@ def test_a_dataset_that_is_gone_or_damaged_is_said_to_be(object_store, tmp_path)
     assert f"There is no dataset {spec.datasets[0]} in the object store." in Read(page).text
 
 
+@pytest.mark.slow
 def test_forty_checkpoints_and_three_cameras_stay_below_five_megabytes(object_store, tmp_path):
     spec = run_of(object_store, tmp_path)
     for step in range(10, 410, 10):

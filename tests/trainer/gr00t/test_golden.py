@@ -52,6 +52,7 @@ def test_forward(golden: Path, golden_model: MakeModel, variant: str, monkeypatc
     assert_close(got["loss"], want["loss"][0], 2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="torch has no MKL here")
 def test_with_upstreams_arithmetic(golden: Path, tmp_path: Path) -> None:
     """Velocity, loss and actions with nothing put in, where ``exp`` is the one the golden numbers were made with.

@@ -163,6 +163,7 @@ def test_a_signal_registers_the_last_checkpoint_and_another_machine_continues(tr
     assert recorded.count(b'"phase":"train"') == 2  # the story of both machines
 
 
+@pytest.mark.slow
 def test_without_its_training_state_a_step_is_no_place_to_continue_from(trainer, tmp_path):
     reached = trainer.pause(12)
     process = trainer.preset()
@@ -251,6 +252,7 @@ def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
     assert trainer.steps == [5, 10, 15, 20]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_the_disk_does_not_let_be_read_is_neither_removed_nor_left_out(trainer):
     reached = trainer.pause(7)
     process = trainer.preset()
@@ -346,6 +348,7 @@ def test_a_store_that_is_down_is_exit_code_4(trainer, monkeypatch, capsys):
     assert "127.0.0.1:9" in err and "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_an_output_folder_of_another_training_is_not_taken_over(trainer, tmp_path):
     output = tmp_path / "mine"
     output.mkdir()
