@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 import sys
 from collections.abc import Callable, Generator, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bench.drill.carried import GOLDEN, GOLDEN_N17
+from tests.support.buckets import Buckets
 from tests.support.memory import in_memory
 from tests.support.s3_server import S3Server
 from trainer.config.settings import S3Settings
@@ -108,10 +108,17 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Settings]:
         yield server.settings
 
 
+@pytest.fixture(scope="session")
+def buckets(s3_server: S3Settings) -> Iterator[Buckets]:
+    """Where tests get buckets of that server."""
+    with contextlib.closing(Buckets(s3_server)) as buckets:
+        yield buckets
+
+
 @pytest.fixture
-def s3_settings(s3_server: S3Settings) -> Iterator[S3Settings]:
+def s3_settings(buckets: Buckets) -> Iterator[S3Settings]:
     """A bucket of this test's own."""
-    with bucket_of_its_own(s3_server) as settings:
+    with buckets.one() as settings:
         yield settings
 
 
@@ -173,15 +180,3 @@ def docker_client() -> Iterator[docker.DockerClient]:
         pytest.skip(f"no Docker daemon answers: {error}")
     yield client
     client.close()
-
-
-@contextlib.contextmanager
-def bucket_of_its_own(server: S3Settings) -> Generator[S3Settings]:
-    """A fresh bucket, deleted afterwards: SeaweedFS has room for some dozens only."""
-    settings = server.model_copy(update={"bucket": f"test-{secrets.token_hex(6)}"})
-    store = S3Store(settings)
-    store.create()
-    yield settings
-    for found in list(store.list("")):
-        store.delete(found.key)
-    store._client.remove_bucket(settings.bucket)  # nothing in pippa deletes buckets, so the store has no call for it

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import bucket_of_its_own
 from tests.support.isaac.expected import STEPS, check_run, events_of, flags_of, push_base_model
 from tests.support.isaac.images import build_image, remove_image
 from tests.support.isaac.repository import BRANCH
@@ -54,8 +53,8 @@ def engine(built) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def bucket(built, s3_server) -> Iterator[S3Settings]:
-    with bucket_of_its_own(s3_server) as settings:
+def bucket(built, buckets) -> Iterator[S3Settings]:
+    with buckets.one() as settings:
         yield settings
 
 

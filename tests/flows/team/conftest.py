@@ -30,7 +30,6 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows.orchestration import gpu_leases
-from tests.conftest import bucket_of_its_own
 from tests.support.waiting import PATIENCE, until
 from trainer import importers
 from trainer.store import snapshots
@@ -206,11 +205,11 @@ def patient_image(docker_client: docker.DockerClient) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def team(docker_client, patient_image, prefect_environ, s3_server, tmp_path_factory) -> Iterator[Team]:
+def team(docker_client, patient_image, prefect_environ, buckets, tmp_path_factory) -> Iterator[Team]:
     """What the tests of a module need, in a store of their own."""
     folder = tmp_path_factory.mktemp("team")
     (folder / "password").write_text(prefect_environ["PREFECT_API_AUTH_STRING"] + "\n")
-    with bucket_of_its_own(s3_server) as settings:
+    with buckets.one() as settings:
         store = S3Store(settings)
         environ = {
             **{name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ},

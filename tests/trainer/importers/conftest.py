@@ -7,15 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import bucket_of_its_own
 from trainer.data.synthetic import make_synthetic
 from trainer.store.object_store import ObjectStore
 from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
-def store(s3_server) -> Iterator[ObjectStore]:
-    with bucket_of_its_own(s3_server) as settings:
+def store(buckets) -> Iterator[ObjectStore]:
+    with buckets.one() as settings:
         yield S3Store(settings)
 
 

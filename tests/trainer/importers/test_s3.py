@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import bucket_of_its_own
 from tests.support.proxy import proxy
 from trainer import importers
 from trainer.errors import StoreError, UsageError
@@ -18,9 +17,9 @@ from trainer.store.s3 import S3Store
 
 
 @pytest.fixture
-def lake(s3_server, synthetic) -> Iterator[ObjectStore]:
+def lake(buckets, synthetic) -> Iterator[ObjectStore]:
     """Another bucket, with a dataset under a prefix and something else beside it."""
-    with bucket_of_its_own(s3_server) as settings:
+    with buckets.one() as settings:
         bucket = S3Store(settings)
         for file in files(synthetic):
             bucket.write_bytes(f"robots/pick/{file.relative_to(synthetic)}", file.read_bytes())

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors
 from tests.support.isaac.expected import push_base_model
 from tests.support.waiting import PATIENCE
@@ -107,8 +106,8 @@ class Trainer:
 
 
 @pytest.fixture(scope="module")
-def bucket(s3_server) -> Iterator[S3Settings]:
-    with bucket_of_its_own(s3_server) as settings:
+def bucket(buckets) -> Iterator[S3Settings]:
+    with buckets.one() as settings:
         yield settings
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import bucket_of_its_own
 from tests.support.fake_engine import safetensors, write
 from tests.support.proxy import proxy
 from tests.support.waiting import until
@@ -30,8 +29,8 @@ from trainer.store.s3 import S3Store
 
 
 @pytest.fixture(scope="module")
-def object_store(s3_server) -> Iterator[ObjectStore]:
-    with bucket_of_its_own(s3_server) as settings:
+def object_store(buckets) -> Iterator[ObjectStore]:
+    with buckets.one() as settings:
         yield S3Store(settings)
 
 
