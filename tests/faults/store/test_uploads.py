@@ -133,6 +133,7 @@ def test_uploads_that_time_out_are_not_said_to_have_been_stopped(s3_settings, tm
 
 
 @pytest.mark.usefixtures("impatient")
+@pytest.mark.slow
 def test_an_upload_that_is_slow_but_goes_on_is_not_given_up(s3_settings, tmp_path, monkeypatch):
     host, _, port = s3_settings.host.partition(":")
     with fault_proxy(host, int(port), seconds_per_chunk=0.4) as way:

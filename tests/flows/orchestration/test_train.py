@@ -185,6 +185,7 @@ def test_a_run_from_the_preset_to_the_report(overrides, store):
     assert [entry.step for entry in registry.list_checkpoints(store, run_id)] == [10, 20]
 
 
+@pytest.mark.slow
 def test_a_server_that_restarts_costs_the_flow_nothing(overrides, stack, monkeypatch, tmp_path):
     gate = tmp_path / "go on"
     monkeypatch.setenv("FAKE_ENGINE", json.dumps({"pause_at": 6, "pause_file": str(gate)}))

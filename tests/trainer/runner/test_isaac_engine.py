@@ -76,6 +76,7 @@ def test_a_dataset_in_lerobot_v3_is_converted_for_it(store, environ, tmp_path):
     assert "meta/tasks.parquet" in [file.path for file in read_manifest(store, ref).files]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_continues_from_its_last_checkpoint(store, environ, tmp_path):
     process = start({**environ, "STANDIN_HANGS_AT": "15"}, "smoke", *FLAGS)
     folders = tmp_path / "home" / "runs"

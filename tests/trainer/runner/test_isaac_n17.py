@@ -36,6 +36,7 @@ def upstream(tmp_path_factory) -> Path:
     return make_sources(tmp_path_factory.mktemp("upstream") / "Isaac-GR00T", "isaac-n17")
 
 
+@pytest.mark.slow
 def test_a_whole_run_is_like_a_native_one(store, bucket, upstream, tmp_path):
     home = tmp_path / "home"
     evaluate = f"{sys.executable} -m trainer.evaluation.upstream {sys.executable}"

@@ -65,6 +65,7 @@ def test_a_whole_run(trainer):
     assert not list(trainer.home.rglob("pending-uploads/*"))
 
 
+@pytest.mark.slow
 def test_a_data_config_of_ones_own_reaches_the_engine_and_a_resumed_run_as_data(trainer, tmp_path):
     ours = replace(DATA_CONFIGS["fourier_gr1_arms_only"], name="ours", action_horizon=8)
     (tmp_path / "robot.toml").write_text(to_toml(ours))
@@ -238,6 +239,7 @@ def test_a_killed_trainer_leaves_no_engine_and_its_run_can_be_continued(trainer)
     assert trainer.steps == [5, 10, 12, 15, 20]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_half_saved_by_a_killed_engine_is_removed(trainer):
     trainer.engine = {"style": "isaac", "fail": "half-saved", "at": 15}
     code, events = trainer.finish(trainer.preset(PIPPA_ENGINE="isaac-uv"))

@@ -65,6 +65,7 @@ def test_connections_are_used_again(object_store: S3Store, tmp_path: Path) -> No
     assert store._http.connection_from_url(store.settings.endpoint).num_connections <= PARTS_PER_FILE
 
 
+@pytest.mark.slow
 def test_the_server_is_killed_and_comes_back_in_the_middle_of_an_upload(tmp_path: Path) -> None:
     with S3Server(tmp_path / "server") as server:
         store = S3Store(server.settings, patience=60)
