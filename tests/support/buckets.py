@@ -29,7 +29,8 @@ class Buckets:
     @contextlib.contextmanager
     def one(self) -> Generator[S3Settings]:
         """An empty bucket, deleted afterwards: SeaweedFS has room for some dozens only."""
-        name, self._next = self._next.result(), self._maker.submit(self._make)
+        made, self._next = self._next, self._maker.submit(self._make)
+        name = made.result()
         yield self._server.model_copy(update={"bucket": name})
         self._delete(name)
 
