@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -75,10 +76,18 @@ def _source(module: str) -> bytes | None:
     return None
 
 
+def _parsed(source: bytes) -> ast.Module:
+    for _ in range(5):
+        # CPython 3.11 counts the depth for all threads together: one that parses meanwhile makes the other's wrong.
+        with contextlib.suppress(SystemError):
+            return ast.parse(source)
+    return ast.parse(source)
+
+
 def _imports(source: bytes) -> list[str]:
     """What ``source`` imports of pippa's own, at the top and inside functions."""
     names: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(_parsed(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
