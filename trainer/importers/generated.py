@@ -78,7 +78,7 @@ def _source(module: str) -> bytes | None:
 
 def _parsed(source: bytes) -> ast.Module:
     for _ in range(5):
-        # CPython 3.11 counts the depth for all threads together: one that parses meanwhile makes the other's wrong.
+        # CPython 3.11 now and then says "recursion depth mismatch" of a good file, probably where two threads parse.
         with contextlib.suppress(SystemError):
             return ast.parse(source)
     return ast.parse(source)
