@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,9 @@ import pytest
 
 import pippa
 from tests.conftest import REPOSITORY
+from tests.flows.conftest import made_prefect
+
+__all__ = ["made_prefect"]
 
 PAGE = (REPOSITORY / "docs" / "python.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
@@ -32,8 +36,9 @@ def here(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.slow
-def test_the_blocks_of_its_page_run_in_order(here, monkeypatch):
+def test_the_blocks_of_its_page_run_in_order(here, made_prefect, monkeypatch):
     assert len(BLOCKS) >= 7
+    shutil.copytree(made_prefect, here / "home" / "prefect")
     (here / "page.py").write_text("\n".join(BLOCKS))
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     done = subprocess.run([sys.executable, "page.py"], capture_output=True, text=True, check=False)

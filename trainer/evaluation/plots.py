@@ -30,7 +30,17 @@ def plot_open_loop(trajectory: Trajectory, path: Path) -> Path:
     moving = [index for index in range(len(trajectory.names)) if np.ptp(trajectory.demonstrated[:, index]) > 1e-9]
     shown = moving or list(range(len(trajectory.names)))
     rows = -(-len(shown) // _COLUMNS)
-    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(4 * _COLUMNS, 2.2 * rows), squeeze=False, sharex=True)
+    width, height = 4 * _COLUMNS, 2.2 * rows + 0.5
+    figure, axes = plt.subplots(rows, _COLUMNS, figsize=(width, height), squeeze=False, sharex=True)
+    # Margins in inches: a layout that is computed draws everything twice.
+    figure.subplots_adjust(
+        left=0.5 / width,
+        right=1 - 0.15 / width,
+        bottom=0.5 / height,
+        top=1 - 0.65 / height,
+        wspace=0.16,
+        hspace=0.2,
+    )
     for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
     for axis, index in zip(axes.flat, shown, strict=False):
@@ -53,7 +63,6 @@ def plot_open_loop(trajectory: Trajectory, path: Path) -> Path:
         fontsize=11,
     )
     figure.supxlabel("frame", fontsize=9)
-    figure.tight_layout()
     figure.savefig(path, dpi=_DPI)
     plt.close(figure)
     return path
