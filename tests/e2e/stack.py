@@ -19,6 +19,7 @@ import httpx
 import pytest
 
 from tests.support.ports import free_ports
+from tests.support.trusted import trusted
 from tests.support.waiting import PATIENCE, until
 
 ROOT = Path(__file__).parents[2]
@@ -108,7 +109,7 @@ class Stack:
         auth = (self.clone / ".pippa/stack/prefect_api_auth_string").read_text()
         user, _, password = auth.partition(":")
         address = f"http://127.0.0.1:{self.prefect_port}/api"
-        return httpx.Client(base_url=address, auth=(user, password), timeout=PATIENCE)
+        return httpx.Client(base_url=address, auth=(user, password), timeout=PATIENCE, verify=trusted())
 
     def remove(self) -> None:
         """Containers, volumes and images of this project."""

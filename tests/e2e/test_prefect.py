@@ -135,7 +135,7 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
 
 
 def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
-    run = submit(stack, "train/smoke", {"overrides": {"max_steps": 600, "save_steps": 200}})
+    run = submit(stack, "train/smoke", {"overrides": {"max_steps": 600, "save_steps": 200, "evaluate": "none"}})
     # Not the one that brings the sources before it.
     until(lambda: f"pippa-{flow_run(stack, run)['name']}" in stack.trainings(), "the training container")
     training = f"pippa-{flow_run(stack, run)['name']}"
@@ -156,7 +156,7 @@ def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
 
 def test_a_run_submitted_from_the_host_is_followed_there(stack: Stack) -> None:
     done = stack.pippa(
-        *("train", "smoke", "--max-steps", "20", "--save-steps", "10", "--launcher", "remote"),
+        *("train", "smoke", "--max-steps", "20", "--save-steps", "10", "--evaluate", "none", "--launcher", "remote"),
         stage="pippa train smoke --launcher remote, 20 steps",
     )
     assert done.returncode == 0, done.stdout[-3000:]
@@ -165,7 +165,7 @@ def test_a_run_submitted_from_the_host_is_followed_there(stack: Stack) -> None:
 
 def test_the_host_launches_a_container_itself(stack: Stack) -> None:
     done = stack.pippa(
-        *("train", "smoke", "--max-steps", "20", "--save-steps", "10", "--launcher", "docker"),
+        *("train", "smoke", "--max-steps", "20", "--save-steps", "10", "--evaluate", "none", "--launcher", "docker"),
         stage="pippa train smoke --launcher docker on the host, 20 steps",
     )
     assert done.returncode == 0, done.stdout[-3000:]

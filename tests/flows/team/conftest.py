@@ -30,6 +30,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.states import Crashed
 
 from flows.orchestration import gpu_leases
+from tests.support.trusted import trusted
 from tests.support.waiting import PATIENCE, until
 from trainer import importers
 from trainer.store import snapshots
@@ -121,7 +122,7 @@ class Team:
     def api(self) -> Any:
         from prefect.client.orchestration import get_client
 
-        return get_client(sync_client=True)
+        return get_client(sync_client=True, httpx_settings={"verify": trusted()})
 
     def containers(self, run_id: str) -> list[Container]:
         return self.docker.containers.list(all=True, filters={"label": f"pippa.run-id={run_id}"}, ignore_removed=True)
