@@ -21,6 +21,8 @@ from trainer.config.presets import PRESETS
 pytestmark = [pytest.mark.docker, pytest.mark.slow]
 
 SHORT = {"max_steps": 20, "save_steps": 10}
+ONLY_TRAINS = {"evaluate": "none"}
+"""Where no report is looked at: an evaluation takes longer than such a training."""
 
 
 def deployment(stack: Stack, name: str) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def test_a_cancelled_run_saves_and_leaves_no_container(stack: Stack, tmp_path: P
 
 
 def test_a_training_outlives_every_server_of_the_stack(stack: Stack) -> None:
-    run = submit(stack, "train/smoke", {"overrides": {"max_steps": 600, "save_steps": 200, "evaluate": "none"}})
+    run = submit(stack, "train/smoke", {"overrides": {"max_steps": 600, "save_steps": 200} | ONLY_TRAINS})
     # Not the one that brings the sources before it.
     until(lambda: f"pippa-{flow_run(stack, run)['name']}" in stack.trainings(), "the training container")
     training = f"pippa-{flow_run(stack, run)['name']}"
