@@ -78,7 +78,8 @@ def _source(module: str) -> bytes | None:
 
 def _parsed(source: bytes) -> ast.Module:
     for _ in range(5):
-        # CPython 3.11 now and then says "recursion depth mismatch" of a good file, probably where two threads parse.
+        # CPython 3.11 counts the depth of all threads together: a thread that parses while the garbage collector
+        # interrupts this one makes it say "recursion depth mismatch" of a good file.
         with contextlib.suppress(SystemError):
             return ast.parse(source)
     return ast.parse(source)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import shutil
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -106,3 +109,26 @@ def test_a_generator_that_a_signal_ends_is_told_so(tmp_path, monkeypatch):
         generated.made("model", TINY, tmp_path / "work", lambda _: None),
     ):
         pass
+
+
+def test_code_is_read_also_where_another_thread_parses_in_the_middle():
+    interrupted = []
+
+    def parse_elsewhere(phase: str, _: dict[str, int]) -> None:
+        if phase == "start" and not interrupted:
+            interrupted.append(phase)
+            other = threading.Thread(target=ast.parse, args=("x = 1",))
+            other.start()
+            other.join()
+
+    source = b"from trainer import errors\n" + b"def f(a):\n    return [a, (a, [a])]\n" * 30
+    usual = gc.get_threshold()
+    gc.collect()
+    gc.callbacks.append(parse_elsewhere)
+    gc.set_threshold(20)  # while the tree is made
+    try:
+        assert generated._imports(source) == ["trainer.errors"]
+    finally:
+        gc.callbacks.remove(parse_elsewhere)
+        gc.set_threshold(*usual)
+    assert interrupted
