@@ -99,6 +99,7 @@ def _collect(root: Path, started: object) -> None:
         gc.collect(FolderStore(root), keep=1, grace=NOW)
 
 
+@pytest.mark.slow
 def test_a_collection_killed_at_any_moment_leaves_nothing_broken(tmp_path, record_property, monkeypatch):
     monkeypatch.setattr(gc_barrier, "SWEEP_VALID", NOW)  # the next one need not wait: nothing is on its way
     seed = random.randrange(1 << 32)

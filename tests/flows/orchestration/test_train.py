@@ -104,6 +104,7 @@ def trained(
     ).run()
 
 
+@pytest.mark.slow
 def test_a_run_that_another_machine_trains_is_waited_for_without_a_gpu_and_not_trained_again(
     overrides, store, fake_trainer, monkeypatch
 ):

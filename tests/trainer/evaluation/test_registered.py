@@ -95,6 +95,7 @@ def test_every_checkpoint_of_a_run_is_evaluated_the_last_one_in_full(
     assert not list((tmp_path / "home/tmp").iterdir()) and not (tmp_path / "home/cache/checkpoint").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_damaged_costs_its_own_evaluation_alone(
     entry, object_store, s3_settings, tmp_path, monkeypatch
 ):

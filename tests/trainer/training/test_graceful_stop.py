@@ -15,9 +15,10 @@ from trainer.runner import checkpoint_folder
 MakeTraining = Callable[..., Training]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
-    [(signal.SIGTERM, 143, 2), pytest.param(signal.SIGINT, 130, 0, marks=pytest.mark.slow)],
+    [(signal.SIGTERM, 143, 2), (signal.SIGINT, 130, 0)],
 )
 def test_a_signal_ends_it_with_a_checkpoint(training: MakeTraining, number: int, code: int, workers: int) -> None:
     stopped = training("stopped", max_steps=10_000, save_steps=10_000, dataloader_num_workers=workers)

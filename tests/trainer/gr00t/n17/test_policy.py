@@ -90,6 +90,7 @@ def error(policy: Policy, dataset: TrainingDataset) -> float:
     return float(np.mean(errors))
 
 
+@pytest.mark.slow
 def test_what_is_trained_acts_better(dataset: TrainingDataset, checkpoints: tuple[Path, Path]) -> None:
     before, after = (error(Policy(folder, embodiment_tag=TAG, device="cpu"), dataset) for folder in checkpoints)
     assert after < 0.7 * before
