@@ -34,11 +34,11 @@ def plot_open_loop(trajectory: Trajectory, path: Path) -> Path:
     figure, axes = plt.subplots(rows, _COLUMNS, figsize=(width, height), squeeze=False, sharex=True)
     # Margins in inches: a layout that is computed draws everything twice.
     figure.subplots_adjust(
-        left=0.5 / width,
+        left=0.65 / width,
         right=1 - 0.15 / width,
         bottom=0.5 / height,
         top=1 - 0.65 / height,
-        wspace=0.16,
+        wspace=0.2,
         hspace=0.2,
     )
     for axis in axes.flat[len(shown) :]:
