@@ -10,15 +10,14 @@ import logging
 import os
 import random
 import re
-import signal
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.support.pippa import BarePippa, bare_pippa
+from tests.support.processes import kill_at_once
 from tests.support.training import Training, assert_same_training
 from tests.support.waiting import PATIENCE, until
 from trainer.events import PhaseEvent, parse_event
@@ -68,9 +67,7 @@ class Killed:
     def kill(self, part: str) -> None:
         """SIGKILL to ``part``; pippa starts a lost trainer again by itself."""
         killed = self.find(part)
-        for each in killed:
-            with suppress(psutil.NoSuchProcess):
-                each.send_signal(signal.SIGKILL)
+        kill_at_once(killed)
         # An engine that lost its trainer saves and ends; the whole tree has nobody who could.
         psutil.wait_procs(killed, timeout=PATIENCE)
         engines = [each for each in self.pippa.left() if PARTS["engine"] in _command(each)]

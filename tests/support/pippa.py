@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psutil
 
+from tests.support.processes import kill_at_once
 from tests.support.waiting import until
 from trainer.config.run_spec import RUN_ID
 from trainer.data.synthetic import make_synthetic
@@ -153,5 +154,4 @@ def bare_pippa(folder: Path) -> Generator[BarePippa]:
     try:
         yield pippa
     finally:
-        for process in pippa.left():
-            process.kill()
+        kill_at_once(pippa.left())

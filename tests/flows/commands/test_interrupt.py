@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.pippa import SUPPORT, Pippa
+from tests.support.processes import kill_at_once
 from tests.support.waiting import PATIENCE, until
 from trainer.store import registry, runs
 from trainer.store.s3 import S3Store
@@ -30,8 +31,7 @@ def pippa(stack, tmp_path) -> Iterator[Pippa]:
     }
     pippa = Pippa(tmp_path, environ)
     yield pippa
-    for process in pippa.left():
-        process.kill()
+    kill_at_once(pippa.left())
 
 
 @pytest.mark.slow

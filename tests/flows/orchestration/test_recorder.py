@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.support.pippa import BarePippa, bare_pippa
-from tests.support.processes import alive
+from tests.support.processes import alive, kill_at_once
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 
@@ -83,8 +83,7 @@ def test_a_training_is_a_flow_run_with_its_report_and_crashes_that_of_one_whose_
     process = train(pippa)
     recorded_step(pippa, process)
     killed = pippa.run_id
-    for each in pippa.left():
-        each.kill()
+    kill_at_once(pippa.left())
     process.wait()
     assert pippa.states() == {killed: "RUNNING"}
     (pippa.folder / "go on.reached").unlink()

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.support.fake_engine import write
-from tests.support.processes import alive
+from tests.support.processes import alive, kill_at_once
 from tests.support.proxy import proxy
 from tests.support.waiting import PATIENCE, until
 from trainer import cli
@@ -201,8 +201,8 @@ def test_a_job_whose_machine_is_lost_for_good_goes_on_by_the_same_command_on_an_
     run_id = trainer.run_id
     reported = 12  # all it reports while it stands there
     until(lambda: trainer.steps == [5, 10] and trainer.state().step == reported)
-    for each in [*psutil.Process(process.pid).children(recursive=True), process]:
-        each.kill()
+    trainer_process = psutil.Process(process.pid)
+    kill_at_once([trainer_process, *trainer_process.children(recursive=True)])
     process.communicate()
     shutil.rmtree(trainer.home)
     # The training state goes up less often than checkpoints.
