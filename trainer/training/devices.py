@@ -18,6 +18,8 @@ CPU_PROCESSES = "PIPPA_CPU_PROCESSES"
 _DRIVER = Path("/proc/driver/nvidia")
 """Where the driver tells of its GPUs, in containers too; another path in tests."""
 
+_MEETING_SECONDS = 300
+"""How long nodes wait for each other in torchrun; they come at the same time (``Watch.all_ready``)."""
 _SECONDS_TO_SAVE = 3600
 """How long a rank may take to finish its step and save after a stop signal, before it is killed."""
 
@@ -124,7 +126,7 @@ def run_under_torchrun(
         # Only the static one leaves the order of the nodes to us: rank 0 has to be on the node that keeps the run.
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="localhost:0" if alone else f"{node.host}:{node.port}",
-        rdzv_configs={} if alone else {"rank": node.rank, "timeout": 1800},
+        rdzv_configs={} if alone else {"rank": node.rank, "timeout": _MEETING_SECONDS},
         max_restarts=0,
     )
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trainer.config.finetune_config import RUN_FIELDS, FinetuneConfig
 from trainer.config.flags import flag
-from trainer.errors import ExitCode
+from trainer.errors import ExitCode, PippaError
 from trainer.events import Event, PhaseEvent
 from trainer.runner.nodes import Node
 from trainer.training.devices import run_under_torchrun
@@ -45,12 +45,19 @@ def train_together(
         "pippa": version(),
     }
     meeting = Rendezvous(node, terms, say)
-    resume_from = meeting.same_checkpoint(newest, folder)
     if name := interface(node):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-    mine = [flag("output_dir"), str(folder), flag("resume", on=resume_from is not None)]
+    # From here on, since a checkpoint may take minutes to get here: a node that only receives it is not lost.
     with meeting.watched() as watch:
-        code = run_under_torchrun(config.num_gpus, [*argv, *(mine if node.rank else [])], node, watch.stopped.set)
+        try:
+            resume_from = meeting.same_checkpoint(newest, folder)
+        except PippaError as error:
+            watch.ended(error.exit_code)
+            raise
+        mine = [flag("output_dir"), str(folder), flag("resume", on=resume_from is not None)]
+        code: int = ExitCode.FAILED
+        if watch.all_ready():
+            code = run_under_torchrun(config.num_gpus, [*argv, *(mine if node.rank else [])], node, watch.stopped.set)
         if code != ExitCode.DONE and (cause := watch.ended(code)):
             raise cause
         watch.over.set()

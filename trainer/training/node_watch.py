@@ -48,6 +48,9 @@ class Watch:
         self._ended: dict[int, tuple[int, float]] = {}
         """How other nodes ended, and when that was heard here."""
         self._lost: int | None = None
+        self._ready_here = False
+        self._ready: set[int] = set()
+        """The nodes that have said so, this one too."""
         self._code: int | None = None
         """How the training ended here, once it has."""
         self._reported = False
@@ -56,6 +59,18 @@ class Watch:
         """Begin to speak and to listen."""
         for task in (self._speak, self._listen):
             threading.Thread(target=task, name=task.__name__, daemon=True).start()
+
+    def all_ready(self) -> bool:
+        """Wait until every node can start its ranks; False where one has failed or was lost before.
+
+        torchrun waits for a node without a watch, and can't be interrupted meanwhile.
+        """
+        self._ready_here = True
+        while self._lost is None and not self._ended:
+            if len(self._ready) == self._node.count:
+                return True
+            time.sleep(0.1)
+        return False
 
     def ended(self, code: int) -> PippaError | None:
         """Tell the others how the training ended here; returns the error that is another node's, if that is the cause.
@@ -92,6 +107,9 @@ class Watch:
         store, detail, count = self._store, dict[int, bytes](), 0
         try:
             while not self.over.wait(BEAT_SECONDS / 4):
+                if self._ready_here and self._node.rank not in self._ready:
+                    store.set(f"ready/{self._node.rank}", "1")
+                    self._ready.add(self._node.rank)
                 if self._code is not None and not self._reported:
                     store.set(f"end/{self._node.rank}", str(self._code))
                     self._reported = True
@@ -99,6 +117,8 @@ class Watch:
                 if count % 4 == 0:
                     store.set(f"beat/{self._node.rank}", str(count))
                 for rank in self._others:
+                    if rank not in self._ready and store.check([f"ready/{rank}"]):
+                        self._ready.add(rank)
                     if rank not in self._ended and store.check([f"end/{rank}"]):
                         self._ended[rank] = int(store.get(f"end/{rank}")), time.monotonic()
                     if store.check([f"beat/{rank}"]) and (beat := store.get(f"beat/{rank}")) != detail.get(rank):

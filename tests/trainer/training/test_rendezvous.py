@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,13 +14,15 @@ import pytest
 
 from tests.support.ports import free_port
 from tests.trainer.store.conftest import a_spec
-from trainer.errors import EngineError, PippaError, StoreError, UsageError
+from trainer.config.finetune_config import FinetuneConfig
+from trainer.errors import EngineError, ExitCode, PippaError, StoreError, UsageError
 from trainer.runner.child_process import Signals
 from trainer.runner.joining import join_job
 from trainer.runner.nodes import Node
 from trainer.store import jobs, runs
 from trainer.store.folder import FolderStore
-from trainer.training import node_watch, rendezvous
+from trainer.training import checkpoint_transfer, multi_node, node_watch, rendezvous
+from trainer.training.multi_node import train_together
 from trainer.training.refusal import told
 from trainer.training.rendezvous import Rendezvous, interface, local_address
 
@@ -198,6 +203,69 @@ def test_a_node_that_falls_silent_is_lost_and_one_that_fails_says_so(monkeypatch
 
     lost, _ = on_each(silent)
     assert isinstance(lost, EngineError) and "Node 1 (" in lost.message and "was lost" in lost.message
+
+
+@pytest.fixture
+def quick_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in {"BEAT_SECONDS": 0.2, "SILENT_SECONDS": 5.0, "GRACE_SECONDS": 0.0}.items():
+        monkeypatch.setattr(node_watch, name, seconds)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("quick_watch")
+def test_a_node_that_is_not_ready_for_long_is_awaited_as_long_as_it_lives() -> None:
+    """Its checkpoint is still on the way."""
+
+    def begins(node: Node) -> bool:
+        with met(node).watched() as watch:
+            if node.rank:
+                time.sleep(1.5 * node_watch.SILENT_SECONDS)
+            return watch.all_ready()
+
+    assert on_each(begins) == [True, True]
+
+
+@pytest.mark.usefixtures("quick_watch")
+@pytest.mark.parametrize(("fails", "said"), [(True, "failed, with exit code 6"), (False, "was lost")])
+def test_a_node_that_ends_before_the_training_begins_ends_the_others(fails: bool, said: str) -> None:
+    def begins(node: Node) -> str:
+        with met(node).watched() as watch:
+            if node.rank == 1:
+                watch.ended(ExitCode.DISK_FULL) if fails else watch.over.set()
+                return ""
+            assert not watch.all_ready()
+            cause = watch.ended(ExitCode.FAILED)
+            assert isinstance(cause, EngineError)
+            return cause.message
+
+    first, _, third = on_each(begins, 3)
+    assert first == third and "Node 1 (" in first and said in first
+
+
+@pytest.mark.usefixtures("quick_watch")
+def test_a_node_that_has_no_room_for_the_checkpoint_ends_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_ranks(*_: object) -> int:
+        pytest.fail("Its ranks would wait for those of the other node.")
+
+    monkeypatch.setattr(checkpoint_transfer, "fetch", full)
+    monkeypatch.setattr(multi_node, "run_under_torchrun", no_ranks)
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    (newest := tmp_path / "checkpoint-7").mkdir()
+
+    def train(node: Node) -> str:
+        config = FinetuneConfig(dataset_path=["data"], output_dir=str(tmp_path / str(node.rank)), num_nodes=2)
+        with pytest.raises(EngineError) as failed:
+            train_together(config, [], node, None if node.rank else newest, lambda _: None)
+        return failed.value.message
+
+    first, second = on_each(train)
+    assert "Node 1 (" in first and "failed, with exit code 7" in first
+    assert "checkpoint-7 did not get here" in second and "No space left" in second
 
 
 def test_the_way_to_node_0_is_the_one_gloo_takes() -> None:
