@@ -97,7 +97,8 @@ def test_a_store_that_is_gone_for_minutes_costs_no_checkpoint(way, s3_settings, 
         assert registered(patient) == [10, 20, 30, 40, 50, 60] and registered(impatient) == [4, 8, 12]
         for entry in registry.list_checkpoints(store):
             assert snapshots.verify(store, entry.snapshot) == []
-        assert registry.resolve(store, "latest").run_id == patient.run_id
+        # Both catch up at the same time, and either may be last.
+        assert registry.resolve(store, "latest").name in (f"{patient.run_id}/60", f"{impatient.run_id}/12")
 
 
 @pytest.mark.slow
