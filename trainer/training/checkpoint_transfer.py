@@ -47,7 +47,10 @@ def _send(server: socket.socket, word: str, folder: Path, copies: int) -> None:
 
 
 def fetch(address: tuple[str, int], word: str, folder: Path, seconds: float) -> None:
-    """Receive ``folder``, which has the name it was sent with. Raises ``OSError`` and ``TarError``."""
+    """Receive ``folder``, which has the name it was sent with. Raises ``OSError`` and ``TarError``.
+
+    That nothing comes for ``seconds`` is a ``TimeoutError``.
+    """
     staging = folder.with_name(".receiving")
     staging.mkdir(parents=True)
     with socket.create_connection(address, timeout=seconds) as connection, connection.makefile("rwb") as stream:

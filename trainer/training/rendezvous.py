@@ -27,6 +27,8 @@ from trainer.training.node_watch import GRACE_SECONDS, HINT, SILENT_SECONDS, Wat
 
 JOIN_SECONDS = 1800.0
 """How long to wait for the others to come: they may have gigabytes of data to fetch first."""
+STALLED_SECONDS = 120.0
+"""A checkpoint of which nothing comes for this long will not come: node 0 may be switched off."""
 _LOOK_SECONDS = 0.2
 
 
@@ -65,7 +67,7 @@ class Rendezvous:
         self._say(f"Fetching {offer['name']} from node 0.")
         try:
             checkpoint_transfer.fetch(
-                (offer["address"], offer["port"]), offer["word"], folder / offer["name"], JOIN_SECONDS
+                (offer["address"], offer["port"]), offer["word"], folder / offer["name"], STALLED_SECONDS
             )
         except (OSError, tarfile.TarError) as error:
             raise EngineError(f"Node 0's {offer['name']} did not get here: {error}.", HINT) from error

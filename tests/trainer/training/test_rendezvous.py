@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -240,6 +241,26 @@ def test_a_node_that_ends_before_the_training_begins_ends_the_others(fails: bool
 
     first, _, third = on_each(begins, 3)
     assert first == third and "Node 1 (" in first and said in first
+
+
+def test_a_checkpoint_that_stalls_is_not_awaited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node 0 is switched off in the middle of it: nothing closes the connection."""
+    monkeypatch.setattr(rendezvous, "STALLED_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address, port = silent.getsockname()
+        offer = {"address": address, "port": port, "word": "a word"}
+        monkeypatch.setattr(checkpoint_transfer, "serve", lambda *_: offer)
+
+        def fetch(node: Node) -> str:
+            meeting = met(node)
+            if node.rank == 0:
+                meeting.same_checkpoint(tmp_path / "checkpoint-7", tmp_path)
+                return ""
+            with pytest.raises(EngineError) as failed:
+                meeting.same_checkpoint(None, tmp_path / "1")
+            return failed.value.message
+
+        assert on_each(fetch)[1] == "Node 0's checkpoint-7 did not get here: timed out."
 
 
 @pytest.mark.usefixtures("quick_watch")
