@@ -87,9 +87,18 @@ def test_the_workflow_runs_ci_and_once_a_week_the_newest_dependencies():
         subprocess.run(["bash", "-n"], input=step["run"], text=True, check=True)
         for script in re.findall(r"(?<!/)\.ci/\w+", step["run"]):
             assert (ROOT / script).is_file()
-    assert steps[-1]["run"] == ".ci/run"
+    assert workflow["jobs"]["ci"]["steps"][-1]["run"] == ".ci/run"
     (newest,) = [step for step in steps if "uv lock --upgrade" in step["run"]]
     assert "schedule" in newest["if"]
+
+
+def test_the_workflow_tries_every_python_that_pippa_is_for():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yaml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lowest, above = map(int, re.findall(r"3\.(\d+)", project["requires-python"]))
+    assert f"/usr/bin/python3.{lowest}" in (ROOT / ".ci/run").read_text()
+    others = [f"3.{minor}" for minor in range(lowest + 1, above)]
+    assert workflow["jobs"]["pythons"]["strategy"]["matrix"]["python"] == others
 
 
 def test_the_workflow_pulls_every_base_image():
