@@ -35,6 +35,8 @@ class _Masked(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
+        if self._stream.closed:  # Python flushes this object at its end, which may come later
+            return
         with self._dropped_where_lost():
             self._stream.flush()
 

@@ -16,7 +16,8 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 ROOT = Path(__file__).resolve().parents[2]
 GLIBC = 36  # 2.36, of Debian 12, on which the images are built
-MACHINE = {"sys_platform": "linux", "platform_machine": "aarch64", "python_version": "3.11"}
+PYTHON = {"python_version": "3.11", "python_full_version": "3.11.0"}
+MACHINE = {"sys_platform": "linux", "platform_machine": "aarch64", **PYTHON}
 PLATFORMS = [f"manylinux_2_{minor}_aarch64" for minor in range(GLIBC, 16, -1)] + ["manylinux2014_aarch64"]
 IMAGES = ["flows", "trainer", "minio"]
 TAGS = {*cpython_tags((3, 11), platforms=PLATFORMS), *compatible_tags((3, 11), "cp311", PLATFORMS)}
